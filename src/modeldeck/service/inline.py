@@ -13,7 +13,7 @@ from modeldeck._errors import EngineLostError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
-from modeldeck.service.loop_thread import LoopThread
+from modeldeck._loop import LoopThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
