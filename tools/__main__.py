@@ -23,6 +23,8 @@ def main() -> int:
     except environment.SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 COMMANDS = {

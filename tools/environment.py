@@ -43,9 +43,19 @@ class SetupError(Exception):
 
 def run(command: Sequence[str | Path], **variables: str) -> None:
     """Run a command in the checkout, or raise `SetupError`."""
-    status = subprocess.run([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables}).returncode
+    status = status_of(command, **variables)
     if status != 0:
         raise SetupError(f"Set-up stopped: this command ended with status {status}:\n  {' '.join(map(str, command))}")
+
+
+def status_of(command: Sequence[str | Path], **variables: str) -> int:
+    """Run a command in the checkout to its end. Ctrl-C reaches it too, and it gets the time to clean up."""
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
 
 
 def say(text: str) -> None:
@@ -215,5 +225,6 @@ def setup() -> int:
 
 def demo() -> int:
     setup_demo()
-    # Its own process inside .venv: from here on the dependencies can be used.
-    return subprocess.run([PYTHON, "-m", "tools.demo"], cwd=ROOT).returncode
+    # From here on the dependencies can be used. The same process, so that signals to it reach the demo.
+    os.chdir(ROOT)
+    os.execv(PYTHON, [str(PYTHON), "-m", "tools.demo"])

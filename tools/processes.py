@@ -24,7 +24,7 @@ def started_by(run_id: str) -> list[psutil.Process]:
     return found
 
 
-def end_all(run_id: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+def end_all(run_id: str, *, patience_seconds: float) -> None:
     """Ask every process of the run to end, then kill those that did not, until none is left."""
     end = psutil.Process.terminate
     while processes := started_by(run_id):
@@ -36,13 +36,15 @@ def end_all(run_id: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
 
 
 @contextlib.contextmanager
-def run_environment(variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def run_environment(
+    variables: Mapping[str, str], *, patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[dict[str, str]]:
     """An environment for subprocesses; whatever still runs with it at the end is ended."""
     run_id = uuid.uuid4().hex
     try:
         yield {**variables, RUN_ID: run_id}
     finally:
-        end_all(run_id)
+        end_all(run_id, patience_seconds=patience_seconds)
 
 
 def without_hub_settings(variables: Mapping[str, str]) -> dict[str, str]:

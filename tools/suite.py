@@ -1,6 +1,5 @@
 """Runs every check and every test, and closes with one line of counts."""
 
-import subprocess
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.environment import PYTHON, ROOT, npm, say, setup_test
+from tools.environment import PYTHON, npm, say, setup_test, status_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Run:
     def _run(self, name: str, command: Sequence[str | Path]) -> int:
         say(name)
         began = time.monotonic()
-        status = subprocess.run([str(part) for part in command], cwd=ROOT).returncode
+        status = status_of(command)
         say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}, {time.monotonic() - began:.0f} s")
         return status
 

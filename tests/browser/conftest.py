@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -54,7 +55,12 @@ def start_jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             root, home = folder / "notebooks", folder / "home"
             root.mkdir()
             home.mkdir()
-            user = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "XDG_CONFIG_HOME": str(home / "config")}
+            user = {
+                "HOME": str(home),
+                **{f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA", "STATE")},
+                # Not below pytest's folder: the path of a socket must be short.
+                "MODELDECK_RUNTIME_DIR": stack.enter_context(tempfile.TemporaryDirectory(prefix="modeldeck-")),
+            }
             environment = stack.enter_context(run_environment({**without_hub_settings(os.environ), **user}))
             return stack.enter_context(
                 jupyter_server(
