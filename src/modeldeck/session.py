@@ -213,9 +213,7 @@ class Session:
         try:
             while (needed := reader.needed) is not None:
                 start, stop = needed
-                data = await self.hub.fetch_range(
-                    listing.repo_id, listing.commit_hash, file.filename, start, stop
-                )
+                data = await self.hub.fetch_range(listing.repo_id, listing.commit_hash, file.filename, start, stop)
                 reader.feed(data, start)
         except ModelDeckError:
             # A gated repository, a Hub without ranges, a broken header: the sizes still tell something.
