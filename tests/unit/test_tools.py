@@ -97,7 +97,8 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("ready", flush=True)
 time.sleep(600)
 '''
-child = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+child = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, **pipes)
 child.stdout.readline()
 print(child.pid)
 """
