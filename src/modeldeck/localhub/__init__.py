@@ -1,0 +1,53 @@
+"""A small Hugging-Face-compatible hub over a folder of GGUF files: the demo's and the tests' server."""
+
+from modeldeck.localhub.faults import (
+    ChangeHeaders,
+    ChangeStatus,
+    Chunked,
+    Content,
+    Cut,
+    EmptyRange,
+    Fault,
+    FlipBit,
+    Gzip,
+    IgnoreRange,
+    Latency,
+    LimitConcurrency,
+    MirrorHeaders,
+    MoveRange,
+    RedirectLoop,
+    Reply,
+    Resize,
+    Stall,
+    Throttle,
+    WrongLinkedSize,
+    WrongTotal,
+)
+from modeldeck.localhub.log import RequestRecord
+from modeldeck.localhub.server import LocalHub
+
+__all__ = [
+    "ChangeHeaders",
+    "ChangeStatus",
+    "Chunked",
+    "Content",
+    "Cut",
+    "EmptyRange",
+    "Fault",
+    "FlipBit",
+    "Gzip",
+    "IgnoreRange",
+    "Latency",
+    "LimitConcurrency",
+    "LocalHub",
+    "MirrorHeaders",
+    "MoveRange",
+    "RedirectLoop",
+    "Reply",
+    "RequestRecord",
+    "Resize",
+    "Stall",
+    "Throttle",
+    "WrongLinkedSize",
+    "WrongTotal",
+]
