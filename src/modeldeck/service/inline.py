@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from modeldeck._errors import EngineLostError
+from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
-from modeldeck._loop import LoopThread
 
 P = ParamSpec("P")
 T = TypeVar("T")

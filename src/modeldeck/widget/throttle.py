@@ -26,9 +26,3 @@ class Throttle:
         self._timer = None
         self._last = asyncio.get_running_loop().time()
         self._function()
-
-    def cancel(self) -> None:
-        """Forget a mark that has not been acted on."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

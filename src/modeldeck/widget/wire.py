@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from modeldeck import __version__
 from modeldeck._errors import ModelDeckError
 from modeldeck._types import DownloadSnapshot, LoadProgress, ModelSummary, RepoDetails, SearchQuery
 from modeldeck._wire import Json, error_wire, job_wire, variant_wire
+
+if TYPE_CHECKING:
+    from modeldeck.fit.hardware import Hardware
+    from modeldeck.llama import LlamaAvailability
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
 
 SearchStatus = Literal["idle", "searching", "done", "failed"]
 LoadStatus = Literal["none", "loading", "ready", "failed"]
