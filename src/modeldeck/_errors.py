@@ -29,6 +29,7 @@
     ├── DoesNotFitError             does_not_fit        (needed_bytes, available_bytes)
     ├── LoadFailedError             load_failed
     ├── LlamaMissingError           llama_missing
+    ├── NoFrontEndError             no_front_end
     ├── EngineLostError             engine_lost
     └── ProtocolError               protocol
 """
@@ -208,6 +209,12 @@ class LoadFailedError(ModelDeckError):
 
 class LlamaMissingError(ModelDeckError):
     code = "llama_missing"
+
+
+class NoFrontEndError(ModelDeckError):
+    """Something waits for a click, and no notebook page shows the widget."""
+
+    code = "no_front_end"
 
 
 class EngineLostError(ModelDeckError):

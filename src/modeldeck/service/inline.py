@@ -1,0 +1,135 @@
+"""The engine on a thread of this process: for tests, and for places where no process may be started."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from modeldeck._errors import EngineLostError
+from modeldeck._loop import LoopThread
+from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
+from modeldeck.service.client import Engine
+from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Runner:
+    """A manager on its own thread, shared by all inline engines of one cache directory in this process."""
+
+    def __init__(self, create: ManagerFactory) -> None:
+        self.thread = LoopThread("modeldeck-engine")
+        self.users = 0
+        try:
+            self.host = self.thread.start(self._open(create)).result()
+        except BaseException:
+            self.thread.stop()
+            raise
+        # The partial files survive a sudden end, so leaving is quick: nothing is waited for but the thread itself.
+        atexit.register(self.thread.stop)
+
+    async def _open(self, create: ManagerFactory) -> Host:
+        self._manager = create(None)
+        return Host(await self._manager.__aenter__(), "inline")
+
+    async def close(self) -> None:
+        self.host.close()
+        await self._manager.__aexit__(None, None, None)
+
+    def stop(self) -> None:
+        atexit.unregister(self.thread.stop)
+        self.thread.stop()
+
+
+_runners: dict[Path, _Runner] = {}
+_runners_lock = threading.Lock()
+
+
+class InlineEngine(Engine):
+    """An engine on a daemon thread of this process.
+
+    The inline engines of one cache directory share one download manager, so that a second widget in the notebook shows
+    what the first one started. The last one that is closed ends it; unfinished downloads keep their bytes.
+    """
+
+    mode = "inline"
+
+    def __init__(
+        self, cache_dir: Path, *, notice: str | None = None, create_manager: ManagerFactory = create_manager
+    ) -> None:
+        super().__init__()
+        self._notice = notice
+        self._key = cache_dir.resolve()
+        with _runners_lock:
+            runner = _runners.get(self._key)
+            if runner is None:
+                runner = _runners[self._key] = _Runner(create_manager)
+            runner.users += 1
+        self._runner: _Runner = runner
+        self._is_closed = False
+        self._seat = runner.thread.start(self._attach()).result()
+
+    async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
+        return await self._ask(self._seat.submit, request, token)
+
+    async def pause(self, job_id: str) -> DownloadSnapshot:
+        return await self._ask(self._seat.pause, job_id)
+
+    async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
+        return await self._ask(self._seat.resume, job_id, token)
+
+    async def cancel(self, job_id: str) -> DownloadSnapshot:
+        return await self._ask(self._seat.cancel, job_id)
+
+    async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
+        return await self._ask(self._seat.retry, job_id, token)
+
+    async def dismiss(self, job_id: str) -> None:
+        await self._run(self._seat.dismiss, job_id)
+
+    async def set_limits(self, limits: EngineLimits) -> None:
+        await self._run(self._runner.host.set_limits, limits)
+
+    async def status(self) -> EngineStatus:
+        return await self._run(self._runner.host.status)
+
+    async def aclose(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._runner.thread.post(self._seat.close)
+        with _runners_lock:
+            self._runner.users -= 1
+            is_last = self._runner.users == 0
+            if is_last:
+                del _runners[self._key]
+        if is_last:
+            await self._runner.thread.run(self._runner.close())
+            await asyncio.to_thread(self._runner.stop)
+        self._fail_waiters(EngineLostError("This engine was closed. Connect a new one."))
+
+    async def _attach(self) -> Seat:
+        seat = self._runner.host.attach(self._publish, self._remove)
+        for snapshot in seat.snapshots():
+            self._publish(snapshot)
+        return seat
+
+    async def _ask(
+        self, method: Callable[P, Coroutine[Any, Any, DownloadSnapshot]], *args: P.args, **kwargs: P.kwargs
+    ) -> DownloadSnapshot:
+        async def act() -> DownloadSnapshot:
+            snapshot = await method(*args, **kwargs)
+            self._publish(snapshot)  # before the caller goes on: what it reads next is not older than its answer
+            return snapshot
+
+        return await self._run(act)
+
+    async def _run(self, method: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._is_closed:
+            raise EngineLostError("This engine was closed. Connect a new one.")
+        return await self._runner.thread.run(method(*args, **kwargs))
