@@ -47,7 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
                 print(notice, file=sys.stderr)
         if options.bandwidth is not None:
             hub.faults.add(Throttle(options.bandwidth, is_shared=True), origin="cdn")
-        stack.enter_context(hub)
+        try:
+            stack.enter_context(hub)
+        except OSError as error:
+            print(f"Cannot listen on {options.host}: {error.strerror}. Give another --port.", file=sys.stderr)
+            return 1
         print(f"{len(hub.catalogue.all())} repositories at {hub.endpoint}", flush=True)
         threading.Event().wait()
     return 0

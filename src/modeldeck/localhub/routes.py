@@ -8,6 +8,7 @@ import hmac
 import html
 import itertools
 import json
+import re
 import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -118,7 +119,6 @@ class Site:
             ("ETag", f'"{blob.xet_hash}"'),
             ("Accept-Ranges", "bytes"),
             ("Content-Type", "application/octet-stream"),
-            ("Content-Disposition", query.get("response-content-disposition", ["inline"])[0]),
             ("Cache-Control", "public, max-age=31536000"),
         )
         return body_answer(request, blob.body, headers)
@@ -127,7 +127,7 @@ class Site:
 
     def _hub(self, request: Request) -> Answer:
         segments = request.raw_path.strip("/").split("/")
-        bucket = "api" if segments[0] == "api" else "resolvers" if "resolve" in segments[1:3] else "pages"
+        bucket = _bucket(segments)
         quota = self.rate_limits.get(bucket, 1_000_000)
         is_allowed, remaining, reset = self._windows.setdefault(bucket, RateWindow(quota)).take(time.monotonic())
         if not is_allowed:
@@ -147,18 +147,20 @@ class Site:
         )
         return replace(answer, headers=answer.headers + headers)
 
-    def _repo(self, request: Request, repo_id: str) -> Repo | Answer:
+    def _repo(self, request: Request, raw_id: str) -> Repo | Answer:
         """The repository, or the redirect to its real id, or the error."""
-        repo_id = unquote(repo_id)
+        repo_id = unquote(raw_id)
         repo = self.catalogue.get(repo_id)
         if repo is not None:
             return repo
         canonical = self.catalogue.canonical_id(repo_id)
         if canonical is not None:
-            return redirect_answer(request.target.replace(quote(repo_id), quote(canonical), 1), 307)
+            pattern = rf"(?<=/){re.escape(raw_id)}(?=[/?]|$)"
+            return redirect_answer(re.sub(pattern, quote(canonical), request.target, count=1), 307)
         if request.token is None or request.token not in self.tokens:
-            # The Hub sends no code here. huggingface_hub then decides by the https:// of the address, which we lack.
-            return _error(401, "Invalid username or password.", "RepoNotFound", headers=[_AUTHENTICATE])
+            # The Hub sends no code here, and huggingface_hub then decides by the https:// of the address.
+            code = None if self.endpoint.startswith("https://") else "RepoNotFound"
+            return _error(401, "Invalid username or password.", code, headers=[_AUTHENTICATE])
         return _error(404, "Repository not found", "RepoNotFound")
 
     def _split_repo(self, segments: list[str], routes: Iterable[str]) -> tuple[str, list[str]]:
@@ -318,6 +320,13 @@ class Site:
             ("Accept-Ranges", "bytes"),
         )
         return body_answer(request, blob.body, headers)
+
+
+def _bucket(segments: list[str]) -> str:
+    """Which of the Hub's rate limits counts a request."""
+    if segments[:2] == ["api", "resolve-cache"] or "resolve" in segments[1:3]:
+        return "resolvers"
+    return "api" if segments[0] == "api" else "pages"
 
 
 def _info(request: Request, repo: Repo, commit_hash: str) -> Answer:

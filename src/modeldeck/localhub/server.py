@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import h11
 
 from modeldeck._types import Gated
-from modeldeck.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, scan_folder
+from modeldeck.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, front_matter, scan_folder
 from modeldeck.localhub.faults import Faults
 from modeldeck.localhub.gguf_block import gguf_block
 from modeldeck.localhub.log import RequestLog
@@ -150,12 +150,10 @@ class LocalHub:
         asyncio.run(self._serve(ready))
 
     async def _serve(self, ready: Future[None]) -> None:
-        async with contextlib.AsyncExitStack() as servers:
+        with contextlib.ExitStack() as servers:
             try:
                 for origin in self._ports:
-                    server = await self._listen(origin)
-                    servers.push_async_callback(server.wait_closed)
-                    servers.callback(server.close)
+                    servers.callback((await self._listen(origin)).close)
             except OSError as error:
                 ready.set_exception(error)
                 return
@@ -163,7 +161,7 @@ class LocalHub:
             self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
             ready.set_result(None)
             await self._stopping.wait()
-            await self._connections.close()
+        await self._connections.close()
 
     async def _listen(self, origin: Origin) -> asyncio.Server:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -202,6 +200,8 @@ class LocalHub:
         ----------
         files : mapping of str to bytes or Path
             Contents by their path in the repository. A file on disk must not change while it is served.
+        license, pipeline_tag : str, optional
+            Without them, what the front matter of README.md says.
         gguf : mapping, optional
             The API's ``gguf`` block. Without it, it is read from the header of one of the files.
         git_tags : iterable of str
@@ -219,6 +219,7 @@ class LocalHub:
         known = digests or {}
         commit = Commit({path: Blob.of(path, source, known.get(path)) for path, source in files.items()})
         commit_hash = commit.commit_hash
+        card = front_matter(commit.files)
         repo = Repo(
             repo_id=repo_id,
             commits={commit_hash: commit},
@@ -229,8 +230,8 @@ class LocalHub:
             tags=tuple(tags),
             likes=likes,
             downloads=downloads,
-            license=license,
-            pipeline_tag=pipeline_tag,
+            license=license or card.get("license"),
+            pipeline_tag=pipeline_tag or card.get("pipeline_tag"),
             gguf=gguf_block(commit.files) if gguf is None else gguf,
             last_modified=last_modified,
             created_at=created_at,
@@ -269,7 +270,9 @@ class LocalHub:
         for repo_id, files in scan_folder(folder).items():
             keys = {name: _digest_key(folder, path) for name, path in files.items()}
             digests = {name: known[key] for name, key in keys.items() if key in known}
-            self.add_repo(repo_id, files, digests=digests)
+            newest = max(path.stat().st_mtime for path in files.values())
+            last_modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(newest))
+            self.add_repo(repo_id, files, digests=digests, last_modified=last_modified)
             seen.update({key: self.sha256(repo_id, name) for name, key in keys.items()})
         if seen != known:
             with contextlib.suppress(OSError):  # a folder that cannot be written is hashed again next time
@@ -327,7 +330,8 @@ class _Connections:
     async def _converse(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection_id = next(self._ids)
         # With no room in the transport's own buffer, what drain() has let through has left this process.
-        writer.transport.set_write_buffer_limits(high=0)
+        # asyncio's TLS transport pauses at the limit itself, so 0 would pause it for ever.
+        writer.transport.set_write_buffer_limits(high=0 if self._is_plain else 1, low=0)
         pending = b""
         try:
             while True:
@@ -413,6 +417,8 @@ class _Connections:
                     await pace.wait(part.size)
                 if file is None:
                     data = part.read()
+                    if len(data) < part.size:  # the file on disk has become shorter
+                        raise _Cut
                     await _write(writer, b"%x\r\n%b\r\n" % (len(data), data) if answer.is_chunked else data)
                     self._log.update(key, sent=part.size)
                 else:
@@ -474,4 +480,6 @@ async def _send_file(writer: asyncio.StreamWriter, file: BinaryIO, part: Body) -
     file.seek(part.start)
     if writer.transport.is_closing():
         raise ConnectionResetError
-    await asyncio.get_running_loop().sendfile(writer.transport, file, part.start, part.size)
+    sent = await asyncio.get_running_loop().sendfile(writer.transport, file, part.start, part.size)
+    if sent < part.size:  # the file on disk has become shorter
+        raise _Cut
