@@ -82,7 +82,7 @@ class Bridge:
         self._n_ctx = n_ctx
         self._search = SearchView(query=query)
         self._search_rev = 0
-        self._search_scope = anyio.CancelScope()
+        self._search_scope: anyio.CancelScope | None = None
         self._repos: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._jobs_rev = 0
@@ -228,7 +228,8 @@ class Bridge:
         view = self._search
         if more and view.next_cursor is None:
             return
-        self._search_scope.cancel()
+        if self._search_scope is not None:
+            self._search_scope.cancel()
         with anyio.CancelScope() as self._search_scope:
             self._publish_search(replace(view, status="searching", error=None))
             try:
