@@ -21,7 +21,8 @@ class SafeFormatter:
         self._renderer: TemplateRenderer = llama._guard.renderer
         self._llama_cpp = llama_cpp
         self._template = template
-        self._eos_id, self._eos_token, self._bos_token = llama.token_eos(), *special_tokens(llama)
+        self._eos_id = llama.token_eos()
+        self._eos_token, self._bos_token = special_tokens(llama)
 
     def __call__(
         self,

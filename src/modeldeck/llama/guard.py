@@ -9,10 +9,11 @@ import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from modeldeck._errors import GenerationCancelledError, InvalidRequestError
+from modeldeck._errors import GenerationCancelledError, InvalidRequestError, LoadFailedError
 from modeldeck.llama import chat, hooks
 from modeldeck.llama.install import import_llama_cpp
 from modeldeck.llama.native import NativeThread
@@ -156,7 +157,7 @@ class _Interruptible:
             return
         if not guard.turn.is_closed:
             # llama.cpp has dropped its cache of the sequence; llama-cpp-python must not reuse what it believes is there
-            self._llama.n_tokens = 0
+            self._llama.reset()
             self._llama._ctx.kv_cache_clear()
         guard.check_going()
 
@@ -229,7 +230,11 @@ class Guarded:
         with ExitStack() as on_failure:
             on_failure.callback(self.unload)
             load = functools.partial(self._load, model_path, verbose=verbose, **kwargs)
-            thread.call(load, interrupt=lambda: setattr(thread, "on_progress", lambda fraction: False))
+            try:
+                thread.call(load, interrupt=lambda: setattr(thread, "on_progress", lambda fraction: False))
+            except (ValueError, RuntimeError, MemoryError) as error:
+                reason = thread.log.reason() or str(error) or "not enough memory"
+                raise LoadFailedError(f"llama.cpp cannot load {Path(model_path).name}: {reason}.") from error
             on_failure.pop_all()
         thread.on_progress = lambda fraction: True  # the caller's may hold on to anything
         _live.add(self)

@@ -22,6 +22,9 @@ _lock = threading.Lock()
 _kept: list[object] = []
 """What native code may still call."""
 
+_log_hooks: list[Any] = []
+"""Our log callbacks, the one in use last."""
+
 
 def install(llama_cpp: ModuleType) -> None:
     """Put the hooks in place; again when somebody has replaced the log callback since."""
@@ -42,7 +45,7 @@ def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL:
     return library
 
 
-def _hook_default_params(bindings: ModuleType) -> None:
+def _hook_default_params(bindings: Any) -> None:
     """Load progress: ``Llama`` takes its parameters from this function and knows no way to set the callback."""
     original = bindings.llama_model_default_params
 
@@ -76,8 +79,9 @@ def _hook_log(bindings: ModuleType) -> None:
     """Take over the log, and hand on what other threads cause to whoever had it before."""
     previous, user_data = bindings.llama_log_callback(), ctypes.c_void_p()
     bindings.llama_log_get(ctypes.byref(previous), ctypes.byref(user_data))
-    ours = {ctypes.cast(each, ctypes.c_void_p).value for each in _kept if isinstance(each, bindings.llama_log_callback)}
-    if ctypes.cast(previous, ctypes.c_void_p).value in ours:
+    if ctypes.cast(previous, ctypes.c_void_p).value in [
+        ctypes.cast(ours, ctypes.c_void_p).value for ours in _log_hooks
+    ]:
         return
 
     @bindings.llama_log_callback  # type: ignore[untyped-decorator]
@@ -89,4 +93,11 @@ def _hook_log(bindings: ModuleType) -> None:
             previous(level, text, user_data)
 
     bindings.llama_log_set(on_log, None)
-    _kept.append(on_log)
+    _log_hooks.append(on_log)
+
+
+def install_projector_log(mtmd: ModuleType) -> None:
+    """The projector's library has a log of its own, on stderr unless it is told otherwise."""
+    for name in ("mtmd_log_set", "mtmd_helper_log_set"):
+        if hasattr(mtmd, name):
+            getattr(mtmd, name)(_log_hooks[-1], None)

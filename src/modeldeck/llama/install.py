@@ -34,6 +34,13 @@ def availability() -> LlamaAvailability:
         return LlamaAvailability(is_available=True)
 
 
+def require_llama_cpp() -> None:
+    """Raise `LlamaMissingError` when llama-cpp-python is not installed, without importing it."""
+    found = availability()
+    if not found.is_available:
+        raise LlamaMissingError(found.message or "")
+
+
 def import_llama_cpp() -> ModuleType:
     """Import llama-cpp-python, or say how to get it.
 
@@ -42,14 +49,12 @@ def import_llama_cpp() -> ModuleType:
     LlamaMissingError
         When it is not installed, or its native libraries cannot be loaded.
     """
-    found = availability()
-    if not found.is_available:
-        raise LlamaMissingError(found.message or "")
+    require_llama_cpp()
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:  # it raises RuntimeError when a library cannot be loaded
         raise LlamaMissingError(
-            f"llama-cpp-python {found.version} is installed but cannot be imported: {error}. {_HOW_TO_INSTALL}"
+            f"llama-cpp-python is installed but cannot be imported: {error}. {_HOW_TO_INSTALL}"
         ) from error
     module: ModuleType = llama_cpp
     return module

@@ -105,7 +105,7 @@ class NativeThread:
     def is_busy(self) -> bool:
         return self._current is not None and self.crash is None
 
-    def call(self, function: Callable[[], T], *, interrupt: Callable[[], None] | None = None) -> T:
+    def call(self, function: Callable[[], T], *, interrupt: Callable[[], object] | None = None) -> T:
         """Run ``function`` on the thread and wait for its result.
 
         Parameters
@@ -239,5 +239,3 @@ def _shortened(reason: str) -> str:
     """``/long/build/path/llama-vocab.cpp:12: GGML_ASSERT(x) failed`` without the path."""
     place, separator, text = reason.partition(": ")
     return f"{place.replace(chr(92), '/').rpartition('/')[2]}{separator}{text}".strip()
-
-

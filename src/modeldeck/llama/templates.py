@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -88,8 +89,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):  # unsent bytes to a dead child
                 pipe.close()
-            except OSError:  # unsent bytes to a dead child
-                pass
     child.wait()
