@@ -382,7 +382,6 @@ class _Sink:
             self._transfer.mended_bytes += self._writer.mended_bytes
             self._writer.mended_bytes = 0
 
-
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
         """Name the disk's errors here: further out they would be taken for the network's."""

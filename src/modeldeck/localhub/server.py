@@ -293,15 +293,22 @@ class _Cut(Exception):
 
 @dataclass(slots=True)
 class _Pace:
-    """When the next bytes may go out under a speed limit."""
+    """Says when bytes may go out under a speed limit, for as long as the limit is in the script."""
 
-    bytes_per_second: float
+    limit: SpeedLimit
+    faults: Faults
     free_at: float = 0.0
 
-    async def wait(self, size: int) -> None:
+    async def take(self, most: int) -> int:
+        """Wait until some bytes may go out; how many."""
+        if not self.faults.has(self.limit):
+            return most
+        rate = self.limit.bytes_per_second
+        size = min(most, max(1, int(rate * _PACE_SECONDS)))
         now = time.monotonic()
-        self.free_at = max(now, self.free_at) + size / self.bytes_per_second
+        self.free_at = max(now, self.free_at) + size / rate
         await asyncio.sleep(self.free_at - now)
+        return size
 
 
 class _Connections:
@@ -408,13 +415,14 @@ class _Connections:
         is_as_stored = self._is_plain and not answer.is_chunked and not body.flipped
         file_source = body.source if isinstance(body.source, Path) and is_as_stored else None
         block = _WRITE_BYTES if file_source is None else _SENDFILE_BYTES
-        if pace is not None:
-            block = min(block, max(1, int(pace.bytes_per_second * _PACE_SECONDS)))
+        start = body.start
         with contextlib.nullcontext() if file_source is None else file_source.open("rb") as file:
-            for start in range(body.start, body.stop, block):
-                part = body.part(start, min(start + block, body.stop))
+            while start < body.stop:
+                size = min(block, body.stop - start)
                 if pace is not None:
-                    await pace.wait(part.size)
+                    size = await pace.take(size)
+                part = body.part(start, start + size)
+                start = part.stop
                 if file is None:
                     data = part.read()
                     if len(data) < part.size:  # the file on disk has become shorter
@@ -430,9 +438,8 @@ class _Connections:
     def _pace(self, limit: SpeedLimit | None) -> _Pace | None:
         if limit is None:
             return None
-        if limit.is_shared:
-            return self._shared_paces.setdefault(limit, _Pace(limit.bytes_per_second))
-        return _Pace(limit.bytes_per_second)
+        pace = _Pace(limit, self._faults)
+        return self._shared_paces.setdefault(limit, pace) if limit.is_shared else pace
 
 
 async def _read_request(reader: asyncio.StreamReader, pending: bytes) -> tuple[h11.Request | None, bytes, bytes]:

@@ -139,11 +139,12 @@ class Bridge:
         else:
             self._inbox_send.send_nowait(message)
 
-    async def run(self) -> None:
-        """Serve the widget until cancelled."""
+    async def run(self, comm_id: str | None = None) -> None:
+        """Serve the widget, whose comm has this id, until cancelled."""
+        self._machine = replace(self._machine, comm_id=comm_id)
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
-            tasks.start_soon(self._look_at_machine)
+            tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
             tasks.start_soon(self._guard, self._run_search)

@@ -75,14 +75,12 @@ class ModelBrowser(anywidget.AnyWidget):
             raise InvalidRequestError("page_size must be between 1 and 100.")
         if n_ctx < 1:
             raise InvalidRequestError("n_ctx must be at least 1 token.")
-        # Reads the settings here, so that a wrong endpoint is an error in the user's own cell.
-        session = Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline)
         self._esm = _bundle_text()
         self._loop = shared_loop()
         self._bridge = Bridge(
             _Traits(self),
             self._loop,
-            session,
+            Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline),
             query=SearchQuery(text=query, limit=page_size),
             revision=revision,
             n_ctx=n_ctx,
@@ -91,7 +89,7 @@ class ModelBrowser(anywidget.AnyWidget):
         if self.comm is not None:
             prepare_comm(self.comm)
         self.on_msg(self._on_message)
-        self._serving = self._loop.start(self._bridge.run())
+        self._serving = self._loop.start(self._bridge.run(self.model_id))
 
     @property
     def llm(self) -> Llama | None:
