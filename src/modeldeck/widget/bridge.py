@@ -143,6 +143,7 @@ class Bridge:
         self._machine = replace(self._machine, comm_id=comm_id)
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
+            self._publish_view()
             tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
