@@ -70,6 +70,8 @@ _BACKOFF_SECONDS = (0.5, 1.5)
 _MAX_PATIENCE_SECONDS = 5.0
 """A rate limit that ends later than this is told to the user rather than waited for."""
 _NO_HEAD = (405, 501)
+_JSON_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+"""No other packing: a few bytes of brotli or zstd can unpack to gigabytes before anybody can count them."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _LICENSE_TAG = "license:"
 
@@ -99,6 +101,8 @@ class ResolvedFile:
 # --- what the Hub sends -----------------------------------------------------------------------------------------------
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Text = Annotated[str, msgspec.Meta(max_length=256)]
+_Tags = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1000)]
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 _GitHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}\\Z")]
 
@@ -188,18 +192,18 @@ class HubClient:
         info = await self._model_info(repo_id, revision)
         card = _optional(info.cardData, dict[str, Any]) or {}
         gguf = _optional(info.gguf, dict[str, Any]) or {}
-        tags = _optional(info.tags, tuple[str, ...]) or ()
+        tags = _optional(info.tags, _Tags) or ()
         return RepoListing(
             repo_id=info.id,
             revision=revision,
             commit_hash=info.sha,
             files=await self._files(info.id, info.sha),
             gated=_optional(info.gated, _GATED),
-            license=_license(tags) or _optional(card.get("license"), str),
+            license=_license(tags) or _optional(card.get("license"), _Text),
             tags=tags,
             downloads=_optional(info.downloads, _Count),
             likes=_optional(info.likes, _Count),
-            last_modified=_optional(info.lastModified, str),
+            last_modified=_optional(info.lastModified, _Text),
             parameter_count=_optional(gguf.get("total"), _Count),
         )
 
@@ -279,6 +283,8 @@ class HubClient:
             if not has_target and "html" in headers.get("content-type", "") and "x-linked-etag" not in headers:
                 raise not_a_hub_error(endpoint, "a web page where a file should be")
             commit_hash = revision if is_commit_hash(revision) else (await self._model_info(repo_id, revision)).sha
+        if is_commit_hash(revision) and commit_hash != revision:
+            raise not_a_hub_error(endpoint, "a file of another commit than it was asked for")
         length = headers.get("x-linked-size")
         if length is None and not has_target and "content-encoding" not in headers:
             length = headers.get("content-length")  # with a target it may be the length of the redirect's own text
@@ -334,9 +340,11 @@ class HubClient:
         """The body, checked, and the address of the next page if there is one."""
 
         async def ask() -> tuple[T, str | None]:
-            async with self._open("GET", url, {"Accept": "application/json"}, follows=self._follows) as answer:
+            async with self._open("GET", url, _JSON_HEADERS, follows=self._follows) as answer:
                 if not answer.is_success:
                     raise self._error_from(answer, context or _Context())
+                if answer.headers.get("content-encoding", "identity") not in ("identity", "gzip"):
+                    raise not_a_hub_error(self._settings.endpoint, "JSON packed in a way nobody asked for")
                 body = await _read(answer, MAX_JSON_BYTES)
                 link = answer.links.get("next", {}).get("url")
                 return self._decode(body, into), join_url(str(answer.url), link) if link else None
@@ -518,19 +526,19 @@ def _is_consistent(entry: _TreeEntry, lfs: _Lfs) -> bool:
 
 def _summary(row: _SearchRow) -> ModelSummary:
     gguf: dict[str, Any] = _optional(row.gguf, dict[str, Any]) or {}
-    tags: tuple[str, ...] = _optional(row.tags, tuple[str, ...]) or ()
+    tags: tuple[str, ...] = _optional(row.tags, _Tags) or ()
     gated: Gated = _optional(row.gated, _GATED)
     return ModelSummary(
         repo_id=row.id,
         downloads=_optional(row.downloads, _Count),
         likes=_optional(row.likes, _Count),
-        last_modified=_optional(row.lastModified, str),
+        last_modified=_optional(row.lastModified, _Text),
         gated=gated,
         is_private=_optional(row.private, bool),
         tags=tags,
         license=_license(tags),
-        pipeline_tag=_optional(row.pipeline_tag, str),
-        architecture=_optional(gguf.get("architecture"), str),
+        pipeline_tag=_optional(row.pipeline_tag, _Text),
+        architecture=_optional(gguf.get("architecture"), _Text),
         parameter_count=_optional(gguf.get("total"), _Count),
         context_length=_optional(gguf.get("context_length"), _Count),
         has_chat_template="chat_template" in gguf if gguf else None,

@@ -45,6 +45,7 @@ NO_JSON = {
     "a float that is none": body(b"1e999"),
     "deep nesting": body(b"[" * 1_000_000),
     "deep nesting inside": body(b'[{"id":"o/n","tags":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}]"),
+    "brotli": body(b"[]", **{"Content-Encoding": "br"}),
     "gzip that is none": body(b"not gzip", **{"Content-Encoding": "gzip"}),
 }
 
