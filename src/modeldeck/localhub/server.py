@@ -82,7 +82,7 @@ class LocalHub:
         self.catalogue = Catalogue()
         self._site = Site(
             catalogue=self.catalogue,
-            tokens=tokens or {},
+            tokens={token: set(repo_ids) for token, repo_ids in (tokens or {}).items()},
             tree_page_size=tree_page_size,
             signature_seconds=signature_seconds,
             rate_limits=rate_limits or {},
@@ -256,6 +256,10 @@ class LocalHub:
             raise KeyError(f"{repo_id}@{revision}")
         return found[1].files[filename].sha256
 
+    def grant(self, token: str, *repo_ids: str) -> None:
+        """Make a token known, and let it read some gated repositories."""
+        self._site.tokens.setdefault(token, set()).update(repo_ids)
+
     def expire_signatures(self) -> None:
         """Make every CDN address handed out until now answer 403."""
         self._site.expire_signatures()
@@ -361,14 +365,15 @@ class _Connections:
                     self._answering[origin] -= 1
                 if not is_reusable or headers.get("connection", "").lower() == "close" or event.http_version < b"1.1":
                     break
-            writer.close()
         except h11.RemoteProtocolError as error:
-            await _write(writer, _head(text_answer(f"Bad request: {error}", 400), is_last=True))
-            writer.close()
+            refusal = text_answer(f"Bad request: {error}", 400)
+            writer.write(_head(refusal, is_last=True) + refusal.body.read())
         except _Cut:
-            writer.close()
+            pass
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()
+        finally:
+            writer.close()
 
     async def _exchange(
         self, request: Request, connection_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -380,8 +385,7 @@ class _Connections:
             if answer.delay_seconds:
                 await asyncio.sleep(answer.delay_seconds)
             await self._interrupt(answer, -1, reader, writer)
-            length = answer.header("Content-Length")
-            is_reusable = length is None or int(length) == answer.body.size
+            is_reusable = answer.header("Content-Length") in (None, str(answer.body.size))
             await _write(writer, _head(answer, is_last=not is_reusable))
             self._log.update(key, status=answer.status)
             if request.method != "HEAD" and answer.status not in (204, 304):
