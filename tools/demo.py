@@ -4,15 +4,11 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import webbrowser
-from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
-from modeldeck.localhub import LocalHub
-from modeldeck.localhub.demo import add_demo_repos
 from tools.environment import ROOT
+from tools.hub import demo_hub
 from tools.jupyter import jupyter_server
 from tools.processes import run_environment, without_hub_settings
 
@@ -28,7 +24,7 @@ def main() -> int:
             variables = dict(os.environ)
             print("The widget browses the Hugging Face Hub.", flush=True)
         else:
-            endpoint = stack.enter_context(local_hub())
+            endpoint = stack.enter_context(demo_hub()).endpoint
             variables = {
                 **without_hub_settings(os.environ),
                 "HF_ENDPOINT": endpoint,
@@ -46,17 +42,6 @@ def main() -> int:
             webbrowser.open(address)
         server.process.wait()
     return 0
-
-
-@contextlib.contextmanager
-def local_hub() -> Iterator[str]:
-    """The demo's repositories on a local hub; the address of its API."""
-    with tempfile.TemporaryDirectory(prefix="modeldeck-demo-") as folder:
-        hub = LocalHub()
-        for notice in add_demo_repos(hub, Path(folder)):
-            print(notice, file=sys.stderr)
-        with hub:
-            yield hub.endpoint
 
 
 def has_display() -> bool:

@@ -99,8 +99,8 @@ class ResolvedFile:
 # --- what the Hub sends -----------------------------------------------------------------------------------------------
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_GitHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
+_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+_GitHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}\\Z")]
 
 
 class _SearchRow(msgspec.Struct, kw_only=True):
@@ -208,19 +208,19 @@ class HubClient:
         url = resolve_url(self._settings.endpoint, repo_id, revision, filename)
         context = _Context(repo_id=repo_id, revision=revision, filename=filename)
 
-        async def ask(method: str) -> tuple[int, httpx.Headers, str]:
+        async def ask(method: str) -> httpx.Response:
             async with self._open(
                 method, url, {"Accept-Encoding": "identity"}, follows=self._follows_to_file
             ) as answer:
                 has_no_head = method == "HEAD" and answer.status_code in _NO_HEAD
                 if not (answer.is_success or answer.has_redirect_location or has_no_head):
                     raise self._error_from(answer, context)
-                return answer.status_code, answer.headers, str(answer.url)
+                return answer
 
-        status_code, headers, asked = await self._retrying("resolvers", lambda: ask("HEAD"))
-        if status_code in _NO_HEAD:
-            status_code, headers, asked = await self._retrying("resolvers", lambda: ask("GET"))
-        return await self._resolved(headers, asked, context, is_redirect=300 <= status_code < 400)
+        answer = await self._retrying("resolvers", lambda: ask("HEAD"))
+        if answer.status_code in _NO_HEAD:
+            answer = await self._retrying("resolvers", lambda: ask("GET"))
+        return await self._resolved(answer.headers, str(answer.url), context)
 
     async def fetch_range(self, repo_id: str, revision: str, filename: str, start: int, stop: int) -> bytes:
         """The bytes ``start`` to ``stop`` (exclusive) of a file, fewer only where the file ends."""
@@ -269,22 +269,21 @@ class HubClient:
             )
         return GGUFFile(filename=entry.path, size=entry.lfs.size, sha256=entry.lfs.oid, oid=entry.oid)
 
-    async def _resolved(
-        self, headers: httpx.Headers, asked: str, context: _Context, *, is_redirect: bool
-    ) -> ResolvedFile:
+    async def _resolved(self, headers: httpx.Headers, asked: str, context: _Context) -> ResolvedFile:
         endpoint = self._settings.endpoint
         repo_id, revision, filename = context.repo_id or "", context.revision or "", context.filename or ""
+        # Some mirrors answer 200 and name the storage in Location all the same.
+        has_target = "location" in headers
         commit_hash = headers.get("x-repo-commit", "").strip().lower()
         if not is_commit_hash(commit_hash):
-            if not is_redirect and "html" in headers.get("content-type", "") and "x-linked-etag" not in headers:
+            if not has_target and "html" in headers.get("content-type", "") and "x-linked-etag" not in headers:
                 raise not_a_hub_error(endpoint, "a web page where a file should be")
             commit_hash = revision if is_commit_hash(revision) else (await self._model_info(repo_id, revision)).sha
         length = headers.get("x-linked-size")
-        if length is None and not is_redirect and "content-encoding" not in headers:
-            length = headers.get("content-length")
+        if length is None and not has_target and "content-encoding" not in headers:
+            length = headers.get("content-length")  # with a target it may be the length of the redirect's own text
         etag = normalize_etag(headers.get("x-linked-etag") or headers.get("etag"))
-        # Some mirrors answer 200 and name the storage in Location all the same.
-        url = join_url(asked, headers["location"]) if "location" in headers else asked
+        url = join_url(asked, headers["location"]) if has_target else asked
         if url is None:
             raise not_a_hub_error(endpoint, "an address that cannot be used")
         return ResolvedFile(

@@ -58,12 +58,14 @@ class Host:
         self.mode = mode
         self.started_at = time.time()
         self.seats: set[Seat] = set()
+        self.on_work_change: Callable[[], None] = lambda: None
+        self._moving = {snapshot.job_id for snapshot in manager.snapshots() if is_moving(snapshot)}
         self._unsubscribe = manager.subscribe(self._publish)
 
     @property
     def has_work(self) -> bool:
         """Whether something moves or waits for its turn. Paused downloads are no work: they are on the disk."""
-        return any(is_moving(snapshot) for snapshot in self.manager.snapshots())
+        return bool(self._moving)
 
     def attach(self, on_snapshot: Callable[[DownloadSnapshot], None], on_removed: Callable[[str], None]) -> Seat:
         """Give a client its seat. The callbacks are called on the manager's loop and must not block."""
@@ -89,16 +91,22 @@ class Host:
 
     async def pause_all(self) -> None:
         """Pause what moves, so that the next engine shows it as paused instead of going on unasked."""
-        moving = [snapshot.job_id for snapshot in self.manager.snapshots() if is_moving(snapshot)]
-        await asyncio.gather(*(self.manager.pause(job_id) for job_id in moving), return_exceptions=True)
+        await asyncio.gather(*(self.manager.pause(job_id) for job_id in self._moving), return_exceptions=True)
 
     def close(self) -> None:
         self._unsubscribe()
         self.seats.clear()
 
     def _publish(self, snapshot: DownloadSnapshot) -> None:
+        had_work = self.has_work
+        if is_moving(snapshot):
+            self._moving.add(snapshot.job_id)
+        else:
+            self._moving.discard(snapshot.job_id)
         for seat in tuple(self.seats):
             seat.publish(snapshot)
+        if self.has_work != had_work:
+            self.on_work_change()
 
 
 class Seat:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from modeldeck._errors import EngineLostError
-from modeldeck._loop import LoopThread
+from modeldeck._loop import LoopThread, in_daemon_thread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
@@ -30,8 +29,6 @@ class _Runner:
         except BaseException:
             self.thread.stop()
             raise
-        # The partial files survive a sudden end, so leaving is quick: nothing is waited for but the thread itself.
-        atexit.register(self.thread.stop)
 
     async def _open(self, create: ManagerFactory) -> Host:
         self._manager = create(None)
@@ -40,10 +37,6 @@ class _Runner:
     async def close(self) -> None:
         self.host.close()
         await self._manager.__aexit__(None, None, None)
-
-    def stop(self) -> None:
-        atexit.unregister(self.thread.stop)
-        self.thread.stop()
 
 
 _runners: dict[Path, _Runner] = {}
@@ -110,7 +103,7 @@ class InlineEngine(Engine):
                 del _runners[self._key]
         if is_last:
             await self._runner.thread.run(self._runner.close())
-            await asyncio.to_thread(self._runner.stop)
+            await asyncio.wrap_future(in_daemon_thread(self._runner.thread.stop))
         self._fail_waiters(EngineLostError("This engine was closed. Connect a new one."))
 
     async def _attach(self) -> Seat:

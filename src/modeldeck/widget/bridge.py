@@ -82,7 +82,7 @@ class Bridge:
         self._n_ctx = n_ctx
         self._search = SearchView(query=query)
         self._search_rev = 0
-        self._search_scope = anyio.CancelScope()
+        self._search_scope: anyio.CancelScope | None = None
         self._repos: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._jobs_rev = 0
@@ -139,11 +139,12 @@ class Bridge:
         else:
             self._inbox_send.send_nowait(message)
 
-    async def run(self) -> None:
-        """Serve the widget until cancelled."""
+    async def run(self, comm_id: str | None = None) -> None:
+        """Serve the widget, whose comm has this id, until cancelled."""
+        self._machine = replace(self._machine, comm_id=comm_id)
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
-            tasks.start_soon(self._look_at_machine)
+            tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
             tasks.start_soon(self._guard, self._run_search)
@@ -227,7 +228,8 @@ class Bridge:
         view = self._search
         if more and view.next_cursor is None:
             return
-        self._search_scope.cancel()
+        if self._search_scope is not None:
+            self._search_scope.cancel()
         with anyio.CancelScope() as self._search_scope:
             self._publish_search(replace(view, status="searching", error=None))
             try:
