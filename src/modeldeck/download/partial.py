@@ -161,11 +161,9 @@ def live_blocks(blocks: Sequence[Block]) -> list[Block]:
     covered = RangeSet()
     live = []
     for block in reversed(blocks):
-        if covered.overlaps(block.start, block.stop):
-            continue
-        covered.add(block.start, block.stop)
-        if block.crc is not None:
+        if block.crc is not None and not covered.overlaps(block.start, block.stop):
             live.append(block)
+        covered.add(block.start, block.stop)
     return sorted(live, key=lambda block: block.start)
 
 
