@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from modeldeck._errors import EngineLostError
+from modeldeck._loop import LoopThread, in_daemon_thread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
-from modeldeck.service.loop_thread import LoopThread, in_daemon_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import modeldeck
 from modeldeck._errors import EngineLostError
+from modeldeck._loop import in_daemon_thread
 from modeldeck.service.discovery import EnginePlace
-from modeldeck.service.loop_thread import in_daemon_thread
 
 START_SECONDS = 30.0
 READY = b"ready"

@@ -17,13 +17,13 @@ import msgspec
 
 from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError, error_from_info
+from modeldeck._loop import LoopThread, in_daemon_thread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 from modeldeck.service import protocol
 from modeldeck.service.client import Engine
 from modeldeck.service.discovery import EnginePlace
 from modeldeck.service.host import is_moving
 from modeldeck.service.launch import start_engine
-from modeldeck.service.loop_thread import LoopThread, in_daemon_thread
 from modeldeck.service.transport import dial
 
 T = TypeVar("T")

