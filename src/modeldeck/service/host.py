@@ -44,10 +44,9 @@ ManagerFactory: TypeAlias = Callable[[Path | None], Manager]
 
 def create_manager(state_dir: Path | None) -> Manager:
     """The real one. Imported here because it brings httpx, which a client never needs."""
-    from modeldeck.download.manager import DownloadManager  # type: ignore[import-not-found, unused-ignore]
+    from modeldeck.download.manager import DownloadManager
 
-    manager: Manager = DownloadManager(state_dir=state_dir)
-    return manager
+    return DownloadManager(state_dir=state_dir)
 
 
 class Host:
