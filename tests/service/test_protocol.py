@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from modeldeck import __version__
 from modeldeck._errors import ProtocolError
+from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, GGUFFile
 from modeldeck.service import protocol
 from modeldeck.service.host import Host
-from modeldeck.service.loop_thread import LoopThread
 from modeldeck.service.server import EngineServer
 
 REQUEST = DownloadRequest(
