@@ -5,7 +5,7 @@ httpx's stock backend reads a TLS connection in records of 16 KiB, each through 
 reading while the buffer is full.
 """
 
-# ruff: noqa: ASYNC109 - httpcore hands its timeouts down as arguments
+
 
 from __future__ import annotations
 
