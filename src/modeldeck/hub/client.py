@@ -165,6 +165,10 @@ class HubClient:
             follow_redirects=False,
         )
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
     async def aclose(self) -> None:
         await self._http.aclose()
 
