@@ -373,6 +373,9 @@ describe("focus", () => {
     click(remove);
     await settle();
     expect(focused(mounted)).toBe(`Keep Q2_K of ${QWEN}`);
+    click(get(mounted.root, "button", `Keep Q2_K of ${QWEN}`));
+    await settle();
+    expect(focused(mounted)).toBe(`Remove Q2_K of ${QWEN}`);
   });
 
   it("is left alone when it is elsewhere", async () => {
