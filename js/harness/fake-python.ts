@@ -1,6 +1,6 @@
 // Plays Python for the harness: answers requests and moves the traits as the real one does, with made-up timing.
 
-import type { Action, Job, Repo, Request, Traits, Variant } from "../src/wire";
+import type { Action, Job, Repo, Request, State, Variant } from "../src/wire";
 import { estimate, load, MODELS, model, QWEN_REPO, repo, search, variant, view } from "./data";
 import type { FakeModel } from "./fake-model";
 
@@ -43,7 +43,7 @@ export class FakePython {
 
   #handle(request: Request): void {
     const params = request.params as Record<string, string>;
-    const current = (name: keyof Traits) => this.#model.get(name as string) as never;
+    const current = (name: keyof State) => this.#model.get(name as string) as never;
     this.#model.answer(request, request.method === "hello" ? { version: "0.1.0" } : {});
     switch (request.method) {
       case "search": {

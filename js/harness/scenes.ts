@@ -1,6 +1,6 @@
 // The states that the harness can show, by name: ?scene=…
 
-import type { Traits } from "../src/wire";
+import type { State } from "../src/wire";
 import { estimate, job, load, MODELS, model, QWEN_REPO, repo, search, variant, view } from "./data";
 import type { FakeModel } from "./fake-model";
 import { FakePython } from "./fake-python";
@@ -10,7 +10,7 @@ const SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF";
 const GEMMA = "ggml-org/gemma-3-4b-it-GGUF";
 
 export interface Scene {
-  traits: Partial<Traits>;
+  traits: Partial<State>;
   /** What happens after the widget is on the page. */
   play?: (model: FakeModel) => void;
 }

@@ -173,7 +173,7 @@ export class Store {
     };
     for (const [name, read] of Object.entries(readers)) {
       read();
-      this.#on(`change:${name}`, (raw?: { model_id?: unknown }) => {
+      this.#on(`change:_${name}`, (raw?: { model_id?: unknown }) => {
         // Backbone hands the model itself to its listeners: one place where the comm's id can be had.
         if (typeof raw?.model_id === "string") {
           this.#commId = raw.model_id;
@@ -392,6 +392,8 @@ export class Store {
     } else if (message?.kind === "modeldeck-toast") {
       this.#revive();
       this.#show(message);
+    } else if (message?.kind === "modeldeck-ping") {
+      this.#greet();
     }
   }
 
@@ -416,19 +418,19 @@ export class Store {
   }
 
   #readView(): void {
-    this.view.value = share(this.view.peek(), { ...NO_VIEW, ...this.#model.get("view") });
+    this.view.value = share(this.view.peek(), { ...NO_VIEW, ...this.#model.get("_view") });
   }
 
   #readSearch(): void {
-    this.search.value = share(this.search.peek(), { ...NO_SEARCH, ...this.#model.get("search") });
+    this.search.value = share(this.search.peek(), { ...NO_SEARCH, ...this.#model.get("_search") });
   }
 
   #readLoad(): void {
-    this.load.value = share(this.load.peek(), { ...NO_LOAD, ...this.#model.get("load") });
+    this.load.value = share(this.load.peek(), { ...NO_LOAD, ...this.#model.get("_load") });
   }
 
   #readRepos(): void {
-    const repos = new Map(Object.entries(this.#model.get("repos") ?? {}));
+    const repos = new Map(Object.entries(this.#model.get("_repos") ?? {}));
     const before = new Map([...this.#rows.values()].map((row) => [row, this.#variant(row)]));
     this.#repos.replace(repos);
     for (const [repoId, fold] of this.#folds) {
@@ -451,7 +453,7 @@ export class Store {
   }
 
   #readDownloads(): void {
-    const downloads: Partial<Downloads> = this.#model.get("downloads") ?? {};
+    const downloads: Partial<Downloads> = this.#model.get("_downloads") ?? {};
     const jobs = new Map<string, Job>();
     for (const job of downloads.jobs ?? []) {
       const key = this.row(job.repo_id, job.variant_id).key;

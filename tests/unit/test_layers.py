@@ -10,20 +10,26 @@ import modeldeck
 
 PACKAGE = Path(modeldeck.__file__).parent
 
+BASE = {"_types", "_errors", "_settings", "_loop", "_wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_types": set(),
     "_errors": {"_types"},
     "_settings": {"_errors"},
-    "gguf": {"_types", "_errors"},
-    "fit": {"gguf", "_types", "_errors"},
-    "hub": {"_types", "_errors", "_settings"},
-    "llama": {"fit", "gguf", "_types", "_errors"},
-    "download": {"hub", "gguf", "fit", "_types", "_errors", "_settings"},
-    "service": {"download", "hub", "_types", "_errors", "_settings"},
-    "session": {"service", "download", "llama", "hub", "gguf", "fit", "_types", "_errors", "_settings"},
-    "widget": {"session", "service", "llama", "gguf", "fit", "_types", "_errors", "_settings"},
-    "cli": {"session", "service", "localhub", "_types", "_errors", "_settings"},
-    "localhub": {"_types", "_errors"},
+    "_loop": {"_errors"},
+    "_wire": {"_types"},
+    "gguf": BASE,
+    "fit": BASE | {"gguf"},
+    "hub": BASE,
+    "llama": BASE | {"gguf", "fit"},
+    "localhub": BASE | {"gguf"},
+    "download": BASE | {"hub", "gguf", "fit"},
+    "service": BASE | {"download", "hub"},
+    "library": BASE | {"hub", "gguf"},
+    "session": BASE | {"service", "download", "llama", "library", "hub", "gguf", "fit"},
+    "api": BASE | {"session", "llama"},
+    "widget": BASE | {"session", "service", "llama", "fit"},
+    "cli": BASE | {"session", "service", "localhub"},
+    "__main__": {"cli"},
 }
 BORDERS: dict[str, set[str]] = {
     "anywidget": {"widget"},

@@ -1,0 +1,119 @@
+"""An asyncio loop on a daemon thread of its own, usable from every other thread and loop."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from modeldeck._errors import EngineLostError
+
+T = TypeVar("T")
+
+STOP_SECONDS = 5.0
+"""How long ``stop`` waits for the thread; it is a daemon, so it never keeps the process alive."""
+
+
+class LoopThread:
+    """Runs coroutines for callers on other threads.
+
+    What is posted runs in an empty ``contextvars.Context``: a copied one would tie a long download to the notebook cell
+    that happened to start it, and everything published later would go to that cell.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self.loop.is_closed()
+
+    def post(self, callback: Callable[..., object], *args: object) -> None:
+        """Call ``callback`` soon on the loop's thread. Calls keep their order."""
+        self.loop.call_soon_threadsafe(callback, *args, context=contextvars.Context())
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run ``coroutine`` on the loop; the future can be waited for on any thread, and cancels what it stands for."""
+        if not self.is_alive:
+            coroutine.close()
+            raise EngineLostError("This engine was closed. Connect a new one.")
+        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Await ``coroutine``, which runs on this thread, from any other loop."""
+        return await asyncio.wrap_future(self.start(coroutine))
+
+    def wait(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run ``coroutine`` on this thread and block until it is done; an interrupt of the caller cancels it.
+
+        Raises
+        ------
+        RuntimeError
+            When called on the loop's own thread, where it could only wait for itself.
+        TimeoutError
+            When ``timeout`` seconds have passed; the coroutine is cancelled.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("This would wait for itself: use the async form here.")
+        future = self.start(coroutine)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Cancel what still runs and end the thread. Must not be called on the thread itself."""
+        atexit.unregister(self.stop)
+        if self.is_alive:
+            self.post(self.loop.stop)
+            self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+
+_shared: LoopThread | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_loop() -> LoopThread:
+    """The one loop thread of this process that the sync calls and the widgets share."""
+    global _shared
+    with _shared_lock:
+        if _shared is None or not _shared.is_alive:
+            _shared = LoopThread("modeldeck")
+        return _shared
+
+
+def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
+    """Run a blocking function on a thread that does not keep the process alive, as an executor's would."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the waiting side gets it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name="modeldeck-wait", daemon=True).start()
+    return future

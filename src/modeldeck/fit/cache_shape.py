@@ -1,0 +1,157 @@
+"""What each layer of a model keeps per token: the key-value cache and the recurrent state.
+
+The rules are llama.cpp's: ``llama-hparams.cpp`` (sizes), ``llama-model.cpp`` (which layer is what) and
+``llama-kv-cache*.cpp``, ``llama-memory-recurrent.cpp`` (allocation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from modeldeck.gguf.metadata import GGUFMetadata
+
+LayerKind: TypeAlias = Literal["full", "window", "recurrent", "none"]
+
+_PADDING_CELLS = 256
+_RECURRENT_BYTES = 4
+
+# For architectures whose header gives the window but not which layers have it: every n-th layer is full, either the
+# last or the first of each group.
+_FULL_LAST = {
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma-embedding": 6, "cohere2": 4, "gpt-oss": 2, "llama4": 4,
+    "exaone4": 4, "olmo2": 4, "afmoe": 4, "plamo3": 8,
+}  # fmt: skip
+_FULL_FIRST = {"smallthinker": 4, "modern-bert": 3}
+_RECURRENT_ONLY = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
+_NO_CACHE = frozenset(
+    ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
+     "gemma-embedding", "t5encoder", "llada", "llada-moe", "dream", "rnd1")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """One layer: its kind, elements of K and V per token, and bytes of state that do not grow with the context."""
+
+    kind: LayerKind
+    k_elements: int = 0
+    v_elements: int = 0
+    state_bytes: int = 0
+
+
+def layer_shapes(metadata: GGUFMetadata) -> tuple[LayerShape, ...]:
+    """The shape of every layer, in order. Empty when the header does not say enough."""
+    layers = metadata.block_count or 0
+    if not layers or metadata.embedding_length is None:
+        return ()
+    if metadata.architecture in _NO_CACHE:
+        return (LayerShape("none"),) * layers
+    return tuple(_layer_shape(metadata, layer) for layer in range(layers))
+
+
+def cache_bytes(
+    shapes: tuple[LayerShape, ...],
+    *,
+    sliding_window: int | None,
+    n_ctx: int,
+    n_ubatch: int,
+    k_bytes: float,
+    v_bytes: float,
+    swa_full: bool,
+) -> int:
+    """Bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are per element."""
+    cells = padded_cells(n_ctx)
+    window_cells = cells if swa_full else padded_window_cells(sliding_window, n_ctx, n_ubatch)
+    total = 0.0
+    for shape in shapes:
+        kept = window_cells if shape.kind == "window" else cells
+        total += kept * (shape.k_elements * k_bytes + shape.v_elements * v_bytes) + shape.state_bytes
+    return int(total)
+
+
+def padded_cells(n_ctx: int) -> int:
+    """llama.cpp allocates cells in multiples of 256."""
+    return -(-n_ctx // _PADDING_CELLS) * _PADDING_CELLS
+
+
+def padded_window_cells(sliding_window: int | None, n_ctx: int, n_ubatch: int) -> int:
+    """Cells of a layer that looks back no further than its window, when the cache is not kept in full."""
+    cells = padded_cells(n_ctx)
+    return min(cells, padded_cells(sliding_window + n_ubatch)) if sliding_window else cells
+
+
+def head_length(metadata: GGUFMetadata) -> int:
+    """Elements of one attention head where the header gives no key length."""
+    heads = max(metadata.head_count, default=0)
+    return (metadata.embedding_length or 0) // heads if heads else 0
+
+
+def has_window(metadata: GGUFMetadata) -> bool:
+    return any(shape.kind == "window" for shape in layer_shapes(metadata))
+
+
+def _layer_shape(metadata: GGUFMetadata, layer: int) -> LayerShape:
+    kind = _layer_kind(metadata, layer)
+    if kind == "none":
+        return LayerShape("none")
+    if kind == "recurrent":
+        return LayerShape("recurrent", state_bytes=_state_bytes(metadata))
+    heads = metadata.head_count_kv[layer] if layer < len(metadata.head_count_kv) else 0
+    if metadata.kv_lora_rank and metadata.key_length_mla:
+        # Multi-head latent attention keeps one compressed key; the value is a part of it.
+        rope = metadata.rope_dimension_count or 0
+        return LayerShape(kind, k_elements=metadata.kv_lora_rank + rope)
+    key = metadata.key_length or head_length(metadata)
+    value = metadata.value_length or head_length(metadata)
+    if kind == "window":
+        key = metadata.key_length_swa or key
+        value = metadata.value_length_swa or value
+    return LayerShape(kind, k_elements=heads * key, v_elements=heads * value)
+
+
+def _layer_kind(metadata: GGUFMetadata, layer: int) -> LayerKind:
+    layers = metadata.block_count or 0
+    if layer >= layers - (metadata.nextn_predict_layers or 0):
+        return "none"
+    if metadata.shared_kv_layers and layer >= layers - metadata.shared_kv_layers:
+        return "none"
+    if metadata.architecture in _RECURRENT_ONLY:
+        return "recurrent"
+    if _is_hybrid(metadata):
+        interval = metadata.full_attention_interval
+        if interval:
+            return "full" if (layer + 1) % interval == 0 else "recurrent"
+        if layer < len(metadata.head_count_kv) and metadata.head_count_kv[layer] == 0:
+            return "recurrent"
+    return "window" if _is_window_layer(metadata, layer) else "full"
+
+
+def _is_hybrid(metadata: GGUFMetadata) -> bool:
+    return bool(metadata.ssm_inner_size or metadata.shortconv_l_cache or metadata.wkv_head_size)
+
+
+def _is_window_layer(metadata: GGUFMetadata, layer: int) -> bool:
+    if not metadata.sliding_window:
+        return False
+    pattern = metadata.sliding_window_pattern
+    if isinstance(pattern, tuple):
+        return layer < len(pattern) and pattern[layer]
+    if metadata.architecture in _FULL_FIRST:
+        return layer % (pattern or _FULL_FIRST[metadata.architecture]) != 0
+    period = pattern or _FULL_LAST.get(metadata.architecture)
+    return period is not None and layer % period < period - 1
+
+
+def _state_bytes(metadata: GGUFMetadata) -> int:
+    embedding = metadata.embedding_length or 0
+    if metadata.wkv_head_size:
+        elements = embedding * ((metadata.token_shift_count or 2) + metadata.wkv_head_size)
+    elif metadata.shortconv_l_cache:
+        elements = embedding * (metadata.shortconv_l_cache - 1)
+    else:
+        inner, state = metadata.ssm_inner_size or 0, metadata.ssm_state_size or 0
+        groups = metadata.ssm_group_count or 0
+        convolution = max(0, (metadata.ssm_conv_kernel or 0) - 1) * (inner + 2 * groups * state)
+        elements = convolution + inner * state
+    return elements * _RECURRENT_BYTES

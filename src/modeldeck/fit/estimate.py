@@ -1,0 +1,151 @@
+"""Does a model fit this machine? The verdict for RAM and for GPUs, on memory by formula or as llama.cpp answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from modeldeck._types import FitEstimate, FitVerdict
+from modeldeck.fit.cache_shape import layer_shapes
+from modeldeck.fit.hardware import Hardware
+from modeldeck.fit.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
+from modeldeck.gguf.metadata import GGUFMetadata
+
+DEFAULT_N_CTX = 4096
+
+_MIN_N_CTX = 256
+_MAX_N_CTX = 1 << 17
+_GPU_MARGIN_BYTES = 1 << 30
+_RAM_MARGIN = 1 / 16
+
+# KV cache by file size alone, fitted to SmolLM2-135M, Llama-3.1-8B and Llama-3.1-70B in 4 bits: a model of 4.9 GB
+# keeps 128 KiB a token, and the cache grows with the size to the power of 0.44.
+_TYPICAL_KV_BYTES_PER_TOKEN = 128 << 10
+_TYPICAL_WEIGHTS_BYTES = 4.9e9
+_TYPICAL_EXPONENT = 0.44
+
+
+def estimate_fit(
+    metadata: GGUFMetadata | None,
+    *,
+    weights_bytes: int | None,
+    n_ctx: int,
+    hardware: Hardware,
+    sidecar_bytes: int = 0,
+    options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
+    measured: MemoryUse | None = None,
+) -> FitEstimate:
+    """Say whether a model fits this machine with a context of ``n_ctx`` tokens.
+
+    Parameters
+    ----------
+    metadata
+        From the header, a quick look is enough; ``None`` when only the size is known.
+    weights_bytes
+        Size of the model's own files, all shards together; ``None`` makes the verdict "unknown".
+    n_ctx
+        Tokens; 0 means the model's own context length.
+    sidecar_bytes
+        Size of what is loaded with it, such as a vision projector.
+    measured
+        What llama.cpp itself answered for this ``n_ctx``; used instead of the formula.
+    """
+    n_ctx = n_ctx or (metadata.context_length if metadata else None) or DEFAULT_N_CTX
+    if weights_bytes is None:
+        return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason="The size of the file is not known.")
+    machine = _Machine(hardware)
+    model = _Model(metadata, weights_bytes + sidecar_bytes, options)
+    use = model.memory(n_ctx) if measured is None else _with_sidecars(measured, sidecar_bytes)
+    verdict, needed, available = machine.verdict(use)
+    n_gpu_layers, reason = None, None
+    if verdict == "partial":
+        n_gpu_layers = machine.n_gpu_layers(use, (metadata.block_count if metadata else None) or 0)
+        reason = _partial_reason(n_gpu_layers)
+    elif verdict == "too_large":
+        reason = "Needs more memory than this machine has free."
+    if hardware.ram_total <= 0:
+        verdict, reason = "unknown", "The memory of this machine could not be read."
+    return FitEstimate(
+        verdict=verdict,
+        n_ctx=n_ctx,
+        needed_bytes=needed,
+        available_bytes=available,
+        max_n_ctx=_max_n_ctx(model, machine, verdict),
+        n_gpu_layers=n_gpu_layers,
+        method="native" if measured is not None else model.method,
+        reason=reason,
+    )
+
+
+class _Model:
+    """Memory as a function of the context."""
+
+    def __init__(self, metadata: GGUFMetadata | None, weights_bytes: int, options: ContextOptions) -> None:
+        self._metadata = metadata
+        self._weights_bytes = weights_bytes
+        self._options = options
+        self.context_length = (metadata.context_length if metadata else None) or _MAX_N_CTX
+        self.method: Literal["formula", "size"] = "size"
+        if metadata is not None and layer_shapes(metadata):
+            self.method = "formula"
+
+    def memory(self, n_ctx: int) -> MemoryUse:
+        if self._metadata is not None:
+            use = memory_use(self._metadata, weights_bytes=self._weights_bytes, n_ctx=n_ctx, options=self._options)
+            if use is not None:
+                return use
+        scale = (self._weights_bytes / _TYPICAL_WEIGHTS_BYTES) ** _TYPICAL_EXPONENT
+        cache = int(_TYPICAL_KV_BYTES_PER_TOKEN * scale * n_ctx)
+        return MemoryUse(
+            weights_bytes=self._weights_bytes, cache_bytes=cache, compute_bytes=cache // 2, touched_bytes=cache // 4
+        )
+
+
+class _Machine:
+    """The verdict on one machine."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._ram = hardware.ram_available
+        self._vram = sum(max(0, gpu.free - _GPU_MARGIN_BYTES) for gpu in hardware.gpus)
+        self._has_gpu = bool(hardware.gpus)
+
+    def verdict(self, use: MemoryUse) -> tuple[FitVerdict, int, int]:
+        """The verdict with the needed and the available bytes it was made on."""
+        if self._has_gpu and use.vram_bytes <= self._vram:
+            return "fits", use.vram_bytes, self._vram
+        fits_ram = use.ram_bytes * (1 + _RAM_MARGIN) <= self._ram
+        if not self._has_gpu:
+            return ("fits" if fits_ram else "too_large"), use.ram_bytes, self._ram
+        if use.ram_bytes * (1 + _RAM_MARGIN) <= self._ram + max(0, self._vram - use.compute_bytes):
+            return "partial", use.vram_bytes, self._vram
+        return "too_large", use.ram_bytes, self._ram + self._vram
+
+    def n_gpu_layers(self, use: MemoryUse, block_count: int) -> int:
+        """How many layers go to the GPUs: what is free there, shared out evenly over the layers."""
+        per_layer = (use.weights_bytes + use.cache_bytes) / (block_count + 1)
+        return max(0, min(block_count, int((self._vram - use.compute_bytes) / per_layer))) if per_layer else 0
+
+
+def _with_sidecars(use: MemoryUse, sidecar_bytes: int) -> MemoryUse:
+    return replace(use, weights_bytes=use.weights_bytes + sidecar_bytes)
+
+
+def _partial_reason(n_gpu_layers: int) -> str:
+    if n_gpu_layers == 0:
+        return "Too large for the GPU: it runs on the processor."
+    return f"Fits partly: {n_gpu_layers} layers on the GPU, the rest on the processor."
+
+
+def _max_n_ctx(model: _Model, machine: _Machine, verdict: FitVerdict) -> int | None:
+    """The largest context, in steps of 256 tokens, that gets the verdict "fits" and that the model was made for."""
+
+    def fits(steps: int) -> bool:
+        return machine.verdict(model.memory(steps * _MIN_N_CTX))[0] == "fits"
+
+    if verdict == "unknown":
+        return None
+    low, high = 0, max(1, model.context_length // _MIN_N_CTX)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low * _MIN_N_CTX or None

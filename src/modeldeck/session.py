@@ -1,0 +1,552 @@
+"""The headless façade: search, describe, download, load, verify, remove, over one engine and one Hub client."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.to_thread
+
+from modeldeck._errors import (
+    DownloadCancelledError,
+    InvalidRequestError,
+    ModelDeckError,
+    NetworkError,
+    RemoteFileNotFoundError,
+    error_from_info,
+)
+from modeldeck._settings import Settings, resolve_settings
+from modeldeck._types import (
+    DownloadRequest,
+    DownloadSnapshot,
+    DownloadState,
+    FitEstimate,
+    GGUFFile,
+    LoadProgress,
+    LocalModel,
+    RepoDetails,
+    RepoListing,
+    SearchPage,
+    SearchQuery,
+    SortKey,
+    Variant,
+    VerifiedFile,
+)
+from modeldeck.library import group_local, local_model_of
+
+if TYPE_CHECKING:
+    from modeldeck.gguf.metadata import GGUFMetadata
+    from modeldeck.hub.client import HubClient
+    from modeldeck.llama import Llama
+    from modeldeck.service.client import Engine
+
+DEFAULT_N_CTX = 4096
+_HEADERS_KEPT = 64
+
+ProgressCallback = Callable[[DownloadSnapshot], object]
+
+
+class Session:
+    """Everything modeldeck does, asynchronously.
+
+    Parameters
+    ----------
+    endpoint, cache_dir, token
+        As huggingface_hub knows them (HF_ENDPOINT, HF_HUB_CACHE, HF_TOKEN) unless given. ``token=False`` sends none.
+    inline : bool, optional
+        Run the download engine on a thread of this process instead of in its own.
+
+    Examples
+    --------
+    >>> async with Session() as session:                       # doctest: +SKIP
+    ...     model = await session.download("owner/name", "Q4_K_M")
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        inline: bool | None = None,
+    ) -> None:
+        self._open(resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token), inline)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, inline: bool | None = None) -> Self:
+        """A session for settings that are already resolved."""
+        session = cls.__new__(cls)
+        session._open(settings, inline)
+        return session
+
+    def _open(self, settings: Settings, inline: bool | None) -> None:
+        self.settings = settings
+        self._inline = inline
+        self._hub: HubClient | None = None
+        self._engine: Engine | None = None
+        self._engine_lock = asyncio.Lock()
+        self._headers: OrderedDict[tuple[str, str], GGUFMetadata | None] = OrderedDict()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the Hub and the engine. Downloads in an engine process go on."""
+        with anyio.CancelScope(shield=True):
+            hub, self._hub = self._hub, None
+            engine, self._engine = self._engine, None
+            if hub is not None:
+                await hub.aclose()
+            if engine is not None:
+                await engine.aclose()
+
+    @property
+    def hub(self) -> HubClient:
+        if self._hub is None:
+            from modeldeck.hub.client import HubClient
+
+            self._hub = HubClient(self.settings)
+        return self._hub
+
+    async def engine(self) -> Engine:
+        """The download engine, started or joined on first use."""
+        async with self._engine_lock:
+            if self._engine is None:
+                from modeldeck.service.client import connect_engine
+
+                self._engine = await anyio.to_thread.run_sync(
+                    partial(connect_engine, self.settings, inline=self._inline)
+                )
+            return self._engine
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def search(
+        self,
+        text: str = "",
+        *,
+        sort: SortKey = "downloads",
+        limit: int = 20,
+        author: str | None = None,
+        cursor: str | None = None,
+    ) -> SearchPage:
+        """Search the Hub for repositories with GGUF files.
+
+        Parameters
+        ----------
+        cursor : str, optional
+            ``next_cursor`` of the page before.
+        """
+        return await self.hub.search(SearchQuery(text=text, sort=sort, limit=limit, author=author), cursor)
+
+    async def describe(self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX) -> RepoDetails:
+        """A repository's variants with sizes, sha256, fit on this machine, and the one to take.
+
+        The Hub is asked for the listing and for the first bytes of one model file; a gated repository is described
+        by its sizes alone.
+        """
+        from modeldeck.gguf.names import group_variants
+
+        listing = await self.hub.listing(repo_id, revision)
+        variants = group_variants(listing.files).variants
+        metadata = await self._metadata(listing, variants)
+        return await self._assess(_details(listing, variants), metadata, n_ctx)
+
+    async def reassess(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
+        """The same repository judged at another context length, without asking the Hub again."""
+        return await self._assess(details, self._headers.get((details.repo_id, details.commit_hash)), n_ctx)
+
+    async def _assess(self, details: RepoDetails, metadata: GGUFMetadata | None, n_ctx: int) -> RepoDetails:
+        from modeldeck.fit.estimate import estimate_fit
+        from modeldeck.fit.hardware import probe_hardware
+        from modeldeck.gguf.metadata import model_traits
+        from modeldeck.gguf.names import recommend
+
+        hardware = await anyio.to_thread.run_sync(probe_hardware)
+        fits: dict[str, FitEstimate] = {}
+        for variant in details.variants:
+            if variant.model_size is not None:
+                fits[variant.variant_id] = estimate_fit(
+                    metadata,
+                    weights_bytes=variant.model_size,
+                    sidecar_bytes=(variant.size or variant.model_size) - variant.model_size,
+                    n_ctx=n_ctx,
+                    hardware=hardware,
+                )
+        return replace(
+            details,
+            fits=fits,
+            recommended=recommend(details.variants, fits),
+            model=model_traits(metadata) if metadata is not None else None,
+        )
+
+    async def _metadata(self, listing: RepoListing, variants: Iterable[Variant]) -> GGUFMetadata | None:
+        """The facts of the header that all quantizations of a repository share, or ``None`` when it cannot be read."""
+        key = (listing.repo_id, listing.commit_hash)
+        if key not in self._headers:
+            first = next((variant.files[0] for variant in variants), None)
+            self._headers[key] = await self._read_metadata(listing, first) if first is not None else None
+            while len(self._headers) > _HEADERS_KEPT:
+                self._headers.popitem(last=False)
+        return self._headers[key]
+
+    async def _read_metadata(self, listing: RepoListing, file: GGUFFile) -> GGUFMetadata | None:
+        """Read the first bytes of a remote file; ``None`` where the Hub or the file does not let us."""
+        from modeldeck.gguf.header import HeaderReader
+        from modeldeck.gguf.metadata import read_metadata
+
+        reader = HeaderReader(is_quick=True, file_size=file.size)
+        try:
+            while (needed := reader.needed) is not None:
+                start, stop = needed
+                data = await self.hub.fetch_range(listing.repo_id, listing.commit_hash, file.filename, start, stop)
+                reader.feed(data, start)
+        except ModelDeckError:
+            # A gated repository, a Hub without ranges, a broken header: the sizes still tell something.
+            return None
+        return read_metadata(reader.header) if reader.header is not None else None
+
+    # --- downloading -------------------------------------------------------------------------------------------------
+
+    async def request(
+        self, repo_id: str, variant: str | None = None, *, filename: str | None = None, revision: str = "main"
+    ) -> DownloadRequest:
+        """Make the request for one variant: by label, by ``variant_id``, or the recommended one.
+
+        Raises
+        ------
+        AmbiguousVariantError
+            When the label fits several variants; ``choices`` lists them.
+        RemoteFileNotFoundError
+            When nothing fits; the message lists what there is.
+        """
+        from modeldeck.gguf.names import find_variant
+
+        details = await self.describe(repo_id, revision)
+        selector = filename or variant or details.recommended
+        if selector is None:
+            raise RemoteFileNotFoundError(
+                f"{details.repo_id} has no GGUF model at revision {revision!r}. Search for a repository that has one."
+            )
+        return self.request_for(details, find_variant(details.variants, selector))
+
+    def request_for(self, details: RepoDetails, variant: Variant) -> DownloadRequest:
+        """The request for a variant of a repository that is already described, pinned to its commit."""
+        return DownloadRequest(
+            repo_id=details.repo_id,
+            revision=details.revision,
+            commit_hash=details.commit_hash,
+            variant_id=variant.variant_id,
+            label=variant.label,
+            files=variant.all_files,
+            endpoint=self.settings.endpoint,
+            cache_dir=str(self.settings.cache_dir),
+        )
+
+    async def start(self, request: DownloadRequest) -> Download:
+        """Hand a request to the engine, or join the download that already runs for it."""
+        engine = await self.engine()
+        snapshot = await engine.submit(request, token=self.settings.token)
+        return Download(self, engine, snapshot)
+
+    async def download(
+        self,
+        repo_id: str,
+        variant: str | None = None,
+        *,
+        filename: str | None = None,
+        revision: str = "main",
+        progress: ProgressCallback | None = None,
+    ) -> LocalModel:
+        """Download a variant, verify it, and publish it into the Hugging Face cache.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"owner/name"`` or ``"owner/name:LABEL"``.
+        variant : str, optional
+            A label such as ``"Q4_K_M"`` or a ``variant_id``; the recommended variant when neither this nor
+            ``filename`` is given.
+        progress : callable, optional
+            Called with a `DownloadSnapshot` at every change of state and at most four times a second between.
+
+        Raises
+        ------
+        ModelDeckError
+            With a ``code`` and a message that says what to do next.
+        """
+        repo_id, variant = split_target(repo_id, variant)
+        job = await self.start(await self.request(repo_id, variant, filename=filename, revision=revision))
+        return await job.result(progress=progress)
+
+    async def downloads(self) -> tuple[DownloadSnapshot, ...]:
+        """What the engine runs, holds paused, and remembers as failed or finished."""
+        return (await self.engine()).snapshots()
+
+    # --- what is here ------------------------------------------------------------------------------------------------
+
+    async def local_models(self) -> tuple[LocalModel, ...]:
+        """The complete variants in the Hugging Face cache, whoever downloaded them."""
+        from modeldeck.hub.cache import list_models
+
+        return tuple(group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir)))
+
+    async def find_local(self, repo_id: str, selector: str | None = None) -> LocalModel | None:
+        """The newest local variant of a repository that fits a label, a file name or a ``variant_id``."""
+        found = [model for model in await self.local_models() if model.repo_id.lower() == repo_id.lower()]
+        if selector is not None:
+            wanted = selector.lower()
+            found = [model for model in found if wanted in (model.label.lower(), model.variant_id.lower())]
+        return found[0] if found else None
+
+    async def verify(
+        self,
+        model: LocalModel | str,
+        *,
+        repair: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[VerifiedFile, ...]:
+        """Hash a local model's files and compare with the digests they must have.
+
+        Parameters
+        ----------
+        repair : bool
+            Fetch again what is damaged, and only that.
+        progress : callable, optional
+            Called with bytes hashed and bytes in all.
+        """
+        from modeldeck.download.verify import verify_files
+
+        return await verify_files(await self._local(model), hub=self.hub, repair=repair, progress=progress)
+
+    async def remove(self, model: LocalModel | str) -> int:
+        """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay."""
+        from modeldeck.hub.cache import remove
+
+        local = await self._local(model)
+        kept = {
+            name
+            for other in await self.local_models()
+            if (other.repo_id, other.commit_hash) == (local.repo_id, local.commit_hash)
+            and other.variant_id != local.variant_id
+            for name in other.filenames
+        }
+        return await anyio.to_thread.run_sync(
+            partial(
+                remove,
+                self.settings.cache_dir,
+                repo_id=local.repo_id,
+                commit_hash=local.commit_hash,
+                filenames=[name for name in local.filenames if name not in kept],
+            )
+        )
+
+    async def _local(self, model: LocalModel | str) -> LocalModel:
+        if isinstance(model, LocalModel):
+            return model
+        repo_id, selector = split_target(model)
+        found = await self.find_local(repo_id, selector)
+        if found is None:
+            raise RemoteFileNotFoundError(
+                f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists it."
+            )
+        return found
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    async def load(
+        self,
+        model: LocalModel | str | Path,
+        *,
+        n_ctx: int | None = None,
+        progress: Callable[[LoadProgress], object] | None = None,
+        download_progress: ProgressCallback | None = None,
+        **kwargs: Any,
+    ) -> Llama:
+        """Load a model and return it as a ready `Llama`; cancelling the call cancels the load.
+
+        Parameters
+        ----------
+        model
+            A `LocalModel`, the path of a GGUF file, or ``"owner/name[:LABEL]"``, which is downloaded when it is not
+            in the cache.
+        n_ctx : int, optional
+            Context length in tokens.
+        progress : callable, optional
+            Called with a `LoadProgress`, on a worker thread.
+        **kwargs
+            Passed on to ``llama_cpp.Llama``.
+        """
+        from modeldeck import llama
+
+        path, mmproj = await self._model_paths(model, download_progress)
+        cancel = threading.Event()
+
+        def run() -> Llama:
+            return llama.load(path, n_ctx=n_ctx, progress=progress, cancel=cancel, mmproj=mmproj, **kwargs)
+
+        return await _run_cancellable(run, cancel)
+
+    async def _model_paths(
+        self, model: LocalModel | str | Path, progress: ProgressCallback | None
+    ) -> tuple[Path, Path | None]:
+        if isinstance(model, str) and is_target(model):
+            model = await self._obtain(model, progress)
+        if isinstance(model, LocalModel):
+            return model.path, next(iter(model.sidecar_paths), None)
+        return Path(model), None
+
+    async def _obtain(self, target: str, progress: ProgressCallback | None) -> LocalModel:
+        """Download, or take what the cache has when the Hub cannot be reached."""
+        repo_id, selector = split_target(target)
+        try:
+            return await self.download(repo_id, selector, progress=progress)
+        except NetworkError:
+            local = await self.find_local(repo_id, selector)
+            if local is None:
+                raise
+            return local
+
+
+class Download:
+    """A download in the engine: what it is now, and how to steer it.
+
+    Await it, or `result`, for the `LocalModel`. Letting go of it does not stop the download.
+    """
+
+    def __init__(self, session: Session, engine: Engine, snapshot: DownloadSnapshot) -> None:
+        self._session = session
+        self._engine = engine
+        self._latest = snapshot
+        self.job_id = snapshot.job_id
+
+    @property
+    def snapshot(self) -> DownloadSnapshot:
+        """Where the download stands, as last heard; the last snapshot of one that was dismissed."""
+        for snapshot in self._engine.snapshots():
+            if snapshot.job_id == self.job_id:
+                self._latest = snapshot
+        return self._latest
+
+    async def pause(self) -> DownloadSnapshot:
+        """Stop fetching and keep what is there."""
+        return await self._engine.pause(self.job_id)
+
+    async def resume(self) -> DownloadSnapshot:
+        """Go on from the byte where it stopped."""
+        return await self._engine.resume(self.job_id, token=self._session.settings.token)
+
+    async def cancel(self) -> DownloadSnapshot:
+        """Stop for good and delete what was fetched."""
+        return await self._engine.cancel(self.job_id)
+
+    async def retry(self) -> DownloadSnapshot:
+        """Try a failed download again, from what is already there."""
+        return await self._engine.retry(self.job_id, token=self._session.settings.token)
+
+    async def result(self, *, progress: ProgressCallback | None = None) -> LocalModel:
+        """Wait until the download is ready.
+
+        Raises
+        ------
+        DownloadCancelledError
+            When somebody cancelled it.
+        ModelDeckError
+            What it failed with.
+        """
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def take(snapshot: DownloadSnapshot) -> None:
+            news.set()
+            if progress is not None:
+                progress(snapshot)
+
+        def on_snapshot(snapshot: DownloadSnapshot) -> None:
+            if snapshot.job_id == self.job_id:
+                loop.call_soon_threadsafe(take, snapshot)
+
+        unsubscribe = self._engine.subscribe(on_snapshot)
+        try:
+            while True:
+                news.clear()
+                snapshot = await self._engine.wait(self.job_id)
+                if snapshot.state is not DownloadState.PAUSED or snapshot.error is not None:
+                    break
+                await news.wait()
+        finally:
+            unsubscribe()
+        if progress is not None:
+            progress(snapshot)
+        return self._outcome(snapshot)
+
+    def __await__(self) -> Generator[Any, None, LocalModel]:
+        return self.result().__await__()
+
+    def _outcome(self, snapshot: DownloadSnapshot) -> LocalModel:
+        if snapshot.state is DownloadState.READY:
+            return local_model_of(snapshot)
+        if snapshot.error is not None:
+            raise error_from_info(snapshot.error)
+        raise DownloadCancelledError("The download was cancelled. Start it again when you want it.")
+
+
+def _details(listing: RepoListing, variants: tuple[Variant, ...]) -> RepoDetails:
+    return RepoDetails(
+        repo_id=listing.repo_id,
+        revision=listing.revision,
+        commit_hash=listing.commit_hash,
+        variants=variants,
+        gated=listing.gated,
+        license=listing.license,
+    )
+
+
+_TARGET = re.compile(r"[\w.-]+/[\w.-]+(:.+)?", re.ASCII)
+
+
+def is_target(text: str) -> bool:
+    """Whether a text names a repository (``OWNER/NAME[:LABEL]``) and not a file."""
+    return bool(_TARGET.fullmatch(text)) and not text.endswith(".gguf") and not Path(text).exists()
+
+
+def split_target(target: str, variant: str | None = None) -> tuple[str, str | None]:
+    """``"owner/name:LABEL"`` taken apart; a ``variant`` given beside it must not contradict it."""
+    repo_id, colon, selector = target.partition(":")
+    if not colon:
+        return repo_id, variant
+    if variant is not None and variant != selector:
+        raise InvalidRequestError(f"{target!r} already names the variant {selector!r}: leave out {variant!r}.")
+    if not selector:
+        raise InvalidRequestError(f"{target!r} ends with a colon: write OWNER/NAME or OWNER/NAME:LABEL.")
+    return repo_id, selector
+
+
+async def _run_cancellable(run: Callable[[], Llama], cancel: threading.Event) -> Llama:
+    """Run on a worker thread; when the caller is cancelled, tell the thread and wait until it has let go."""
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, run)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        cancel.set()
+        with anyio.CancelScope(shield=True):
+            done, _ = await asyncio.wait([future])
+        for finished in done:
+            if finished.exception() is None:
+                finished.result().unload()
+        raise

@@ -1,0 +1,470 @@
+"""Between the session and the traits: the one owner of what the widget shows, and its only publisher."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import anyio
+import anyio.to_thread
+
+from modeldeck import __version__
+from modeldeck._errors import (
+    InvalidRequestError,
+    ModelDeckError,
+    NoFrontEndError,
+)
+from modeldeck._loop import LoopThread
+from modeldeck._types import DownloadSnapshot, DownloadState, LoadProgress, RepoDetails, SearchQuery
+from modeldeck.session import Session
+from modeldeck.widget import protocol, wire
+from modeldeck.widget.throttle import Throttle
+from modeldeck.widget.wire import LoadView, MachineView, SearchView
+
+if TYPE_CHECKING:
+    from modeldeck.llama import Llama
+    from modeldeck.service.client import Engine
+
+PUBLISH_INTERVAL_SECONDS = 0.25
+HELLO_TIMEOUT_SECONDS = 5.0
+_IDS_REMEMBERED = 512
+_REPOS_OPEN = 32
+
+_logger = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """What the bridge writes to: the widget's traits and its message channel."""
+
+    def publish(self, name: str, value: dict[str, Any]) -> None: ...
+
+    def send_message(self, content: dict[str, Any]) -> None: ...
+
+
+class Bridge:
+    """Runs on one loop thread; every attribute is touched there only, except through `post`, `llm` and `stop`.
+
+    Parameters
+    ----------
+    display : Display
+        Where state and messages go.
+    loop : LoopThread
+        The loop everything here runs on.
+    session : Session
+        Asked for everything; used on the loop only, and closed when `run` ends.
+    query : SearchQuery
+        The first search.
+    revision : str
+        The revision that repositories are opened at.
+    n_ctx : int
+        Context length in tokens for fit and load.
+    """
+
+    def __init__(
+        self,
+        display: Display,
+        loop: LoopThread,
+        session: Session,
+        *,
+        query: SearchQuery,
+        revision: str,
+        n_ctx: int,
+    ) -> None:
+        self._display = display
+        self._loop = loop
+        self._session = session
+        self._revision = revision
+        self._n_ctx = n_ctx
+        self._search = SearchView(query=query)
+        self._search_rev = 0
+        self._search_scope: anyio.CancelScope | None = None
+        self._repos: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
+        self._jobs: dict[str, DownloadSnapshot] = {}
+        self._jobs_rev = 0
+        self._local: set[tuple[str, str, str]] = set()
+        self._load = LoadView()
+        self._load_scope: anyio.CancelScope | None = None
+        self._loaded = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._seen_ids: OrderedDict[str, None] = OrderedDict()
+        self._toasts = 0
+        self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
+        self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
+        self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
+        self._machine = MachineView()
+        self.llm: Llama | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return self._session.settings.endpoint
+
+    @property
+    def downloads(self) -> tuple[DownloadSnapshot, ...]:
+        """What is known of downloads, from any thread."""
+        return tuple(self._jobs.copy().values())
+
+    def initial_state(self) -> dict[str, dict[str, Any]]:
+        """The traits before anything has happened."""
+        return {
+            "_view": wire.view_wire(self.endpoint, self._n_ctx, self._machine),
+            "_search": wire.search_wire(0, self._search),
+            "_repos": {},
+            "_downloads": wire.downloads_wire(0, ()),
+            "_load": wire.load_wire(self._load),
+        }
+
+    # --- from any thread ----------------------------------------------------------------------------------------------
+
+    def post(self, content: object) -> None:
+        """Take a message of the front end. Returns at once: it may be called in the middle of a running cell."""
+        self._loop.post(self._receive, content)
+
+    # --- on the loop --------------------------------------------------------------------------------------------------
+
+    def _receive(self, content: object) -> None:
+        message = protocol.parse(content)
+        if message is None or message.id in self._seen_ids:
+            return
+        if message.id:
+            self._seen_ids[message.id] = None
+            if len(self._seen_ids) > _IDS_REMEMBERED:
+                self._seen_ids.popitem(last=False)
+        if isinstance(message, protocol.Malformed):
+            self._display.send_message(protocol.failure(message.id, message.error))
+        else:
+            self._inbox.put_nowait(message)
+
+    async def run(self, comm_id: str | None = None) -> None:
+        """Serve the widget, whose comm has this id, until cancelled."""
+        self._machine = replace(self._machine, comm_id=comm_id)
+        async with self._session, anyio.create_task_group() as self._tasks:
+            tasks = self._tasks
+            self._publish_view()
+            tasks.start_soon(self._guard, self._look_at_machine)
+            tasks.start_soon(self._follow_engine)
+            tasks.start_soon(self._guard, self._refresh)
+            tasks.start_soon(self._guard, self._run_search)
+            while True:
+                tasks.start_soon(self._answer, await self._inbox.get())
+
+    async def _answer(self, envelope: protocol.Envelope) -> None:
+        error = await self._guard(self._carry_out, envelope.request)
+        if error is None:
+            self._display.send_message(protocol.success(envelope.id, {"version": __version__}))
+        else:
+            self._display.send_message(protocol.failure(envelope.id, error))
+
+    async def _guard(self, function: Callable[..., Any], *args: Any) -> ModelDeckError | None:
+        """Run one piece of work so that its failure, even a bug, is told and takes nothing else down."""
+        try:
+            await function(*args)
+        except ModelDeckError as error:
+            return error
+        except Exception as error:
+            _logger.exception("modeldeck's widget failed")
+            return ModelDeckError(
+                f"modeldeck failed: {type(error).__name__}: {error}. The kernel's log has the details."
+            )
+        return None
+
+    async def _carry_out(self, request: protocol.Request) -> None:
+        match request:
+            case protocol.Hello():
+                self._heard.set()
+            case protocol.Search(text, sort):
+                self._search = SearchView(query=replace(self._search.query, text=text, sort=sort))
+                await self._run_search()
+            case protocol.SearchMore():
+                await self._run_search(more=True)
+            case protocol.OpenRepo(repo_id):
+                await self._open_repo(repo_id)
+            case protocol.CloseRepo(repo_id):
+                self._repos.pop(repo_id, None)
+                self._publish_repos()
+            case protocol.StartDownload(repo_id, variant_id):
+                await self._start_download(repo_id, variant_id)
+            case protocol.Pause(job_id):
+                self._take_snapshot(await (await self._session.engine()).pause(job_id))
+            case protocol.Resume(job_id):
+                engine = await self._session.engine()
+                self._take_snapshot(await engine.resume(job_id, token=self._session.settings.token))
+            case protocol.Cancel(job_id):
+                self._take_snapshot(await (await self._session.engine()).cancel(job_id))
+            case protocol.Retry(job_id):
+                engine = await self._session.engine()
+                self._take_snapshot(await engine.retry(job_id, token=self._session.settings.token))
+            case protocol.Dismiss(job_id):
+                await (await self._session.engine()).dismiss(job_id)
+            case protocol.Load(repo_id, variant_id):
+                self._start_load(repo_id, variant_id)
+            case protocol.CancelLoad():
+                if self._load_scope is not None:
+                    self._load_scope.cancel()
+            case protocol.Unload():
+                await self._unload()
+            case protocol.Remove(repo_id, variant_id):
+                await self._remove(repo_id, variant_id)
+            case protocol.SetContext(n_ctx):
+                await self._set_n_ctx(n_ctx)
+            case protocol.Refresh():
+                await self._refresh()
+
+    async def _look_at_machine(self) -> None:
+        from modeldeck.fit.hardware import probe_hardware
+        from modeldeck.llama import availability
+
+        hardware = await anyio.to_thread.run_sync(probe_hardware)
+        self._machine = replace(self._machine, hardware=hardware, llama=availability())
+        self._publish_view()
+
+    # --- search and repositories --------------------------------------------------------------------------------------
+
+    async def _run_search(self, *, more: bool = False) -> None:
+        """Search, or get the next page; a newer search takes an older one's place."""
+        view = self._search
+        if more and view.next_cursor is None:
+            return
+        if self._search_scope is not None:
+            self._search_scope.cancel()
+        with anyio.CancelScope() as self._search_scope:
+            self._publish_search(replace(view, status="searching", error=None))
+            try:
+                page = await self._session.search(
+                    view.query.text,
+                    sort=view.query.sort,
+                    limit=view.query.limit,
+                    cursor=view.next_cursor if more else None,
+                )
+            except ModelDeckError as error:
+                self._publish_search(replace(view, status="failed", error=error))
+                raise
+            known = view.models if more else ()
+            self._publish_search(
+                replace(view, status="done", models=known + page.models, next_cursor=page.next_cursor, error=None)
+            )
+
+    async def _open_repo(self, repo_id: str) -> None:
+        self._repos[repo_id] = None
+        self._repos.move_to_end(repo_id)
+        while len(self._repos) > _REPOS_OPEN:
+            self._repos.popitem(last=False)
+        self._publish_repos()
+        outcome: RepoDetails | ModelDeckError
+        try:
+            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx)
+        except ModelDeckError as error:
+            outcome = error
+        if repo_id in self._repos:
+            self._repos[repo_id] = outcome
+            self._publish_repos()
+        if isinstance(outcome, ModelDeckError):
+            raise outcome
+
+    async def _set_n_ctx(self, n_ctx: int) -> None:
+        self._n_ctx = n_ctx
+        self._publish_view()
+        for repo_id, details in list(self._repos.items()):
+            if isinstance(details, RepoDetails):
+                self._repos[repo_id] = await self._session.reassess(details, n_ctx=n_ctx)
+        self._publish_repos()
+
+    async def _refresh(self) -> None:
+        """Look again at what is on disk."""
+        self._local = {
+            (model.repo_id, model.commit_hash, model.variant_id) for model in await self._session.local_models()
+        }
+        self._publish_repos()
+
+    def _opened(self, repo_id: str) -> RepoDetails:
+        details = self._repos.get(repo_id)
+        if not isinstance(details, RepoDetails):
+            raise InvalidRequestError(f"The files of {repo_id} are not open. Open the card and try again.")
+        return details
+
+    # --- downloads ----------------------------------------------------------------------------------------------------
+
+    async def _start_download(self, repo_id: str, variant_id: str) -> None:
+        details = self._opened(repo_id)
+        variant = details.variant(variant_id)
+        if variant is None:
+            raise InvalidRequestError(f"{repo_id} has no variant {variant_id!r}. Open the card again.")
+        download = await self._session.start(self._session.request_for(details, variant))
+        self._take_snapshot(download.snapshot)
+
+    async def _follow_engine(self) -> None:
+        error = await self._guard(self._subscribe)
+        if error is not None:
+            self._toast("error", error.message)
+
+    async def _subscribe(self) -> None:
+        engine: Engine = await self._session.engine()
+        unsubscribe = engine.subscribe(
+            lambda snapshot: self._loop.post(self._take_snapshot, snapshot),
+            on_removed=lambda job_id: self._loop.post(self._forget_job, job_id),
+            on_notice=lambda notice: self._loop.post(self._set_engine, engine.mode, notice),
+        )
+        try:
+            for snapshot in engine.snapshots():
+                self._take_snapshot(snapshot, is_news=False)
+            self._set_engine(engine.mode, engine.notice)
+            await anyio.sleep_forever()
+        finally:
+            unsubscribe()
+
+    def _take_snapshot(self, snapshot: DownloadSnapshot, *, is_news: bool = True) -> None:
+        before = self._jobs.get(snapshot.job_id)
+        if before is not None and before.rev >= snapshot.rev:
+            return
+        if snapshot.request.cache_dir != str(self._session.settings.cache_dir):
+            return
+        self._jobs[snapshot.job_id] = snapshot
+        if is_news and (before is None or before.state is not snapshot.state):
+            self._on_transition(snapshot)
+        if snapshot.state is DownloadState.CANCELLED:
+            del self._jobs[snapshot.job_id]
+        self._downloads_throttle.mark()
+
+    def _set_engine(self, mode: Literal["inline", "process"], notice: str | None) -> None:
+        self._machine = replace(self._machine, engine_mode=mode, engine_notice=notice)
+        self._publish_view()
+
+    def _forget_job(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
+        self._downloads_throttle.mark()
+
+    def _on_transition(self, snapshot: DownloadSnapshot) -> None:
+        name = f"{snapshot.request.label} of {snapshot.request.repo_id}"
+        if snapshot.state is DownloadState.READY:
+            if snapshot.commit_hash is not None:
+                self._local.add((snapshot.request.repo_id, snapshot.commit_hash, snapshot.request.variant_id))
+            self._publish_repos()
+            self._toast("success", f"{name} is downloaded and verified.")
+        elif snapshot.state is DownloadState.FAILED and snapshot.error is not None:
+            self._toast("error", f"{name} failed. {snapshot.error.message}")
+
+    async def _remove(self, repo_id: str, variant_id: str) -> None:
+        if self._load.is_about(repo_id, variant_id) and self._load.status in ("loading", "ready"):
+            raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
+        model = await self._session.find_local(repo_id, variant_id)
+        if model is not None:
+            await self._session.remove(model)
+        for snapshot in list(self._jobs.values()):
+            request = snapshot.request
+            if (request.repo_id, request.variant_id) == (repo_id, variant_id) and snapshot.state.is_final:
+                await (await self._session.engine()).dismiss(snapshot.job_id)
+        await self._refresh()
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def _start_load(self, repo_id: str, variant_id: str) -> None:
+        if self._load.status == "loading":
+            raise InvalidRequestError(f"{self._load.label} of {self._load.repo_id} is being loaded. Cancel it or wait.")
+        self._set_load(LoadView(status="loading", repo_id=repo_id, variant_id=variant_id, n_ctx=self._n_ctx))
+        self._tasks.start_soon(self._run_load, repo_id, variant_id)
+
+    async def _run_load(self, repo_id: str, variant_id: str) -> None:
+        with anyio.CancelScope() as self._load_scope:
+            error = await self._guard(self._load_model, repo_id, variant_id)
+            if error is not None:
+                self._set_load(replace(self._load, status="failed", progress=None, error=error))
+                self._toast("error", f"Loading {self._load.label or variant_id} failed. {error.message}")
+        if self._load_scope.cancelled_caught:
+            self._set_load(LoadView())
+        self._load_scope = None
+
+    async def _load_model(self, repo_id: str, variant_id: str) -> None:
+        await self._drop_llm()
+        model = await self._session.find_local(repo_id, variant_id)
+        if model is None:
+            await self._refresh()
+            raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+        self._set_load(replace(self._load, label=model.label))
+        llm = await self._session.load(model, n_ctx=self._n_ctx, progress=self._post_load_progress)
+        self.llm = llm
+        self._set_load(replace(self._load, status="ready", progress=LoadProgress(stage="ready", fraction=1.0)))
+        self._toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
+        self._loaded.set()
+
+    def _post_load_progress(self, progress: LoadProgress) -> None:
+        self._loop.post(self._on_load_progress, progress)
+
+    def _on_load_progress(self, progress: LoadProgress) -> None:
+        if self._load.status == "loading":
+            self._load = replace(self._load, progress=progress)
+            self._load_throttle.mark()
+
+    async def _unload(self) -> None:
+        await self._drop_llm()
+        self._set_load(LoadView())
+
+    async def _drop_llm(self) -> None:
+        llm, self.llm = self.llm, None
+        self._loaded.clear()
+        if llm is not None:
+            await anyio.to_thread.run_sync(llm.unload)
+
+    async def ready(self) -> Llama:
+        """The loaded model, as soon as there is one.
+
+        Raises
+        ------
+        NoFrontEndError
+            When nobody could press Load, because no view of the widget answers.
+        """
+        if self.llm is None and not self._heard.is_set():
+            self._display.send_message(protocol.ping())
+            with anyio.move_on_after(HELLO_TIMEOUT_SECONDS):
+                await self._heard.wait()
+            if not self._heard.is_set():
+                raise NoFrontEndError(
+                    "No notebook page shows this widget, so nobody can press Load. Display it first (`browser` as the "
+                    'last line of a cell), or load without it: modeldeck.load("owner/name:Q4_K_M").'
+                )
+        while self.llm is None:
+            await self._loaded.wait()
+        return self.llm
+
+    # --- publishing ---------------------------------------------------------------------------------------------------
+
+    def _publish_view(self) -> None:
+        self._display.publish("view", wire.view_wire(self.endpoint, self._n_ctx, self._machine))
+
+    def _publish_search(self, view: SearchView) -> None:
+        self._search = view
+        self._search_rev += 1
+        self._display.publish("search", wire.search_wire(self._search_rev, view))
+
+    def _publish_repos(self) -> None:
+        self._display.publish("repos", {repo_id: self._repo_wire(known) for repo_id, known in self._repos.items()})
+
+    def _repo_wire(self, known: RepoDetails | ModelDeckError | None) -> dict[str, Any]:
+        if known is None:
+            return wire.opening_wire()
+        if isinstance(known, ModelDeckError):
+            return wire.failed_repo_wire(known)
+        local = {
+            variant_id
+            for repo_id, commit_hash, variant_id in self._local
+            if (repo_id, commit_hash) == (known.repo_id, known.commit_hash)
+        }
+        return wire.open_repo_wire(known, endpoint=self.endpoint, local=local, load=self._load)
+
+    def _publish_downloads(self) -> None:
+        self._jobs_rev += 1
+        self._display.publish("downloads", wire.downloads_wire(self._jobs_rev, self._jobs.values()))
+
+    def _set_load(self, load: LoadView) -> None:
+        self._load = load
+        self._publish_load()
+        self._publish_repos()
+
+    def _publish_load(self) -> None:
+        self._display.publish("load", wire.load_wire(self._load))
+
+    def _toast(self, level: Literal["success", "error", "info"], message: str) -> None:
+        self._toasts += 1
+        self._display.send_message(protocol.toast(str(self._toasts), level, message))

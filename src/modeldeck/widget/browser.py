@@ -1,0 +1,151 @@
+"""`ModelBrowser`: the widget itself. It holds traits and hands everything else to the bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._loop import shared_loop
+from modeldeck._types import DownloadSnapshot, SearchQuery
+from modeldeck.session import DEFAULT_N_CTX, Session
+from modeldeck.widget.bridge import Bridge
+from modeldeck.widget.carriers import prepare_comm
+
+if TYPE_CHECKING:
+    from modeldeck.llama import Llama
+
+_BUNDLE = Path(__file__).parent / "static" / "widget.js"
+
+
+def _bundle_text() -> str:
+    if not _BUNDLE.is_file():
+        raise InvalidRequestError(
+            "modeldeck's JavaScript is not built. In a checkout run `npm ci && npm run build` in js/; "
+            "an installed wheel always has it, so reinstall modeldeck."
+        )
+    return _BUNDLE.read_text(encoding="utf-8")
+
+
+class ModelBrowser(anywidget.AnyWidget):
+    """Search, download and load GGUF models in a notebook cell.
+
+    Show it as the last line of a cell. After pressing Load, the model is ``browser.llm`` in every later cell, or
+    ``llm = await browser``.
+
+    Parameters
+    ----------
+    query : str
+        What to search for at the start.
+    endpoint, token, cache_dir
+        As huggingface_hub knows them (HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE) unless given.
+    revision : str
+        The branch, tag or commit that repositories are opened at.
+    n_ctx : int
+        Context length in tokens that models are judged for and loaded with; the user can change it.
+    page_size : int
+        Results a search shows at once, 1 to 100.
+    inline : bool, optional
+        Run downloads on a thread of the kernel instead of in a process of their own.
+    """
+
+    _view = traitlets.Dict().tag(sync=True)
+    _search = traitlets.Dict().tag(sync=True)
+    _repos = traitlets.Dict().tag(sync=True)
+    _downloads = traitlets.Dict().tag(sync=True)
+    _load = traitlets.Dict().tag(sync=True)
+
+    _serving: Future[None] | None = None
+
+    def __init__(
+        self,
+        query: str = "",
+        *,
+        endpoint: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        revision: str = "main",
+        n_ctx: int = DEFAULT_N_CTX,
+        page_size: int = 20,
+        inline: bool | None = None,
+    ) -> None:
+        if not 1 <= page_size <= 100:
+            raise InvalidRequestError("page_size must be between 1 and 100.")
+        if n_ctx < 1:
+            raise InvalidRequestError("n_ctx must be at least 1 token.")
+        self._esm = _bundle_text()
+        self._loop = shared_loop()
+        self._bridge = Bridge(
+            _Traits(self),
+            self._loop,
+            Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline),
+            query=SearchQuery(text=query, limit=page_size),
+            revision=revision,
+            n_ctx=n_ctx,
+        )
+        super().__init__(**self._bridge.initial_state())
+        if self.comm is not None:
+            prepare_comm(self.comm)
+        self.on_msg(self._on_message)
+        self._serving = self._loop.start(self._bridge.run(self.model_id))
+
+    @property
+    def llm(self) -> Llama | None:
+        """The loaded model, or ``None``."""
+        return self._bridge.llm
+
+    @property
+    def downloads(self) -> tuple[DownloadSnapshot, ...]:
+        """What is downloading, paused, failed and finished, as of now."""
+        return self._bridge.downloads
+
+    def __await__(self) -> Generator[Any, None, Llama]:
+        return self._ready().__await__()
+
+    async def _ready(self) -> Llama:
+        return await self._loop.run(self._bridge.ready())
+
+    def wait(self, timeout: float | None = None) -> Llama:
+        """Block until a model is loaded, and return it. Interrupting stops the waiting, not the download.
+
+        Raises
+        ------
+        TimeoutError
+            After ``timeout`` seconds.
+        NoFrontEndError
+            When no page shows the widget.
+        """
+        return self._loop.wait(self._bridge.ready(), timeout)
+
+    def close(self) -> None:
+        """Take the widget away. Downloads go on, and a loaded model stays usable."""
+        if self._serving is not None:
+            self._serving.cancel()
+        super().close()
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Ignore state from the front end: Python is the only writer of the traits."""
+
+    def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
+        self._bridge.post(content)
+
+    def __repr__(self) -> str:
+        return f"ModelBrowser(endpoint={self._bridge.endpoint!r})"
+
+
+class _Traits:
+    """The bridge's way to the widget."""
+
+    def __init__(self, widget: ModelBrowser) -> None:
+        self._widget = widget
+
+    def publish(self, name: str, value: dict[str, Any]) -> None:
+        setattr(self._widget, f"_{name}", value)
+
+    def send_message(self, content: dict[str, Any]) -> None:
+        self._widget.send(content)

@@ -1,0 +1,45 @@
+"""What lets a click reach Python while a cell runs, and leaves the running cell alone.
+
+All of it rests on private parts of ipykernel and comm, so each step looks first whether the part is there; browser
+tests hold what this achieves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def prepare_comm(comm: Any) -> None:
+    """Make one comm quiet and keep its messages on the route the front end chose."""
+    _keep_subshell_route(comm)
+    _skip_cell_events(comm)
+    _accept_on_control_channel(comm)
+
+
+def _keep_subshell_route(comm: Any) -> None:
+    # ipykernel 7.4 sends a comm's messages to the shell that published last: the cell's own, which is busy.
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda _data, default: default
+
+
+def _skip_cell_events(comm: Any) -> None:
+    # comm's own handle_msg fires pre_execute and post_execute, and matplotlib then flushes the running cell's figure.
+    callback: Callable[[Any], None] | None = getattr(comm, "_msg_callback", None)
+    if callback is not None and hasattr(comm, "handle_msg"):
+        comm.handle_msg = callback
+
+
+def _accept_on_control_channel(comm: Any) -> None:
+    # The control channel is served by a thread of its own, so a comm_msg sent there arrives during any cell.
+    kernel: Any = getattr(comm, "kernel", None) or _running_kernel()
+    handlers = getattr(kernel, "control_handlers", None)
+    manager: Any = getattr(kernel, "comm_manager", None)
+    if isinstance(handlers, dict) and hasattr(manager, "comm_msg"):
+        handlers.setdefault("comm_msg", manager.comm_msg)
+
+
+def _running_kernel() -> Any:
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None)
