@@ -4,20 +4,20 @@ import { act } from "preact/test-utils";
 import { onTestFinished } from "vitest";
 import { type FakeKernel, FakeModel } from "../harness/fake-model";
 import widget from "../src/widget";
-import type { Request, Traits } from "../src/wire";
+import type { Request, State } from "../src/wire";
 
 export interface Mounted {
   model: FakeModel;
   root: ShadowRoot;
   /** Python writes traits, and the page has drawn them. */
-  write(traits: Partial<Traits>): void;
+  write(traits: Partial<State>): void;
   /** The last request of a method. */
   request(method: Request["method"]): Request | undefined;
   remove(): void;
 }
 
 /** Put a widget on the page whose hello is answered. */
-export function show(traits: Partial<Traits>, options: { kernel?: FakeKernel; isLive?: boolean } = {}): Mounted {
+export function show(traits: Partial<State>, options: { kernel?: FakeKernel; isLive?: boolean } = {}): Mounted {
   const model = new FakeModel(traits, options.kernel);
   if (options.isLive ?? true) {
     model.onRequest = (request) => {

@@ -100,6 +100,18 @@ it("waits for the running cell after 700 ms, sends again with the same id, and t
   expect(pending.isWaiting.value).toBe(false);
 });
 
+it("does not speak of waiting once Python has the request, however long the work takes", async () => {
+  const { model, rpc } = setUp();
+  const pending = rpc.request("open_repo", { repo_id: "a/b" });
+  rpc.acknowledge(pending.id);
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(pending.isWaiting.value).toBe(false);
+  expect(model.sent).toHaveLength(1);
+  rpc.settle({ kind: "modeldeck-answer", id: pending.id, ok: true, result: {} });
+  await expect(pending.answer).resolves.toEqual({});
+  rpc.acknowledge(pending.id);
+});
+
 it("reports a comm that cannot send, and fails what is open when told to", async () => {
   const { model, rpc, onLost } = setUp();
   model.isDead = true;

@@ -3,11 +3,11 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { job, load, MODELS, QWEN_REPO, repo, search, model as summary, variant, view } from "../harness/data";
 import { FakeModel, fakeKernel } from "../harness/fake-model";
 import { openJob, Store } from "../src/store";
-import type { Request, Traits } from "../src/wire";
+import type { Request, State } from "../src/wire";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
 
-function setUp(traits: Partial<Traits> = {}, kernel?: ReturnType<typeof fakeKernel>) {
+function setUp(traits: Partial<State> = {}, kernel?: ReturnType<typeof fakeKernel>) {
   const model = new FakeModel(traits, kernel);
   const abort = new AbortController();
   const store = new Store(model.asModel(), abort.signal);
@@ -313,6 +313,42 @@ describe("searching", () => {
     model.answer(second);
     await vi.advanceTimersByTimeAsync(0);
     expect(store.asked("search").value).toBeUndefined();
+  });
+});
+
+describe("messages", () => {
+  it("acknowledge a request", async () => {
+    const { model, store, last } = setUp();
+    store.searchFor("a", "downloads");
+    model.tell({ kind: "modeldeck-ack", id: last("search").id });
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(store.asked("search").value?.isWaiting.value).toBe(false);
+    expect(model.sent.filter(({ method }) => method === "search")).toHaveLength(1);
+  });
+
+  it("ask who is there", () => {
+    const { model } = setUp();
+    model.sent.length = 0;
+    model.tell({ kind: "modeldeck-ping" });
+    expect(model.sent.map(({ method }) => method)).toEqual(["hello"]);
+  });
+
+  it("refuse without a toast what the page already shows", async () => {
+    const { model, store, last } = setUp({ search: search(MODELS) });
+    const error = { code: "offline", message: "The Hub cannot be reached.", details: {} };
+    store.searchFor("a", "downloads");
+    model.write({ search: search([], { state: "failed", error }) });
+    model.refuse(last("search"), error.code, error.message);
+    void store.setUnfolded(QWEN, true);
+    model.write({ repos: { [QWEN]: repo([], { state: "failed", error: { ...error, message: "Gone." } }) } });
+    model.refuse(last("open_repo"), error.code, "Gone.");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(store.toasts.value).toEqual([]);
+    expect(store.isUnfolded(QWEN)).toBe(true);
+    store.setContext(1);
+    model.refuse(last("set_n_ctx"), "protocol", "Too small.");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(store.toasts.value.map(({ message }) => message)).toEqual(["Too small."]);
   });
 });
 

@@ -1,7 +1,7 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/data";
-import type { Action, Traits } from "../src/wire";
+import type { Action, State } from "../src/wire";
 import { all, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
@@ -12,13 +12,13 @@ const variants = [
   variant("Q2_K", { state: "downloaded", actions: ["load", "remove"], filenames: ["a", "b", "c"] }),
 ];
 
-const opened: Partial<Traits> = {
+const opened: Partial<State> = {
   view: view(),
   search: search(MODELS),
   repos: { [QWEN]: repo(variants, { recommended: "model-Q4_K_M.gguf" }) },
 };
 
-const withJob = (changes: Parameters<typeof job>[0] = {}): Partial<Traits> => ({
+const withJob = (changes: Parameters<typeof job>[0] = {}): Partial<State> => ({
   ...opened,
   downloads: { rev: 1, jobs: [job(changes)] },
 });
