@@ -30,7 +30,7 @@ def resolve(python: Path, *requirements: str) -> set[str]:
         [python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", *requirements],
         check=True,
         stdout=subprocess.PIPE,
-        env={**os.environ, "SKIP_JUPYTER_BUILDER": "1"},
+        env={**os.environ, "HATCH_BUILD_NO_HOOKS": "true"},
     ).stdout
     packages = [item["metadata"] for item in json.loads(report)["install"]]
     return {f"{package['name']}=={package['version']}" for package in packages if package["name"] != "modeldeck"}
