@@ -60,7 +60,7 @@ def test_a_killed_process_leaves_a_sound_cache(tmp_path: Path) -> None:
             except subprocess.TimeoutExpired:
                 process.kill()
         assert process.returncode == -9
-        if (tmp_path / "models--o--n").exists():
+        if any(tmp_path.glob("models--o--n/*")):  # the emptied folder may be gone, or just about to be
             assert_sound(tmp_path)
 
 
