@@ -303,12 +303,16 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalModel:
-    """A variant in the Hugging Face cache. ``path`` is what ``Llama(model_path=…)`` wants: the first model file."""
+    """A variant in the Hugging Face cache. ``path`` is what ``Llama(model_path=…)`` wants: the first model file.
+
+    ``filenames`` are the repository's names of ``paths`` and ``sidecar_paths``, in that order.
+    """
 
     repo_id: str
     commit_hash: str
     variant_id: str
     label: str
+    filenames: tuple[str, ...]
     path: Path
     paths: tuple[Path, ...]
     sidecar_paths: tuple[Path, ...] = ()

@@ -34,6 +34,7 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
                     commit_hash=commit_hash,
                     variant_id=variant.variant_id,
                     label=variant.label,
+                    filenames=tuple(file.filename for file in variant.all_files),
                     path=first.path,
                     paths=tuple(cached[file.filename].path for file in variant.files),
                     sidecar_paths=tuple(cached[sidecar.file.filename].path for sidecar in variant.sidecars),
@@ -56,15 +57,16 @@ def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:
     sidecars = {
         sidecar.file.filename for variant in group_variants(request.files).variants for sidecar in variant.sidecars
     }
+    names = sorted((file.filename for file in request.files), key=sidecars.__contains__)
     paths = {
-        file.filename: snapshot_path(Path(request.cache_dir), request.repo_id, snapshot.commit_hash, file.filename)
-        for file in request.files
+        name: snapshot_path(Path(request.cache_dir), request.repo_id, snapshot.commit_hash, name) for name in names
     }
     return LocalModel(
         repo_id=request.repo_id,
         commit_hash=snapshot.commit_hash,
         variant_id=request.variant_id,
         label=request.label,
+        filenames=tuple(names),
         path=paths[request.variant_id],
         paths=tuple(path for name, path in paths.items() if name not in sidecars),
         sidecar_paths=tuple(path for name, path in paths.items() if name in sidecars),

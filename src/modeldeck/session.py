@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 DEFAULT_N_CTX = 4096
 _HEADERS_KEPT = 64
-_HEADER_BYTES = 32 * 1024
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
 
@@ -208,17 +207,18 @@ class Session:
     async def _read_metadata(self, listing: RepoListing, file: GGUFFile) -> GGUFMetadata | None:
         """Read the first bytes of a remote file; ``None`` where the Hub or the file does not let us."""
         from modeldeck.gguf.header import HeaderReader
-        from modeldeck.gguf.metadata import quick_metadata
+        from modeldeck.gguf.metadata import read_metadata
 
+        reader = HeaderReader(is_quick=True, file_size=file.size)
         try:
-            data = await self.hub.fetch_range(
-                listing.repo_id, listing.commit_hash, file.filename, 0, min(file.size or _HEADER_BYTES, _HEADER_BYTES)
-            )
-            reader = HeaderReader()
-            reader.feed(data)
-            return quick_metadata(reader)
+            while (needed := reader.needed) is not None:
+                start, stop = needed
+                data = await self.hub.fetch_range(listing.repo_id, listing.commit_hash, file.filename, start, stop)
+                reader.feed(data, start)
         except ModelDeckError:
+            # A gated repository, a Hub without ranges, a broken header: the sizes still tell something.
             return None
+        return read_metadata(reader.header) if reader.header is not None else None
 
     # --- downloading -------------------------------------------------------------------------------------------------
 
@@ -338,7 +338,22 @@ class Session:
         from modeldeck.hub.cache import remove
 
         local = await self._local(model)
-        return await anyio.to_thread.run_sync(remove, self.settings.cache_dir, local)
+        kept = {
+            name
+            for other in await self.local_models()
+            if (other.repo_id, other.commit_hash) == (local.repo_id, local.commit_hash)
+            and other.variant_id != local.variant_id
+            for name in other.filenames
+        }
+        return await anyio.to_thread.run_sync(
+            partial(
+                remove,
+                self.settings.cache_dir,
+                repo_id=local.repo_id,
+                commit_hash=local.commit_hash,
+                filenames=[name for name in local.filenames if name not in kept],
+            )
+        )
 
     async def _local(self, model: LocalModel | str) -> LocalModel:
         if isinstance(model, LocalModel):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from modeldeck.fit.devices import GPU
-from modeldeck.fit.estimate import ContextOptions, MemoryUse, estimate_fit, memory_use
+from modeldeck.fit.estimate import estimate_fit
 from modeldeck.fit.hardware import Hardware
+from modeldeck.fit.memory import ContextOptions, MemoryUse, memory_use
 from modeldeck.gguf.metadata import GGUFMetadata
 
 MIB = 1 << 20

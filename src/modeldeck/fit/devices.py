@@ -1,4 +1,4 @@
-"""GPUs: those llama.cpp can offload to, and those NVIDIA's driver knows of."""
+"""GPUs, and those of them that NVIDIA's driver knows of."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ class GPU:
     name: str
     total: int
     free: int
-
-
-def list_llama_devices() -> tuple[GPU, ...] | None:
-    """The devices llama.cpp can offload to; ``None`` when it is not installed or did not answer."""
-    return None
 
 
 def list_nvidia_gpus() -> tuple[GPU, ...]:

@@ -1,29 +1,20 @@
-"""Does a model fit? Memory by formula, and the verdict for RAM and for GPUs.
-
-The formulas follow llama.cpp's own allocation (see :mod:`modeldeck.fit.cache_shape` for the cache); how far they are
-from it is measured by ``tests/llama/test_fit_formula.py``.
-"""
+"""Does a model fit this machine? The verdict for RAM and for GPUs, on memory by formula or as llama.cpp answered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from modeldeck._types import FitEstimate, FitVerdict
-from modeldeck.fit.cache_shape import cache_bytes, has_window, head_length, layer_shapes, padded_cells
+from modeldeck.fit.cache_shape import layer_shapes
 from modeldeck.fit.hardware import Hardware
-from modeldeck.gguf.ggml_types import TYPE_BY_NAME
+from modeldeck.fit.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
 from modeldeck.gguf.metadata import GGUFMetadata
 
 DEFAULT_N_CTX = 4096
-DEFAULT_N_UBATCH = 512
 
-_F32_BYTES = 4
-_MASK_BYTES_FLASH = 2
 _MIN_N_CTX = 256
 _MAX_N_CTX = 1 << 17
-_HOST_BYTES = 40 << 20
-_HOST_BYTES_PER_TOKEN = 250
 _GPU_MARGIN_BYTES = 1 << 30
 _RAM_MARGIN = 1 / 16
 
@@ -32,45 +23,6 @@ _RAM_MARGIN = 1 / 16
 _TYPICAL_KV_BYTES_PER_TOKEN = 128 << 10
 _TYPICAL_WEIGHTS_BYTES = 4.9e9
 _TYPICAL_EXPONENT = 0.44
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryUse:
-    """Bytes llama.cpp allocates for one model and one context.
-
-    ``compute_bytes`` is what it reserves for intermediate results; of that, a CPU only ever touches
-    ``touched_bytes``. ``host_bytes`` is the process around it.
-    """
-
-    weights_bytes: int
-    cache_bytes: int
-    compute_bytes: int
-    touched_bytes: int
-    host_bytes: int = _HOST_BYTES
-
-    @property
-    def ram_bytes(self) -> int:
-        """What the process grows by on a CPU."""
-        return self.weights_bytes + self.cache_bytes + self.touched_bytes + self.host_bytes
-
-    @property
-    def vram_bytes(self) -> int:
-        """What must be free on the GPUs for all layers to run there."""
-        return self.weights_bytes + self.cache_bytes + self.compute_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextOptions:
-    """The options of ``Llama(...)`` that decide on memory, with its names and defaults."""
-
-    n_ubatch: int = DEFAULT_N_UBATCH
-    type_k: str = "f16"
-    type_v: str = "f16"
-    flash_attn: bool = False
-    swa_full: bool = True
-
-
-DEFAULT_CONTEXT_OPTIONS = ContextOptions()
 
 
 def estimate_fit(
@@ -123,61 +75,6 @@ def estimate_fit(
         method="native" if measured is not None else model.method,
         reason=reason,
     )
-
-
-def memory_use(
-    metadata: GGUFMetadata, *, weights_bytes: int, n_ctx: int, options: ContextOptions = DEFAULT_CONTEXT_OPTIONS
-) -> MemoryUse | None:
-    """Memory by formula, or ``None`` when the header does not say enough."""
-    shapes = layer_shapes(metadata)
-    if not shapes:
-        return None
-    cache = cache_bytes(
-        shapes,
-        sliding_window=metadata.sliding_window,
-        n_ctx=n_ctx,
-        n_ubatch=min(options.n_ubatch, n_ctx),
-        k_bytes=_element_bytes(options.type_k),
-        v_bytes=_element_bytes(options.type_v),
-        swa_full=options.swa_full,
-    )
-    compute, touched = _compute_bytes(metadata, n_ctx, options)
-    return MemoryUse(
-        weights_bytes=weights_bytes,
-        cache_bytes=cache,
-        compute_bytes=compute,
-        touched_bytes=touched,
-        host_bytes=_HOST_BYTES + _HOST_BYTES_PER_TOKEN * (metadata.vocab_size or 0),
-    )
-
-
-def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) -> tuple[int, int]:
-    """The compute buffer, and the part of it a CPU touches.
-
-    The buffer is as large as the largest of three moments: the logits, the attention scores, the feed-forward step.
-    The logits' part is reserved for a whole batch and only ever written for single tokens.
-    """
-    n_ubatch = min(options.n_ubatch, n_ctx)
-    heads = max(metadata.head_count, default=0)
-    key = metadata.key_length or head_length(metadata)
-    row = max(metadata.embedding_length or 0, heads * key) * n_ubatch * _F32_BYTES
-    cells = padded_cells(n_ctx)
-    masks = 2 if has_window(metadata) else 1
-    logits = (metadata.vocab_size or 0) * n_ubatch * _F32_BYTES + 3 * row
-    if options.flash_attn:
-        attention = masks * cells * n_ubatch * _MASK_BYTES_FLASH + 6 * row
-        touched = 0
-    else:
-        scores = heads * cells * n_ubatch * _F32_BYTES
-        attention = scores + masks * cells * n_ubatch * _F32_BYTES + 6 * row
-        touched = scores
-    feed_forward = 2 * max(metadata.feed_forward_length, default=0) * n_ubatch * _F32_BYTES + 3 * row
-    return max(logits, attention, feed_forward), touched
-
-
-def _element_bytes(type_name: str) -> float:
-    known = TYPE_BY_NAME[type_name.lower()]
-    return known.block_bytes / known.block_size
 
 
 class _Model:

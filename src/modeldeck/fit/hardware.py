@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from modeldeck.fit.devices import GPU, list_llama_devices, list_nvidia_gpus
+from modeldeck.fit.devices import GPU, list_nvidia_gpus
+from modeldeck.fit.native import list_llama_devices
 
 _PROC_CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")

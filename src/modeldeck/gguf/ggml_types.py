@@ -52,7 +52,18 @@ GGML_TYPES: dict[int, GGMLType] = {
     42: GGMLType("Q2_0", 64, 18),
 }
 
-TYPE_BY_NAME: dict[str, GGMLType] = {each.name.lower(): each for each in GGML_TYPES.values()}
+_ID_BY_NAME = {each.name.lower(): type_id for type_id, each in GGML_TYPES.items()}
+
+
+def type_id_of(name: str) -> int:
+    """The number of a type by its name, such as ``q8_0``, in any case."""
+    return _ID_BY_NAME[name.lower()]
+
+
+def element_bytes(name: str) -> float:
+    """Bytes one element takes in a type, on average over a block."""
+    known = GGML_TYPES[type_id_of(name)]
+    return known.block_bytes / known.block_size
 
 
 def tensor_bytes(shape: tuple[int, ...], type_id: int) -> int | None:

@@ -6,6 +6,7 @@ The shapes of the documents follow the Hub's, field by field: what is optional t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,18 @@ def pointer_text(sha256: str, size: int) -> bytes:
 
 def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def front_matter(files: Mapping[str, Blob]) -> dict[str, str]:
+    """The plain ``name: value`` lines at the top of a README.md, such as its license."""
+    readme = files.get("README.md")
+    if readme is None:
+        return {}
+    opening, *lines = readme.body.read().decode("utf-8", "replace").splitlines() or [""]
+    if opening != "---":
+        return {}
+    pairs = (line.partition(":") for line in itertools.takewhile(lambda line: line != "---", lines))
+    return {name: value.strip() for name, colon, value in pairs if colon and value.strip()}
 
 
 def _digest(hasher: hashlib._Hash, source: Source) -> str:
@@ -240,13 +253,13 @@ def sibling(path: str, blob: Blob, *, with_blobs: bool) -> dict[str, Any]:
 
 
 def tree_entry(path: str, blob: Blob | None) -> dict[str, Any]:
+    """A row of the tree; a folder without a blob. No ``xetHash``: huggingface_hub would then ask for Xet, not HTTP."""
     if blob is None:
         oid = hashlib.sha1(f"tree {path}".encode(), usedforsecurity=False).hexdigest()
         return {"type": "directory", "oid": oid, "size": 0, "path": path}
     entry: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": blob.size}
     if blob.is_lfs:
         entry["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": blob.pointer_size}
-        entry["xetHash"] = blob.xet_hash
     return entry | {"path": path}
 
 

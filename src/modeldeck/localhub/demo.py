@@ -44,7 +44,6 @@ def add_demo_repos(hub: LocalHub, folder: Path) -> Iterator[str]:
         hub.add_repo(
             REAL_REPO_ID,
             {_REAL_FILENAME: real, "README.md": _readme("SmolLM2 135M Instruct", "apache-2.0")},
-            license="apache-2.0",
             pipeline_tag="text-generation",
             tags=["en", "base_model:HuggingFaceTB/SmolLM2-135M-Instruct",
                   "base_model:quantized:HuggingFaceTB/SmolLM2-135M-Instruct"],
@@ -73,7 +72,6 @@ def _add_tiny_repos(hub: LocalHub, folder: Path) -> None:
     hub.add_repo(
         f"{OWNER}/tiny-chat-GGUF",
         {**chat, "README.md": readme},
-        license="bsd-3-clause",
         pipeline_tag="text-generation",
         likes=40,
         downloads=4_000,
@@ -82,7 +80,6 @@ def _add_tiny_repos(hub: LocalHub, folder: Path) -> None:
     hub.add_repo(
         f"{OWNER}/tiny-split-GGUF",
         {**{f"F16/{path.name}": path for path in shards}, "README.md": readme},
-        license="bsd-3-clause",
         pipeline_tag="text-generation",
         likes=30,
         downloads=3_000,
@@ -91,7 +88,6 @@ def _add_tiny_repos(hub: LocalHub, folder: Path) -> None:
     hub.add_repo(
         f"{OWNER}/tiny-vision-GGUF",
         {"tiny-vision-Q8_0.gguf": chat["tiny-chat-Q8_0.gguf"], projector.name: projector, "README.md": readme},
-        license="bsd-3-clause",
         pipeline_tag="image-text-to-text",
         likes=20,
         downloads=2_000,
@@ -100,18 +96,17 @@ def _add_tiny_repos(hub: LocalHub, folder: Path) -> None:
     hub.add_repo(
         f"{OWNER}/tiny-embedding-GGUF",
         {embedding.name: embedding, "README.md": readme},
-        license="bsd-3-clause",
         pipeline_tag="feature-extraction",
         tags=["sentence-transformers", "feature-extraction"],
         likes=10,
         downloads=1_000,
         last_modified="2026-08-10T12:00:00.000Z",
     )
+    hub.grant(TOKEN, GATED_REPO_ID)
     hub.add_repo(
         GATED_REPO_ID,
-        {"tiny-gated-Q8_0.gguf": chat["tiny-chat-Q8_0.gguf"], "README.md": readme},
+        {"tiny-gated-Q8_0.gguf": chat["tiny-chat-Q8_0.gguf"], "README.md": _readme("A gated model", "other")},
         gated="manual",
-        license="other",
         pipeline_tag="text-generation",
         likes=5,
         downloads=500,

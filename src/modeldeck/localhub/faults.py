@@ -12,11 +12,12 @@ Faults apply in the order in which they were added, all that match.
 from __future__ import annotations
 
 import gzip
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from modeldeck.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, body_answer, content_range
@@ -28,6 +29,11 @@ class Effect(Protocol):
     """One thing that goes wrong."""
 
     def apply(self, request: Request, answer: Answer) -> Answer: ...
+
+
+def _has_byte(request: Request, answer: Answer, index: int) -> bool:
+    """Whether the body that is sent has a byte of this index, so that something can happen in front of it."""
+    return index < (0 if request.method == "HEAD" else answer.body.size)
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------
@@ -44,7 +50,7 @@ class Cut:
     is_reset: bool = False
 
     def apply(self, request: Request, answer: Answer) -> Answer:
-        if self.after_bytes >= answer.body.size > 0:
+        if not _has_byte(request, answer, self.after_bytes):
             return answer
         return replace(answer, cut_after=self.after_bytes, is_reset=self.is_reset)
 
@@ -56,21 +62,17 @@ class Stall:
     after_bytes: int = 0
 
     def apply(self, request: Request, answer: Answer) -> Answer:
-        if self.after_bytes >= answer.body.size > 0:
+        if not _has_byte(request, answer, self.after_bytes):
             return answer
         return replace(answer, stall_after=self.after_bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class Throttle:
-    """Limit the speed of each answer, or of all answers under this fault together."""
-
-    bytes_per_second: float
-    is_shared: bool = False
+class Throttle(SpeedLimit):
+    """Limit the speed of each answer, or of all answers together, until the fault is removed."""
 
     def apply(self, request: Request, answer: Answer) -> Answer:
-        limit = SpeedLimit(bytes_per_second=self.bytes_per_second, is_shared=self.is_shared)
-        return replace(answer, speed_limit=limit) if answer.body.size else answer
+        return replace(answer, speed_limit=self) if answer.body.size else answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +185,8 @@ class IgnoreRange:
         if answer.status not in (206, 416) and not (answer.status == 200 and answer.header("Accept-Ranges")):
             return answer
         whole = answer.body.part(0, answer.body.total)
-        headers = {"Accept-Ranges": None}
         kept = answer.header("Content-Range") if self.has_content_range else None
-        changed = answer.with_headers({**headers, "Content-Range": kept})
+        changed = answer.with_headers({"Accept-Ranges": None, "Content-Range": kept})
         return replace(changed, status=200, body=whole, is_chunked=self.is_chunked)
 
 
@@ -298,6 +299,19 @@ class WrongLinkedSize:
 
 
 @dataclass(frozen=True, slots=True)
+class EditJSON:
+    """Put what ``edit`` makes of an answer's JSON in its place: wrong types, missing fields, hostile values."""
+
+    edit: Callable[[Any], Any]
+
+    def apply(self, request: Request, answer: Answer) -> Answer:
+        if answer.status != 200 or "json" not in (answer.header("Content-Type") or ""):
+            return answer
+        edited = self.edit(json.loads(answer.body.read()))
+        return replace(answer, body=Body.of(json.dumps(edited).encode()))
+
+
+@dataclass(frozen=True, slots=True)
 class Gzip:
     """Compress for a client that accepts gzip, and forget its range, as CloudFront does."""
 
@@ -373,6 +387,11 @@ class Faults:
     def clear(self) -> None:
         with self._lock:
             self._struck.clear()
+
+    def has(self, effect: object) -> bool:
+        """Whether an effect is (still) part of the script."""
+        with self._lock:
+            return any(fault.effect == effect for fault in self._struck)
 
     def fired(self, fault: Fault) -> int:
         """How often a fault has changed an answer."""

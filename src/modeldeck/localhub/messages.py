@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -84,7 +83,7 @@ class Request:
         return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SpeedLimit:
     """At most so fast: each answer on its own, or all answers together."""
 
@@ -162,7 +161,8 @@ def body_answer(request: Request, body: Body, headers: Iterable[tuple[str, str]]
     if span is None:
         return Answer(status=200, headers=everything, body=body)
     if span[0] >= body.total:
-        return Answer(status=416, headers=(*everything, ("Content-Range", f"bytes */{body.total}")))
+        unsatisfied = (*everything, ("Content-Range", f"bytes */{body.total}"))
+        return Answer(status=416, headers=unsatisfied, body=body.part(0, 0))
     return Answer(
         status=206, headers=(*everything, ("Content-Range", content_range(*span, body.total))), body=body.part(*span)
     )
@@ -183,7 +183,3 @@ def parse_range(value: str, total: int) -> tuple[int, int] | None:
     start = int(first)
     stop = int(last) + 1 if last else max(total, start + 1)
     return (start, min(stop, max(total, start + 1))) if start < stop else None
-
-
-def http_date(timestamp: float) -> str:
-    return email.utils.formatdate(timestamp, usegmt=True)

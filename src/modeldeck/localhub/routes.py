@@ -8,9 +8,10 @@ import hmac
 import html
 import itertools
 import json
+import re
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -56,7 +57,7 @@ class Site:
 
     Parameters
     ----------
-    tokens : mapping of str to collection of str
+    tokens : dict of str to set of str
         The bearer tokens this hub knows, each with the gated repositories it may read.
     tree_page_size : int
         Entries of a page of ``/tree``.
@@ -67,7 +68,7 @@ class Site:
     """
 
     catalogue: Catalogue
-    tokens: Mapping[str, Collection[str]] = field(default_factory=dict)
+    tokens: dict[str, set[str]] = field(default_factory=dict)
     tree_page_size: int = 1000
     signature_seconds: float = 3600.0
     rate_limits: Mapping[str, int] = field(default_factory=dict)
@@ -118,7 +119,6 @@ class Site:
             ("ETag", f'"{blob.xet_hash}"'),
             ("Accept-Ranges", "bytes"),
             ("Content-Type", "application/octet-stream"),
-            ("Content-Disposition", query.get("response-content-disposition", ["inline"])[0]),
             ("Cache-Control", "public, max-age=31536000"),
         )
         return body_answer(request, blob.body, headers)
@@ -127,7 +127,7 @@ class Site:
 
     def _hub(self, request: Request) -> Answer:
         segments = request.raw_path.strip("/").split("/")
-        bucket = "api" if segments[0] == "api" else "resolvers" if "resolve" in segments[1:3] else "pages"
+        bucket = _bucket(segments)
         quota = self.rate_limits.get(bucket, 1_000_000)
         is_allowed, remaining, reset = self._windows.setdefault(bucket, RateWindow(quota)).take(time.monotonic())
         if not is_allowed:
@@ -138,6 +138,8 @@ class Site:
             answer = self._api(request, segments[2:])
         elif segments[:3] == ["api", "resolve-cache", "models"]:
             answer = self._resolve_cache(request, segments[3:])
+        elif segments[0] == "api":
+            answer = _error(404, "Not found")
         else:
             answer = self._page_or_resolve(request, segments)
         headers = (
@@ -147,18 +149,20 @@ class Site:
         )
         return replace(answer, headers=answer.headers + headers)
 
-    def _repo(self, request: Request, repo_id: str) -> Repo | Answer:
+    def _repo(self, request: Request, raw_id: str) -> Repo | Answer:
         """The repository, or the redirect to its real id, or the error."""
-        repo_id = unquote(repo_id)
+        repo_id = unquote(raw_id)
         repo = self.catalogue.get(repo_id)
         if repo is not None:
             return repo
         canonical = self.catalogue.canonical_id(repo_id)
         if canonical is not None:
-            return redirect_answer(request.target.replace(quote(repo_id), quote(canonical), 1), 307)
+            pattern = rf"(?<=/){re.escape(raw_id)}(?=[/?]|$)"
+            return redirect_answer(re.sub(pattern, quote(canonical), request.target, count=1), 307)
         if request.token is None or request.token not in self.tokens:
-            # The Hub sends no code here. huggingface_hub then decides by the https:// of the address, which we lack.
-            return _error(401, "Invalid username or password.", "RepoNotFound", headers=[_AUTHENTICATE])
+            # The Hub sends no code here, and huggingface_hub then decides by the https:// of the address.
+            code = None if self.endpoint.startswith("https://") else "RepoNotFound"
+            return _error(401, "Invalid username or password.", code, headers=[_AUTHENTICATE])
         return _error(404, "Repository not found", "RepoNotFound")
 
     def _split_repo(self, segments: list[str], routes: Iterable[str]) -> tuple[str, list[str]]:
@@ -318,6 +322,13 @@ class Site:
             ("Accept-Ranges", "bytes"),
         )
         return body_answer(request, blob.body, headers)
+
+
+def _bucket(segments: list[str]) -> str:
+    """Which of the Hub's rate limits counts a request."""
+    if segments[:2] == ["api", "resolve-cache"] or "resolve" in segments[1:3]:
+        return "resolvers"
+    return "api" if segments[0] == "api" else "pages"
 
 
 def _info(request: Request, repo: Repo, commit_hash: str) -> Answer:

@@ -11,11 +11,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._errors import EngineLostError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 
 INLINE_VARIABLE = "MODELDECK_INLINE"
+INLINE_NOTICE = "Downloads run inside this process instead: they end with it, and a busy cell slows them down."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,7 +207,8 @@ def unknown_job(job_id: str) -> InvalidRequestError:
 def connect_engine(settings: Settings, *, inline: bool | None = None) -> Engine:
     """Get the engine for these settings' cache directory: join the running one, or start it.
 
-    Blocks for a moment (an engine that starts takes some tenths of a second).
+    Blocks for a moment (an engine that starts takes some tenths of a second). When no process can be started, the
+    engine is an inline one whose ``notice`` says so.
 
     Parameters
     ----------
@@ -214,8 +216,15 @@ def connect_engine(settings: Settings, *, inline: bool | None = None) -> Engine:
         ``True`` for an engine on a thread of this process, which ends with it; ``False`` for a process of its own;
         ``None`` for the process unless the variable MODELDECK_INLINE is set to something other than 0.
     """
+    from modeldeck.service.discovery import find_place
     from modeldeck.service.inline import InlineEngine
+    from modeldeck.service.process import ProcessEngine
 
     if inline is None:
         inline = os.environ.get(INLINE_VARIABLE, "0") not in ("", "0")
-    return InlineEngine(settings.cache_dir)
+    if inline:
+        return InlineEngine(settings.cache_dir)
+    try:
+        return ProcessEngine(find_place(settings.cache_dir), settings.cache_dir)
+    except EngineLostError as error:
+        return InlineEngine(settings.cache_dir, notice=f"{error.message} {INLINE_NOTICE}")

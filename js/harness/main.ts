@@ -1,0 +1,37 @@
+// The widget on a page of its own, beside a fake model: ?scene=NAME&theme=NAME&width=PIXELS
+
+import widget from "../src/widget";
+import type { State } from "../src/wire";
+import { FakeModel } from "./fake-model";
+import { SCENES } from "./scenes";
+import { applyTheme } from "./themes";
+
+const query = new URLSearchParams(location.search);
+const scene = SCENES[query.get("scene") ?? "live"];
+if (!scene) {
+  throw new Error(`no such scene; there are ${Object.keys(SCENES).join(", ")}`);
+}
+applyTheme(query.get("theme") ?? "lab-light");
+const el = document.getElementById("output") as HTMLElement;
+if (query.has("width")) {
+  el.style.width = `${query.get("width")}px`;
+}
+
+const model = new FakeModel(scene.traits);
+model.onRequest = (request) => {
+  if (request.method === "hello") {
+    queueMicrotask(() => model.answer(request));
+  }
+};
+const { initialize, render } = widget();
+const { signal } = new AbortController();
+initialize({ model: model.asModel(), signal, experimental: null as never });
+render({ model: model.asModel(), el, signal, host: null as never, experimental: null as never });
+scene.play?.(model);
+
+declare global {
+  interface Window {
+    harness: { model: FakeModel; traits: Partial<State> };
+  }
+}
+window.harness = { model, traits: scene.traits };

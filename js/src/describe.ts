@@ -1,0 +1,92 @@
+// What the parts of the state mean, in words.
+
+import * as format from "./format";
+import type { FitEstimate, Hardware, Job, Load } from "./wire";
+
+/** A fit estimate in one line: "fits: 1.9 of 7.2 GiB at 4096 tokens". */
+export function describeFit(fit: FitEstimate): string {
+  const about = fit.method === "size" ? "about " : "";
+  const memory =
+    fit.needed_bytes === null || fit.available_bytes === null
+      ? null
+      : `${about}${format.gib(fit.needed_bytes)} of ${format.gib(fit.available_bytes)} GiB at ${fit.n_ctx} tokens`;
+  switch (fit.verdict) {
+    case "fits":
+      return `fits${memory ? `: ${memory}` : ""}`;
+    case "partial":
+      return fit.n_gpu_layers === null
+        ? `partly${memory ? `: ${memory}` : ""}`
+        : `partly: ${fit.n_gpu_layers} ${fit.n_gpu_layers === 1 ? "layer" : "layers"} on the GPU`;
+    case "too_large":
+      return `too large${memory ? `: ${memory}` : ""}${fit.max_n_ctx ? `, fits up to ${fit.max_n_ctx}` : ""}`;
+    default:
+      return "fit unknown";
+  }
+}
+
+/** Where a download stands, as the parts of one line. */
+export function describeJob(job: Job): string[] {
+  const amount = format.received(job.received, job.total);
+  switch (job.state) {
+    case "queued":
+      return ["Waiting in the queue"];
+    case "resolving":
+      return ["Asking the Hub"];
+    case "verifying":
+      return ["Checking the sha256", amount];
+    case "paused":
+      return ["Paused", amount];
+    case "failed":
+      return job.received > 0 ? ["Failed", amount] : ["Failed"];
+    default:
+      return [amount, ...pace(job)];
+  }
+}
+
+function pace(job: Job): string[] {
+  if (job.retry_in_seconds !== null) {
+    return [`retrying in ${format.seconds(job.retry_in_seconds)}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ""}`];
+  }
+  if (job.is_stalled) {
+    return ["no data is coming"];
+  }
+  const parts = job.rate === null ? [] : [format.rate(job.rate)];
+  return job.eta_seconds === null ? parts : [...parts, format.timeLeft(job.eta_seconds)];
+}
+
+const STAGE: Record<NonNullable<Load["stage"]>, string> = {
+  reading: "Reading the header",
+  opening: "Opening the file",
+  loading: "Loading the weights",
+  ready: "Ready",
+};
+
+export function describeStage(load: Load): string {
+  const stage = load.stage ? STAGE[load.stage] : "Starting";
+  return load.fraction === null ? stage : `${stage}, ${Math.floor(load.fraction * 100)} %`;
+}
+
+export interface MemoryMeter {
+  name: string;
+  text: string;
+  /** The used part, 0 to 1. */
+  used: number | null;
+}
+
+/** The memory of the machine: the GPUs where there are any, and RAM. */
+export function describeMemory(hardware: Hardware): MemoryMeter[] {
+  const meter = (name: string, free: number | null, total: number | null): MemoryMeter[] =>
+    total === null
+      ? []
+      : [
+          {
+            name,
+            text: free === null ? `${format.gib(total)} GiB` : `${format.gib(free)} of ${format.gib(total)} GiB free`,
+            used: free === null || total === 0 ? null : Math.min(1, Math.max(0, 1 - free / total)),
+          },
+        ];
+  return [
+    ...hardware.gpus.flatMap((gpu) => meter(gpu.name, gpu.free, gpu.total)),
+    ...meter("RAM", hardware.ram_available, hardware.ram_total),
+  ];
+}

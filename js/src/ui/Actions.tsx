@@ -1,0 +1,108 @@
+import { useSignal } from "@preact/signals";
+import { fileSize } from "../format";
+import type { Row, Store } from "../store";
+import type { Action } from "../wire";
+import { Button } from "./Button";
+import { Icon } from "./icons";
+
+const TEXT: Record<Action, string> = {
+  download: "Download",
+  pause: "Pause",
+  resume: "Resume",
+  cancel: "Cancel",
+  retry: "Retry",
+  dismiss: "Dismiss",
+  load: "Load",
+  unload: "Unload",
+  remove: "Remove",
+  cancel_load: "Cancel",
+};
+
+const TONE: Partial<Record<Action, string>> = {
+  download: "tonal",
+  resume: "tonal",
+  retry: "tonal",
+  load: "filled",
+  dismiss: "quiet square",
+};
+
+interface ActionsProps {
+  store: Store;
+  row: Row;
+  /** The variant in the buttons' accessible names: "Q4_K_M of OWNER/NAME". */
+  name: string;
+  actions: readonly Action[];
+  size?: number | null;
+  /** How the Download button looks. */
+  downloadTone?: string | undefined;
+}
+
+/** The buttons of a row, which change with its state. */
+export function Actions({ store, row, name, actions, size = null, downloadTone }: ActionsProps) {
+  const isConfirming = useSignal(false);
+  const asked = row.asked.value?.what;
+  return (
+    <div class="actions">
+      {isConfirming.value && actions.includes("remove") ? (
+        <Confirmation
+          name={name}
+          size={size}
+          onAnswer={(isSure) => {
+            isConfirming.value = false;
+            if (isSure) {
+              store.act(row, "remove");
+            }
+          }}
+        />
+      ) : (
+        actions.map((action) => (
+          <Button
+            key={action}
+            tone={(action === "download" && downloadTone) || TONE[action]}
+            name={`${TEXT[action]} ${name}`}
+            aria-disabled={asked === action}
+            disabled={!store.isUsable.value}
+            onClick={() => {
+              if (action === "remove") {
+                isConfirming.value = true;
+              } else if (asked !== action) {
+                store.act(row, action);
+              }
+            }}
+          >
+            {action === "dismiss" ? <Icon name="close" /> : TEXT[action]}
+          </Button>
+        ))
+      )}
+    </div>
+  );
+}
+
+interface ConfirmationProps {
+  name: string;
+  size: number | null;
+  onAnswer: (isSure: boolean) => void;
+}
+
+/** Removing asks once more, in place. "Keep" stands where "Remove" stood, so that a double click removes nothing. */
+function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
+  return (
+    <fieldset
+      class="actions"
+      aria-label={`Remove ${name} from the cache?`}
+      onKeyDown={(event) => {
+        if (event.key === "Escape") {
+          event.stopPropagation();
+          onAnswer(false);
+        }
+      }}
+    >
+      <Button tone="danger" data-tone="bad" name={`Really remove ${name}`} onClick={() => onAnswer(true)}>
+        Really remove{size === null ? "" : ` ${fileSize(size)}`}
+      </Button>
+      <Button data-first name={`Keep ${name}`} onClick={() => onAnswer(false)}>
+        Keep
+      </Button>
+    </fieldset>
+  );
+}

@@ -1,0 +1,20 @@
+import { describeJob } from "../describe";
+import type { Job } from "../wire";
+import { Progress } from "./Progress";
+
+/** The bar of a download and the line under it. */
+export function JobProgress({ job, name }: { job: Job; name: string }) {
+  const parts = describeJob(job);
+  return (
+    <div>
+      <Progress label={`Download of ${name}`} percent={job.percent} text={parts.join(", ")} />
+      <p class="line small">
+        {job.percent === null ? null : <span class="percent">{job.percent} %</span>}
+        {parts.map((part, index) => (
+          <span key={index}>{part}</span>
+        ))}
+      </p>
+      {job.notice ? <p class="fair">{job.notice}</p> : null}
+    </div>
+  );
+}

@@ -1,0 +1,166 @@
+import { isKept } from "../fits";
+import { ago, count, parameters, tokens } from "../format";
+import { repoPage, safeLink } from "../links";
+import { openJob, type Store } from "../store";
+import type { ModelSummary, Repo } from "../wire";
+import { Button } from "./Button";
+import { ErrorBox } from "./ErrorBox";
+import { Icon, type IconName } from "./icons";
+import { Link } from "./Link";
+import { Pill } from "./Pill";
+import { VariantRow } from "./Rows";
+
+interface RepoProps {
+  store: Store;
+  repoId: string;
+}
+
+/** One repository of the results; unfolds to its files. */
+export function ModelCard({ store, model }: { store: Store; model: ModelSummary }) {
+  const repoId = model.repo_id;
+  const isUnfolded = store.isUnfolded(repoId);
+  const slash = repoId.indexOf("/") + 1;
+  return (
+    <li class="card">
+      <div class="card-head">
+        <div class="grow">
+          <h3>
+            <span class="owner">{repoId.slice(0, slash)}</span>
+            {repoId.slice(slash)}
+          </h3>
+          <Facts model={model} />
+        </div>
+        <HubLink store={store} repoId={repoId} />
+        <Button
+          tone="quiet unfold"
+          name={`Show files of ${repoId}`}
+          aria-expanded={isUnfolded}
+          disabled={!store.isUsable.value && !store.repo(repoId).value}
+          onClick={() => store.setUnfolded(repoId, !isUnfolded)}
+        >
+          <span>Show files</span>
+          <Icon name="chevron" />
+        </Button>
+      </div>
+      {isUnfolded ? <Files store={store} repoId={repoId} /> : null}
+    </li>
+  );
+}
+
+function Facts({ model }: { model: ModelSummary }) {
+  const { parameter_count, context_length, downloads, likes, last_modified } = model;
+  const updated = last_modified ? ago(last_modified) : null;
+  const facts: [name: string, text: string | null, icon?: IconName][] = [
+    ["Parameters", parameter_count === null ? null : parameters(parameter_count)],
+    ["Architecture", model.architecture],
+    ["Context length", context_length === null ? null : `${tokens(context_length)} context`],
+    ["Licence", model.license],
+    ["Downloads", downloads === null ? null : count(downloads), "download"],
+    ["Likes", likes === null ? null : count(likes), "heart"],
+    ["Updated", updated && `updated ${updated}`],
+  ];
+  return (
+    <p class="line small">
+      {model.gated ? (
+        <Pill tone="fair" icon="lock" title="The licence must be accepted on the Hub first">
+          gated
+        </Pill>
+      ) : null}
+      {facts.map(([name, text, icon]) =>
+        text ? (
+          <span key={name} title={name}>
+            <span class="hidden">{name}: </span>
+            {icon ? <Icon name={icon} /> : null}
+            {text}
+          </span>
+        ) : null,
+      )}
+    </p>
+  );
+}
+
+/** The repository's own page. Endpoints on plain http are local ones, without pages for people. */
+function HubLink({ store, repoId }: RepoProps) {
+  const { endpoint } = store.view.value;
+  const url = endpoint.startsWith("https:") ? repoPage(endpoint, repoId) : null;
+  return url ? (
+    <a class="hub" href={url} target="_blank" rel="noopener noreferrer" aria-label={`Page of ${repoId} (new tab)`}>
+      <Icon name="external" />
+    </a>
+  ) : null;
+}
+
+function Files({ store, repoId }: RepoProps) {
+  const repo = store.repo(repoId).value;
+  if (repo?.state === "failed" && repo.error) {
+    return (
+      <div class="files">
+        <ErrorBox
+          error={repo.error}
+          name={repoId}
+          isOff={!store.isUsable.value}
+          onRetry={() => store.setUnfolded(repoId, true)}
+        />
+      </div>
+    );
+  }
+  if (repo?.state === "open") {
+    return <Variants store={store} repoId={repoId} repo={repo} />;
+  }
+  const isWaiting = store.asked(`repo ${repoId}`).value?.isWaiting.value;
+  return (
+    <div class="files" aria-busy="true">
+      <p class="note small">{isWaiting ? "Waits for the running cell" : "Reading the list of files…"}</p>
+      <div class="skeleton" />
+    </div>
+  );
+}
+
+function Variants({ store, repoId, repo }: RepoProps & { repo: Repo }) {
+  const labels = repo.variants.map(({ label }) => label);
+  const variants = repo.variants.filter(
+    (variant) => !store.fitsOnly.value || isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value),
+  );
+  const hidden = labels.length - variants.length;
+  return (
+    <div class="files">
+      {repo.gated ? <Licence repo={repo} /> : null}
+      <ul aria-label={`Files of ${repoId}`}>
+        {variants.map((variant) => (
+          <VariantRow
+            key={variant.variant_id}
+            store={store}
+            repoId={repoId}
+            variant={variant}
+            isAmbiguous={labels.indexOf(variant.label) !== labels.lastIndexOf(variant.label)}
+            isRecommended={variant.variant_id === repo.recommended}
+          />
+        ))}
+      </ul>
+      {labels.length === 0 ? <p class="note small">This repository has no GGUF files.</p> : null}
+      {hidden > 0 ? (
+        <p class="note small">
+          {hidden} too large for this machine and hidden by “Fits here”.{" "}
+          <Button
+            tone="link"
+            onClick={() => {
+              store.fitsOnly.value = false;
+            }}
+          >
+            Show all
+          </Button>
+        </p>
+      ) : null}
+    </div>
+  );
+}
+
+function Licence({ repo }: { repo: Repo }) {
+  const url = safeLink(repo.license_url);
+  return (
+    <p class="note small">
+      Gated{repo.license ? ` (${repo.license})` : ""}: accept the licence on the Hub, then download with your token.{" "}
+      {url ? <Link url={url}>Licence page</Link> : null}
+    </p>
+  );
+}

@@ -1,0 +1,127 @@
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import type { Store } from "../store";
+import type { SortKey } from "../wire";
+import { Icon } from "./icons";
+
+const DEBOUNCE_MS = 300;
+
+const SORTS: [SortKey, string][] = [
+  ["downloads", "Most downloads"],
+  ["trending", "Trending"],
+  ["likes", "Most likes"],
+  ["modified", "Recently updated"],
+  ["created", "Newest"],
+];
+
+const CONTEXTS = [2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
+
+export function SearchBar({ store }: { store: Store }) {
+  const { text, sort } = store.search.value;
+  const isOff = !store.isUsable.value;
+  const draft = useSignal(text);
+  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+  const input = useRef<HTMLInputElement>(null);
+
+  // Another view or Python may have searched: follow, unless somebody is typing here.
+  useEffect(() => {
+    const root = input.current?.getRootNode() as ShadowRoot | Document;
+    if (root.activeElement !== input.current) {
+      draft.value = text;
+    }
+  }, [text, draft]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+
+  const search = () => {
+    clearTimeout(timer.current);
+    store.searchFor(draft.peek().trim(), store.search.peek().sort);
+  };
+
+  return (
+    // biome-ignore lint/a11y/useSemanticElements: <search> is unknown to the older webviews of VS Code
+    <form
+      class="search line"
+      role="search"
+      onSubmit={(event) => {
+        event.preventDefault();
+        search();
+      }}
+    >
+      <div class="field">
+        <Icon name="search" />
+        <input
+          ref={input}
+          type="search"
+          aria-label="Search models"
+          placeholder="Search models"
+          autocomplete="off"
+          spellcheck={false}
+          value={draft}
+          disabled={isOff}
+          onInput={(event) => {
+            draft.value = event.currentTarget.value;
+            clearTimeout(timer.current);
+            timer.current = setTimeout(search, DEBOUNCE_MS);
+          }}
+          onKeyDown={(event) => {
+            if (event.key === "Enter" || event.key === "Escape") {
+              event.stopPropagation();
+            }
+          }}
+        />
+      </div>
+      <div class="line">
+        <label>
+          <span>Sort</span>
+          <select
+            aria-label="Sort by"
+            value={sort}
+            disabled={isOff}
+            onChange={(event) => store.searchFor(draft.peek().trim(), event.currentTarget.value as SortKey)}
+          >
+            {SORTS.map(([key, name]) => (
+              <option key={key} value={key}>
+                {name}
+              </option>
+            ))}
+          </select>
+        </label>
+        <ContextControl store={store} />
+        <label>
+          <input
+            type="checkbox"
+            checked={store.fitsOnly}
+            onChange={(event) => {
+              store.fitsOnly.value = event.currentTarget.checked;
+            }}
+          />
+          <span>Fits here</span>
+        </label>
+      </div>
+    </form>
+  );
+}
+
+function ContextControl({ store }: { store: Store }) {
+  const { n_ctx } = store.view.value;
+  const asked = store.asked("n_ctx").value;
+  const sizes = CONTEXTS.includes(n_ctx) ? CONTEXTS : [...CONTEXTS, n_ctx].sort((a, b) => a - b);
+  return (
+    <label title="The context length that the fit of a model is judged for">
+      <span>Context</span>
+      <select
+        aria-label="Context length"
+        aria-busy={asked !== undefined}
+        value={n_ctx}
+        disabled={!store.isUsable.value}
+        onChange={(event) => store.setContext(Number(event.currentTarget.value))}
+      >
+        {sizes.map((size) => (
+          <option key={size} value={size}>
+            {size} tokens
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+}

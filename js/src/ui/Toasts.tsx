@@ -1,0 +1,67 @@
+import { type Signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import type { Store, Toast } from "../store";
+import { Button } from "./Button";
+import { Icon } from "./icons";
+
+const SHOWN_MS = 6000;
+const SHOWN_ERROR_MS = 12_000;
+
+const LEVEL = {
+  success: ["good", "check"],
+  info: [undefined, "info"],
+  error: ["bad", "warning"],
+} as const;
+
+/** Milestones, announced politely. They leave by themselves, but not while somebody points at them or is in them. */
+export function Toasts({ store }: { store: Store }) {
+  const isHeld = useSignal(false);
+  const hold = () => {
+    isHeld.value = true;
+  };
+  const release = () => {
+    isHeld.value = false;
+  };
+  return (
+    <div
+      class="toasts"
+      role="status"
+      onPointerEnter={hold}
+      onPointerLeave={release}
+      onFocusIn={hold}
+      onFocusOut={release}
+    >
+      {store.toasts.value.map((toast) => (
+        <ToastItem key={toast.id} store={store} toast={toast} isHeld={isHeld} />
+      ))}
+    </div>
+  );
+}
+
+function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHeld: Signal<boolean> }) {
+  const { id, count, level } = toast;
+  const isPaused = isHeld.value;
+  // A toast that is repeated stays for its full time again.
+  useEffect(() => {
+    if (isPaused) {
+      return;
+    }
+    const timer = setTimeout(() => store.dismissToast(id), level === "error" ? SHOWN_ERROR_MS : SHOWN_MS);
+    return () => clearTimeout(timer);
+  }, [store, id, level, count, isPaused]);
+  const [tone, icon] = LEVEL[level] ?? LEVEL.info;
+  return (
+    <div class="toast" data-level={level}>
+      <span data-tone={tone}>
+        <Icon name={icon} />
+      </span>
+      <span>
+        {toast.message}
+        {count > 1 ? ` (${count} times)` : null}
+      </span>
+      <Button tone="quiet square" name="Close" onClick={() => store.dismissToast(id)}>
+        <Icon name="close" />
+      </Button>
+    </div>
+  );
+}

@@ -1,0 +1,139 @@
+"""How much memory a model takes, by formula from its header.
+
+The formulas follow llama.cpp's own allocation (see :mod:`modeldeck.fit.cache_shape` for the cache); how far they are
+from it is measured by ``tests/llama/test_fit_formula.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modeldeck.fit.cache_shape import (
+    cache_bytes,
+    has_window,
+    head_length,
+    layer_shapes,
+    padded_cells,
+    padded_window_cells,
+)
+from modeldeck.gguf.ggml_types import element_bytes
+from modeldeck.gguf.metadata import GGUFMetadata
+
+DEFAULT_N_UBATCH = 512
+
+_F32_BYTES = 4
+_HOST_BYTES = 40 << 20
+_HOST_BYTES_PER_TOKEN = 250
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes llama.cpp allocates for one model and one context.
+
+    ``compute_bytes`` is what it reserves for intermediate results; of that, a CPU only ever touches
+    ``touched_bytes``. ``host_bytes`` is the process around it.
+    """
+
+    weights_bytes: int
+    cache_bytes: int
+    compute_bytes: int
+    touched_bytes: int
+    host_bytes: int = _HOST_BYTES
+
+    @property
+    def ram_bytes(self) -> int:
+        """What the process grows by on a CPU."""
+        return self.weights_bytes + self.cache_bytes + self.touched_bytes + self.host_bytes
+
+    @property
+    def vram_bytes(self) -> int:
+        """What must be free on the GPUs for all layers to run there."""
+        return self.weights_bytes + self.cache_bytes + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextOptions:
+    """The options of ``Llama(...)`` that decide on memory, with its names and defaults."""
+
+    n_ubatch: int = DEFAULT_N_UBATCH
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: bool = False
+    swa_full: bool = True
+
+
+DEFAULT_CONTEXT_OPTIONS = ContextOptions()
+
+
+def memory_use(
+    metadata: GGUFMetadata, *, weights_bytes: int, n_ctx: int, options: ContextOptions = DEFAULT_CONTEXT_OPTIONS
+) -> MemoryUse | None:
+    """Memory by formula, or ``None`` when the header does not say enough."""
+    shapes = layer_shapes(metadata)
+    if not shapes:
+        return None
+    cache = cache_bytes(
+        shapes,
+        sliding_window=metadata.sliding_window,
+        n_ctx=n_ctx,
+        n_ubatch=min(options.n_ubatch, n_ctx),
+        k_bytes=element_bytes(options.type_k),
+        v_bytes=element_bytes(options.type_v),
+        swa_full=options.swa_full,
+    )
+    compute, touched = _compute_bytes(metadata, n_ctx, options)
+    return MemoryUse(
+        weights_bytes=weights_bytes,
+        cache_bytes=cache,
+        compute_bytes=compute,
+        touched_bytes=touched,
+        host_bytes=host_bytes(metadata.vocab_size or 0),
+    )
+
+
+def host_bytes(vocab_size: int) -> int:
+    """The process around the model: Python with llama.cpp, and the vocabulary. Measured, not derived."""
+    return _HOST_BYTES + _HOST_BYTES_PER_TOKEN * vocab_size
+
+
+def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) -> tuple[int, int]:
+    """The compute buffer, and the part of it a CPU touches.
+
+    llama.cpp reuses one buffer for all intermediate results, so it is as large as the fullest moment: the logits, the
+    attention scores, or the feed-forward step. How many rows are alive at each was read off llama.cpp's own figures.
+    The logits' part is reserved for a whole batch and only ever written for single tokens.
+    """
+    n_ubatch = min(options.n_ubatch, n_ctx)
+    row = n_ubatch * _F32_BYTES
+    cells = padded_cells(n_ctx)
+    width = metadata.embedding_length or 0
+    heads = max(metadata.head_count, default=0)
+    query, cached = _attention_widths(metadata, heads)
+    mask = cells if heads else 0
+    if has_window(metadata):
+        mask += cells if options.swa_full else padded_window_cells(metadata.sliding_window, n_ctx, n_ubatch)
+    if options.flash_attn:
+        mask //= 2
+    scores = 0 if options.flash_attn else heads * cells
+    vocab = metadata.vocab_size or 0
+
+    logits = vocab + (3 if not heads else 2) * width + heads * (metadata.kv_lora_rank or 0)
+    attention = scores + mask + 3 * width + 2 * query + cached
+    feed_forward = mask + 3 * _feed_forward_width(metadata) + 4 * width
+    output = vocab * _F32_BYTES
+    return max(logits, attention, feed_forward) * row + output, scores * row
+
+
+def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
+    """Elements of one token's queries, and of its keys and values, at the moment of attention."""
+    key = metadata.key_length or head_length(metadata)
+    if metadata.kv_lora_rank and metadata.key_length_mla:
+        # The query exists twice, compressed and not, and so does the result.
+        return heads * key, heads * (2 * metadata.kv_lora_rank + metadata.key_length_mla)
+    value = metadata.value_length or head_length(metadata)
+    return heads * key, max(metadata.head_count_kv, default=0) * (key + value)
+
+
+def _feed_forward_width(metadata: GGUFMetadata) -> int:
+    experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or 0)
+    return max(*metadata.feed_forward_length, experts, 0)

@@ -1,0 +1,505 @@
+"""The Hugging Face cache: where things are, what is there, and how a verified file gets in and out.
+
+::
+
+    HF_HUB_CACHE/CACHEDIR.TAG
+    HF_HUB_CACHE/.locks/models--owner--name/<sha256>.lock
+    HF_HUB_CACHE/models--owner--name/
+        blobs/<sha256>                               the bytes, and <sha256>.<id>.part while they come
+        snapshots/<commit>/<path> -> ../../blobs/…   relative, one more ../ for each folder in path
+        refs/<revision>                              the 40 digits of a commit, without a newline
+
+Every reader trusts the names without looking at the bytes: nothing unverified may ever have one of them. All functions
+are synchronous and raise ``ModelDeckError`` only; callers on an event loop run them in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from filelock import FileLock
+
+from modeldeck._errors import InvalidRequestError, StorageError
+from modeldeck.hub.errors import error_from_os_error
+from modeldeck.hub.urls import (
+    check_blob_name,
+    check_filename,
+    check_repo_id,
+    check_revision,
+    is_commit_hash,
+    is_sha256,
+)
+
+PARTIAL_SUFFIX = ".part"
+"""Never ``.incomplete``: huggingface_hub up to 1.17 appends to such files, and ``hf cache prune`` deletes them."""
+
+_TEMPORARY_SUFFIX = ".tmp"
+_LEFT_BEHIND_SECONDS = 86_400.0
+_LOCK_WAIT_SECONDS = 5.0
+"""huggingface_hub holds its lock for a whole download. Waiting longer gains nothing: publishing is safe without it."""
+_LOCK_MODE = 0o664
+_CACHEDIR_TAG = """\
+Signature: 8a477f597d28d172789f06886806bc55
+# This file is a cache directory tag created by huggingface_hub.
+# For information about cache directory tags, see:
+#\thttps://bford.info/cachedir/
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFile:
+    """A file of a snapshot. ``path`` is in the snapshot; ``blob_path`` is what it links to, or itself without links.
+
+    ``sha256`` is what the blob's name claims, whoever wrote it. ``revisions`` are the refs that mean this commit.
+    """
+
+    repo_id: str
+    commit_hash: str
+    revisions: tuple[str, ...]
+    filename: str
+    path: Path
+    blob_path: Path
+    size: int
+    sha256: str | None
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+
+
+def repo_dir(cache_dir: Path, repo_id: str) -> Path:
+    return cache_dir / _folder_name(repo_id)
+
+
+def blob_path(cache_dir: Path, repo_id: str, etag: str) -> Path:
+    """Final place of a file's bytes; ``etag`` is the sha256, or git's sha1 for what is not in LFS."""
+    return repo_dir(cache_dir, repo_id) / "blobs" / check_blob_name(etag)
+
+
+def partial_path(cache_dir: Path, repo_id: str, etag: str, partial_id: str) -> Path:
+    """Place of bytes that are not all there, beside their final name so that no rename crosses a disk."""
+    if not (partial_id.isascii() and partial_id.isalnum()):
+        raise InvalidRequestError("A partial file's id is made of letters and digits.")
+    blob = blob_path(cache_dir, repo_id, etag)
+    return blob.with_name(f"{blob.name}.{partial_id}{PARTIAL_SUFFIX}")
+
+
+def snapshot_path(cache_dir: Path, repo_id: str, commit_hash: str, filename: str) -> Path:
+    """Place under which users and other libraries find a file."""
+    return repo_dir(cache_dir, repo_id) / "snapshots" / _check_commit_hash(commit_hash) / check_filename(filename)
+
+
+def ref_path(cache_dir: Path, repo_id: str, revision: str) -> Path:
+    return repo_dir(cache_dir, repo_id) / "refs" / check_revision(revision)
+
+
+def lock_path(cache_dir: Path, repo_id: str, etag: str) -> Path:
+    """The lock that huggingface_hub itself takes for this blob."""
+    return cache_dir / ".locks" / _folder_name(repo_id) / f"{check_blob_name(etag)}.lock"
+
+
+def _folder_name(repo_id: str) -> str:
+    return "--".join(("models", *check_repo_id(repo_id).split("/")))
+
+
+def _check_commit_hash(commit_hash: str) -> str:
+    if not is_commit_hash(commit_hash):
+        raise InvalidRequestError(f"{commit_hash!r} is no commit hash: it has 40 digits from 0 to f.")
+    return commit_hash
+
+
+# --- what is there ----------------------------------------------------------------------------------------------------
+
+
+def read_ref(cache_dir: Path, repo_id: str, revision: str) -> str | None:
+    """The commit a revision meant when it was last seen; a commit hash means itself."""
+    if is_commit_hash(revision):
+        return revision
+    return _read_ref_file(ref_path(cache_dir, repo_id, revision))
+
+
+def find_snapshot_file(cache_dir: Path, repo_id: str, revision: str, filename: str) -> Path | None:
+    """The file as it is in the cache for a revision, or ``None``. A link to nothing is nothing."""
+    commit_hash = read_ref(cache_dir, repo_id, revision)
+    if commit_hash is None:
+        return None
+    path = snapshot_path(cache_dir, repo_id, commit_hash, filename)
+    return path if path.is_file() else None
+
+
+def list_models(cache_dir: Path) -> tuple[CachedFile, ...]:
+    """Every GGUF file of every snapshot, sorted. What is unreadable or has a name no Hub gives is passed over."""
+    files: list[CachedFile] = []
+    for repository in _entries(cache_dir):
+        prefix, _, name = repository.name.partition("--")
+        repo_id = name.replace("--", "/")
+        if prefix != "models" or not _is_usable(check_repo_id, repo_id) or _folder_name(repo_id) != repository.name:
+            continue
+        revisions = _revisions_by_commit(repository)
+        for snapshot in _entries(repository / "snapshots"):
+            if is_commit_hash(snapshot.name):
+                files += _gguf_files(repo_id, snapshot, revisions.get(snapshot.name, ()))
+    return tuple(sorted(files, key=lambda file: (file.repo_id, file.commit_hash, file.filename)))
+
+
+def _gguf_files(repo_id: str, snapshot: Path, revisions: tuple[str, ...]) -> Iterator[CachedFile]:
+    for path in _files_below(snapshot):
+        filename = path.relative_to(snapshot).as_posix()
+        if path.suffix.lower() != ".gguf" or not _is_usable(check_filename, filename):
+            continue
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        blob = _first_hop(path)
+        yield CachedFile(
+            repo_id=repo_id,
+            commit_hash=snapshot.name,
+            revisions=revisions,
+            filename=filename,
+            path=path,
+            blob_path=blob,
+            size=status.st_size,
+            sha256=blob.name if is_sha256(blob.name) else None,
+        )
+
+
+def _revisions_by_commit(repository: Path) -> dict[str, tuple[str, ...]]:
+    refs = repository / "refs"
+    found: dict[str, tuple[str, ...]] = {}
+    for path in sorted(_files_below(refs)):
+        commit_hash = _read_ref_file(path)
+        if commit_hash is not None:
+            found[commit_hash] = (*found.get(commit_hash, ()), path.relative_to(refs).as_posix())
+    return found
+
+
+def _read_ref_file(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            text = file.read(64).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return text if is_commit_hash(text) else None
+
+
+def _first_hop(path: Path) -> Path:
+    """What a link says itself. The blob it names may be a link too, into the store that repositories share."""
+    return _place(path.parent / os.readlink(path)) if path.is_symlink() else path
+
+
+def _place(path: Path) -> Path:
+    """The path with its folders resolved but not its last part, so that two ways to one entry compare equal."""
+    return path.parent.resolve() / path.name
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            yield Path(folder, name)
+
+
+def _is_usable(check: Callable[[str], str], name: str) -> bool:
+    try:
+        check(name)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+
+def prepare_repo(cache_dir: Path, repo_id: str) -> None:
+    """Make the folders that a partial file needs, so that the cache is in order from the first byte on."""
+    repository = repo_dir(cache_dir, repo_id)
+    with _storage_errors():
+        for name in ("blobs", "snapshots"):
+            (repository / name).mkdir(parents=True, exist_ok=True)
+        _sweep(repository / "blobs")
+        with contextlib.suppress(FileExistsError), (cache_dir / "CACHEDIR.TAG").open("x") as tag:
+            tag.write(_CACHEDIR_TAG)
+
+
+def publish_blob(
+    cache_dir: Path, *, repo_id: str, revision: str, commit_hash: str, filename: str, etag: str, verified: Path
+) -> Path:
+    """Give verified bytes their final name and link them, in the order that leaves a sound cache after any crash.
+
+    Parameters
+    ----------
+    etag
+        The sha256 that the bytes were checked against (git's sha1 for a file that is not in LFS).
+    verified
+        The whole, checked file, in ``blobs/`` (``partial_path``). It is gone afterwards.
+
+    Returns
+    -------
+    Path
+        The file in its snapshot.
+    """
+    blob = blob_path(cache_dir, repo_id, etag)
+    prepare_repo(cache_dir, repo_id)
+    with _storage_errors(), _publishing_lock(cache_dir, repo_id, etag):
+        _sync(verified)
+        _chmod_by_umask(verified)
+        if _is_shared(blob, size=verified.stat().st_size):
+            verified.unlink()
+        else:
+            os.replace(verified, blob)
+        _sync(blob.parent)
+        return _link(cache_dir, repo_id, revision, commit_hash, filename, blob, is_new=True)
+
+
+def link_blob(cache_dir: Path, *, repo_id: str, revision: str, commit_hash: str, filename: str, etag: str) -> Path:
+    """Link a blob that is already in the cache into one more snapshot; returns the file there."""
+    blob = blob_path(cache_dir, repo_id, etag)
+    prepare_repo(cache_dir, repo_id)
+    with _storage_errors(), _publishing_lock(cache_dir, repo_id, etag):
+        return _link(cache_dir, repo_id, revision, commit_hash, filename, blob, is_new=False)
+
+
+def write_ref(cache_dir: Path, repo_id: str, revision: str, commit_hash: str) -> None:
+    """Note the commit that a revision means. A commit hash needs no note.
+
+    The snapshot must exist: a ref to a missing one makes huggingface_hub take the repository for corrupted.
+    """
+    if revision == _check_commit_hash(commit_hash):
+        return
+    path = ref_path(cache_dir, repo_id, revision)
+    with _storage_errors():
+        if path.is_file() and path.read_bytes() == commit_hash.encode():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note = _temporary_path(cache_dir, repo_id)
+        try:
+            with note.open("xb") as file:
+                file.write(commit_hash.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(note, path)
+        finally:
+            note.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def _link(
+    cache_dir: Path, repo_id: str, revision: str, commit_hash: str, filename: str, blob: Path, *, is_new: bool
+) -> Path:
+    path = snapshot_path(cache_dir, repo_id, commit_hash, filename)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(blob, path.parent)
+    if not (path.is_symlink() and os.readlink(path) == target):
+        link = _temporary_path(cache_dir, repo_id)
+        try:
+            if _make_symlink(target, link):
+                os.replace(link, path)
+            elif is_new and not blob.is_symlink() and not any(_links_to(blob, repo_dir(cache_dir, repo_id))):
+                os.replace(blob, path)
+            else:
+                shutil.copyfile(blob, link)
+                _sync(link)
+                os.replace(link, path)
+        finally:
+            link.unlink(missing_ok=True)
+        _sync(path.parent)
+    write_ref(cache_dir, repo_id, revision, commit_hash)
+    return path
+
+
+def _temporary_path(cache_dir: Path, repo_id: str) -> Path:
+    """A name for what is about to be renamed to its place. In ``blobs/``, where readers pass over foreign names: what a
+    crash leaves in ``snapshots/`` or ``refs/`` they would take for a file of the repository."""
+    return repo_dir(cache_dir, repo_id) / "blobs" / f"{uuid4().hex}{_TEMPORARY_SUFFIX}"
+
+
+def _sweep(blobs: Path) -> None:
+    """Remove what publishing left behind when the power failed; nobody works on such a file for a day."""
+    for path in blobs.glob(f"{'[0-9a-f]' * 32}{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > _LEFT_BEHIND_SECONDS:
+                path.unlink()
+
+
+def _make_symlink(target: str, link: Path) -> bool:
+    """Whether there is a symlink now. Windows and some filesystems have none: then the file itself is put there."""
+    from huggingface_hub import constants
+
+    if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
+        return False
+    try:
+        os.symlink(target, link)
+    except (OSError, NotImplementedError):
+        return False
+    return True
+
+
+def _is_shared(blob: Path, *, size: int) -> bool:
+    """Whether the blob is huggingface_hub's link into its shared store, and leads to such bytes: then it stays."""
+    try:
+        return blob.is_symlink() and blob.stat().st_size == size
+    except OSError:
+        return False
+
+
+@contextmanager
+def _publishing_lock(cache_dir: Path, repo_id: str, etag: str) -> Iterator[None]:
+    """huggingface_hub's own lock, if it can be had soon. Every step below is safe without it, too: some network
+    filesystems grant it to everyone, and whoever calls hf_hub_download beside us must never wait for us for long."""
+    path = lock_path(cache_dir, repo_id, etag)
+    lock = None
+    with contextlib.suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        candidate = FileLock(path, mode=_LOCK_MODE)
+        candidate.acquire(timeout=_LOCK_WAIT_SECONDS)
+        lock = candidate
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                lock.release()
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def remove(cache_dir: Path, *, repo_id: str, commit_hash: str, filenames: Iterable[str]) -> int:
+    """Take files out of a snapshot, and their bytes where no other snapshot has them.
+
+    An emptied snapshot goes with its refs, an emptied repository with its folder. Partial files of running downloads
+    stay.
+
+    Returns
+    -------
+    int
+        Bytes that the disk has back.
+    """
+    repository = repo_dir(cache_dir, repo_id)
+    paths = [snapshot_path(cache_dir, repo_id, commit_hash, filename) for filename in filenames]
+    with _storage_errors():
+        freed = sum(_remove_file(cache_dir, repository, path) for path in paths)
+        _remove_empty_snapshot(repository, commit_hash)
+        _remove_empty_repository(repository)
+    return freed
+
+
+def _remove_file(cache_dir: Path, repository: Path, path: Path) -> int:
+    if not (path.is_file() or path.is_symlink()):
+        return 0
+    if not path.parent.resolve().is_relative_to((repository / "snapshots").resolve()):
+        raise StorageError("A folder of this snapshot leads out of the cache. Nothing was removed; check it by hand.")
+    blob = _first_hop(path)
+    if blob == path:
+        freed = path.stat().st_size
+        path.unlink()
+        return freed
+    is_ours = blob.parent == (repository / "blobs").resolve()
+    if is_ours and blob.is_symlink() and not any(link != path for link in _links_to(blob, repository)):
+        return _remove_shared(cache_dir, path, blob)
+    path.unlink()
+    if not is_ours or any(_links_to(blob, repository)):
+        return 0
+    freed = blob.stat().st_size if blob.exists() else 0
+    blob.unlink(missing_ok=True)
+    return freed
+
+
+def _remove_shared(cache_dir: Path, path: Path, blob: Path) -> int:
+    """Bytes in huggingface_hub's shared store belong to any repository: only its own code knows when they may go."""
+    from huggingface_hub import scan_cache_dir
+
+    payload, size = blob.resolve(), blob.stat().st_size if blob.exists() else 0
+    info = scan_cache_dir(cache_dir)
+    if hasattr(info, "delete_files"):
+        own = [file for repo in info.repos for revision in repo.revisions for file in revision.files]
+        info.delete_files(*(file for file in own if file.file_path == path.parent.resolve() / path.name)).execute()
+    path.unlink(missing_ok=True)
+    blob.unlink(missing_ok=True)
+    return 0 if payload.exists() else size
+
+
+def _links_to(blob: Path, repository: Path) -> Iterator[Path]:
+    blob = _place(blob)
+    for path in _files_below(repository / "snapshots"):
+        if path.is_symlink() and _first_hop(path) == blob:
+            yield path
+
+
+def _remove_empty_snapshot(repository: Path, commit_hash: str) -> None:
+    snapshot = repository / "snapshots" / commit_hash
+    if not snapshot.is_dir() or any(_files_below(snapshot)):
+        return
+    for path in list(_files_below(repository / "refs")):
+        if _read_ref_file(path) == commit_hash:  # first: a ref without its snapshot counts as corruption
+            path.unlink()
+    (repository / "trees" / f"{commit_hash}.json").unlink(missing_ok=True)
+    _remove_tree(repository / ".no_exist" / commit_hash)
+    _remove_tree(snapshot)
+
+
+def _remove_empty_repository(repository: Path) -> None:
+    if any(_entries(repository / "snapshots")) or any(_files_below(repository)):
+        return
+    _remove_tree(repository)
+
+
+def _remove_tree(directory: Path) -> None:
+    if directory.is_dir() and not directory.is_symlink():
+        shutil.rmtree(directory)
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise error_from_os_error(error) from error
+
+
+def _chmod_by_umask(path: Path) -> None:
+    """The permissions that any new file gets here: read from one, since the umask cannot be read without setting it."""
+    probe = path.with_name(f"{uuid4().hex}{_TEMPORARY_SUFFIX}")
+    try:
+        probe.touch(exist_ok=False)
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):  # some filesystems know no permissions
+        path.chmod(mode)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's entries, are on the disk."""
+    is_directory = path.is_dir()
+    if is_directory and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if is_directory else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (is_directory and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,115 @@
+"""The Hub's rate limits, read from every answer and respected before they hit. Pure: the caller brings the clock.
+
+The Hub counts requests in fixed windows of five minutes, for three buckets: "api", "resolvers" and "pages". Every
+answer carries ``RateLimit: "api";r=499;t=125`` (requests left, seconds until the window ends) and
+``RateLimit-Policy: "fixed window";"api";q=500;w=300``.
+
+References
+----------
+https://huggingface.co/docs/hub/rate-limits and draft-ietf-httpapi-ratelimit-headers-09.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+_MAX_WAIT_SECONDS = 86_400.0
+"""Nothing waits longer than a day, whatever a server says."""
+
+_BUCKETS = ("api", "resolvers", "pages")
+
+_RATE_LIMIT = re.compile(r'"([\w. -]{1,64})"\s*;\s*r\s*=\s*(\d{1,12})\s*;\s*t\s*=\s*(\d{1,12})')
+_POLICY = re.compile(r'"([\w. -]{1,64})"\s*;\s*q\s*=\s*(\d{1,12})\s*;\s*w\s*=\s*(\d{1,12})')
+_SECONDS = re.compile(r"\d{1,12}(\.\d{1,6})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """What is left of one bucket. ``limit`` and ``window_seconds`` are the policy's, where it was told."""
+
+    bucket: str
+    remaining: int
+    reset_seconds: float
+    limit: int | None = None
+    window_seconds: float | None = None
+
+
+def lower_names(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers by lower-case name, so that any mapping of them can be read alike."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
+    """The bucket with the least left, or ``None`` when the answer speaks of none."""
+    fields = lower_names(headers)
+    policies = {
+        name: (int(quota), min(float(window), _MAX_WAIT_SECONDS))
+        for name, quota, window in _POLICY.findall(fields.get("ratelimit-policy", ""))
+    }
+    found = []
+    for bucket, remaining, reset in _RATE_LIMIT.findall(fields.get("ratelimit", "")):
+        limit, window = policies.get(bucket, (None, None))
+        found.append(
+            RateLimit(
+                bucket=bucket,
+                remaining=int(remaining),
+                reset_seconds=min(float(reset), _MAX_WAIT_SECONDS),
+                limit=limit,
+                window_seconds=window,
+            )
+        )
+    return min(found, key=lambda rate_limit: rate_limit.remaining, default=None)
+
+
+def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds to wait by ``Retry-After``, which is a number or an HTTP date, or else by an exhausted ``RateLimit``.
+
+    Parameters
+    ----------
+    now
+        Seconds since the epoch.
+    """
+    value = lower_names(headers).get("retry-after", "").strip()
+    if _SECONDS.fullmatch(value):
+        return min(float(value), _MAX_WAIT_SECONDS)
+    if value:
+        try:
+            moment = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            moment = None
+        if moment is not None:
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            wait = (moment - datetime.fromtimestamp(now, UTC)).total_seconds()
+            return max(0.0, min(wait, _MAX_WAIT_SECONDS))
+    rate_limit = parse_rate_limit(headers)
+    if rate_limit is not None and rate_limit.remaining == 0:
+        return rate_limit.reset_seconds
+    return None
+
+
+class RateLimits:
+    """What the last answers said of each bucket, and so how long to wait before the next request.
+
+    ``now`` is any clock that only goes forward, in seconds, the same for every call.
+    """
+
+    def __init__(self) -> None:
+        self._blocked_until: dict[str, float] = {}
+
+    def observe(self, headers: Mapping[str, str], *, now: float) -> None:
+        """Take note of an answer's headers."""
+        rate_limit = parse_rate_limit(headers)
+        if rate_limit is None or rate_limit.bucket not in _BUCKETS:
+            return
+        if rate_limit.remaining == 0:
+            self._blocked_until[rate_limit.bucket] = now + rate_limit.reset_seconds
+        else:
+            self._blocked_until.pop(rate_limit.bucket, None)
+
+    def wait_seconds(self, bucket: str, *, now: float) -> float:
+        """Seconds until the bucket has requests again; 0 when nothing is known against a request now."""
+        return max(0.0, self._blocked_until.get(bucket, now) - now)

@@ -1,0 +1,233 @@
+"""Names and addresses of the Hub, pure: what may be asked for, where it is, and who may see the token.
+
+Repository ids, revisions and filenames become paths below the cache directory. What could lead out of it, or means
+something else on another system, is refused here, once, for every layer.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._types import SearchQuery, SortKey
+
+DEFAULT_REVISION = "main"
+PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
+"""A mirror may send a client on to the public Hub. Such a redirect is followed, without the token."""
+
+_MAX_PART_BYTES = 255
+_MAX_PATH_BYTES = 1024
+_MAX_SEARCH_ROWS = 100
+_MAX_PORT = 65_535
+_COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{")
+
+_SORT_KEYS: dict[SortKey, str] = {
+    "trending": "trendingScore",
+    "downloads": "downloads",
+    "likes": "likes",
+    "modified": "lastModified",
+    "created": "createdAt",
+}
+_EXPAND = ("downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private", "tags")
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def check_repo_id(repo_id: str) -> str:
+    """The repository id itself, by huggingface_hub's rules.
+
+    Raises
+    ------
+    InvalidRequestError
+        For anything but "owner/name", or "name" for the few repositories without an owner.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InvalidRequestError(f"{_shown(repo_id)} is no repository id. Give one like 'owner/name'.") from error
+    if not isinstance(repo_id, str) or not repo_id.isascii():
+        raise InvalidRequestError(f"{_shown(repo_id)} is no repository id. Give one like 'owner/name'.")
+    return repo_id
+
+
+def check_revision(revision: str) -> str:
+    """The revision itself: a branch, a tag, ``refs/pr/1`` or a commit hash that is also a safe path below ``refs/``."""
+    problem = _path_problem(revision)
+    if problem is None and _NOT_IN_REVISION.search(revision):
+        problem = "it has characters that git allows in no name"
+    if problem:
+        raise InvalidRequestError(f"{_shown(revision)} is no revision: {problem}. Give a branch, a tag or a commit.")
+    return revision
+
+
+def check_filename(filename: str) -> str:
+    """The filename itself: a path inside the repository that stays inside the cache on every system."""
+    problem = _path_problem(filename)
+    if problem:
+        raise InvalidRequestError(f"{_shown(filename)} cannot be the name of a file in the cache: {problem}.")
+    return filename
+
+
+def is_commit_hash(text: object) -> bool:
+    return isinstance(text, str) and _COMMIT_HASH.fullmatch(text) is not None
+
+
+def is_sha256(text: object) -> bool:
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
+
+
+def check_blob_name(etag: str) -> str:
+    """The etag itself, if it may name a blob: a sha256 (LFS) or a git sha1."""
+    if not (is_sha256(etag) or is_commit_hash(etag)):
+        raise InvalidRequestError(f"{_shown(etag)} is no digest, so no file in the cache can have it as its name.")
+    return etag
+
+
+def normalize_etag(etag: str | None) -> str | None:
+    """An ETag without weakness mark and quotes, in lower case; mirrors leave out either."""
+    if etag is None:
+        return None
+    return etag.strip().removeprefix("W/").strip('"').lower() or None
+
+
+def _path_problem(path: object) -> str | None:
+    if not isinstance(path, str) or not path:
+        return "it is empty or no text"
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        return "it is no valid text"
+    if len(encoded) > _MAX_PATH_BYTES:
+        return f"it is longer than {_MAX_PATH_BYTES} bytes"
+    if _CONTROL.search(path) or "\\" in path:
+        return "it has a control character or a backslash"
+    if path.startswith("/") or _DRIVE.match(path):
+        return "it is an absolute path"
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            return "it has an empty, '.' or '..' part"
+        if part.endswith((" ", ".")) or _RESERVED.fullmatch(part):
+            return f"{part!r} means something else on some systems"
+        if len(part.encode()) > _MAX_PART_BYTES:
+            return f"a part of it is longer than {_MAX_PART_BYTES} bytes"
+    return None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def search_url(endpoint: str, query: SearchQuery) -> str:
+    """Address of the first page of GGUF repositories that match. The next pages' addresses come from the Hub."""
+    if query.sort not in _SORT_KEYS:
+        raise InvalidRequestError(f"{_shown(query.sort)} is no order. Choose one of {', '.join(_SORT_KEYS)}.")
+    parameters = [("filter", "gguf")]
+    if text := query.text.strip():
+        parameters.append(("search", text))
+    if query.author:
+        parameters.append(("author", query.author))
+    parameters += [
+        ("sort", _SORT_KEYS[query.sort]),
+        ("direction", "-1"),
+        ("limit", str(max(1, min(query.limit, _MAX_SEARCH_ROWS)))),
+    ]
+    parameters += [("expand[]", name) for name in _EXPAND]
+    try:
+        return f"{endpoint}/api/models?{urlencode(parameters)}"
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("The text to search for is no valid text. Type it again.") from error
+
+
+def model_info_url(endpoint: str, repo_id: str, revision: str) -> str:
+    return f"{endpoint}/api/models/{check_repo_id(repo_id)}/revision/{quote(check_revision(revision), safe='')}"
+
+
+def tree_url(endpoint: str, repo_id: str, revision: str) -> str:
+    """Address of the listing of all files: without ``recursive`` the shards in a subfolder would be missing."""
+    tree = f"{endpoint}/api/models/{check_repo_id(repo_id)}/tree/{quote(check_revision(revision), safe='')}"
+    return f"{tree}?recursive=true&expand=false"
+
+
+def resolve_url(endpoint: str, repo_id: str, revision: str, filename: str) -> str:
+    """Address a file is downloaded from, by huggingface_hub's own rules."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(
+        check_repo_id(repo_id), check_filename(filename), revision=check_revision(revision), endpoint=endpoint
+    )
+
+
+def model_page_url(endpoint: str, repo_id: str) -> str:
+    """The page for people, where a licence is accepted."""
+    return f"{endpoint}/{repo_id}"
+
+
+# --- origins ----------------------------------------------------------------------------------------------------------
+
+
+def origin_of(url: str | httpx.URL) -> tuple[str, str, int] | None:
+    """Scheme, host and port, or ``None`` for what is no web address.
+
+    It is read with the parser that also sends the request, so that no address means one host here and another there.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return None
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    if parsed.scheme not in ("http", "https") or not parsed.host or port > _MAX_PORT or "\\" in str(url):
+        return None
+    return parsed.scheme, parsed.host.lower(), port
+
+
+def join_url(base: str, reference: str) -> str | None:
+    """The web address that a ``Location`` or ``Link`` header means, or ``None`` when it means none."""
+    try:
+        joined = httpx.URL(base).join(reference)
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return str(joined) if origin_of(joined) and "\\" not in reference else None
+
+
+def is_same_origin(url: str | httpx.URL, other: str | httpx.URL) -> bool:
+    origin = origin_of(url)
+    return origin is not None and origin == origin_of(other)
+
+
+def is_hub_url(url: str | httpx.URL, endpoint: str) -> bool:
+    """Whether the address is the endpoint's own or the public Hub's, so that its answers are a Hub's answers."""
+    return is_same_origin(url, endpoint) or origin_of(url) in PUBLIC_HUB_ORIGINS
+
+
+def authorization_headers(url: str | httpx.URL, *, endpoint: str, token: str | None) -> dict[str, str]:
+    """The header that carries the token, for the endpoint's own origin only; no header for any other address.
+
+    Raises
+    ------
+    InvalidRequestError
+        When the token has characters that no header may carry. The token is not in the message.
+    """
+    if not token or not is_same_origin(url, endpoint):
+        return {}
+    token = token.strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise InvalidRequestError(
+            "The token has spaces or characters that no token has. Copy it again from the Hub's settings, to HF_TOKEN."
+        )
+    return {"Authorization": f"Bearer {token}"}

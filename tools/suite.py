@@ -1,0 +1,109 @@
+"""Runs every check and every test, and closes with one line of counts."""
+
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.environment import PYTHON, npm, say, setup_test, status_of
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+def read_junit(report: Path) -> Counts:
+    """The counts of a JUnit report, as pytest and vitest write it. No report at all is one failure."""
+    if not report.is_file():
+        return Counts(failed=1)
+    total = Counts()
+    for suite in ElementTree.parse(report).iter("testsuite"):
+        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped = int(suite.get("skipped", 0))
+        total += Counts(int(suite.get("tests", 0)) - failed - skipped, failed, skipped)
+    return total
+
+
+@dataclass
+class Run:
+    """One run of the suite: its steps so far."""
+
+    total: Counts = Counts()
+    failures: list[str] = field(default_factory=list)
+
+    def check(self, name: str, command: Sequence[str | Path]) -> None:
+        """A step that passes or fails as a whole; a failed one counts as one failure."""
+        if self._run(name, command) != 0:
+            self._add(name, Counts(failed=1))
+
+    def tests(self, name: str, command: Sequence[str | Path], report: Path) -> None:
+        """A test runner with a JUnit report. One that fails in silence, or runs nothing, counts as one failure."""
+        status = self._run(name, command)
+        counts = read_junit(report)
+        if counts.failed == 0 and (status != 0 or counts.passed == 0):
+            counts += Counts(failed=1)
+        self._add(name, counts)
+
+    def _run(self, name: str, command: Sequence[str | Path]) -> int:
+        say(name)
+        began = time.monotonic()
+        status = status_of(command)
+        say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}, {time.monotonic() - began:.0f} s")
+        return status
+
+    def _add(self, name: str, counts: Counts) -> None:
+        self.total += counts
+        if counts.failed:
+            self.failures.append(name)
+
+
+def run_checks(run: Run) -> None:
+    run.check("ruff check", [PYTHON, "-m", "ruff", "check", "."])
+    run.check("ruff format", [PYTHON, "-m", "ruff", "format", "--check", "."])
+    run.check("mypy", [PYTHON, "-m", "mypy"])
+    run.check("TypeScript and Biome", npm("run", "check"))
+
+
+def run_tests(run: Run, reports: Path) -> None:
+    vitest, tests, notebooks = (reports / f"{name}.xml" for name in ("vitest", "tests", "notebooks"))
+    run.tests(
+        "vitest", npm("test", "--", "--reporter=default", "--reporter=junit", f"--outputFile.junit={vitest}"), vitest
+    )
+    run.tests("pytest", [PYTHON, "-m", "pytest", f"--junitxml={tests}"], tests)
+    run.tests("notebooks", [PYTHON, "-m", "pytest", "--nbval-lax", f"--junitxml={notebooks}", "notebooks"], notebooks)
+
+
+def test() -> int:
+    began = time.monotonic()
+    setup_test()
+    run = Run()
+    run_checks(run)
+    with tempfile.TemporaryDirectory() as reports:
+        run_tests(run, Path(reports))
+    say(f"All of it took {time.monotonic() - began:.0f} s")
+    return close(run)
+
+
+def check() -> int:
+    setup_test()
+    run = Run()
+    run_checks(run)
+    return 1 if run.failures else 0
+
+
+def close(run: Run) -> int:
+    if run.failures:
+        say(f"Failed: {', '.join(run.failures)}")
+    print(run.total, flush=True)
+    return 1 if run.failures else 0
