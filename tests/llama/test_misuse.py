@@ -14,7 +14,8 @@ HARNESS = """
 import threading, time
 from llama_cpp import LlamaGrammar
 from modeldeck._errors import ModelUnloadedError
-from modeldeck.llama import load
+import functools, modeldeck.llama
+load = functools.partial(modeldeck.llama.load, n_threads=1, n_threads_batch=1)
 llm = load(chat_model)
 try:
     exec(compile(misuse, "<misuse>", "exec"))
