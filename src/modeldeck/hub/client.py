@@ -168,6 +168,10 @@ class HubClient:
             follow_redirects=False,
         )
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
     async def aclose(self) -> None:
         await self._http.aclose()
 
