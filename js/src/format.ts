@@ -93,8 +93,11 @@ export function parameters(value: number): string {
   return count(value).replace("k", "K");
 }
 
-/** A context length: 512, 8K, 128K. */
+/** A context length: 512, 8K, 128K, 1M. */
 export function tokens(value: number): string {
+  if (value >= 1024 ** 2 && value % 1024 ** 2 === 0) {
+    return `${value / 1024 ** 2}M`;
+  }
   if (value >= 1024 && value % 1024 === 0) {
     return `${value / 1024}K`;
   }

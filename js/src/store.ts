@@ -293,10 +293,6 @@ export class Store {
     }
   }
 
-  reopen(repoId: string): void {
-    void this.#ask(`repo ${repoId}`, "open_repo", { repo_id: repoId });
-  }
-
   /** Do what a button of a row says. */
   act(row: Row, action: Action): void {
     row.error.value = null;

@@ -1,6 +1,5 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { tokens } from "../format";
 import type { Store } from "../store";
 import type { SortKey } from "../wire";
 import { Icon } from "./icons";
@@ -119,7 +118,7 @@ function ContextControl({ store }: { store: Store }) {
       >
         {sizes.map((size) => (
           <option key={size} value={size}>
-            {tokens(size)} tokens
+            {size} tokens
           </option>
         ))}
       </select>

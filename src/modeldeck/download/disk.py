@@ -45,7 +45,8 @@ def check_room(path: Path, *, needed: int, reserved: int) -> None:
     others = f" and {_gb(reserved)} for other downloads" if reserved else ""
     raise DiskFullError(
         f"Not enough room in the cache: {_gb(needed)} needed{others}, {_gb(free)} free. "
-        f"Free {_gb(needed + reserved + MARGIN_BYTES - free)}, choose a smaller file, or set HF_HUB_CACHE to another disk.",
+        f"Free {_gb(needed + reserved + MARGIN_BYTES - free)}, choose a smaller file, "
+        "or set HF_HUB_CACHE to another disk.",
         needed_bytes=needed,
         free_bytes=free,
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 
 import anyio
 import httpx
 
-from modeldeck._errors import DiskFullError, GGUFError, IntegrityError, ServerError
+from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
 from modeldeck._types import DownloadRequest, GGUFFile
 from modeldeck.download.disk import error_from_write
 from modeldeck.download.limits import Bandwidth, Connections
@@ -23,8 +24,9 @@ from modeldeck.download.partial import (
     Partial,
     PartialHeader,
     discard_partials,
+    list_partials,
 )
-from modeldeck.download.retry import RetryPolicy
+from modeldeck.download.retry import Attempts, RetryPolicy
 from modeldeck.download.source import Source
 from modeldeck.download.threads import DiskThreads
 from modeldeck.download.transfer import UNKNOWN_SIZE, Patience, Transfer
@@ -41,6 +43,7 @@ _GGUF_MAGIC = b"GGUF"
 class Tools:
     """What all downloads of an engine work with."""
 
+    transport: httpx.AsyncBaseTransport
     http: httpx.AsyncClient
     threads: DiskThreads
     bandwidth: Bandwidth
@@ -50,32 +53,84 @@ class Tools:
     blob_locks: dict[Path, anyio.Lock] = field(default_factory=dict)
 
 
+class Phase(Enum):
+    """What is being done for a file."""
+
+    RESOLVING = "resolving"
+    FETCHING = "fetching"
+    VERIFYING = "verifying"
+    DONE = "done"
+
+
+class Crew:
+    """The connections of one download, shared by its files: the first takes what it can use, the next what is left."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._transfers: list[Transfer] = []
+        self._waiting: list[object] = []
+        self._freed = anyio.Event()
+
+    def allowance(self, transfer: Transfer) -> int:
+        """Connections that a transfer may have now."""
+        return self._connections.share - sum(other.working for other in self._transfers if other is not transfer)
+
+    async def admit(self, transfer: Transfer) -> None:
+        """Wait until there is a connection left for one more transfer."""
+        self._waiting.append(transfer)
+        try:
+            while self._waiting[0] is not transfer or self.allowance(transfer) < 1:
+                await self._freed.wait()
+            self._transfers.append(transfer)
+        finally:
+            self._waiting.remove(transfer)
+            self.notify()
+
+    def release(self, transfer: Transfer) -> None:
+        if transfer in self._transfers:
+            self._transfers.remove(transfer)
+        self.notify()
+
+    def notify(self) -> None:
+        """A connection was freed."""
+        self._freed.set()
+        self._freed = anyio.Event()
+
+
 class FileDownload:
     """One file of a download. Its attributes tell at any time how it stands.
 
     Parameters
     ----------
-    allowance
-        How many connections it may have now.
+    on_phase
+        Called when the phase has changed.
     """
 
     def __init__(
-        self, *, request: DownloadRequest, file: GGUFFile, source: Source, tools: Tools, allowance: Callable[[], int]
+        self,
+        *,
+        request: DownloadRequest,
+        file: GGUFFile,
+        source: Source,
+        tools: Tools,
+        crew: Crew,
+        on_phase: Callable[[], None],
     ) -> None:
         self.file = file
         self.source = source
+        self.phase = Phase.RESOLVING
         self._request = request
         self._tools = tools
-        self._allowance = allowance
+        self._crew = crew
+        self._on_phase = on_phase
         self._cache_dir = Path(request.cache_dir)
         self._transfer: Transfer | None = None
         self._partial: Partial | None = None
         self._fetched_before = 0
+        self._is_mending = False
+        self._resolve_failures = 0
+        self._resolve_retry_at: float | None = None
         self.received = 0
-        self.is_fetching = False
-        self.is_mending = False
-        self.is_done = False
-        self.checked = 0
 
     # --- how it stands ------------------------------------------------------------------------------------------------
 
@@ -94,21 +149,36 @@ class FileDownload:
 
     @property
     def attempt(self) -> int:
-        return self._transfer.attempt if self._transfer else 0
+        return self._transfer.attempt if self._transfer else self._resolve_failures
 
     @property
     def retry_at(self) -> float | None:
-        return self._transfer.retry_at if self._transfer else None
+        return self._transfer.retry_at if self._transfer else self._resolve_retry_at
 
     @property
-    def leaves_room_for_others(self) -> bool:
-        """Its connections cannot all be busy any more, so the next file may begin."""
-        return self.is_done or not self.is_fetching or (self._transfer is not None and self._transfer.is_nearly_done)
+    def is_transferring(self) -> bool:
+        return self._transfer is not None
+
+    def needed_bytes(self) -> int:
+        """Room that the file still takes. Blocks."""
+        if self.size is None:
+            return 0
+        digest = self.source.digest
+        if digest is None:
+            return self.size
+        if self._blobs_dir.joinpath(digest).is_file():
+            return 0
+        there = max((info.allocated_bytes for info in list_partials(self._blobs_dir, digest)), default=0)
+        return max(0, self.size - there)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._on_phase()
 
     def adjust(self) -> None:
         if self._transfer is not None:
             self._transfer.adjust()
-        if self._partial is not None and not self.is_mending:
+        if self._partial is not None and not self._is_mending:
             self.received = max(self.received, self._partial.received)
 
     # --- the way of the file ------------------------------------------------------------------------------------------
@@ -121,11 +191,11 @@ class FileDownload:
         ModelDeckError
             What came is kept, unless nothing can be done with it.
         """
-        self.is_fetching = True
+        self._enter(Phase.RESOLVING)
         try:
             if await self._find_at_commit(self._request.commit_hash):
                 return
-            await self.source.resolve()
+            await self.resolve()
             if await self._find_at_commit(self.source.resolved.commit_hash):
                 return
             async with self._only_writer():
@@ -133,8 +203,23 @@ class FileDownload:
                     await self._download()
         except OSError as exc:
             raise error_from_write(exc, self._blobs_dir, missing=self._missing_bytes()) from exc
-        finally:
-            self.is_fetching = False
+
+    async def resolve(self) -> None:
+        """Learn the file's address and digest, with the same patience as for its bytes."""
+        attempts = Attempts(self._tools.policy)
+        while True:
+            try:
+                return await self.source.resolve()
+            except ModelDeckError as error:
+                wait = attempts.wait_after(error, 0)
+                if wait is None:
+                    raise
+            self._resolve_failures = attempts.failures
+            self._resolve_retry_at = time.monotonic() + wait
+            try:
+                await anyio.sleep(wait)
+            finally:
+                self._resolve_retry_at = None
 
     @property
     def _blobs_dir(self) -> Path:
@@ -172,7 +257,7 @@ class FileDownload:
 
     def _finish(self, size: int) -> None:
         self.received = size
-        self.is_done = True
+        self._enter(Phase.DONE)
 
     async def _link_existing_blob(self) -> bool:
         digest = self.source.digest
@@ -235,10 +320,12 @@ class FileDownload:
         )
 
     async def _fill(self, partial: Partial) -> None:
+        self._enter(Phase.FETCHING)
         self.received = max(self.received, partial.received)
-        hasher = await self._check_claims(partial)
+        hasher = FrontHasher(self.source.digest, self.size)
+        await self._recheck(partial, hasher)
         await self._fetch(partial, hasher)
-        self.is_fetching = False
+        self._enter(Phase.VERIFYING)
         digest = self.source.digest
         for mending in range(MAX_MENDINGS + 1):
             hasher = await self._hash_to_end(partial, hasher)
@@ -257,21 +344,17 @@ class FileDownload:
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
-    async def _check_claims(self, partial: Partial) -> FrontHasher:
-        """Read again what the journal claims, and forget what is not so."""
-        hasher = FrontHasher(self.source.digest, self.size)
-        await self._recheck(partial, hasher)
-        return hasher
-
     async def _recheck(self, partial: Partial, hasher: FrontHasher | None) -> int:
-        """Drop the blocks whose bytes are not what was written, and return how many there were."""
+        """Read again what the journal claims, drop what is not so, and return how many blocks that were."""
         blocks = partial.blocks()
         scratch = memoryview(bytearray(max((block.length for block in blocks), default=0)))
-        dropped = 0
+        bad: list[Block] = []
         for index in range(0, len(blocks), STEP_BYTES // BLOCK_BYTES):
             step = blocks[index : index + STEP_BYTES // BLOCK_BYTES]
-            dropped += await self._tools.threads.run(_check_blocks, partial, step, scratch, hasher)
-        return dropped
+            bad += await self._tools.threads.run(_bad_blocks, partial, step, scratch, hasher)
+        if bad:
+            await self._tools.threads.run(partial.drop, bad)
+        return len(bad)
 
     async def _fetch(self, partial: Partial, hasher: FrontHasher | None, *, is_mending: bool = False) -> int:
         """Fetch what is missing (all of it, to mend) and hash behind it. Returns the bytes that were mended."""
@@ -285,13 +368,13 @@ class FileDownload:
             missing=missing,
             threads=self._tools.threads,
             bandwidth=self._tools.bandwidth,
-            allowance=self._allowance,
+            crew=self._crew,
             policy=self._tools.policy,
             patience=self._tools.patience,
             is_mending=is_mending,
         )
+        await self._crew.admit(transfer)
         self._transfer = transfer
-        self._tools.connections.join()
         try:
             async with anyio.create_task_group() as task_group:
                 follower = anyio.CancelScope()
@@ -300,7 +383,7 @@ class FileDownload:
                 failure = await _outcome(transfer)
                 follower.cancel()
         finally:
-            self._tools.connections.leave()
+            self._crew.release(transfer)
             self._fetched_before += transfer.fetched
             self._transfer = None
             self.adjust()
@@ -315,21 +398,24 @@ class FileDownload:
     ) -> None:
         """Hash the contiguous front while the transfer goes on, and bring it to the disk in steps."""
         synced = hasher.position
-        with scope:
-            while True:
-                advanced = transfer.advanced
-                front = partial.front
-                if front - hasher.position < STEP_BYTES:
-                    await advanced.wait()
-                    continue
-                await self._advance(partial, hasher, hasher.position + STEP_BYTES)
-                if hasher.position - synced >= SYNC_BYTES:
-                    synced = hasher.position
-                    await self._tools.threads.run(partial.sync)
+        try:
+            with scope:
+                while True:
+                    advanced = transfer.advanced
+                    if partial.front - hasher.position < STEP_BYTES:
+                        await advanced.wait()
+                        continue
+                    await self._advance(partial, hasher, hasher.position + STEP_BYTES)
+                    if hasher.position - synced >= SYNC_BYTES:
+                        synced = hasher.position
+                        await self._tools.threads.run(partial.sync)
+        except StorageError as error:
+            transfer.fail(error)
+        except OSError as exc:
+            transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
 
     async def _advance(self, partial: Partial, hasher: FrontHasher, stop: int) -> None:
         await self._tools.threads.run(hasher.advance, partial.descriptor, stop)
-        self.checked = hasher.position
 
     async def _hash_to_end(self, partial: Partial, hasher: FrontHasher) -> FrontHasher:
         size = self.size
@@ -343,15 +429,15 @@ class FileDownload:
     async def _mend(self, partial: Partial) -> bool:
         """The digest is wrong: find the bad bytes and replace them. ``False`` when the server's own are bad."""
         self.is_mending = True
-        self.is_fetching = True
+        self._enter(Phase.RESOLVING)
         try:
             if await self._recheck(partial, None):
                 await self._fetch(partial, None)  # the disk had changed them
                 return True
             return await self._fetch(partial, None, is_mending=True) > 0
         finally:
-            self.is_mending = False
-            self.is_fetching = False
+            self._is_mending = False
+            self._enter(Phase.VERIFYING)
 
     async def _publish(self, partial: Partial, digest: str) -> None:
         if self.source.digest is None and self.file.filename.endswith(".gguf"):
@@ -377,8 +463,6 @@ class FileDownload:
 
 async def _outcome(transfer: Transfer) -> Exception | None:
     """Run the transfer; its failure as a value, because a task group would wrap it."""
-    from modeldeck._errors import ModelDeckError
-
     try:
         await transfer.run()
     except (ModelDeckError, OwnershipLostError) as failure:
@@ -386,16 +470,16 @@ async def _outcome(transfer: Transfer) -> Exception | None:
     return None
 
 
-def _check_blocks(partial: Partial, blocks: list[Block], scratch: memoryview, hasher: FrontHasher | None) -> int:
-    dropped = 0
+def _bad_blocks(partial: Partial, blocks: list[Block], scratch: memoryview, hasher: FrontHasher | None) -> list[Block]:
+    """Those whose bytes are not what was written. The others are hashed on the way where they continue the front."""
+    bad = []
     for block in blocks:
         data = partial.check(block, scratch)
         if data is None:
-            partial.drop(block.start, block.stop)
-            dropped += 1
+            bad.append(block)
         elif hasher is not None and block.start <= hasher.position < block.stop:
             hasher.feed(data[hasher.position - block.start :])
-    return dropped
+    return bad
 
 
 def _ensure_gguf(partial: Partial, filename: str) -> None:
@@ -403,10 +487,3 @@ def _ensure_gguf(partial: Partial, filename: str) -> None:
     with partial.data_path.open("rb") as file:
         if file.read(len(_GGUF_MAGIC)) != _GGUF_MAGIC:
             raise GGUFError(f"What came as {filename} is no GGUF file. Check the endpoint and the file's name.")
-
-
-def is_out_of_room(error: BaseException) -> bool:
-    """Whether making room is all that is needed to go on."""
-    return isinstance(error, DiskFullError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    )

@@ -5,13 +5,14 @@ Beside the place of the finished blob lie two files::
     blobs/<digest>.<id>.part        the bytes, each at its final offset
     blobs/<digest>.<owner>.journal  text: a header, then one line for each block that is there
 
-A block line is appended after its bytes were written, and carries their CRC-32. A line that was cut short or damaged does
-not pass its own check and is skipped. Nothing the journal claims is trusted before the bytes were read again and agree
-with it, so neither a lost page nor a file full of zeros can get through; the sha256 of the whole decides in the end.
+A block line is appended after its bytes were written, and carries their CRC-32. A line that was cut short or damaged
+does not pass its own check and is skipped. Nothing the journal claims is trusted before the bytes were read again and
+agree with it, so neither a lost page nor a file full of zeros can get through; the sha256 of the whole decides in the
+end.
 
 One owner at a time: a journal is claimed by renaming it, which only one process can do. It is claimed only when its
-owner has released it, is dead, or (on another machine) has not touched it for a while. The file lock is one sign of life
-among others, because some network filesystems grant it to everyone.
+owner has released it, is dead, or (on another machine) has not touched it for a while. The file lock is one sign of
+life among others, because some network filesystems grant it to everyone.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ except ImportError:  # Windows
 
 Buffer = bytes | bytearray | memoryview
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 """A block is journalled when it is this long, so a killed process loses at most this much per connection."""
-BLOCK_SECONDS = 5.0
+BLOCK_SECONDS = 2.0
 BEAT_SECONDS = 10.0
 ABANDONED_SECONDS = 120.0
 """An owner on another machine that has not touched its journal for this long is taken for dead."""
@@ -95,7 +96,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialInfo:
-    """A partial file found in a cache. ``allocated_bytes`` is the room it takes; ``is_owned`` that somebody writes it."""
+    """A partial file in a cache. ``allocated_bytes`` is the room it takes; ``is_owned`` that somebody writes it."""
 
     header: PartialHeader
     data_path: Path
@@ -160,11 +161,9 @@ def live_blocks(blocks: Sequence[Block]) -> list[Block]:
     covered = RangeSet()
     live = []
     for block in reversed(blocks):
-        if covered.overlaps(block.start, block.stop):
-            continue
-        covered.add(block.start, block.stop)
-        if block.crc is not None:
+        if block.crc is not None and not covered.overlaps(block.start, block.stop):
             live.append(block)
+        covered.add(block.start, block.stop)
     return sorted(live, key=lambda block: block.start)
 
 
@@ -405,12 +404,12 @@ class Partial:
         with self._lock:
             self._written.add(start, stop)
 
-    def drop(self, start: int, stop: int) -> None:
-        """Take back every claim that touches the range."""
+    def drop(self, blocks: Sequence[Block]) -> None:
+        """Take back the claims of these blocks."""
         with self._lock:
-            block = Block(start, stop - start, None)
-            write_all(self._journal, encode_block(block))
-            self._blocks = live_blocks([*self._blocks, block])
+            nothing = [Block(block.start, block.length, None) for block in blocks]
+            write_all(self._journal, b"".join(encode_block(block) for block in nothing))
+            self._blocks = live_blocks([*self._blocks, *nothing])
             self._written = RangeSet((block.start, block.stop) for block in self._blocks)
 
     def check(self, block: Block, scratch: memoryview) -> memoryview | None:
@@ -601,4 +600,14 @@ def discard_partials(directory: Path, digest: str = "*", *, older_than_seconds: 
             if now - path.stat().st_mtime > max(older_than_seconds, LEFT_OVER_SECONDS):
                 freed += allocated_bytes(path)
                 path.unlink()
+    return freed
+
+
+def clean_partials(cache_dir: Path, *, keep: Iterable[str] = (), older_than_seconds: float = LEFT_OVER_SECONDS) -> int:
+    """Delete left-over partial files of a whole cache, except of the blobs in ``keep``; return the bytes freed."""
+    kept = set(keep)
+    freed = 0
+    for directory in sorted(cache_dir.glob("models--*/blobs")):
+        for digest in {info.header.digest for info in list_partials(directory)} - kept:
+            freed += discard_partials(directory, digest, older_than_seconds=older_than_seconds)
     return freed

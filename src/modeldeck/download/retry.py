@@ -35,8 +35,8 @@ class RetryPolicy:
 class Attempts:
     """Counts failures in a row and says how long to wait after each.
 
-    The wait has full jitter: a uniform draw from 0 to the exponential bound, so that clients that failed together do not
-    come back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    The wait has full jitter: a uniform draw from 0 to the exponential bound, so that clients that failed together do
+    not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     """
 
     def __init__(self, policy: RetryPolicy, *, draw: random.Random | None = None) -> None:

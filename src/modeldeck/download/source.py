@@ -87,6 +87,14 @@ class Source:
         return self._listed.filename
 
     @property
+    def commit_hash(self) -> str | None:
+        return None if self._resolved is None else self._resolved.commit_hash
+
+    def pin(self, commit_hash: str) -> None:
+        """Take the file at this commit, whatever the revision means by the time it is asked for."""
+        self._revision = commit_hash
+
+    @property
     def resolved(self) -> ResolvedFile:
         assert self._resolved is not None, "resolve() comes first"
         return self._resolved
@@ -147,7 +155,7 @@ class Source:
             )
 
     @asynccontextmanager
-    async def open(self, start: int, stop: int | None, *, timeout: httpx.Timeout) -> AsyncIterator[Body]:
+    async def open(self, start: int, stop: int | None, *, timeouts: httpx.Timeout) -> AsyncIterator[Body]:
         """Ask for a range and check the answer's head; a ``stop`` of ``None`` asks for the whole file.
 
         Raises
@@ -164,7 +172,7 @@ class Source:
                 if stop is not None:
                     headers["Range"] = f"bytes={start}-{stop - 1}"
                 headers |= authorization_headers(asked, endpoint=self._endpoint, token=self._token)
-                async with self._http.stream("GET", asked, headers=headers, timeout=timeout) as response:
+                async with self._http.stream("GET", asked, headers=headers, timeout=timeouts) as response:
                     if response.has_redirect_location:
                         target = join_url(asked, response.headers["location"])
                         if target is None:

@@ -28,7 +28,8 @@ class DiskThreads:
     @staticmethod
     async def finish(future: asyncio.Future[T]) -> T:
         with anyio.CancelScope(shield=True):
-            return await future
+            await asyncio.wait([future])
+        return future.result()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a short blocking function; a cancellation waits for it."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -41,8 +42,16 @@ class Patience:
     drip_bytes: int = 8 << 10
 
     @property
-    def timeout(self) -> httpx.Timeout:
+    def timeouts(self) -> httpx.Timeout:
         return httpx.Timeout(self.silence_seconds, connect=self.connect_seconds, pool=None)
+
+
+class TransferCrew(Protocol):
+    """What a transfer asks of those it shares connections with."""
+
+    def allowance(self, transfer: Transfer) -> int: ...
+
+    def notify(self) -> None: ...
 
 
 class Transfer:
@@ -52,8 +61,8 @@ class Transfer:
     ----------
     missing
         Ranges to fetch.
-    allowance
-        How many connections this transfer may have now.
+    crew
+        Says how many connections this transfer may have now.
     is_mending
         The bytes are there but wrong somewhere: fetch them again and replace those that differ.
     """
@@ -66,7 +75,7 @@ class Transfer:
         missing: Sequence[tuple[int, int]],
         threads: DiskThreads,
         bandwidth: Bandwidth,
-        allowance: Callable[[], int],
+        crew: TransferCrew,
         policy: RetryPolicy,
         patience: Patience,
         is_mending: bool = False,
@@ -76,7 +85,7 @@ class Transfer:
         self._planner = Planner(missing)
         self._threads = threads
         self._bandwidth = bandwidth
-        self._allowance = allowance
+        self._crew = crew
         self._policy = policy
         self._attempts = Attempts(policy)
         self._patience = patience
@@ -90,7 +99,7 @@ class Transfer:
         self._fetched_at_doubt = -1
         self._ceiling = 1
         self._refused_at = 0.0
-        self._working = 0
+        self.working = 0
         self.connections = 0
         self.fetched = 0
         self.mended_bytes = 0
@@ -101,11 +110,6 @@ class Transfer:
     def attempt(self) -> int:
         """Failures in a row so far."""
         return self._attempts.failures
-
-    @property
-    def is_nearly_done(self) -> bool:
-        """All that is left is being fetched already."""
-        return self._planner.waiting == 0
 
     async def run(self) -> None:
         """Fetch everything.
@@ -134,14 +138,14 @@ class Transfer:
         if self._has_ranges and self._refused_at and now - self._refused_at > RECOVERY_SECONDS:
             self._ceiling += 1
             self._refused_at = now
-        while self._working < self._target() and not self._planner.is_done:
-            self._working += 1
+        while self.working < self._target() and not self._planner.is_done:
+            self.working += 1
             self._task_group.start_soon(self._work)
             if self._planner.waiting == 0:
                 break
 
     def _target(self) -> int:
-        return max(1, min(self._allowance(), self._ceiling))
+        return max(1, min(self._crew.allowance(self), self._ceiling))
 
     def _wanted(self) -> int:
         if self._source.size is None:
@@ -152,12 +156,13 @@ class Transfer:
 
     async def _work(self) -> None:
         try:
-            while self._failure is None and self._working <= self._target():
+            while self._failure is None and self.working <= self._target():
                 lease = self._planner.take(self._wanted(), may_split=self._has_ranges)
                 if lease is None or not await self._attempt(lease):
                     return
         finally:
-            self._working -= 1
+            self.working -= 1
+            self._crew.notify()
 
     async def _attempt(self, lease: Lease) -> bool:
         """Fetch a lease as far as it goes. Whether this connection should go on with another one."""
@@ -173,7 +178,7 @@ class Transfer:
             self._wrong_ranges += 1
             error, is_doubtful = wrong.cause, False
         except OwnershipLostError as lost:
-            self._fail(lost)
+            self.fail(lost)
             return False
         except ModelDeckError as exc:
             error, is_doubtful = exc, False
@@ -182,9 +187,9 @@ class Transfer:
             brought = lease.position - begun_at
             self._planner.give_back(lease)
         if isinstance(error, StorageError):
-            self._fail(error)
+            self.fail(error)
             return False
-        if self._working > 1:
+        if self.working > 1:
             return brought >= self._policy.progress_bytes or self._leave()
         if is_doubtful and await self._resolve_again(generation):
             return True
@@ -192,7 +197,7 @@ class Transfer:
 
     def _leave(self) -> bool:
         """The others get on without this connection: the server may want fewer."""
-        self._ceiling = max(1, self._working - 1)
+        self._ceiling = max(1, self.working - 1)
         self._refused_at = time.monotonic()
         return False
 
@@ -216,7 +221,7 @@ class Transfer:
     async def _back_off(self, error: ModelDeckError) -> bool:
         wait = self._attempts.wait_after(error, self.fetched)
         if wait is None:
-            self._fail(error)
+            self.fail(error)
             return False
         self.retry_at = time.monotonic() + wait
         try:
@@ -227,7 +232,7 @@ class Transfer:
             self._ceiling = UNKNOWN_SIZE
         return True
 
-    def _fail(self, failure: ModelDeckError | OwnershipLostError) -> None:
+    def fail(self, failure: ModelDeckError | OwnershipLostError) -> None:
         if self._failure is None:
             self._failure = failure
         if self._task_group is not None:
@@ -239,10 +244,10 @@ class Transfer:
         asks_for_ranges = self._wrong_ranges < MAX_WRONG_RANGES and lease.stop < UNKNOWN_SIZE
         started_at = time.monotonic()
         async with self._source.open(
-            lease.position, lease.stop if asks_for_ranges else None, timeout=self._patience.timeout
+            lease.position, lease.stop if asks_for_ranges else None, timeouts=self._patience.timeouts
         ) as body:
             if body.is_whole:
-                if self._working > 1:
+                if self.working > 1:
                     raise WrongRangeError(ServerError("The server stopped serving parts of files.", status_code=502))
                 await self._receive_whole(body, lease)
                 return

@@ -62,9 +62,7 @@ def cache_bytes(
 ) -> int:
     """Bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are per element."""
     cells = padded_cells(n_ctx)
-    window_cells = cells
-    if not swa_full and sliding_window:
-        window_cells = min(cells, padded_cells(sliding_window + n_ubatch))
+    window_cells = cells if swa_full else padded_window_cells(sliding_window, n_ctx, n_ubatch)
     total = 0.0
     for shape in shapes:
         kept = window_cells if shape.kind == "window" else cells
@@ -75,6 +73,12 @@ def cache_bytes(
 def padded_cells(n_ctx: int) -> int:
     """llama.cpp allocates cells in multiples of 256."""
     return -(-n_ctx // _PADDING_CELLS) * _PADDING_CELLS
+
+
+def padded_window_cells(sliding_window: int | None, n_ctx: int, n_ubatch: int) -> int:
+    """Cells of a layer that looks back no further than its window, when the cache is not kept in full."""
+    cells = padded_cells(n_ctx)
+    return min(cells, padded_cells(sliding_window + n_ubatch)) if sliding_window else cells
 
 
 def head_length(metadata: GGUFMetadata) -> int:

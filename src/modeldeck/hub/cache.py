@@ -20,6 +20,7 @@ import errno
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from modeldeck.hub.urls import (
 PARTIAL_SUFFIX = ".part"
 """Never ``.incomplete``: huggingface_hub up to 1.17 appends to such files, and ``hf cache prune`` deletes them."""
 
+_TEMPORARY_SUFFIX = ".tmp"
+_LEFT_BEHIND_SECONDS = 86_400.0
 _LOCK_WAIT_SECONDS = 5.0
 """huggingface_hub holds its lock for a whole download. Waiting longer gains nothing: publishing is safe without it."""
 _LOCK_MODE = 0o664
@@ -227,9 +230,11 @@ def _is_usable(check: Callable[[str], str], name: str) -> bool:
 
 def prepare_repo(cache_dir: Path, repo_id: str) -> None:
     """Make the folders that a partial file needs, so that the cache is in order from the first byte on."""
+    repository = repo_dir(cache_dir, repo_id)
     with _storage_errors():
         for name in ("blobs", "snapshots"):
-            (repo_dir(cache_dir, repo_id) / name).mkdir(parents=True, exist_ok=True)
+            (repository / name).mkdir(parents=True, exist_ok=True)
+        _sweep(repository / "blobs")
         with contextlib.suppress(FileExistsError), (cache_dir / "CACHEDIR.TAG").open("x") as tag:
             tag.write(_CACHEDIR_TAG)
 
@@ -254,8 +259,8 @@ def publish_blob(
     blob = blob_path(cache_dir, repo_id, etag)
     prepare_repo(cache_dir, repo_id)
     with _storage_errors(), _publishing_lock(cache_dir, repo_id, etag):
-        _chmod_by_umask(verified)
         _sync(verified)
+        _chmod_by_umask(verified)
         if _is_shared(blob, size=verified.stat().st_size):
             verified.unlink()
         else:
@@ -286,8 +291,10 @@ def write_ref(cache_dir: Path, repo_id: str, revision: str, commit_hash: str) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         note = _temporary_path(cache_dir, repo_id)
         try:
-            note.write_bytes(commit_hash.encode())
-            _sync(note)
+            with note.open("xb") as file:
+                file.write(commit_hash.encode())
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(note, path)
         finally:
             note.unlink(missing_ok=True)
@@ -309,7 +316,6 @@ def _link(
                 os.replace(blob, path)
             else:
                 shutil.copyfile(blob, link)
-                _chmod_by_umask(link)
                 _sync(link)
                 os.replace(link, path)
         finally:
@@ -322,7 +328,15 @@ def _link(
 def _temporary_path(cache_dir: Path, repo_id: str) -> Path:
     """A name for what is about to be renamed to its place. In ``blobs/``, where readers pass over foreign names: what a
     crash leaves in ``snapshots/`` or ``refs/`` they would take for a file of the repository."""
-    return repo_dir(cache_dir, repo_id) / "blobs" / f"{uuid4().hex}.tmp"
+    return repo_dir(cache_dir, repo_id) / "blobs" / f"{uuid4().hex}{_TEMPORARY_SUFFIX}"
+
+
+def _sweep(blobs: Path) -> None:
+    """Remove what publishing left behind when the power failed; nobody works on such a file for a day."""
+    for path in blobs.glob(f"{'[0-9a-f]' * 32}{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > _LEFT_BEHIND_SECONDS:
+                path.unlink()
 
 
 def _make_symlink(target: str, link: Path) -> bool:
@@ -466,7 +480,7 @@ def _storage_errors() -> Iterator[None]:
 
 def _chmod_by_umask(path: Path) -> None:
     """The permissions that any new file gets here: read from one, since the umask cannot be read without setting it."""
-    probe = path.with_name(f"{uuid4().hex}.tmp")
+    probe = path.with_name(f"{uuid4().hex}{_TEMPORARY_SUFFIX}")
     try:
         probe.touch(exist_ok=False)
         mode = stat.S_IMODE(probe.stat().st_mode)
@@ -478,13 +492,14 @@ def _chmod_by_umask(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Wait until a file's bytes, or a directory's entries, are on the disk."""
-    if os.name == "nt" and path.is_dir():
+    is_directory = path.is_dir()
+    if is_directory and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if is_directory else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+        if not (is_directory and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
         os.close(handle)

@@ -83,6 +83,7 @@ class ProcessEngine(Engine):
         self._pending: dict[int, _Pending] = {}
         self._wishes: dict[str, _Wish] = {}
         self._lost: set[str] = set()
+        self._owed: set[str] = set()
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_connecting = False
@@ -104,14 +105,10 @@ class ProcessEngine(Engine):
         return await self._thread.run(self._steer(protocol.Pause(id=self._next_id(), job_id=job_id)))
 
     async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        token = token or self._token_of(job_id)
-        return await self._thread.run(
-            self._want(protocol.Resume(id=self._next_id(), job_id=job_id, token=token), token)
-        )
+        return await self._thread.run(self._resume(job_id, token))
 
     async def cancel(self, job_id: str) -> DownloadSnapshot:
-        self._wishes.pop(job_id, None)
-        return await self._thread.run(self._steer(protocol.Cancel(id=self._next_id(), job_id=job_id)))
+        return await self._thread.run(self._cancel(job_id))
 
     async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
         return await self._thread.run(self._retry(job_id, token))
@@ -148,6 +145,14 @@ class ProcessEngine(Engine):
         snapshot = await self._steer(protocol.Submit(id=self._next_id(), request=request, token=token))
         self._wishes[snapshot.job_id] = _Wish(request, token)
         return snapshot
+
+    async def _cancel(self, job_id: str) -> DownloadSnapshot:
+        self._wishes.pop(job_id, None)
+        return await self._steer(protocol.Cancel(id=self._next_id(), job_id=job_id))
+
+    async def _resume(self, job_id: str, token: str | None) -> DownloadSnapshot:
+        token = token or self._token_of(job_id)
+        return await self._want(protocol.Resume(id=self._next_id(), job_id=job_id, token=token), token)
 
     async def _retry(self, job_id: str, token: str | None) -> DownloadSnapshot:
         token = token or self._token_of(job_id)
@@ -189,6 +194,8 @@ class ProcessEngine(Engine):
 
     def _send(self, pending: _Pending) -> None:
         assert self._writer is not None
+        if pending.answer.done():
+            return
         if pending.sends >= MAX_SENDS:
             pending.answer.set_exception(EngineLostError("The engine ended twice on this request. See its log file."))
             return
@@ -280,7 +287,7 @@ class ProcessEngine(Engine):
     def _take(self, reply: protocol.Reply) -> None:
         match reply:
             case protocol.Update():
-                self._publish(self._shift(reply.snapshot))
+                self._take_snapshot(self._shift(reply.snapshot))
             case protocol.Removed():
                 self._remove(reply.job_id)
             case protocol.Answer() | protocol.Failure():
@@ -305,28 +312,38 @@ class ProcessEngine(Engine):
         now = {snapshot.job_id: self._shift(snapshot) for snapshot in snapshots}
         for job_id in before.keys() - now.keys():
             self._remove(job_id)
-        cut_off = {
-            job_id: wish for job_id, wish in self._wishes.items() if job_id in before and is_moving(before[job_id])
-        }
-        for job_id, snapshot in now.items():
-            if not (job_id in cut_off and lacks_token(snapshot)):
-                self._publish(snapshot)
-        for job_id, wish in cut_off.items():
-            self._spawn(self._ask_again(wish, now.get(job_id)))
+        cut_off = [
+            job_id
+            for job_id in self._wishes
+            if job_id in self._lost or (job_id in before and is_moving(before[job_id]))
+        ]
+        self._lost.clear()
+        self._owed = {job_id for job_id in cut_off if self._token_of(job_id) is not None}
+        for snapshot in now.values():
+            self._take_snapshot(snapshot)
+        for job_id in cut_off:
+            if job_id not in now or is_moving(now[job_id]):
+                wish = self._wishes[job_id]
+                self._spawn(self._quietly(self._submit(wish.request, wish.token)))
 
-    async def _ask_again(self, wish: _Wish, snapshot: DownloadSnapshot | None) -> None:
-        """Renew a wish at a new engine, with the token that only this client remembers."""
+    def _take_snapshot(self, snapshot: DownloadSnapshot) -> None:
+        """Publish it, unless it only says that a new engine does not know the token this client remembers."""
+        job_id = snapshot.job_id
+        if job_id in self._owed and lacks_token(snapshot):
+            self._owed.discard(job_id)
+            self._spawn(self._quietly(self._retry(job_id, None), instead=snapshot))
+        else:
+            self._publish(snapshot)
+
+    async def _quietly(
+        self, request: Coroutine[Any, Any, DownloadSnapshot], instead: DownloadSnapshot | None = None
+    ) -> None:
+        """Make a request that nobody waits for; when it fails, what is known is the truth."""
         try:
-            if snapshot is None or is_moving(snapshot):
-                await self._submit(wish.request, wish.token)
-            elif lacks_token(snapshot) and wish.token is not None:
-                message = protocol.Retry(id=self._next_id(), job_id=snapshot.job_id, token=wish.token)
-                await self._want(message, wish.token)
-            else:
-                self._publish(snapshot)
+            await request
         except ModelDeckError:
-            if snapshot is not None:
-                self._publish(snapshot)
+            if instead is not None:
+                self._publish(instead)
 
     def _shift(self, snapshot: DownloadSnapshot) -> DownloadSnapshot:
         """Make ``rev`` grow on over the engines this client has seen; each of them counts from the start."""

@@ -8,7 +8,7 @@ an ``id`` and gets exactly one ``Answer`` or ``Failure`` with it. A message that
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,12 @@ MAX_REQUEST_BYTES = 1024 * 1024
 MAX_REPLY_BYTES = 8 * MAX_REQUEST_BYTES
 """A snapshot holds its request, so every snapshot of an accepted request fits."""
 _LENGTH_BYTES = 4
+
+BAD_CONTENT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no message."""
+
+RequestId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""Small enough to be exact in every JSON reader."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -37,7 +43,7 @@ class Hello(Message, frozen=True, tag="hello"):
     An observer is not counted as a client and gets no updates.
     """
 
-    id: int
+    id: RequestId
     protocol: int
     version: str
     secret: str | None = None
@@ -45,51 +51,51 @@ class Hello(Message, frozen=True, tag="hello"):
 
 
 class Submit(Message, frozen=True, tag="submit"):
-    id: int
+    id: RequestId
     request: DownloadRequest
     token: str | None = None
 
 
 class Pause(Message, frozen=True, tag="pause"):
-    id: int
+    id: RequestId
     job_id: str
 
 
 class Resume(Message, frozen=True, tag="resume"):
-    id: int
+    id: RequestId
     job_id: str
     token: str | None = None
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
-    id: int
+    id: RequestId
     job_id: str
 
 
 class Retry(Message, frozen=True, tag="retry"):
-    id: int
+    id: RequestId
     job_id: str
     token: str | None = None
 
 
 class Dismiss(Message, frozen=True, tag="dismiss"):
-    id: int
+    id: RequestId
     job_id: str
 
 
 class SetLimits(Message, frozen=True, tag="set_limits"):
-    id: int
+    id: RequestId
     limits: EngineLimits
 
 
 class Status(Message, frozen=True, tag="status"):
-    id: int
+    id: RequestId
 
 
 class Stop(Message, frozen=True, tag="stop"):
     """End the engine; what moves is paused first."""
 
-    id: int
+    id: RequestId
 
 
 Request: TypeAlias = Hello | Submit | Pause | Resume | Cancel | Retry | Dismiss | SetLimits | Status | Stop
@@ -101,12 +107,12 @@ Request: TypeAlias = Hello | Submit | Pause | Resume | Cancel | Retry | Dismiss 
 class Answer(Message, frozen=True, tag="answer"):
     """What the request with this ``id`` asked for: a snapshot, a status, or null."""
 
-    id: int
+    id: RequestId
     result: msgspec.Raw
 
 
 class Failure(Message, frozen=True, tag="failure"):
-    id: int | None
+    id: RequestId | None
     error: ErrorInfo
 
 
@@ -174,7 +180,7 @@ def decode_request(content: bytes) -> Request:
     """
     try:
         return _requests.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except BAD_CONTENT as error:
         raise ProtocolError(f"The engine does not understand this message: {error}.", id=_id_of(content)) from None
 
 
@@ -182,16 +188,16 @@ def decode_reply(content: bytes) -> Reply:
     """The engine's message, or ``ProtocolError``."""
     try:
         return _replies.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except BAD_CONTENT as error:
         raise ProtocolError(f"The engine's message was not understood: {error}.") from None
 
 
 class _Identified(msgspec.Struct):
-    id: int | None = None
+    id: RequestId | None = None
 
 
 def _id_of(content: bytes) -> int | None:
     try:
         return msgspec.json.decode(content, type=_Identified).id
-    except (msgspec.DecodeError, RecursionError):
+    except BAD_CONTENT:
         return None

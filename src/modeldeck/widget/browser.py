@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class ModelBrowser(anywidget.AnyWidget):
     _repos = traitlets.Dict().tag(sync=True)
     _downloads = traitlets.Dict().tag(sync=True)
     _load = traitlets.Dict().tag(sync=True)
+
+    _serving: Future[None] | None = None
 
     def __init__(
         self,
@@ -121,7 +124,8 @@ class ModelBrowser(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Take the widget away. Downloads go on, and a loaded model stays usable."""
-        self._serving.cancel()
+        if self._serving is not None:
+            self._serving.cancel()
         super().close()
 
     def set_state(self, sync_data: dict[str, Any]) -> None:

@@ -309,6 +309,18 @@ def test_a_crash_between_any_two_steps_leaves_a_sound_cache(
     assert publish(tmp_path).read_bytes() == CONTENT
 
 
+def test_what_a_crash_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    cache.prepare_repo(tmp_path, "o/n")
+    blobs = tmp_path / REPO / "blobs"
+    old, new, foreign = blobs / f"{'0' * 32}.tmp", blobs / f"{'1' * 32}.tmp", blobs / "mine.tmp"
+    for path in (old, new, foreign):
+        path.touch()
+    os.utime(old, (0, 0))
+    os.utime(foreign, (0, 0))
+    publish(tmp_path)
+    assert {path.name for path in blobs.iterdir()} == {new.name, SHA256, foreign.name}
+
+
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
