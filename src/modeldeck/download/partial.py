@@ -21,6 +21,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -161,11 +162,9 @@ def live_blocks(blocks: Sequence[Block]) -> list[Block]:
     covered = RangeSet()
     live = []
     for block in reversed(blocks):
-        if covered.overlaps(block.start, block.stop):
-            continue
-        covered.add(block.start, block.stop)
-        if block.crc is not None:
+        if block.crc is not None and not covered.overlaps(block.start, block.stop):
             live.append(block)
+        covered.add(block.start, block.stop)
     return sorted(live, key=lambda block: block.start)
 
 
@@ -352,6 +351,23 @@ class Partial:
                     continue
                 return cls(directory, owner_id, journal.data, header, journal.blocks)
         return cls(directory, owner_id, f"{header.digest}.{owner_id}.part", header, ())
+
+    @classmethod
+    def take_over(cls, directory: Path, header: PartialHeader, damaged: Path) -> Partial:
+        """Make a partial file of one that has, wrongly, its final name. Nothing of it is believed."""
+        owner_id = secrets.token_hex(4)
+        data_name = f"{header.digest}.{owner_id}.part"
+        directory.mkdir(parents=True, exist_ok=True)
+        first = damaged.parent / os.readlink(damaged) if damaged.is_symlink() else damaged
+        if first.is_symlink():  # huggingface_hub's shared store: its bytes are not ours to change
+            shutil.copyfile(damaged, directory / data_name)
+            first.unlink()
+        else:
+            os.replace(first, directory / data_name)
+        partial = cls(directory, owner_id, data_name, header, ())
+        if header.size is not None:
+            os.truncate(partial.descriptor, header.size)
+        return partial
 
     def _write_journal(self, owner_id: str) -> int:
         """Put a fresh, compact journal of this owner in place and return its descriptor, open for appending."""

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modeldeck.fit.cache_shape import cache_bytes, has_window, head_length, layer_shapes, padded_cells
+from modeldeck.fit.cache_shape import (
+    cache_bytes,
+    has_window,
+    head_length,
+    layer_shapes,
+    padded_cells,
+    padded_window_cells,
+    sliding_window,
+)
 from modeldeck.gguf.ggml_types import element_bytes
 from modeldeck.gguf.metadata import GGUFMetadata
 
 DEFAULT_N_UBATCH = 512
 
 _F32_BYTES = 4
-_MASK_BYTES_FLASH = 2
 _HOST_BYTES = 40 << 20
 _HOST_BYTES_PER_TOKEN = 250
 
@@ -68,7 +75,7 @@ def memory_use(
         return None
     cache = cache_bytes(
         shapes,
-        sliding_window=metadata.sliding_window,
+        window=sliding_window(metadata),
         n_ctx=n_ctx,
         n_ubatch=min(options.n_ubatch, n_ctx),
         k_bytes=element_bytes(options.type_k),
@@ -93,22 +100,41 @@ def host_bytes(vocab_size: int) -> int:
 def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) -> tuple[int, int]:
     """The compute buffer, and the part of it a CPU touches.
 
-    The buffer is as large as the largest of three moments: the logits, the attention scores, the feed-forward step.
+    llama.cpp reuses one buffer for all intermediate results, so it is as large as the fullest moment: the logits, the
+    attention scores, or the feed-forward step. How many rows are alive at each was read off llama.cpp's own figures.
     The logits' part is reserved for a whole batch and only ever written for single tokens.
     """
     n_ubatch = min(options.n_ubatch, n_ctx)
-    heads = max(metadata.head_count, default=0)
-    key = metadata.key_length or head_length(metadata)
-    row = max(metadata.embedding_length or 0, heads * key) * n_ubatch * _F32_BYTES
+    row = n_ubatch * _F32_BYTES
     cells = padded_cells(n_ctx)
-    masks = 2 if has_window(metadata) else 1
-    logits = (metadata.vocab_size or 0) * n_ubatch * _F32_BYTES + 3 * row
+    width = metadata.embedding_length or 0
+    heads = max(metadata.head_count, default=0)
+    query, cached = _attention_widths(metadata, heads)
+    mask = cells if heads else 0
+    if has_window(metadata):
+        mask += cells if options.swa_full else padded_window_cells(sliding_window(metadata), n_ctx, n_ubatch)
     if options.flash_attn:
-        attention = masks * cells * n_ubatch * _MASK_BYTES_FLASH + 6 * row
-        touched = 0
-    else:
-        scores = heads * cells * n_ubatch * _F32_BYTES
-        attention = scores + masks * cells * n_ubatch * _F32_BYTES + 6 * row
-        touched = scores
-    feed_forward = 2 * max(metadata.feed_forward_length, default=0) * n_ubatch * _F32_BYTES + 3 * row
-    return max(logits, attention, feed_forward), touched
+        mask //= 2
+    scores = 0 if options.flash_attn else heads * cells
+    vocab = metadata.vocab_size or 0
+
+    logits = vocab + (3 if not heads else 2) * width + heads * (metadata.kv_lora_rank or 0)
+    attention = scores + mask + 3 * width + 2 * query + cached
+    feed_forward = mask + 3 * _feed_forward_width(metadata) + 4 * width
+    output = vocab * _F32_BYTES
+    return max(logits, attention, feed_forward) * row + output, scores * row
+
+
+def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
+    """Elements of one token's queries, and of its keys and values, at the moment of attention."""
+    key = metadata.key_length or head_length(metadata)
+    if metadata.kv_lora_rank and metadata.key_length_mla:
+        # The query exists twice, compressed and not, and so does the result.
+        return heads * key, heads * (2 * metadata.kv_lora_rank + metadata.key_length_mla)
+    value = metadata.value_length or head_length(metadata)
+    return heads * key, max(metadata.head_count_kv, default=0) * (key + value)
+
+
+def _feed_forward_width(metadata: GGUFMetadata) -> int:
+    experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or 0)
+    return max(*metadata.feed_forward_length, experts, 0)

@@ -9,10 +9,10 @@ lacks what is replaced is left alone.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -37,11 +37,10 @@ def install(llama_cpp: ModuleType) -> None:
 
 
 def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL:
-    """The library that has ``ggml_abort``: beside libllama, or wherever the loader has it already."""
+    """The library that has ``ggml_abort``. Asked for its symbols, libllama answers for those it depends on as well."""
+    if sys.platform == "win32":
+        return ctypes.CDLL("ggml-base.dll")  # loaded already, and found by name
     library: ctypes.CDLL = llama_cpp.llama_cpp._lib
-    folder = Path(llama_cpp.__file__ or "").parent / "lib"
-    for path in (*folder.glob("libggml-base.so"), *folder.glob("libggml-base.dylib"), *folder.glob("ggml-base.dll")):
-        return ctypes.CDLL(str(path))
     return library
 
 
@@ -79,9 +78,7 @@ def _hook_log(bindings: ModuleType) -> None:
     """Take over the log, and hand on what other threads cause to whoever had it before."""
     previous, user_data = bindings.llama_log_callback(), ctypes.c_void_p()
     bindings.llama_log_get(ctypes.byref(previous), ctypes.byref(user_data))
-    if ctypes.cast(previous, ctypes.c_void_p).value in [
-        ctypes.cast(ours, ctypes.c_void_p).value for ours in _log_hooks
-    ]:
+    if _address(previous) in [_address(hook) for hook in _log_hooks]:
         return
 
     @bindings.llama_log_callback  # type: ignore[untyped-decorator]
@@ -94,6 +91,10 @@ def _hook_log(bindings: ModuleType) -> None:
 
     bindings.llama_log_set(on_log, None)
     _log_hooks.append(on_log)
+
+
+def _address(callback: Any) -> int | None:
+    return ctypes.cast(callback, ctypes.c_void_p).value
 
 
 def install_projector_log(mtmd: ModuleType) -> None:

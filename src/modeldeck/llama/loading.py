@@ -95,7 +95,9 @@ def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Guarded:
     try:
         return llama_class()(str(path), on_load_progress=stages.on_native_progress, **options)
     except LlamaCrashedError as error:
-        raise LoadFailedError(f"llama.cpp cannot load {path.name}: {error.reason}. The file is damaged.") from error
+        raise LoadFailedError(
+            f"llama.cpp cannot load {path.name}: {error.reason}. The file is damaged, or an option is wrong."
+        ) from error
     except ModelDeckError:
         stages.check()
         raise

@@ -10,8 +10,9 @@ from typing import Any
 
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
 from modeldeck._types import FitEstimate
-from modeldeck.fit.estimate import DEFAULT_N_CTX, DEFAULT_N_UBATCH, ContextOptions, estimate_fit
+from modeldeck.fit.estimate import DEFAULT_N_CTX, estimate_fit
 from modeldeck.fit.hardware import Hardware
+from modeldeck.fit.memory import DEFAULT_N_UBATCH, ContextOptions
 from modeldeck.gguf.ggml_types import GGML_TYPES
 from modeldeck.llama.checks import ModelFile
 

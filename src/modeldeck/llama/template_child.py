@@ -6,10 +6,13 @@ loop in it may never end and one multiplication may take all memory. Here that e
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import jinja2.ext
+from jinja2 import Template
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -55,11 +58,10 @@ def make_environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def render(environment: ImmutableSandboxedEnvironment, request: dict[str, Any]) -> dict[str, str]:
+def render(compile_template: Callable[[str], Template], request: dict[str, Any]) -> dict[str, str]:
     """The answer to one request: ``prompt``, or ``error``."""
     try:
-        template = environment.from_string(request["template"])
-        prompt = template.render(
+        prompt = compile_template(request["template"]).render(
             **request["variables"],
             raise_exception=raise_exception,
             strftime_now=lambda format: datetime.now().strftime(format),
@@ -81,9 +83,9 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    environment = make_environment()
+    compile_template = cache(make_environment().from_string)
     for line in sys.stdin.buffer:
-        answer = json.dumps(render(environment, json.loads(line)))
+        answer = json.dumps(render(compile_template, json.loads(line)))
         sys.stdout.buffer.write(answer.encode() + b"\n")
         sys.stdout.buffer.flush()
 

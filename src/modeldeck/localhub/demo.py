@@ -102,6 +102,7 @@ def _add_tiny_repos(hub: LocalHub, folder: Path) -> None:
         downloads=1_000,
         last_modified="2026-08-10T12:00:00.000Z",
     )
+    hub.grant(TOKEN, GATED_REPO_ID)
     hub.add_repo(
         GATED_REPO_ID,
         {"tiny-gated-Q8_0.gguf": chat["tiny-chat-Q8_0.gguf"], "README.md": _readme("A gated model", "other")},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,7 +92,7 @@ class Bridge:
         self._heard = asyncio.Event()
         self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._toasts = 0
-        self._inbox_send, self._inbox = anyio.create_memory_object_stream[protocol.Envelope](math.inf)
+        self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
         self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
         self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
         self._machine = MachineView()
@@ -137,19 +136,21 @@ class Bridge:
         if isinstance(message, protocol.Malformed):
             self._display.send_message(protocol.failure(message.id, message.error))
         else:
-            self._inbox_send.send_nowait(message)
+            self._display.send_message(protocol.acknowledgement(message.id))
+            self._inbox.put_nowait(message)
 
     async def run(self, comm_id: str | None = None) -> None:
         """Serve the widget, whose comm has this id, until cancelled."""
         self._machine = replace(self._machine, comm_id=comm_id)
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
+            self._publish_view()
             tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
             tasks.start_soon(self._guard, self._run_search)
-            async for envelope in self._inbox:
-                tasks.start_soon(self._answer, envelope)
+            while True:
+                tasks.start_soon(self._answer, await self._inbox.get())
 
     async def _answer(self, envelope: protocol.Envelope) -> None:
         error = await self._guard(self._carry_out, envelope.request)
