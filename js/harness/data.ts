@@ -14,6 +14,7 @@ export function view(changes: Partial<View> = {}): View {
     llama: { is_available: true, message: null },
     engine: { mode: "process", notice: null },
     status: "live",
+    comm_id: null,
     ...changes,
   };
 }

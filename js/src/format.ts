@@ -59,7 +59,8 @@ function plural(count: number, noun: string): string {
 
 /** A duration in its one or two largest units: "2 minutes", "1 hour 5 minutes". */
 export function duration(seconds: number): string {
-  if (seconds < MINUTE_SECONDS) {
+  // 59.5 would round to "60 seconds".
+  if (seconds < MINUTE_SECONDS - 0.5) {
     return plural(Math.max(1, Math.round(seconds)), "second");
   }
   const minutes = Math.round(seconds / MINUTE_SECONDS);

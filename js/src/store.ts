@@ -7,7 +7,6 @@ import { kernelOf, type Pending, type RequestError, Rpc, type RpcOptions } from 
 import { share } from "./share";
 import type {
   Action,
-  Answer,
   Downloads,
   ErrorInfo,
   FromPython,
@@ -62,6 +61,7 @@ const NO_VIEW: View = {
   llama: { is_available: true, message: null },
   engine: { mode: "process", notice: null },
   status: "live",
+  comm_id: null,
 };
 const NO_SEARCH: Search = {
   rev: 0,
@@ -349,7 +349,7 @@ export class Store {
     }
   }
 
-  /** Send a request about a subject; tells whether it was granted, and shows a toast when not. */
+  /** Send a request about a subject; tells whether it was granted. Why not is told where the subject is, else as toast. */
   async #ask<M extends Method>(subject: string, method: M, params: Methods[M]): Promise<boolean> {
     const cell = this.#asked.get(subject);
     const pending = this.#rpc.request(method, params);
@@ -360,7 +360,7 @@ export class Store {
       return true;
     } catch (error) {
       const { info } = error as RequestError;
-      if (info.code !== "disconnected") {
+      if (info.code !== "disconnected" && !this.#isTold(info)) {
         this.#show({ kind: "modeldeck-toast", id: pending.id, level: "error", message: info.message });
       }
       return false;
@@ -369,6 +369,15 @@ export class Store {
         cell.value = undefined;
       }
     }
+  }
+
+  /** Whether an error is in the state too, and so already on the page. */
+  #isTold({ message }: ErrorInfo): boolean {
+    const errors = [
+      this.search.peek().error,
+      ...Object.values(this.#model.get("_repos") ?? {}).map(({ error }) => error),
+    ];
+    return errors.some((error) => error?.message === message);
   }
 
   #greet(): void {
@@ -388,7 +397,10 @@ export class Store {
   #receive(message: FromPython): void {
     if (message?.kind === "modeldeck-answer") {
       this.#revive();
-      this.#rpc.settle(message satisfies Answer);
+      this.#rpc.settle(message);
+    } else if (message?.kind === "modeldeck-ack") {
+      this.#revive();
+      this.#rpc.acknowledge(message.id);
     } else if (message?.kind === "modeldeck-toast") {
       this.#revive();
       this.#show(message);

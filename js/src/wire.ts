@@ -24,10 +24,10 @@ export interface View {
   n_ctx: number;
   hardware: Hardware | null;
   llama: { is_available: boolean; message: string | null };
-  engine: { mode: "inline" | "process"; notice: string | null };
+  engine: { mode: "inline" | "process" | null; notice: string | null };
   status: "live" | "closed";
   /** Id of the widget's comm, so that a request can also go by the control channel. */
-  comm_id?: string | null;
+  comm_id: string | null;
 }
 
 export interface ModelSummary {
@@ -220,4 +220,10 @@ export interface ToastMessage {
   message: string;
 }
 
-export type FromPython = Answer | ToastMessage | Ping;
+/** The request has reached Python and is being carried out; the answer follows when that is done. */
+export interface Acknowledgement {
+  kind: "modeldeck-ack";
+  id: string;
+}
+
+export type FromPython = Acknowledgement | Answer | ToastMessage | Ping;

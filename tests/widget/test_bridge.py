@@ -57,10 +57,11 @@ class Page:
         return request_id
 
     def answer(self, request_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self.until(
-            lambda: next((message for message in self.messages if message.get("id") == request_id), None)
-        )
+        answer: dict[str, Any] = self.until(lambda: next(iter(self.about(request_id, "modeldeck-answer")), None))
         return answer
+
+    def about(self, request_id: str, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.messages if (message["kind"], message.get("id")) == (kind, request_id)]
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         return self.answer(self.send(method, **params))
@@ -144,6 +145,13 @@ def test_one_thread_publishes_everything(page: Page) -> None:
     assert page.threads == {"bridge-under-test"}
 
 
+def test_a_request_is_acknowledged_before_it_is_carried_out(page: Page) -> None:
+    request_id = page.send("open_repo", repo_id=TINY)
+    page.answer(request_id)
+    kinds = [message["kind"] for message in page.messages if message.get("id") == request_id]
+    assert kinds == ["modeldeck-ack", "modeldeck-answer"]
+
+
 def test_a_request_that_comes_twice_is_carried_out_and_answered_once(page: Page, demo_hub: LocalHub) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
     page.ask("open_repo", repo_id=SPLIT)
@@ -151,7 +159,7 @@ def test_a_request_that_comes_twice_is_carried_out_and_answered_once(page: Page,
     page.answer(request_id)
     page.until(page.jobs)
     page.ask("hello")
-    assert [message["id"] for message in page.messages].count(request_id) == 1
+    assert len(page.about(request_id, "modeldeck-answer")) == 1
     (job,) = page.jobs()
     assert page.ask("cancel", job_id=job["job_id"])["ok"]
     page.until(lambda: not page.jobs())

@@ -39,7 +39,8 @@ interface ActionsProps {
 
 /** The buttons of a row, which change with its state. */
 export function Actions({ store, row, name, actions, size = null, downloadTone }: ActionsProps) {
-  const isConfirming = useSignal(false);
+  /** `null` until it is asked for the first time. */
+  const isConfirming = useSignal<boolean | null>(null);
   const asked = row.asked.value?.what;
   return (
     <div class="actions">
@@ -61,6 +62,8 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
             tone={(action === "download" && downloadTone) || TONE[action]}
             name={`${TEXT[action]} ${name}`}
             aria-disabled={asked === action}
+            // After "Keep" the focus goes back to where it came from.
+            data-first={action === "remove" && isConfirming.value === false ? "" : undefined}
             disabled={!store.isUsable.value}
             onClick={() => {
               if (action === "remove") {

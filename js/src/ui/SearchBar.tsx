@@ -112,7 +112,7 @@ function ContextControl({ store }: { store: Store }) {
       <select
         aria-label="Context length"
         aria-busy={asked !== undefined}
-        value={n_ctx}
+        value={String(n_ctx)}
         disabled={!store.isUsable.value}
         onChange={(event) => store.setContext(Number(event.currentTarget.value))}
       >

@@ -228,7 +228,9 @@ def _is_abandoned(journal: _Journal, modified_at: float) -> bool:
     if owner.host != socket.gethostname():
         return time.time() - modified_at > ABANDONED_SECONDS
     try:
-        return abs(psutil.Process(owner.pid).create_time() - owner.started_at) > 1.0
+        process = psutil.Process(owner.pid)
+        is_same = abs(process.create_time() - owner.started_at) <= 1.0
+        return not is_same or process.status() == psutil.STATUS_ZOMBIE  # killed, and not reaped yet
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:

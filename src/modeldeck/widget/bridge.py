@@ -136,6 +136,7 @@ class Bridge:
         if isinstance(message, protocol.Malformed):
             self._display.send_message(protocol.failure(message.id, message.error))
         else:
+            self._display.send_message(protocol.acknowledgement(message.id))
             self._inbox.put_nowait(message)
 
     async def run(self, comm_id: str | None = None) -> None:
