@@ -69,7 +69,7 @@ class DownloadMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.hub = LocalHub()
         self.hub.start()
-        commit_hash = self.hub.add_repo("o/n", FILES)
+        commit_hash = self.hub.add_repo("o/n", FILES, gguf={})
         self.request = DownloadRequest(
             repo_id="o/n",
             revision="main",
