@@ -65,7 +65,7 @@ def main() -> None:
     if kind == "hub":
         import huggingface_hub  # noqa: F401 - its import is no part of the download
     else:
-        import modeldeck.download.manager
+        import modeldeck.download.manager  # noqa: F401
 
         if kind == "unverified":
             _stop_hashing({file["size"]: file["sha256"] for file in work["files"]})
