@@ -20,13 +20,13 @@ from modeldeck.download import disk
 from modeldeck.download.file import Tools
 from modeldeck.download.job import Job
 from modeldeck.download.limits import Bandwidth, Connections
-from modeldeck.download.network import EngineTransport
 from modeldeck.download.partial import clean_partials, list_partials
 from modeldeck.download.retry import RetryPolicy
 from modeldeck.download.state import actions_of, is_settled
 from modeldeck.download.store import JobStore, StoredJob
 from modeldeck.download.threads import DiskThreads
 from modeldeck.download.transfer import Patience
+from modeldeck.download.transport import EngineTransport
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 
