@@ -19,7 +19,7 @@ import msgspec
 from modeldeck import __version__
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel, VerifiedFile
-from modeldeck._wire import job_wire, repo_wire
+from modeldeck._wire import job_wire, local_wire, repo_wire, verified_wire
 from modeldeck.session import Download, Session, split_target
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -120,7 +120,7 @@ async def _until_interrupted(download: Download, output: _Output) -> LocalModel 
 async def _ls(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
     for model in await session.local_models():
         output.record(
-            msgspec.to_builtins(model),
+            local_wire(model),
             f"{model.repo_id}:{model.label:14} {_size(model.size):>10}  {model.path}",
         )
     return EXIT_OK
@@ -131,7 +131,7 @@ async def _verify(session: Session, arguments: argparse.Namespace, output: _Outp
     for file in files:
         verdict = {True: "ok", False: "DAMAGED", None: "no digest known"}[file.is_valid]
         output.record(
-            {**msgspec.to_builtins(file), "is_valid": file.is_valid},
+            verified_wire(file),
             f"{verdict:10} {file.path}" + (f" ({file.repaired_bytes} bytes repaired)" if file.repaired_bytes else ""),
         )
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
@@ -119,6 +120,21 @@ class Playground:
             assert not path.is_file() or path.resolve().parent.name == "blobs"
         assert not [record for record in self.hub.requests.to("cdn") if "authorization" in record.headers]
         assert {p.name for p in self.cache_dir.parent.iterdir()} <= {"cache", "state", "hub", "elsewhere"}
+
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+@pytest.fixture
+def until() -> Until:
+    """Wait for what has no event of its own."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        with anyio.fail_after(60):
+            while not condition():  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+    return wait
 
 
 @pytest.fixture

@@ -17,19 +17,12 @@ from modeldeck.download import disk
 from modeldeck.localhub import Cut, FlipBit, Throttle
 
 if TYPE_CHECKING:
-    from conftest import Playground
+    from conftest import Playground, Until
 
 pytestmark = pytest.mark.anyio
 
 
-async def until(condition: object, seconds: float = 30.0) -> None:
-    assert callable(condition)
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await anyio.sleep(0.01)
-
-
-async def test_successful_download(playground: Playground) -> None:
+async def test_successful_download(playground: Playground, until: Until) -> None:
     seen: list[DownloadSnapshot] = []
     async with playground.manager() as manager:
         manager.subscribe(seen.append)
@@ -54,7 +47,7 @@ async def test_successful_download(playground: Playground) -> None:
     assert sum(record.method == "HEAD" for record in playground.hub.requests) == 1
 
 
-async def test_cancellation(playground: Playground) -> None:
+async def test_cancellation(playground: Playground, until: Until) -> None:
     playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
@@ -94,7 +87,7 @@ async def test_lost_connection(playground: Playground) -> None:
     assert done.bytes_fetched < len(playground.content) + 1_000_000
 
 
-async def test_lost_connection_for_good_keeps_what_came(playground: Playground) -> None:
+async def test_lost_connection_for_good_keeps_what_came(playground: Playground, until: Until) -> None:
     playground.hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())

@@ -33,31 +33,34 @@ def test_the_first_candidate_depends_on_the_user_alone() -> None:
     assert candidates()[0] == "/tmp/modeldeck-1000"
 
 
-def test_candidates_in_order() -> None:
-    assert candidates(XDG_RUNTIME_DIR="/run/user/1000", TMPDIR="/x", HOME="/h") == [
+def test_candidates_in_order(tmp_path: Path) -> None:
+    home = tmp_path.as_posix()
+    assert candidates(XDG_RUNTIME_DIR="/run/user/1000", TMPDIR="/x", HOME=home) == [
         "/tmp/modeldeck-1000",
         "/run/user/1000/modeldeck",
         "/x/modeldeck-1000",
         "/var/tmp/modeldeck-1000",
-        "/h/.cache/modeldeck/run",
+        f"{home}/.cache/modeldeck/run",
     ]
+    assert candidates(HOME=f"{home}/missing") == candidates()
     assert candidates() == ["/tmp/modeldeck-1000", "/var/tmp/modeldeck-1000"]
-    assert candidates(MODELDECK_RUNTIME_DIR="/mine", HOME="/h") == ["/mine"]
+    assert candidates(MODELDECK_RUNTIME_DIR="/mine", HOME=home) == ["/mine"]
     assert candidates("win32", LOCALAPPDATA="C:/u") == ["C:/u/modeldeck/run"]
 
 
-def test_the_list_of_downloads_is_kept_at_home_or_beside_the_socket() -> None:
+def test_the_list_of_downloads_is_kept_at_home_or_beside_the_socket(tmp_path: Path) -> None:
+    home = str(tmp_path)
     place = EnginePlace(directory=Path("/run/md"), name="n")
 
     def directories(**environ: str) -> list[Path]:
         return list(state_directories(environ, place, CACHE, "linux"))
 
-    at_home, beside = directories(HOME="/h")
-    assert at_home.parent == Path("/h/.local/state/modeldeck")
+    at_home, beside = directories(HOME=home)
+    assert at_home.parent == tmp_path / ".local/state/modeldeck"
     assert beside == Path("/run/md/n.state")
-    assert directories(XDG_STATE_HOME="/s", HOME="/h")[0] == Path("/s/modeldeck") / at_home.name
-    assert directories(MODELDECK_STATE_DIR="/m", HOME="/h")[0] == Path("/m") / at_home.name
-    assert directories() == [beside]
+    assert directories(XDG_STATE_HOME="/s", HOME=home)[0] == Path("/s/modeldeck") / at_home.name
+    assert directories(MODELDECK_STATE_DIR="/m", HOME=home)[0] == Path("/m") / at_home.name
+    assert directories() == directories(HOME=f"{home}/missing") == [beside]
 
 
 def test_cache_directory_and_version_tell_engines_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ import httpx
 
 from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
 from modeldeck._types import DownloadRequest, GGUFFile
+from modeldeck.download.digest import STEP_BYTES, FrontHasher
 from modeldeck.download.disk import error_from_write
 from modeldeck.download.limits import Bandwidth, Connections
 from modeldeck.download.partial import (
@@ -30,10 +31,12 @@ from modeldeck.download.retry import Attempts, RetryPolicy
 from modeldeck.download.source import Source
 from modeldeck.download.threads import DiskThreads
 from modeldeck.download.transfer import UNKNOWN_SIZE, Patience, Transfer
-from modeldeck.download.verify import STEP_BYTES, FrontHasher
 from modeldeck.hub import cache
+from modeldeck.hub.errors import host_of
 
 MAX_MENDINGS = 2
+MAX_RESOLVE_ATTEMPTS = 3
+"""Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
 SYNC_BYTES = 256 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
 _GGUF_MAGIC = b"GGUF"
@@ -206,7 +209,8 @@ class FileDownload:
 
     async def resolve(self) -> None:
         """Learn the file's address and digest, with the same patience as for its bytes."""
-        attempts = Attempts(self._tools.policy)
+        policy = self._tools.policy
+        attempts = Attempts(replace(policy, max_attempts=min(policy.max_attempts, MAX_RESOLVE_ATTEMPTS)))
         while True:
             try:
                 return await self.source.resolve()
@@ -220,6 +224,28 @@ class FileDownload:
                 await anyio.sleep(wait)
             finally:
                 self._resolve_retry_at = None
+
+    async def repair(self, damaged: Path) -> int:
+        """Mend a file that is in the cache but not what the Hub has; returns the bytes that were replaced.
+
+        The damaged file gives up its final name first, so that nobody takes it for whole while it is mended.
+        """
+        self._enter(Phase.RESOLVING)
+        await self.resolve()
+        async with self._only_writer():
+            partial = await self._tools.threads.run(Partial.take_over, self._blobs_dir, self._header(), damaged)
+            self._partial = partial
+            self._is_mending = True
+            self._enter(Phase.FETCHING)
+            try:
+                replaced = await self._fetch(partial, None, is_mending=True)
+                self._enter(Phase.VERIFYING)
+                await self._finish_verified(partial, FrontHasher(self.source.digest, self.size))
+                return replaced
+            finally:
+                self._partial = None
+                self._is_mending = False
+                await self._tools.threads.run(partial.close)
 
     @property
     def _blobs_dir(self) -> Path:
@@ -252,10 +278,13 @@ class FileDownload:
         size = await self._tools.threads.run(lambda: path.stat().st_size)
         if self.size is not None and size != self.size:
             return False
-        self._finish(size)
+        await self._finish(size)
         return True
 
-    def _finish(self, size: int) -> None:
+    async def _finish(self, size: int) -> None:
+        """The file is in the cache: what crashed attempts left of it is of no use any more."""
+        if self.source.digest is not None:
+            await self._tools.threads.run(discard_partials, self._blobs_dir, self.source.digest)
         self.received = size
         self._enter(Phase.DONE)
 
@@ -279,7 +308,7 @@ class FileDownload:
             filename=self.file.filename,
             etag=digest,
         )
-        self._finish(size)
+        await self._finish(size)
         return True
 
     @asynccontextmanager
@@ -326,6 +355,10 @@ class FileDownload:
         await self._recheck(partial, hasher)
         await self._fetch(partial, hasher)
         self._enter(Phase.VERIFYING)
+        await self._finish_verified(partial, hasher)
+
+    async def _finish_verified(self, partial: Partial, hasher: FrontHasher) -> None:
+        """Hash what is not hashed yet, mend what is wrong, and publish."""
         digest = self.source.digest
         for mending in range(MAX_MENDINGS + 1):
             hasher = await self._hash_to_end(partial, hasher)
@@ -440,8 +473,12 @@ class FileDownload:
             self._enter(Phase.VERIFYING)
 
     async def _publish(self, partial: Partial, digest: str) -> None:
-        if self.source.digest is None and self.file.filename.endswith(".gguf"):
-            await self._tools.threads.run(_ensure_gguf, partial, self.file.filename)
+        if self.file.filename.endswith(".gguf") and not await self._tools.threads.run(_has_gguf_magic, partial):
+            await self._tools.threads.run(partial.discard)
+            raise GGUFError(
+                f"{self.file.filename} is no GGUF file: {host_of(self._request.endpoint)} has something else under "
+                "that name, perhaps a web page. Choose another file, or check the endpoint."
+            )
         commit_hash = self.source.resolved.commit_hash
         await self._tools.threads.run(partial.ensure_owned)
         with anyio.CancelScope(shield=True):
@@ -456,9 +493,8 @@ class FileDownload:
                 verified=partial.data_path,
             )
             await self._tools.threads.run(partial.finish)
-            await self._tools.threads.run(discard_partials, self._blobs_dir, partial.header.digest)
         assert self.size is not None
-        self._finish(self.size)
+        await self._finish(self.size)
 
 
 async def _outcome(transfer: Transfer) -> Exception | None:
@@ -482,8 +518,6 @@ def _bad_blocks(partial: Partial, blocks: list[Block], scratch: memoryview, hash
     return bad
 
 
-def _ensure_gguf(partial: Partial, filename: str) -> None:
-    """Without a digest, at least the first bytes must be right: a web page in place of a model is not rare."""
+def _has_gguf_magic(partial: Partial) -> bool:
     with partial.data_path.open("rb") as file:
-        if file.read(len(_GGUF_MAGIC)) != _GGUF_MAGIC:
-            raise GGUFError(f"What came as {filename} is no GGUF file. Check the endpoint and the file's name.")
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC

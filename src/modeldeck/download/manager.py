@@ -27,7 +27,7 @@ from modeldeck.download.store import JobStore, StoredJob
 from modeldeck.download.threads import DiskThreads
 from modeldeck.download.transfer import Patience
 from modeldeck.hub import cache
-from modeldeck.hub.urls import check_filename, check_repo_id, check_revision
+from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 
 Subscriber = Callable[[DownloadSnapshot], None]
 
@@ -364,6 +364,8 @@ def _check(request: DownloadRequest) -> None:
         raise InvalidRequestError("A download needs at least one file. List the repository and choose a variant.")
     for file in request.files:
         check_filename(file.filename)
+        for digest in filter(None, (file.sha256, file.oid)):
+            check_blob_name(digest)
     if len({file.filename for file in request.files}) < len(request.files):
         raise InvalidRequestError("A download names each file once.")
 

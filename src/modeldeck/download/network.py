@@ -5,8 +5,6 @@ httpx's stock backend reads a TLS connection in records of 16 KiB, each through 
 reading while the buffer is full.
 """
 
-
-
 from __future__ import annotations
 
 import asyncio

@@ -101,9 +101,11 @@ class Source:
 
     @property
     def size(self) -> int | None:
+        if self._listed.size is not None:
+            return self._listed.size
         if self._resolved is not None and self._resolved.size is not None:
             return self._resolved.size
-        return self._found_size if self._listed.size is None else self._listed.size
+        return self._found_size
 
     def learn_size(self, size: int) -> None:
         """The Hub did not tell the size, but the file itself did."""
@@ -148,7 +150,8 @@ class Source:
         sizes = {size for size in (self._listed.size, before and before.size, fresh.size) if size is not None}
         digests = {d for d in (self._listed.sha256, before and before.sha256, fresh.sha256) if d is not None}
         commits = {before.commit_hash, fresh.commit_hash} if before else {fresh.commit_hash}
-        if len(sizes) > 1 or len(digests) > 1 or len(commits) > 1:
+        is_same_content = self._listed.sha256 is not None and fresh.sha256 is not None and len(digests) == 1
+        if len(digests) > 1 or len(commits) > 1 or (len(sizes) > 1 and not is_same_content):
             raise ContentChangedError(
                 f"{self.filename} on {host_of(self._endpoint)} is no longer the file that was listed. "
                 "List the repository again and start the download from there."

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,8 +33,10 @@ class DiskThreads:
         return future.result()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a short blocking function; a cancellation waits for it."""
-        return await self.finish(self.submit(function, *args, **kwargs))
+        """Call a short blocking function; a cancellation waits for it, and is raised then."""
+        outcome = await self.finish(self.submit(function, *args, **kwargs))
+        await checkpoint_if_cancelled()
+        return outcome
 
     def shut_down(self) -> None:
         self._pool.shutdown(wait=True)

@@ -1,95 +1,142 @@
-"""Digests: of a file while it comes, and of files that are there."""
+"""Files that are in the cache: whether they are what the Hub has, and mending those that are not."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from modeldeck._errors import DownloadCancelledError, StorageError
-from modeldeck._types import VerifiedFile
-from modeldeck.download.partial import read_at
+import httpx
+
+from modeldeck._types import DownloadRequest, EngineLimits, GGUFFile, LocalModel, VerifiedFile
+from modeldeck.download.digest import STEP_BYTES, FrontHasher
+from modeldeck.download.file import Crew, FileDownload, Tools
+from modeldeck.download.limits import Bandwidth, Connections
+from modeldeck.download.network import EngineTransport
+from modeldeck.download.retry import RetryPolicy
+from modeldeck.download.source import Source
+from modeldeck.download.threads import DiskThreads
+from modeldeck.download.transfer import Patience
+from modeldeck.hub.client import HubClient
 from modeldeck.hub.errors import error_from_os_error
+from modeldeck.hub.urls import is_commit_hash, is_sha256
 
-PIECE_BYTES = 1 << 20
-STEP_BYTES = 8 << 20
-"""Hashed in one go on a worker thread: long enough to be cheap, short enough to stop at once."""
-
-
-class FrontHasher:
-    """The digest of a file's beginning, moved forward as the beginning grows.
-
-    Parameters
-    ----------
-    digest
-        Chooses the kind: git's sha1 of a blob for 40 digits, sha256 for everything else.
-    size
-        Of the whole file; git's digest begins with it.
-    """
-
-    def __init__(self, digest: str | None, size: int | None) -> None:
-        if digest is not None and len(digest) == 40 and size is not None:
-            self._hash = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-        else:
-            self._hash = hashlib.sha256()
-        self._scratch = memoryview(bytearray(PIECE_BYTES))
-        self.position = 0
-
-    def feed(self, data: memoryview) -> None:
-        self._hash.update(data)
-        self.position += len(data)
-
-    def advance(self, descriptor: int, stop: int) -> None:
-        """Read and hash up to ``stop``. Blocks."""
-        while self.position < stop:
-            piece = self._scratch[: min(PIECE_BYTES, stop - self.position)]
-            if read_at(descriptor, piece, self.position) < len(piece):
-                raise StorageError("The file became shorter while it was read. Try again.")
-            self.feed(piece)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+Progress = Callable[[int, int], object]
 
 
-def verify_files(
-    expected: Iterable[tuple[Path, str | None]],
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    cancel: threading.Event | None = None,
+async def verify_files(
+    model: LocalModel, *, hub: HubClient, repair: bool = False, progress: Progress | None = None
 ) -> tuple[VerifiedFile, ...]:
-    """Hash files and compare. Blocks; call it on a worker thread.
+    """Hash a model's files, whoever downloaded them, and compare with the digests they must have.
+
+    A blob's name is its digest; the Hub is asked only where files are not named so. It may be cancelled at any time.
 
     Parameters
     ----------
-    expected
-        Paths, each with its sha256 (or git's sha1 of 40 digits), or ``None`` where none is known.
+    repair
+        Fetch a damaged file again, replace the bytes that differ, and verify it. Its final name is free meanwhile.
     progress
-        Called with the bytes hashed so far and the bytes of all files.
-    cancel
-        Set it to stop.
+        Called with the bytes hashed and the bytes of all files.
 
     Raises
     ------
-    DownloadCancelledError, StorageError
+    ModelDeckError
+        When a file cannot be read or repaired; what was fetched is kept for the next attempt.
     """
-    wanted = list(expected)
-    outcome = []
-    done = 0
+    named = list(zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True))
+    threads = DiskThreads()
     try:
-        sizes = [path.stat().st_size for path, _ in wanted]
-        for (path, digest), size in zip(wanted, sizes, strict=True):
-            hasher = FrontHasher(digest, size)
-            with path.open("rb", buffering=0) as file:
-                while hasher.position < size:
-                    if cancel is not None and cancel.is_set():
-                        raise DownloadCancelledError("The check was cancelled. Nothing was changed.")
-                    before = hasher.position
-                    hasher.advance(file.fileno(), min(size, before + STEP_BYTES))
-                    done += hasher.position - before
-                    if progress is not None:
-                        progress(done, sum(sizes))
-            outcome.append(VerifiedFile(path=path, expected=digest, actual=hasher.hexdigest()))
+        sizes = [await threads.run(_size_of, path) for _, path in named]
+        outcome = []
+        for index, (filename, path) in enumerate(named):
+            before = sum(sizes[:index])
+
+            def tell(hashed: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + hashed, sum(sizes))
+
+            expected = await threads.run(_digest_in_name, path)
+            if expected is None:
+                resolved = await hub.resolve(model.repo_id, model.commit_hash, filename)
+                expected = resolved.sha256 or (resolved.etag if is_commit_hash(resolved.etag) else None)
+            actual = await _digest_of(path, sizes[index], expected, threads, tell)
+            repaired = 0
+            if repair and expected is not None and actual != expected:
+                repaired = await _repair(path, hub, model, filename, threads)
+                actual = await _digest_of(path, await threads.run(_size_of, path), expected, threads, lambda _: None)
+            outcome.append(VerifiedFile(path=path, expected=expected, actual=actual, repaired_bytes=repaired))
     except OSError as exc:
         raise error_from_os_error(exc) from exc
+    finally:
+        threads.shut_down()
     return tuple(outcome)
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _digest_in_name(path: Path) -> str | None:
+    """The digest that names the blob which a snapshot's file links to."""
+    name = path.readlink().name if path.is_symlink() else ""
+    return name if is_sha256(name) or is_commit_hash(name) else None
+
+
+async def _digest_of(
+    path: Path, size: int, expected: str | None, threads: DiskThreads, tell: Callable[[int], None]
+) -> str:
+    hasher = FrontHasher(expected, size)
+    with path.open("rb", buffering=0) as file:
+        while hasher.position < size:
+            await threads.run(hasher.advance, file.fileno(), min(size, hasher.position + STEP_BYTES))
+            tell(hasher.position)
+    return hasher.hexdigest()
+
+
+async def _repair(path: Path, hub: HubClient, model: LocalModel, filename: str, threads: DiskThreads) -> int:
+    """Mend one file and return the number of bytes that were replaced."""
+    settings = hub.settings
+    cache_dir = path.parents[len(Path(filename).parts) + 2]
+    request = DownloadRequest(
+        repo_id=model.repo_id,
+        revision=model.commit_hash,
+        commit_hash=model.commit_hash,
+        variant_id=model.variant_id,
+        label=model.label,
+        files=(GGUFFile(filename=filename),),
+        endpoint=settings.endpoint,
+        cache_dir=str(cache_dir),
+    )
+    limits = EngineLimits()
+    transport = EngineTransport()
+    http = httpx.AsyncClient(transport=transport, follow_redirects=False)
+    tools = Tools(
+        transport=transport,
+        http=http,
+        threads=threads,
+        bandwidth=Bandwidth(None),
+        connections=Connections(limits),
+        policy=RetryPolicy(),
+        patience=Patience(),
+    )
+    source = Source(
+        hub=hub,
+        http=http,
+        endpoint=settings.endpoint,
+        token=settings.token,
+        repo_id=model.repo_id,
+        revision=model.commit_hash,
+        listed=request.files[0],
+    )
+    file = FileDownload(
+        request=request,
+        file=request.files[0],
+        source=source,
+        tools=tools,
+        crew=Crew(tools.connections),
+        on_phase=lambda: None,
+    )
+    try:
+        return await file.repair(path)
+    finally:
+        await http.aclose()
+        await transport.shut_down()

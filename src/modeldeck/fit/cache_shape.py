@@ -16,14 +16,20 @@ LayerKind: TypeAlias = Literal["full", "window", "recurrent", "none"]
 _PADDING_CELLS = 256
 _RECURRENT_BYTES = 4
 
-# For architectures whose header gives the window but not which layers have it: every n-th layer is full, either the
-# last or the first of each group.
+# Which layers look back no further than the sliding window, where the header does not list them: all but the last of
+# each group, or all but the first. A period in the header replaces this one, but not the order.
 _FULL_LAST = {
-    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma-embedding": 6, "cohere2": 4, "gpt-oss": 2, "llama4": 4,
-    "exaone4": 4, "olmo2": 4, "afmoe": 4, "plamo3": 8,
+    "afmoe": 4, "cohere2": 4, "exaone-moe": 4, "exaone4": 4, "gemma-embedding": 6, "gemma2": 2, "gemma3": 6,
+    "gemma3n": 5, "gpt-oss": 2, "llama4": 4, "mellum": 4, "muse-glimmer": 4, "olmo2": 4, "plamo3": 8,
 }  # fmt: skip
-_FULL_FIRST = {"smallthinker": 4, "modern-bert": 3}
+_FULL_FIRST = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
+_FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
+_DEFAULT_WINDOWS = {"gemma2": 4096}
+_EXAONE4_LAYERS_WITH_WINDOW = 64
+
 _RECURRENT_ONLY = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
+_BOTH_IN_EVERY_LAYER = frozenset(("falcon-h1",))
+_DEFAULT_INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 _NO_CACHE = frozenset(
     ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
      "gemma-embedding", "t5encoder", "llada", "llada-moe", "dream", "rnd1")
@@ -53,7 +59,7 @@ def layer_shapes(metadata: GGUFMetadata) -> tuple[LayerShape, ...]:
 def cache_bytes(
     shapes: tuple[LayerShape, ...],
     *,
-    sliding_window: int | None,
+    window: int | None,
     n_ctx: int,
     n_ubatch: int,
     k_bytes: float,
@@ -62,7 +68,7 @@ def cache_bytes(
 ) -> int:
     """Bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are per element."""
     cells = padded_cells(n_ctx)
-    window_cells = cells if swa_full else padded_window_cells(sliding_window, n_ctx, n_ubatch)
+    window_cells = cells if swa_full else padded_window_cells(window, n_ctx, n_ubatch)
     total = 0.0
     for shape in shapes:
         kept = window_cells if shape.kind == "window" else cells
@@ -75,10 +81,10 @@ def padded_cells(n_ctx: int) -> int:
     return -(-n_ctx // _PADDING_CELLS) * _PADDING_CELLS
 
 
-def padded_window_cells(sliding_window: int | None, n_ctx: int, n_ubatch: int) -> int:
+def padded_window_cells(window: int | None, n_ctx: int, n_ubatch: int) -> int:
     """Cells of a layer that looks back no further than its window, when the cache is not kept in full."""
     cells = padded_cells(n_ctx)
-    return min(cells, padded_cells(sliding_window + n_ubatch)) if sliding_window else cells
+    return min(cells, padded_cells(window + n_ubatch)) if window else cells
 
 
 def head_length(metadata: GGUFMetadata) -> int:
@@ -97,7 +103,8 @@ def _layer_shape(metadata: GGUFMetadata, layer: int) -> LayerShape:
         return LayerShape("none")
     if kind == "recurrent":
         return LayerShape("recurrent", state_bytes=_state_bytes(metadata))
-    heads = metadata.head_count_kv[layer] if layer < len(metadata.head_count_kv) else 0
+    state = _state_bytes(metadata) if metadata.architecture in _BOTH_IN_EVERY_LAYER else 0
+    heads = _of_layer(metadata.head_count_kv, layer)
     if metadata.kv_lora_rank and metadata.key_length_mla:
         # Multi-head latent attention keeps one compressed key; the value is a part of it.
         rope = metadata.rope_dimension_count or 0
@@ -107,7 +114,7 @@ def _layer_shape(metadata: GGUFMetadata, layer: int) -> LayerShape:
     if kind == "window":
         key = metadata.key_length_swa or key
         value = metadata.value_length_swa or value
-    return LayerShape(kind, k_elements=heads * key, v_elements=heads * value)
+    return LayerShape(kind, k_elements=heads * key, v_elements=heads * value, state_bytes=state)
 
 
 def _layer_kind(metadata: GGUFMetadata, layer: int) -> LayerKind:
@@ -118,29 +125,50 @@ def _layer_kind(metadata: GGUFMetadata, layer: int) -> LayerKind:
         return "none"
     if metadata.architecture in _RECURRENT_ONLY:
         return "recurrent"
-    if _is_hybrid(metadata):
-        interval = metadata.full_attention_interval
-        if interval:
-            return "full" if (layer + 1) % interval == 0 else "recurrent"
-        if layer < len(metadata.head_count_kv) and metadata.head_count_kv[layer] == 0:
-            return "recurrent"
+    if _is_hybrid(metadata) and not _has_attention(metadata, layer):
+        is_feed_forward = metadata.architecture.startswith("nemotron_h") and _of_layer(
+            metadata.feed_forward_length, layer
+        )
+        return "none" if is_feed_forward else "recurrent"
     return "window" if _is_window_layer(metadata, layer) else "full"
+
+
+def _has_attention(metadata: GGUFMetadata, layer: int) -> bool:
+    """Whether a layer of a hybrid model attends: by a fixed interval, or where it has heads for keys and values."""
+    interval = metadata.full_attention_interval or _DEFAULT_INTERVALS.get(metadata.architecture)
+    if interval:
+        return (layer + 1) % interval == 0
+    return _of_layer(metadata.head_count_kv, layer) != 0
+
+
+def _of_layer(values: tuple[int, ...], layer: int) -> int:
+    return values[layer] if layer < len(values) else 0
 
 
 def _is_hybrid(metadata: GGUFMetadata) -> bool:
     return bool(metadata.ssm_inner_size or metadata.shortconv_l_cache or metadata.wkv_head_size)
 
 
+def sliding_window(metadata: GGUFMetadata) -> int | None:
+    """Tokens a layer with a window looks back, or ``None`` without one."""
+    fixed = _FIXED_WINDOWS.get(metadata.architecture)
+    return fixed or metadata.sliding_window or _DEFAULT_WINDOWS.get(metadata.architecture)
+
+
 def _is_window_layer(metadata: GGUFMetadata, layer: int) -> bool:
-    if not metadata.sliding_window:
+    if not sliding_window(metadata):
         return False
-    pattern = metadata.sliding_window_pattern
+    architecture, pattern = metadata.architecture, metadata.sliding_window_pattern
     if isinstance(pattern, tuple):
         return layer < len(pattern) and pattern[layer]
-    if metadata.architecture in _FULL_FIRST:
-        return layer % (pattern or _FULL_FIRST[metadata.architecture]) != 0
-    period = pattern or _FULL_LAST.get(metadata.architecture)
-    return period is not None and layer % period < period - 1
+    if architecture == "exaone4" and metadata.block_count != _EXAONE4_LAYERS_WITH_WINDOW:
+        return False
+    if architecture in _FULL_FIRST:
+        return layer % (pattern or _FULL_FIRST[architecture]) != 0
+    if architecture in _FULL_LAST:
+        period = pattern or _FULL_LAST[architecture]
+        return layer % period < period - 1
+    return False
 
 
 def _state_bytes(metadata: GGUFMetadata) -> int:

@@ -15,6 +15,7 @@ from modeldeck.fit.cache_shape import (
     layer_shapes,
     padded_cells,
     padded_window_cells,
+    sliding_window,
 )
 from modeldeck.gguf.ggml_types import element_bytes
 from modeldeck.gguf.metadata import GGUFMetadata
@@ -74,7 +75,7 @@ def memory_use(
         return None
     cache = cache_bytes(
         shapes,
-        sliding_window=metadata.sliding_window,
+        window=sliding_window(metadata),
         n_ctx=n_ctx,
         n_ubatch=min(options.n_ubatch, n_ctx),
         k_bytes=element_bytes(options.type_k),
@@ -111,7 +112,7 @@ def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) 
     query, cached = _attention_widths(metadata, heads)
     mask = cells if heads else 0
     if has_window(metadata):
-        mask += cells if options.swa_full else padded_window_cells(metadata.sliding_window, n_ctx, n_ubatch)
+        mask += cells if options.swa_full else padded_window_cells(sliding_window(metadata), n_ctx, n_ubatch)
     if options.flash_attn:
         mask //= 2
     scores = 0 if options.flash_attn else heads * cells

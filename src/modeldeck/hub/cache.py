@@ -396,31 +396,36 @@ def remove(cache_dir: Path, *, repo_id: str, commit_hash: str, filenames: Iterab
     repository = repo_dir(cache_dir, repo_id)
     paths = [snapshot_path(cache_dir, repo_id, commit_hash, filename) for filename in filenames]
     with _storage_errors():
-        freed = sum(_remove_file(cache_dir, repository, path) for path in paths)
+        if not all(path.parent.resolve().is_relative_to((repository / "snapshots").resolve()) for path in paths):
+            raise StorageError(
+                "A folder of this snapshot leads out of the cache. Nothing was removed; see to it by hand."
+            )
+        freed = sum(_remove_file(cache_dir, repo_id, path) for path in paths)
         _remove_empty_snapshot(repository, commit_hash)
         _remove_empty_repository(repository)
     return freed
 
 
-def _remove_file(cache_dir: Path, repository: Path, path: Path) -> int:
-    if not (path.is_file() or path.is_symlink()):
-        return 0
-    if not path.parent.resolve().is_relative_to((repository / "snapshots").resolve()):
-        raise StorageError("A folder of this snapshot leads out of the cache. Nothing was removed; check it by hand.")
-    blob = _first_hop(path)
-    if blob == path:
-        freed = path.stat().st_size
-        path.unlink()
+def _remove_file(cache_dir: Path, repo_id: str, path: Path) -> int:
+    repository = repo_dir(cache_dir, repo_id)
+    if not path.is_symlink():
+        freed = path.stat().st_size if path.is_file() else 0
+        path.unlink(missing_ok=True)
         return freed
-    is_ours = blob.parent == (repository / "blobs").resolve()
-    if is_ours and blob.is_symlink() and not any(link != path for link in _links_to(blob, repository)):
-        return _remove_shared(cache_dir, path, blob)
-    path.unlink()
-    if not is_ours or any(_links_to(blob, repository)):
+    blob = _first_hop(path)
+    if blob.parent != (repository / "blobs").resolve() or not _is_usable(check_blob_name, blob.name):
+        path.unlink()
         return 0
-    freed = blob.stat().st_size if blob.exists() else 0
-    blob.unlink(missing_ok=True)
-    return freed
+    with _publishing_lock(cache_dir, repo_id, blob.name):  # nobody links to the blob between the look and the deed
+        if any(link != path for link in _links_to(blob, repository)):
+            path.unlink()
+            return 0
+        if blob.is_symlink():
+            return _remove_shared(cache_dir, path, blob)
+        path.unlink()
+        freed = blob.stat().st_size if blob.exists() else 0
+        blob.unlink(missing_ok=True)
+        return freed
 
 
 def _remove_shared(cache_dir: Path, path: Path, blob: Path) -> int:
@@ -452,19 +457,26 @@ def _remove_empty_snapshot(repository: Path, commit_hash: str) -> None:
         if _read_ref_file(path) == commit_hash:  # first: a ref without its snapshot counts as corruption
             path.unlink()
     (repository / "trees" / f"{commit_hash}.json").unlink(missing_ok=True)
-    _remove_tree(repository / ".no_exist" / commit_hash)
-    _remove_tree(snapshot)
+    shutil.rmtree(repository / ".no_exist" / commit_hash, ignore_errors=True)
+    _remove_empty_folders(snapshot)
 
 
 def _remove_empty_repository(repository: Path) -> None:
-    if any(_entries(repository / "snapshots")) or any(_files_below(repository)):
+    if any(_files_below(repository)):
         return
-    _remove_tree(repository)
+    for folder in (*_entries(repository), repository):
+        if folder.name != "snapshots":
+            _remove_empty_folders(folder)
 
 
-def _remove_tree(directory: Path) -> None:
-    if directory.is_dir() and not directory.is_symlink():
-        shutil.rmtree(directory)
+def _remove_empty_folders(top: Path) -> None:
+    """Remove a folder and those in it, but none that somebody has put something into a moment ago, nor by way of a link
+    those of another place."""
+    if top.is_symlink():
+        return
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ USER_AGENT = f"modeldeck/{__version__}; python/{python_version()}"
 
 _MAX_REDIRECTS = 5
 _MAX_TREE_PAGES = 200
+_MAX_FILES = 100_000
 _TIMEOUT = httpx.Timeout(connect=10.0, read=20.0, write=20.0, pool=30.0)
 _CALL_TIMEOUT_SECONDS = 60.0
 """One answer, whole: a body that trickles in never trips the read timeout."""
@@ -70,6 +71,7 @@ _BACKOFF_SECONDS = (0.5, 1.5)
 _MAX_PATIENCE_SECONDS = 5.0
 """A rate limit that ends later than this is told to the user rather than waited for."""
 _NO_HEAD = (405, 501)
+_ADDRESS_EXPIRED = (401, 403, 404, 410)
 _JSON_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip"}
 """No other packing: a few bytes of brotli or zstd can unpack to gigabytes before anybody can count them."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -157,6 +159,7 @@ class HubClient:
     def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         self._rate_limits = RateLimits()
+        self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
         self._http = httpx.AsyncClient(
             transport=transport,
             headers={"User-Agent": USER_AGENT},
@@ -164,6 +167,10 @@ class HubClient:
             timeout=_TIMEOUT,
             follow_redirects=False,
         )
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -230,10 +237,27 @@ class HubClient:
         """The bytes ``start`` to ``stop`` (exclusive) of a file, fewer only where the file ends."""
         if not 0 <= start < stop or stop - start > MAX_RANGE_BYTES:
             raise InvalidRequestError(f"A range must hold 1 to {MAX_RANGE_BYTES} bytes, not {start} to {stop}.")
+        asked, known = (repo_id, revision, filename), self._last_resolved
+        if known is None or known[0] != asked:
+            return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
+        try:
+            return await self._read_range(known[1], start, stop)
+        except ServerError as error:
+            if error.details.get("status_code") not in _ADDRESS_EXPIRED:
+                raise
+        return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
+
+    async def _resolve_and_keep(self, repo_id: str, revision: str, filename: str) -> ResolvedFile:
+        """A header is read in several ranges: the address of the last file at a pinned commit is kept for the next."""
         resolved = await self.resolve(repo_id, revision, filename)
+        if is_commit_hash(revision):
+            self._last_resolved = (repo_id, revision, filename), resolved
+        return resolved
+
+    async def _read_range(self, resolved: ResolvedFile, start: int, stop: int) -> bytes:
         if resolved.size is not None and start >= resolved.size:
-            raise InvalidRequestError(f"{filename!r} has {resolved.size} bytes: none at {start}.")
-        return await self._retrying("resolvers", lambda: self._read_range(resolved, start, stop))
+            raise InvalidRequestError(f"{resolved.filename!r} has {resolved.size} bytes: none at {start}.")
+        return await self._retrying("resolvers", lambda: self._ask_for_range(resolved, start, stop))
 
     # --- answers ---
 
@@ -245,13 +269,14 @@ class HubClient:
         return info
 
     async def _files(self, repo_id: str, commit_hash: str) -> tuple[GGUFFile, ...]:
-        page: str | None = tree_url(self._settings.endpoint, repo_id, commit_hash)
-        first = page
+        first = tree_url(self._settings.endpoint, repo_id, commit_hash)
+        page: str | None = first
         context = _Context(repo_id=repo_id, revision=commit_hash)
         files: dict[str, GGUFFile] = {}
         seen: set[str] = set()
         while page is not None:
-            if page in seen or len(seen) >= _MAX_TREE_PAGES or not self._is_page_of(page, first or ""):
+            is_endless = page in seen or len(seen) >= _MAX_TREE_PAGES or len(files) > _MAX_FILES
+            if is_endless or not self._is_page_of(page, first):
                 raise not_a_hub_error(self._settings.endpoint, "a listing whose next page cannot be followed")
             seen.add(page)
             entries, page = await self._get_json(page, list[_TreeEntry], context)
@@ -310,7 +335,7 @@ class HubClient:
             raise not_a_hub_error(self._settings.endpoint, "a size that is no number")
         return int(text)
 
-    async def _read_range(self, resolved: ResolvedFile, start: int, stop: int) -> bytes:
+    async def _ask_for_range(self, resolved: ResolvedFile, start: int, stop: int) -> bytes:
         wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         context = _Context(repo_id=resolved.repo_id, revision=resolved.commit_hash, filename=resolved.filename)
         async with self._open("GET", resolved.url, wanted, follows=lambda _answer, _target: True) as answer:

@@ -44,13 +44,14 @@ def inspect_model(path: Path) -> ModelFile:
         When this is no GGUF file, or one on which llama.cpp would end the process.
     """
     header = read_local(path)
+    paths = _parts(path, header)
     metadata = read_metadata(header)
     if metadata.general_type == "mmproj" or metadata.architecture == "clip":
         raise LoadFailedError(f"{path.name} is a vision projector. Load its model, with mmproj={path.name!r}.")
     if metadata.general_type == "adapter":
         raise LoadFailedError(f"{path.name} is a LoRA adapter. Load its base model, with lora_path={path.name!r}.")
     traits = model_traits(metadata)
-    return ModelFile(paths=_parts(path, header), metadata=metadata, is_embedding=bool(traits.is_embedding))
+    return ModelFile(paths=paths, metadata=metadata, is_embedding=bool(traits.is_embedding))
 
 
 def check_projector(path: Path) -> None:

@@ -13,6 +13,7 @@ _HOW_TO_INSTALL = (
     'Install it with pip install "modeldeck[llama]", which needs a C++ compiler and CMake and takes some minutes, or '
     "take a prebuilt wheel from llama-cpp-python's own CPU wheel index (see its README). Then restart the kernel."
 )
+_MISSING = f"llama-cpp-python is not installed. {_HOW_TO_INSTALL}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class LlamaAvailability:
 def availability() -> LlamaAvailability:
     """Look for llama-cpp-python without importing it."""
     if importlib.util.find_spec("llama_cpp") is None:
-        return LlamaAvailability(is_available=False, message=f"llama-cpp-python is not installed. {_HOW_TO_INSTALL}")
+        return LlamaAvailability(is_available=False, message=_MISSING)
     try:
         return LlamaAvailability(is_available=True, version=version("llama-cpp-python"))
     except PackageNotFoundError:
@@ -36,9 +37,8 @@ def availability() -> LlamaAvailability:
 
 def require_llama_cpp() -> None:
     """Raise `LlamaMissingError` when llama-cpp-python is not installed, without importing it."""
-    found = availability()
-    if not found.is_available:
-        raise LlamaMissingError(found.message or "")
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise LlamaMissingError(_MISSING)
 
 
 def import_llama_cpp() -> ModuleType:

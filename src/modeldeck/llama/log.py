@@ -7,6 +7,7 @@ import re
 from collections import deque
 
 logger = logging.getLogger("modeldeck.llama")
+logger.addHandler(logging.NullHandler())  # or Python prints what nobody listens to
 
 ERROR_LEVEL = 4
 _CONTINUED_LEVEL = 5

@@ -98,8 +98,8 @@ def runtime_directories(environ: Mapping[str, str], *, user: str, platform: str)
     if base := environ.get("TMPDIR"):
         yield Path(base).absolute() / f"modeldeck-{user}"
     yield Path("/var/tmp") / f"modeldeck-{user}"
-    if base := environ.get("HOME"):
-        yield Path(base) / ".cache" / "modeldeck" / "run"
+    if home := _home(environ):
+        yield home / ".cache" / "modeldeck" / "run"
 
 
 def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir: Path, platform: str) -> Iterator[Path]:
@@ -115,8 +115,8 @@ def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir:
             yield Path(base) / "modeldeck" / "state" / name
     elif base := environ.get("XDG_STATE_HOME"):
         yield Path(base) / "modeldeck" / name
-    elif base := environ.get("HOME"):
-        yield Path(base) / ".local" / "state" / "modeldeck" / name
+    elif home := _home(environ):
+        yield home / ".local" / "state" / "modeldeck" / name
     yield place.directory / f"{place.name}.state"
 
 
@@ -153,6 +153,12 @@ def claim_directory(directory: Path) -> None:
 def user_name() -> str:
     """What tells one user of this machine from another."""
     return str(os.getuid()) if sys.platform != "win32" else ""
+
+
+def _home(environ: Mapping[str, str]) -> Path | None:
+    """The home directory when there is one. A missing home is not ours to make."""
+    home = environ.get("HOME")
+    return Path(home) if home and os.path.isdir(home) else None
 
 
 def _normal(cache_dir: Path) -> str:

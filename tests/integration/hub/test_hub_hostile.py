@@ -16,7 +16,7 @@ from modeldeck._types import SearchQuery
 from modeldeck.hub import client as client_module
 from modeldeck.hub.client import HubClient
 
-from .conftest import Reply, ScriptedServer, json_reply
+from .conftest import Reply, Request, ScriptedServer, json_reply
 from .test_hub_client import COMMIT, INFO, RESOLVE, TREE, info, lfs_entry
 
 pytestmark = pytest.mark.anyio
@@ -144,6 +144,19 @@ async def test_a_listing_with_a_hostile_entry_is_a_server_error(
     with pytest.raises(ModelDeckError) as caught:
         await hub.listing("o/n")
     assert caught.value.code == "server_error"
+
+
+async def test_a_listing_with_ever_new_pages_ends(server: ScriptedServer, hub: HubClient) -> None:
+    def page(request: Request) -> Reply:
+        number = int(request.target.partition("cursor=")[2] or "0")
+        return json_reply([], headers={"Link": f'<{TREE}?cursor={number + 1}>; rel="next"'})
+
+    server.reply(INFO, json_reply(info()))
+    server.reply(TREE, page)
+    with pytest.raises(ModelDeckError, match="next page") as caught:
+        await hub.listing("o/n")
+    assert caught.value.code == "server_error"
+    assert len(server.asked(TREE)) == 200
 
 
 async def test_two_files_of_one_name_are_a_server_error(server: ScriptedServer, hub: HubClient) -> None:

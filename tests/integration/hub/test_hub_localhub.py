@@ -153,6 +153,25 @@ async def test_a_mirror_without_linked_headers_is_understood(
     assert await client.fetch_range("o/n", "main", "m-Q4_K_M.gguf", 4, 900) == CONTENT[4:900]
 
 
+async def test_the_ranges_of_one_file_are_resolved_once_until_the_address_expires(
+    client: HubClient, local: LocalHub
+) -> None:
+    commit_hash = (await client.listing("o/n")).commit_hash
+    local.requests.clear()
+
+    async def read(start: int) -> None:
+        data = await client.fetch_range("o/n", commit_hash, "m-Q4_K_M.gguf", start, start + 9)
+        assert data == CONTENT[start : start + 9]
+
+    for start in (0, 9, 1000):
+        await read(start)
+    assert [record.method for record in local.requests.to("hub")] == ["HEAD"]
+    local.expire_signatures()
+    await read(500)
+    assert [record.status for record in local.requests.to("cdn")] == [206, 206, 206, 403, 206]
+    assert len(local.requests.to("hub")) == 2
+
+
 async def test_a_cut_range_is_fetched_again(client: HubClient, local: LocalHub) -> None:
     local.faults.add(Cut(after_bytes=100), origin="cdn", times=1)
     assert await client.fetch_range("o/n", "main", "m-Q4_K_M.gguf", 0, 4096) == CONTENT[:4096]
