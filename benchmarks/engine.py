@@ -95,7 +95,7 @@ def prepare(size: int) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="modeldeck-benchmark-") as directory:
         root = Path(directory)
         (root / "files").mkdir()
-        tile = random.Random(1).randbytes(MIB)
+        tile = b"GGUF" + random.Random(1).randbytes(MIB - 4)
         digest = hashlib.sha256()
         with (root / "files" / "model.gguf").open("wb") as file:
             for start in range(0, size, len(tile)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import hmac
 import itertools
 import logging
@@ -33,6 +35,7 @@ IDLE_VARIABLE = "MODELDECK_ENGINE_IDLE_SECONDS"
 IDLE_SECONDS = 60.0
 HELLO_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
+RELAX_SECONDS = 1.0
 RACE_SECONDS = 20.0
 RACE_STEP_SECONDS = 0.02
 MAX_REQUESTS_AT_ONCE = 32
@@ -56,7 +59,7 @@ class EngineServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
         self._listening: asyncio.Server | None = None
-        host.on_work_change = self._watch_idle
+        host.on_work_change = self._work_changed
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept clients until it is time to leave. Closes the listener."""
@@ -108,6 +111,15 @@ class EngineServer:
                 self._idle_timer = None
         elif self._idle_timer is None:
             self._idle_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._leave)
+
+    def _work_changed(self) -> None:
+        self._watch_idle()
+        if not self.host.has_work:
+            asyncio.get_running_loop().call_later(RELAX_SECONDS, self._relax)
+
+    def _relax(self) -> None:
+        if not self.host.has_work:
+            give_memory_back()
 
     def _leave(self) -> None:
         self._close_door()
@@ -323,6 +335,13 @@ async def _run(
     finally:
         if state_lock is not None:
             state_lock.release()
+
+
+def give_memory_back() -> None:
+    """Let go of what the last download needed: the C library keeps freed memory until it is asked (malloc_trim(3))."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def idle_seconds(environ: Mapping[str, str]) -> float:
