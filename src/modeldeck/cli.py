@@ -176,7 +176,10 @@ async def _demo(session: Session, arguments: argparse.Namespace, output: _Output
         output.record(
             {"endpoint": hub.endpoint}, f"A local hub answers at {hub.endpoint}. Set HF_ENDPOINT to it; Ctrl-C ends it."
         )
-        await anyio.sleep_forever()
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
+    return EXIT_OK
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
