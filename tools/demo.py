@@ -8,8 +8,8 @@ import sys
 import webbrowser
 from types import FrameType
 
+from modeldeck.localhub.demo import demo_hub
 from tools.environment import ROOT
-from tools.hub import demo_hub
 from tools.jupyter import jupyter_server
 from tools.processes import run_environment, without_hub_settings
 

@@ -473,7 +473,8 @@ class Download:
 
         def take(snapshot: DownloadSnapshot) -> None:
             news.set()
-            if progress is not None:
+            # The last one is told once, below: it may come both ways.
+            if progress is not None and not snapshot.state.is_final:
                 progress(snapshot)
 
         def on_snapshot(snapshot: DownloadSnapshot) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from modeldeck._errors import GenerationCancelledError, InvalidRequestError, LoadFailedError
 from modeldeck.llama import chat, hooks
 from modeldeck.llama.install import import_llama_cpp
+from modeldeck.llama.measured import Recorder
 from modeldeck.llama.native import NativeThread
 from modeldeck.llama.templates import TemplateRenderer
 from modeldeck.llama.turn import Hold, Turn, unloaded_error
@@ -86,10 +87,16 @@ class Guard:
         self.stop_flag = StopFlag()
         self.turn = Turn(stop=self.stop_flag.set, unstop=self.stop_flag.clear)
         self.renderer = TemplateRenderer()
+        self.recorder: Recorder | None = None
 
     def run(self, function: Callable[[], T]) -> T:
         """Run on the model's thread; interrupting the wait ends the generation."""
         return self.thread.call(function, interrupt=self.turn.cancel)
+
+    def after_use(self, llama: Guarded) -> None:
+        """A generation has ended well, and the turn is still ours."""
+        if self.recorder is not None and self.recorder.record(llama):
+            self.recorder = None
 
     def check_going(self) -> None:
         """Raise when the running generation has been asked to end."""
@@ -118,6 +125,9 @@ class Stream(Generator[Any, Any, None]):
         try:
             piece = guard.run(functools.partial(self._step, value))
             self._is_done = False
+        except StopIteration:
+            guard.after_use(self._llama)
+            raise
         finally:
             if self._is_done:
                 guard.turn.release(self._hold)
@@ -173,7 +183,9 @@ class Checked:
     def eval(self, tokens: Sequence[int]) -> None:
         self._guard.check_going()
         if self._ctx.memory is None:
-            raise InvalidRequestError("This model only makes embeddings: use embed() or create_embedding().")
+            raise InvalidRequestError(
+                "This model cannot generate text: it makes embeddings, or was loaded with vocab_only=True. Use embed()."
+            )
         super().eval(tokens)  # type: ignore[misc]
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
@@ -314,6 +326,8 @@ class Guarded:
             result = guard.run(functools.partial(self._interruptibly, function))
             if isinstance(result, Iterator):
                 stream = Stream(self, result, hold)
+            else:
+                guard.after_use(self)
         finally:
             if stream is None:
                 guard.turn.release(hold)

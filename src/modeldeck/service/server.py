@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import hmac
 import itertools
 import logging
@@ -33,6 +35,7 @@ IDLE_VARIABLE = "MODELDECK_ENGINE_IDLE_SECONDS"
 IDLE_SECONDS = 60.0
 HELLO_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
+RELAX_SECONDS = 1.0
 RACE_SECONDS = 20.0
 RACE_STEP_SECONDS = 0.02
 MAX_REQUESTS_AT_ONCE = 32
@@ -55,17 +58,17 @@ class EngineServer:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
-        host.on_work_change = self._watch_idle
+        self._listening: asyncio.Server | None = None
+        host.on_work_change = self._work_changed
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept clients until it is time to leave. Closes the listener."""
-        server = await asyncio.start_server(self._accept, sock=listener)
+        self._listening = await asyncio.start_server(self._accept, sock=listener)
         self._watch_idle()
         try:
             await self._done.wait()
         finally:
-            self.is_stopping = True
-            server.close()
+            self._close_door()
             for connection in tuple(self._connections):
                 connection.abort()
             if self._tasks:
@@ -75,7 +78,7 @@ class EngineServer:
     def stop(self) -> None:
         """Pause what moves, say goodbye to the clients and leave. Returns at once."""
         if not self.is_stopping:
-            self.is_stopping = True
+            self._close_door()
             self.keep(asyncio.get_running_loop().create_task(self._say_goodbye()))
 
     def keep(self, task: asyncio.Task[None]) -> None:
@@ -109,9 +112,24 @@ class EngineServer:
         elif self._idle_timer is None:
             self._idle_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._leave)
 
+    def _work_changed(self) -> None:
+        self._watch_idle()
+        if not self.host.has_work:
+            asyncio.get_running_loop().call_later(RELAX_SECONDS, self._relax)
+
+    def _relax(self) -> None:
+        if not self.host.has_work:
+            give_memory_back()
+
     def _leave(self) -> None:
-        self.is_stopping = True
+        self._close_door()
         self._done.set()
+
+    def _close_door(self) -> None:
+        """From here on new clients find nobody and start the next engine, which waits for this one's lock."""
+        self.is_stopping = True
+        if self._listening is not None:
+            self._listening.close()
 
 
 class _Connection:
@@ -194,12 +212,12 @@ class _Connection:
             self._fail(request_id, ModelDeckError(message))
 
     async def _perform(self, request: protocol.Request) -> DownloadSnapshot | EngineStatus | None:
+        if self._server.is_stopping:
+            raise EngineLostError("The engine is about to end. Try again.")
         if isinstance(request, protocol.Hello):
             return await self._greet(request)
         if not self._is_greeted:
             raise ProtocolError("The first message must be a hello.")
-        if self._server.is_stopping:
-            raise EngineLostError("The engine is about to end. Try again.")
         if isinstance(request, protocol.Status):
             return await self._server.host.status()
         if isinstance(request, protocol.Stop):
@@ -317,6 +335,13 @@ async def _run(
     finally:
         if state_lock is not None:
             state_lock.release()
+
+
+def give_memory_back() -> None:
+    """Let go of what the last download needed: the C library keeps freed memory until it is asked (malloc_trim(3))."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def idle_seconds(environ: Mapping[str, str]) -> float:
