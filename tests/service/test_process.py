@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from modeldeck._errors import EngineLostError, InvalidRequestError
+from modeldeck._errors import EngineLostError, InvalidRequestError, ProtocolError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.service import control, process
+from modeldeck.service.client import connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.process import RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
 
@@ -532,12 +533,26 @@ async def test_tcp_needs_the_secret(
     original = place.address_path.read_text()
     secret = original.split('"secret":"')[1].split('"')[0]
     place.address_path.write_text(original.replace(secret, "guessed"))
-    with pytest.raises(Exception, match="secret is wrong"):
+    with pytest.raises(ProtocolError, match="secret is wrong"):
         await asyncio.to_thread(engine_status, engines.settings)
     place.address_path.write_text(original)
     assert await asyncio.to_thread(stop_engine, engines.settings)
     assert not place.address_path.exists()
     await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_engine_of_another_version_is_refused_with_a_way_out(
+    engines: "Engines", engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions have sockets of their own, so this is a development tree that changed under a running engine."""
+    monkeypatch.setattr(process, "__version__", "9.9.9")
+    with pytest.raises(EngineLostError, match=r"of modeldeck .* the client of 9\.9\.9.*modeldeck engine stop"):
+        await asyncio.to_thread(engines.connect)
+    other = await asyncio.to_thread(connect_engine, engines.settings)
+    assert other.mode == "inline"
+    assert "9.9.9" in (other.notice or "")
+    await other.aclose()
 
 
 @pytest.mark.anyio

@@ -164,8 +164,8 @@ class FrameReader:
 
 
 def encode(message: Request | Reply) -> bytes:
-    """The frame that carries ``message``."""
-    content = msgspec.json.encode(message)
+    """The frame that carries ``message``. Details of an error that JSON does not know become text."""
+    content = msgspec.json.encode(message, enc_hook=str)
     return len(content).to_bytes(_LENGTH_BYTES, "big") + content
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError
-from modeldeck._types import DownloadSnapshot, EngineStatus, ErrorInfo
+from modeldeck._types import DownloadSnapshot, EngineStatus
 from modeldeck.service import protocol
 from modeldeck.service.discovery import EnginePlace, claim_directory, state_directories
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
@@ -265,11 +265,11 @@ class _Connection:
         self._post(protocol.Update(snapshot=snapshot), key=snapshot.job_id)
 
     def _post_removed(self, job_id: str) -> None:
-        self._post(protocol.Removed(job_id=job_id), key=job_id)
+        # Beside the last snapshot, not instead of it: somebody may still wait for how it ended.
+        self._post(protocol.Removed(job_id=job_id))
 
     def _fail(self, request_id: int | None, error: ModelDeckError) -> None:
-        info = ErrorInfo(code=error.code, message=error.message, details=error.details)
-        self._post(protocol.Failure(id=request_id, error=info))
+        self._post(protocol.Failure(id=request_id, error=error.to_info()))
 
     def _post(self, reply: protocol.Reply, key: object = None) -> None:
         self._outbox[next(self._numbers) if key is None else key] = reply
