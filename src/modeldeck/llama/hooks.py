@@ -64,13 +64,15 @@ def _hook_default_params(bindings: Any) -> None:
 
 
 def _hook_stdout_swap(llama_cpp: ModuleType) -> None:
-    original: Callable[..., AbstractContextManager[object]] = llama_cpp._utils.suppress_stdout_stderr
+    original: Callable[..., AbstractContextManager[object]] | None = None
 
     def suppress_stdout_stderr(disable: bool = True) -> AbstractContextManager[object]:
-        return original(disable=disable) if current_thread() is None else nullcontext()
+        return original(disable=disable) if original and current_thread() is None else nullcontext()
 
-    for module in (llama_cpp.llama, llama_cpp._internals, llama_cpp.llama_chat_format):
-        if hasattr(module, "suppress_stdout_stderr"):
+    for name in ("llama", "_internals", "llama_chat_format"):
+        module = getattr(llama_cpp, name, None)
+        if module is not None and hasattr(module, "suppress_stdout_stderr"):
+            original = original or module.suppress_stdout_stderr
             module.suppress_stdout_stderr = suppress_stdout_stderr
 
 
