@@ -1,6 +1,7 @@
 """Parts for the engine's tests: a source file, requests for it, and the copying manager."""
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,6 +60,7 @@ class Engines:
         self.runtime_dir = runtime_dir
         self.cache_dir = cache_dir
         self.settings = Settings(endpoint="https://hub.invalid", cache_dir=cache_dir)
+        self.kernels: list[subprocess.Popen[str]] = []
         self.command = (sys.executable, str(Path(__file__).parent / "copying_engine.py"))
 
     @property
@@ -92,6 +94,9 @@ def engines(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "20")
         engines = Engines(Path(directory), cache_dir)
         yield engines
+        for kernel in engines.kernels:
+            kernel.kill()
+            kernel.wait()
         for process in engines.processes():
             process.kill()
         engines.wait_until(lambda: not engines.processes())

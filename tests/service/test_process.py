@@ -19,6 +19,7 @@ import pytest
 
 from modeldeck._errors import EngineLostError, InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
+from modeldeck.service import control, process
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.process import RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
 
@@ -110,6 +111,24 @@ async def test_one_client_serves_several_loops(engine: ProcessEngine, make_reque
         assert set(await asyncio.to_thread(list, states)) == {DownloadState.READY}
 
 
+@pytest.mark.anyio
+async def test_a_callback_that_raises_harms_nobody(
+    engine: ProcessEngine, make_request: RequestFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[DownloadSnapshot] = []
+
+    def fail(snapshot: DownloadSnapshot) -> None:
+        raise ValueError("on purpose")
+
+    engine.subscribe(fail)
+    engine.subscribe(seen.append)
+    job = await engine.submit(make_request())
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY
+    assert seen[-1] == last
+    assert "on purpose" in caplog.text
+
+
 # --- several clients
 
 
@@ -157,6 +176,7 @@ async def test_a_killed_client_wants_nothing_any_more(
     engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
 ) -> None:
     kernel = start_kernel(engines, make_request(), "time.sleep(1000)")
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots() != ())
     job = engine.snapshots()[0]
     kernel.kill()
     kernel.wait()
@@ -297,6 +317,7 @@ print("started", flush=True)
 {rest}
 """
     kernel = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, **options)
+    engines.kernels.append(kernel)
     with kernel.stdout as output:
         assert output.readline() == "started\n"
     return kernel
@@ -321,8 +342,8 @@ def kill_group(kernel: "subprocess.Popen[str]") -> None:
 
 
 def kill_tree(kernel: "subprocess.Popen[str]") -> None:
-    for process in [*psutil.Process(kernel.pid).children(recursive=True), kernel]:
-        process.kill()
+    for member in [*psutil.Process(kernel.pid).children(recursive=True), kernel]:
+        member.kill()
 
 
 def hang_up(kernel: "subprocess.Popen[str]") -> None:
@@ -517,3 +538,35 @@ async def test_tcp_needs_the_secret(
     assert await asyncio.to_thread(stop_engine, engines.settings)
     assert not place.address_path.exists()
     await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_frozen_engine_is_not_waited_for_and_can_be_stopped(
+    engines: "Engines", engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "HELLO_SECONDS", 0.3)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.3)
+    pid = pid_of(engines)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineLostError, match="modeldeck engine stop"):
+        await asyncio.to_thread(engines.connect)
+    with pytest.raises(EngineLostError, match="modeldeck engine stop"):
+        await asyncio.to_thread(engine_status, engines.settings)
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    assert is_gone(pid)
+    assert (await engine.status()).pid != pid  # the client that was there finds the next one
+
+
+@pytest.mark.anyio
+async def test_a_client_that_comes_while_the_engine_stops_gets_the_next_one(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
+) -> None:
+    job = await engine.submit(make_request())
+    old = pid_of(engines)
+    os.kill(old, signal.SIGTERM)
+    others = [await asyncio.to_thread(engines.connect) for _ in range(5)]
+    pids = {(await other.status()).pid for other in others}
+    assert len(pids - {old}) == 1
+    assert (await others[-1].wait(job.job_id)).state is DownloadState.PAUSED
+    for other in others:
+        await other.aclose()

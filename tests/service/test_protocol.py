@@ -273,7 +273,7 @@ def test_an_observer_sees_the_status_and_steers_nothing(address: str) -> None:
 def test_a_client_that_does_not_read_is_owed_one_snapshot_of_each_download(address: str, tmp_path: Path) -> None:
     """Nobody waits for it, the engine's memory does not grow, and what it gets when it reads again is the newest."""
     (tmp_path / "source").write_bytes(bytes(600_000))
-    files = tuple(GGUFFile(filename=f"{number:0100}.gguf") for number in range(3000))  # no socket's buffer holds many
+    files = tuple(GGUFFile(filename=f"{number:0100}.gguf") for number in range(1000))  # no socket's buffer holds many
     request = replace(REQUEST, files=files, endpoint=str(tmp_path / "source"), cache_dir=str(tmp_path))
 
     def receive_until_ready(client: RawClient) -> list[DownloadSnapshot]:
@@ -291,5 +291,5 @@ def test_a_client_that_does_not_read_is_owed_one_snapshot_of_each_download(addre
         live = receive_until_ready(client)
         late = receive_until_ready(stuck)
         assert late[-1] == live[-1]
-        assert len(late) < 10 < len(live)
+        assert len(late) < min(6, len(live))
         client.ask(protocol.Dismiss(id=2, job_id=live[-1].job_id))

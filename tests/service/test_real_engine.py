@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TOKEN = "hf_testtesttest"
 FILENAME = "model-Q4_K_M.gguf"
-CONTENT = b"GGUF" + random.Random(1).randbytes(6_000_000)
+CONTENT = b"GGUF" + random.Random(1).randbytes(24_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -93,13 +93,13 @@ async def test_variable_makes_it_inline(engines: "Engines", monkeypatch: pytest.
 
 @pytest.mark.anyio
 async def test_a_killed_engine_resumes_by_the_journal(engines: "Engines", hub: LocalHub, cache_dir: Path) -> None:
-    hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
+    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir, "owner/gated")
     job = await engine.submit(request, token=TOKEN)
     states: list[DownloadState] = []
     engine.subscribe(lambda snapshot: states.append(snapshot.state))
-    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 3_000_000)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 12_000_000)
     os.kill((await engine.status()).pid, signal.SIGKILL)
     last = await engine.wait(job.job_id)
     assert last.state is DownloadState.READY, last.error
@@ -138,11 +138,11 @@ async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
 async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
     engines: "Engines", hub: LocalHub, cache_dir: Path
 ) -> None:
-    hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
+    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir)
     job = await engine.submit(request)
-    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 2_000_000)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 12_000_000)
     assert await asyncio.to_thread(stop_engine, engines.settings)
     assert engine_status(engines.settings) is None
     await engine.aclose()
@@ -300,3 +300,45 @@ exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}
     )
     assert result.stderr == ""
     assert result.stdout.splitlines() == ["process None 1", f"/tmp/modeldeck-{os.getuid()}", "True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process namespaces")
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root for a process namespace")
+def test_a_container_whose_first_process_reaps_nobody(engines: "Engines", hub: LocalHub, cache_dir: Path) -> None:
+    """A killed engine stays as a zombie there. The next one takes over its work all the same, and can be stopped."""
+    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    request = msgspec.json.encode(request_for(hub, cache_dir))
+    program = f"""
+import asyncio, os, signal, time
+from pathlib import Path
+import msgspec, psutil
+from modeldeck._settings import Settings
+from modeldeck._types import DownloadRequest
+from modeldeck.service.client import connect_engine
+from modeldeck.service.control import stop_engine
+assert os.getpid() == 1
+settings = Settings(endpoint="https://hub.invalid", cache_dir=Path({str(cache_dir)!r}))
+
+async def run():
+    engine = connect_engine(settings)
+    job = await engine.submit(msgspec.json.decode({request!r}, type=DownloadRequest))
+    while engine.snapshots()[0].received < 12_000_000:
+        await asyncio.sleep(0.01)
+    pid = (await engine.status()).pid
+    os.kill(pid, signal.SIGKILL)
+    last = await engine.wait(job.job_id)
+    print(last.state, last.bytes_fetched < last.total, psutil.Process(pid).status())
+    await engine.aclose()
+
+asyncio.run(run())
+print(stop_engine(settings), stop_engine(settings))
+"""
+    result = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == ["ready True zombie", "True False"]

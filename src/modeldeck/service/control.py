@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +19,7 @@ from modeldeck._settings import Settings
 from modeldeck._types import EngineStatus
 from modeldeck.service import protocol
 from modeldeck.service.discovery import EnginePlace, find_place
-from modeldeck.service.transport import dial
+from modeldeck.service.transport import dial, peer_pid
 
 T = TypeVar("T")
 
@@ -31,11 +36,15 @@ def engine_status(settings: Settings) -> EngineStatus | None:
     EngineLostError
         When it runs but does not answer.
     """
-    return _ask(find_place(settings.cache_dir), protocol.Status(id=1), EngineStatus)
+    with _dialled(find_place(settings.cache_dir)) as line:
+        return _ask(line, protocol.Status(id=1), EngineStatus) if line else None
 
 
 def stop_engine(settings: Settings) -> bool:
     """End the engine and wait until it is gone. Running downloads are paused and keep their bytes.
+
+    One that does not answer any more is killed; its downloads keep their bytes too, and the next engine goes on with
+    them.
 
     Returns
     -------
@@ -48,9 +57,17 @@ def stop_engine(settings: Settings) -> bool:
         When it does not end.
     """
     place = find_place(settings.cache_dir)
-    if engine_status(settings) is None:
-        return False
-    _ask(place, protocol.Stop(id=1), type(None))
+    with _dialled(place) as line:
+        if line is None:
+            return False
+        try:
+            _ask(line, protocol.Stop(id=1), type(None))
+        except EngineLostError:
+            pid = peer_pid(line.connection)
+            if pid is None:
+                raise
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     lock = FileLock(place.lock_path)
     try:
         lock.acquire(timeout=STOP_SECONDS)  # the engine holds it for as long as its process lives
@@ -60,26 +77,39 @@ def stop_engine(settings: Settings) -> bool:
     return True
 
 
-def _ask(place: EnginePlace, request: protocol.Request, kind: type[T]) -> T | None:
-    """Ask as an observer, who does not count as a client. ``None`` when nobody is there or leaves before answering."""
+@dataclass(frozen=True, slots=True)
+class _Line:
+    connection: socket.socket
+    secret: str | None
+
+
+@contextmanager
+def _dialled(place: EnginePlace) -> Iterator[_Line | None]:
+    """A line to the engine, or ``None`` when there is none."""
     try:
         connection, secret = dial(place)
     except OSError:
-        return None
-    hello = protocol.Hello(id=0, protocol=protocol.PROTOCOL, version=__version__, secret=secret, is_observer=True)
-    frames = protocol.FrameReader(protocol.MAX_REPLY_BYTES)
+        yield None
+        return
     with closing(connection):
         connection.settimeout(ANSWER_SECONDS)
-        try:
-            connection.sendall(protocol.encode(hello) + protocol.encode(request))
-            while data := connection.recv(READ_BYTES):
-                for reply in map(protocol.decode_reply, frames.feed(data)):
-                    if isinstance(reply, protocol.Failure):
-                        raise error_from_info(reply.error)
-                    if isinstance(reply, protocol.Answer) and reply.id == request.id:
-                        return msgspec.json.decode(reply.result, type=kind)
-        except TimeoutError:
-            raise EngineLostError("The engine does not answer. End its process by hand.") from None
-        except OSError:
-            return None
+        yield _Line(connection, secret)
+
+
+def _ask(line: _Line, request: protocol.Request, kind: type[T]) -> T | None:
+    """Ask as an observer, who does not count as a client. ``None`` when the engine leaves before it answers."""
+    hello = protocol.Hello(id=0, protocol=protocol.PROTOCOL, version=__version__, secret=line.secret, is_observer=True)
+    frames = protocol.FrameReader(protocol.MAX_REPLY_BYTES)
+    try:
+        line.connection.sendall(protocol.encode(hello) + protocol.encode(request))
+        while data := line.connection.recv(READ_BYTES):
+            for reply in map(protocol.decode_reply, frames.feed(data)):
+                if isinstance(reply, protocol.Failure):
+                    raise error_from_info(reply.error)
+                if isinstance(reply, protocol.Answer) and reply.id == request.id:
+                    return msgspec.json.decode(reply.result, type=kind)
+    except TimeoutError:
+        raise EngineLostError("The engine does not answer. End it with 'modeldeck engine stop'.") from None
+    except OSError:
+        pass
     return None

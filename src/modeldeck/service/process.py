@@ -18,7 +18,7 @@ import msgspec
 from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError, error_from_info
 from modeldeck._loop import LoopThread, in_daemon_thread
-from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus, ErrorInfo
 from modeldeck.service import protocol
 from modeldeck.service.client import Engine
 from modeldeck.service.discovery import EnginePlace
@@ -237,7 +237,7 @@ class ProcessEngine(Engine):
             async with asyncio.timeout(HELLO_SECONDS):
                 while not isinstance(reply := await incoming.next(), protocol.Answer):
                     if isinstance(reply, protocol.Failure):
-                        raise error_from_info(reply.error)
+                        raise _refusal(reply.error)
                     if isinstance(reply, protocol.Update):
                         snapshots.append(reply.snapshot)
             status = msgspec.json.decode(reply.result, type=EngineStatus)
@@ -391,6 +391,13 @@ class _Incoming:
                 raise EOFError
             self._contents.extend(self._frames.feed(data))
         return protocol.decode_reply(self._contents.popleft())
+
+
+def _refusal(error: ErrorInfo) -> Exception:
+    """What to make of an engine that does not answer the hello: one that is about to end is as good as gone."""
+    if error.code == EngineLostError.code:
+        return ConnectionResetError(None, error.message)
+    return EngineLostError(f"The engine that runs already refuses this client: {error.message} {STOP_HINT}")
 
 
 def lacks_token(snapshot: DownloadSnapshot) -> bool:

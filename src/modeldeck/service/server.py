@@ -55,17 +55,17 @@ class EngineServer:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
+        self._listening: asyncio.Server | None = None
         host.on_work_change = self._watch_idle
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept clients until it is time to leave. Closes the listener."""
-        server = await asyncio.start_server(self._accept, sock=listener)
+        self._listening = await asyncio.start_server(self._accept, sock=listener)
         self._watch_idle()
         try:
             await self._done.wait()
         finally:
-            self.is_stopping = True
-            server.close()
+            self._close_door()
             for connection in tuple(self._connections):
                 connection.abort()
             if self._tasks:
@@ -75,7 +75,7 @@ class EngineServer:
     def stop(self) -> None:
         """Pause what moves, say goodbye to the clients and leave. Returns at once."""
         if not self.is_stopping:
-            self.is_stopping = True
+            self._close_door()
             self.keep(asyncio.get_running_loop().create_task(self._say_goodbye()))
 
     def keep(self, task: asyncio.Task[None]) -> None:
@@ -110,8 +110,14 @@ class EngineServer:
             self._idle_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._leave)
 
     def _leave(self) -> None:
-        self.is_stopping = True
+        self._close_door()
         self._done.set()
+
+    def _close_door(self) -> None:
+        """From here on new clients find nobody and start the next engine, which waits for this one's lock."""
+        self.is_stopping = True
+        if self._listening is not None:
+            self._listening.close()
 
 
 class _Connection:
@@ -194,12 +200,12 @@ class _Connection:
             self._fail(request_id, ModelDeckError(message))
 
     async def _perform(self, request: protocol.Request) -> DownloadSnapshot | EngineStatus | None:
+        if self._server.is_stopping:
+            raise EngineLostError("The engine is about to end. Try again.")
         if isinstance(request, protocol.Hello):
             return await self._greet(request)
         if not self._is_greeted:
             raise ProtocolError("The first message must be a hello.")
-        if self._server.is_stopping:
-            raise EngineLostError("The engine is about to end. Try again.")
         if isinstance(request, protocol.Status):
             return await self._server.host.status()
         if isinstance(request, protocol.Stop):

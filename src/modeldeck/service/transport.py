@@ -90,8 +90,20 @@ def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
 
 def is_own_peer(connection: socket.socket) -> bool:
     """Whether the other end belongs to this user. Where the system cannot tell, the directory's mode has to do."""
+    credentials = _peer_credentials(connection)
+    return credentials is None or credentials[1] == os.getuid()
+
+
+def peer_pid(connection: socket.socket) -> int | None:
+    """The process at the other end, where the system can tell. Unlike a written number it cannot be another's."""
+    credentials = _peer_credentials(connection)
+    return credentials and credentials[0]
+
+
+def _peer_credentials(connection: socket.socket) -> tuple[int, int] | None:
+    """Process and user id of a Unix socket's other end (``struct ucred`` of unix(7), Linux)."""
     if connection.family != getattr(socket, "AF_UNIX", None) or not hasattr(socket, "SO_PEERCRED"):
-        return True
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)  # struct ucred: pid, uid, gid
-    return bool(uid == os.getuid())
+        return None
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", data)
+    return pid, uid
