@@ -32,16 +32,20 @@ def install(llama_cpp: ModuleType) -> None:
         if not _kept:
             _hook_default_params(llama_cpp.llama_cpp)
             _hook_stdout_swap(llama_cpp)
-            install_parking(_libggml_base(llama_cpp))
+            library = _libggml_base(llama_cpp)
+            if library is not None:
+                install_parking(library)
         _hook_log(llama_cpp.llama_cpp)
 
 
-def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL:
+def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL | None:
     """The library that has ``ggml_abort``. Asked for its symbols, libllama answers for those it depends on as well."""
-    if sys.platform == "win32":
+    if sys.platform != "win32":
+        return getattr(llama_cpp.llama_cpp, "_lib", None)
+    try:
         return ctypes.CDLL("ggml-base.dll")  # loaded already, and found by name
-    library: ctypes.CDLL = llama_cpp.llama_cpp._lib
-    return library
+    except OSError:
+        return None
 
 
 def _hook_default_params(bindings: Any) -> None:
