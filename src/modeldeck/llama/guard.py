@@ -85,8 +85,8 @@ class Guard:
     def __init__(self) -> None:
         self.thread = NativeThread()
         self.stop_flag = StopFlag()
-        self.turn = Turn(stop=self.stop_flag.set, unstop=self.stop_flag.clear)
         self.renderer = TemplateRenderer()
+        self.turn = Turn(stop=self._stop, unstop=self.stop_flag.clear)
         self.recorder: Recorder | None = None
 
     def run(self, function: Callable[[], T]) -> T:
@@ -97,6 +97,10 @@ class Guard:
         """A generation has ended well, and the turn is still ours."""
         if self.recorder is not None and self.recorder.record(llama):
             self.recorder = None
+
+    def _stop(self) -> None:
+        self.stop_flag.set()
+        self.renderer.stop()
 
     def check_going(self) -> None:
         """Raise when the running generation has been asked to end."""
@@ -275,7 +279,7 @@ class Guarded:
     @property
     def is_loaded(self) -> bool:
         """Whether the model is still in memory."""
-        return not self._guard.turn.is_closed
+        return not self._guard.turn.is_closed and self._guard.thread.crash is None
 
     def cancel(self) -> bool:
         """End the running generation, from any thread; its caller gets `GenerationCancelledError`.
@@ -293,8 +297,8 @@ class Guarded:
         if thread.is_of_other_process:
             return
         is_first = self._guard.turn.close()
-        self._guard.renderer.close()
         if thread.crash is not None:
+            self._guard.renderer.close()
             _kill_parts(vars(self))
             return
         if is_first:
@@ -315,6 +319,10 @@ class Guarded:
     def __del__(self) -> None:
         if "_guard" in vars(self) and not sys.is_finalizing():
             self.unload()
+
+    def __repr__(self) -> str:
+        name = Path(self.model_path).name
+        return f"<Llama {name}, n_ctx={self._n_ctx}>" if self.is_loaded else f"<Llama {name}, unloaded>"
 
     def _exclusively(self, function: Callable[[], Any]) -> Any:
         guard = self._guard
@@ -378,6 +386,7 @@ def _free(state: dict[str, Any]) -> None:
         state.pop(name, None)
     if "_stack" in state:
         state["_stack"].close()
+    state["_guard"].renderer.close()
     _kill_parts(state)
     _trim_heap()
 
