@@ -290,7 +290,7 @@ class Session:
         progress : callable, optional
             Called with bytes hashed and bytes in all.
         """
-        from modeldeck.download.verify import verify_files
+        from modeldeck.engine.verify import verify_files
 
         return await verify_files(await self._local(model), hub=self.hub, repair=repair, progress=progress)
 

@@ -20,10 +20,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_every_public_name_is_there_and_sorted() -> None:
-    assert sorted(modeldeck.__all__, key=str.casefold) == modeldeck.__all__
+def test_every_public_name_is_there() -> None:
+    package = Path(modeldeck.__file__).parent
     for name in modeldeck.__all__:
         assert getattr(modeldeck, name) is not None
+        assert not (package / name).exists(), "a module of that name would take the name's place once it is imported"
+        assert not (package / f"{name}.py").exists()
     with pytest.raises(AttributeError):
         modeldeck.no_such_name  # noqa: B018
 
