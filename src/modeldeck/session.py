@@ -266,13 +266,21 @@ class Session:
 
         return tuple(group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir)))
 
-    async def find_local(self, repo_id: str, selector: str | None = None) -> LocalModel | None:
-        """The newest local variant of a repository that fits a label, a file name or a ``variant_id``."""
-        found = [model for model in await self.local_models() if model.repo_id.lower() == repo_id.lower()]
-        if selector is not None:
-            wanted = selector.lower()
-            found = [model for model in found if wanted in (model.label.lower(), model.variant_id.lower())]
-        return found[0] if found else None
+    async def find_local(
+        self, repo_id: str, selector: str | None = None, *, commit_hash: str | None = None
+    ) -> LocalModel | None:
+        """A local variant of a repository that fits a label or a ``variant_id``.
+
+        Of several commits the given one counts, else one that a branch or tag means.
+        """
+        found = [
+            model
+            for model in await self.local_models()
+            if model.repo_id.lower() == repo_id.lower()
+            and commit_hash in (None, model.commit_hash)
+            and (selector is None or selector.lower() in (model.label.lower(), model.variant_id.lower()))
+        ]
+        return min(found, key=lambda model: model.revision is None, default=None)
 
     async def verify(
         self,

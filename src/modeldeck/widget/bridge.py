@@ -19,7 +19,7 @@ from modeldeck._errors import (
     NoFrontEndError,
 )
 from modeldeck._loop import LoopThread
-from modeldeck._types import DownloadSnapshot, DownloadState, LoadProgress, RepoDetails, SearchQuery
+from modeldeck._types import DownloadSnapshot, DownloadState, LoadProgress, LocalModel, RepoDetails, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget import protocol, wire
 from modeldeck.widget.throttle import Throttle
@@ -298,6 +298,18 @@ class Bridge:
             raise InvalidRequestError(f"The files of {repo_id} are not open. Open the card and try again.")
         return details
 
+    def _n_ctx_for(self, repo_id: str) -> int:
+        """The context length to load with: the user's, but no more than the model was made for."""
+        details = self._repos.get(repo_id)
+        known = details.model.context_length if isinstance(details, RepoDetails) and details.model else None
+        return min(self._n_ctx, known or self._n_ctx)
+
+    async def _find_local(self, repo_id: str, variant_id: str) -> LocalModel | None:
+        """The files of a variant, of the commit that its card shows."""
+        details = self._repos.get(repo_id)
+        commit_hash = details.commit_hash if isinstance(details, RepoDetails) else None
+        return await self._session.find_local(repo_id, variant_id, commit_hash=commit_hash)
+
     # --- downloads ----------------------------------------------------------------------------------------------------
 
     async def _start_download(self, repo_id: str, variant_id: str) -> None:
@@ -362,7 +374,7 @@ class Bridge:
     async def _remove(self, repo_id: str, variant_id: str) -> None:
         if self._load.is_about(repo_id, variant_id) and self._load.status in ("loading", "ready"):
             raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
-        model = await self._session.find_local(repo_id, variant_id)
+        model = await self._find_local(repo_id, variant_id)
         if model is not None:
             await self._session.remove(model)
         for snapshot in list(self._jobs.values()):
@@ -391,12 +403,13 @@ class Bridge:
 
     async def _load_model(self, repo_id: str, variant_id: str) -> None:
         await self._drop_llm()
-        model = await self._session.find_local(repo_id, variant_id)
+        model = await self._find_local(repo_id, variant_id)
         if model is None:
             await self._refresh()
             raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
-        self._set_load(replace(self._load, label=model.label))
-        llm = await self._session.load(model, n_ctx=self._n_ctx, progress=self._post_load_progress)
+        n_ctx = self._n_ctx_for(repo_id)
+        self._set_load(replace(self._load, label=model.label, n_ctx=n_ctx))
+        llm = await self._session.load(model, n_ctx=n_ctx, progress=self._post_load_progress)
         self.llm = llm
         self._set_load(replace(self._load, status="ready", progress=LoadProgress(stage="ready", fraction=1.0)))
         self._toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
