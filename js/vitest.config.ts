@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  esbuild: { jsx: "automatic", jsxImportSource: "preact" },
+  oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   plugins: [
     {
       name: "css-text",

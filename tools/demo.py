@@ -2,22 +2,20 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
-import tempfile
 import webbrowser
-from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
-from modeldeck.localhub import LocalHub
-from modeldeck.localhub.demo import add_demo_repos
+from modeldeck.localhub.demo import demo_hub
 from tools.environment import ROOT
 from tools.jupyter import jupyter_server
 from tools.processes import run_environment, without_hub_settings
 
 NOTEBOOK = "01-quickstart.ipynb"
 HOME = ROOT / ".cache" / "demo"
+NOTEBOOKS = HOME / "notebooks"
 
 
 def main() -> int:
@@ -28,7 +26,7 @@ def main() -> int:
             variables = dict(os.environ)
             print("The widget browses the Hugging Face Hub.", flush=True)
         else:
-            endpoint = stack.enter_context(local_hub())
+            endpoint = stack.enter_context(demo_hub()).endpoint
             variables = {
                 **without_hub_settings(os.environ),
                 "HF_ENDPOINT": endpoint,
@@ -37,9 +35,9 @@ def main() -> int:
             print(f"The local hub answers at {endpoint}", flush=True)
         # The user's own cache and list of downloads stay as they are.
         variables |= {"HF_HUB_CACHE": str(HOME / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(HOME / "state")}
-        HOME.mkdir(parents=True, exist_ok=True)
+        refresh_notebooks()
         environment = stack.enter_context(run_environment(variables))
-        server = stack.enter_context(jupyter_server(root=ROOT / "notebooks", home=HOME, environment=environment))
+        server = stack.enter_context(jupyter_server(root=NOTEBOOKS, home=HOME, environment=environment))
         address = server.page(NOTEBOOK)
         print(f"JupyterLab answers at  {address}\nModels and logs are in {HOME}\nCtrl-C stops everything.", flush=True)
         if has_display():
@@ -48,15 +46,13 @@ def main() -> int:
     return 0
 
 
-@contextlib.contextmanager
-def local_hub() -> Iterator[str]:
-    """The demo's repositories on a local hub; the address of its API."""
-    with tempfile.TemporaryDirectory(prefix="modeldeck-demo-") as folder:
-        hub = LocalHub()
-        for notice in add_demo_repos(hub, Path(folder)):
-            print(notice, file=sys.stderr)
-        with hub:
-            yield hub.endpoint
+def refresh_notebooks() -> None:
+    """Copies, so that trying things out changes no file of the checkout; kept until their original is newer."""
+    NOTEBOOKS.mkdir(parents=True, exist_ok=True)
+    for original in (ROOT / "notebooks").glob("*.ipynb"):
+        copy = NOTEBOOKS / original.name
+        if not copy.exists() or copy.stat().st_mtime < original.stat().st_mtime:
+            shutil.copyfile(original, copy)
 
 
 def has_display() -> bool:

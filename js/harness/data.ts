@@ -14,6 +14,7 @@ export function view(changes: Partial<View> = {}): View {
     llama: { is_available: true, message: null },
     engine: { mode: "process", notice: null },
     status: "live",
+    comm_id: null,
     ...changes,
   };
 }
@@ -40,7 +41,7 @@ export function search(models: ModelSummary[], changes: Partial<Search> = {}): S
   return { rev: 1, text: "", sort: "downloads", state: "done", models, has_more: false, error: null, ...changes };
 }
 
-export function fit(changes: Partial<FitEstimate> = {}): FitEstimate {
+export function estimate(changes: Partial<FitEstimate> = {}): FitEstimate {
   return {
     verdict: "fits",
     n_ctx: 4096,
@@ -63,7 +64,7 @@ export function variant(label: string, changes: Partial<Variant> = {}): Variant 
     filenames: [filename],
     size: 4_683_074_240,
     sidecars: [],
-    fit: fit(),
+    fit: estimate(),
     state: "available",
     actions: ["download"],
     ...changes,
@@ -174,33 +175,33 @@ export const QWEN_REPO: Repo = repo(
     variant("Q8_0", {
       variant_id: `${QWEN}-Q8_0.gguf`,
       size: 8_098_525_888,
-      fit: fit({ verdict: "too_large", needed_bytes: 8.6 * GIB, max_n_ctx: null }),
+      fit: estimate({ verdict: "too_large", needed_bytes: 8.6 * GIB, max_n_ctx: null }),
     }),
     variant("Q6_K", {
       variant_id: `${QWEN}-Q6_K.gguf`,
       size: 6_254_199_488,
-      fit: fit({ needed_bytes: 6.6 * GIB }),
+      fit: estimate({ needed_bytes: 6.6 * GIB }),
     }),
     variant("Q4_K_M", {
       variant_id: `${QWEN}-Q4_K_M.gguf`,
-      fit: fit({ needed_bytes: 5.1 * GIB }),
+      fit: estimate({ needed_bytes: 5.1 * GIB }),
       sidecars: [{ kind: "mmproj", filename: "mmproj-F16.gguf", size: 1_350_000_000 }],
     }),
     variant("IQ3_XS", {
       variant_id: `${QWEN}-IQ3_XS.gguf`,
       size: 3_353_000_000,
-      fit: fit({ verdict: "partial", n_gpu_layers: 20 }),
+      fit: estimate({ verdict: "partial", n_gpu_layers: 20 }),
     }),
     variant("Q2_K", {
       variant_id: `${QWEN}-Q2_K.gguf`,
       size: 3_015_940_000,
-      fit: fit({ verdict: "unknown", reason: "The header could not be read." }),
+      fit: estimate({ verdict: "unknown", reason: "The header could not be read." }),
     }),
     variant("F16", {
       variant_id: `F16/${QWEN}-F16-00001-of-00004.gguf`,
       filenames: [1, 2, 3, 4].map((part) => `F16/${QWEN}-F16-0000${part}-of-00004.gguf`),
       size: 15_237_853_184,
-      fit: fit({ verdict: "too_large", needed_bytes: 14.9 * GIB, max_n_ctx: null, method: "size" }),
+      fit: estimate({ verdict: "too_large", needed_bytes: 14.9 * GIB, max_n_ctx: null, method: "size" }),
     }),
   ],
   { recommended: `${QWEN}-Q6_K.gguf` },

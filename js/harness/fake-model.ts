@@ -1,7 +1,7 @@
 // A stand-in for the host's widget model: traits that only "Python" writes, custom messages both ways.
 
 import type { AnyModel } from "@anywidget/types";
-import type { FromPython, Request, Traits } from "../src/wire";
+import type { FromPython, Request, State, Traits } from "../src/wire";
 
 type Listener = (...args: unknown[]) => void;
 
@@ -10,6 +10,9 @@ export interface FakeKernel {
   username: string;
   sent: { channel: string; header: { msg_type: string; msg_id: string }; content: Record<string, unknown> }[];
   sendControlMessage(message: FakeKernel["sent"][number]): { done: Promise<void> };
+  disposed: { connect(listener: () => void): void; disconnect(listener: () => void): void };
+  /** The kernel is shut down. */
+  dispose(): void;
 }
 
 export class FakeModel {
@@ -21,11 +24,11 @@ export class FakeModel {
   onRequest: (request: Request) => void = () => {};
   /** The comm refuses, as ipywidgets' does once the kernel has gone. */
   isDead = false;
-  readonly #traits: Partial<Traits>;
+  readonly #state: Record<string, unknown>;
   readonly #listeners = new Map<string, Set<Listener>>();
 
-  constructor(traits: Partial<Traits> = {}, kernel?: FakeKernel) {
-    this.#traits = structuredClone(traits) as Partial<Traits>;
+  constructor(state: Partial<State> = {}, kernel?: FakeKernel) {
+    this.#state = structuredClone(state) as Record<string, unknown>;
     this.widget_manager = {
       get_model: () => {
         throw new Error("not needed");
@@ -35,7 +38,7 @@ export class FakeModel {
   }
 
   get(name: string): unknown {
-    return this.#traits[name];
+    return this.#state[name.replace(/^_/, "")];
   }
 
   set(): never {
@@ -64,10 +67,10 @@ export class FakeModel {
   }
 
   /** Python writes traits. They arrive as new objects, parsed from JSON. */
-  write(traits: Partial<Traits>): void {
-    for (const [name, value] of Object.entries(traits)) {
-      this.#traits[name] = JSON.parse(JSON.stringify(value));
-      this.trigger(`change:${name}`, this, this.#traits[name]);
+  write(state: Partial<State>): void {
+    for (const [name, value] of Object.entries(state)) {
+      this.#state[name] = JSON.parse(JSON.stringify(value));
+      this.trigger(`change:_${name}`, this, this.#state[name]);
     }
   }
 
@@ -100,7 +103,17 @@ export class FakeModel {
 }
 
 export function fakeKernel(): FakeKernel {
+  const listeners = new Set<() => void>();
   return {
+    disposed: {
+      connect: (listener) => void listeners.add(listener),
+      disconnect: (listener) => void listeners.delete(listener),
+    },
+    dispose() {
+      for (const listener of listeners) {
+        listener();
+      }
+    },
     clientId: "client-1",
     username: "someone",
     sent: [],

@@ -1,7 +1,7 @@
 // Plays Python for the harness: answers requests and moves the traits as the real one does, with made-up timing.
 
-import type { Action, Job, Repo, Request, Traits, Variant } from "../src/wire";
-import { fit, load, MODELS, model, QWEN_REPO, repo, search, variant, view } from "./data";
+import type { Action, Job, Repo, Request, State, Variant } from "../src/wire";
+import { estimate, load, MODELS, model, QWEN_REPO, repo, search, variant, view } from "./data";
 import type { FakeModel } from "./fake-model";
 
 const TICK_MS = 250;
@@ -43,7 +43,7 @@ export class FakePython {
 
   #handle(request: Request): void {
     const params = request.params as Record<string, string>;
-    const current = (name: keyof Traits) => this.#model.get(name as string) as never;
+    const current = (name: keyof State) => this.#model.get(name as string) as never;
     this.#model.answer(request, request.method === "hello" ? { version: "0.1.0" } : {});
     switch (request.method) {
       case "search": {
@@ -69,7 +69,7 @@ export class FakePython {
         this.open({ [params.repo_id as string]: repo([], { state: "opening" }) });
         setTimeout(() => {
           const isKnown = params.repo_id?.includes("Qwen2.5");
-          const opened = isKnown ? QWEN_REPO : repo([variant("Q8_0"), variant("Q4_K_M", { fit: fit() })]);
+          const opened = isKnown ? QWEN_REPO : repo([variant("Q8_0"), variant("Q4_K_M", { fit: estimate() })]);
           this.open({ [params.repo_id as string]: opened });
         }, 500);
         break;

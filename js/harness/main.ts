@@ -1,7 +1,7 @@
 // The widget on a page of its own, beside a fake model: ?scene=NAME&theme=NAME&width=PIXELS
 
 import widget from "../src/widget";
-import type { Traits } from "../src/wire";
+import type { State } from "../src/wire";
 import { FakeModel } from "./fake-model";
 import { SCENES } from "./scenes";
 import { applyTheme } from "./themes";
@@ -31,7 +31,7 @@ scene.play?.(model);
 
 declare global {
   interface Window {
-    harness: { model: FakeModel; traits: Partial<Traits> };
+    harness: { model: FakeModel; traits: Partial<State> };
   }
 }
 window.harness = { model, traits: scene.traits };

@@ -1,7 +1,7 @@
 // The states that the harness can show, by name: ?scene=…
 
-import type { Traits } from "../src/wire";
-import { fit, job, load, MODELS, model, QWEN_REPO, repo, search, variant, view } from "./data";
+import type { State } from "../src/wire";
+import { estimate, job, load, MODELS, model, QWEN_REPO, repo, search, variant, view } from "./data";
 import type { FakeModel } from "./fake-model";
 import { FakePython } from "./fake-python";
 
@@ -10,7 +10,7 @@ const SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF";
 const GEMMA = "ggml-org/gemma-3-4b-it-GGUF";
 
 export interface Scene {
-  traits: Partial<Traits>;
+  traits: Partial<State>;
   /** What happens after the widget is on the page. */
   play?: (model: FakeModel) => void;
 }
@@ -98,13 +98,13 @@ const downloaded = repo(
       state: "downloaded",
       actions: ["load", "remove"],
       size: 144_811_392,
-      fit: fit({ needed_bytes: 0.4 * 2 ** 30 }),
+      fit: estimate({ needed_bytes: 0.4 * 2 ** 30 }),
     }),
     variant("Q4_K_M", {
       state: "loaded",
       actions: ["unload"],
       size: 105_454_432,
-      fit: fit({ needed_bytes: 0.3 * 2 ** 30 }),
+      fit: estimate({ needed_bytes: 0.3 * 2 ** 30 }),
     }),
   ],
   { recommended: "model-Q8_0.gguf" },

@@ -59,7 +59,8 @@ function plural(count: number, noun: string): string {
 
 /** A duration in its one or two largest units: "2 minutes", "1 hour 5 minutes". */
 export function duration(seconds: number): string {
-  if (seconds < MINUTE_SECONDS) {
+  // 59.5 would round to "60 seconds".
+  if (seconds < MINUTE_SECONDS - 0.5) {
     return plural(Math.max(1, Math.round(seconds)), "second");
   }
   const minutes = Math.round(seconds / MINUTE_SECONDS);
@@ -93,8 +94,11 @@ export function parameters(value: number): string {
   return count(value).replace("k", "K");
 }
 
-/** A context length: 512, 8K, 128K. */
+/** A context length: 512, 8K, 128K, 1M. */
 export function tokens(value: number): string {
+  if (value >= 1024 ** 2 && value % 1024 ** 2 === 0) {
+    return `${value / 1024 ** 2}M`;
+  }
   if (value >= 1024 && value % 1024 === 0) {
     return `${value / 1024}K`;
   }

@@ -1,4 +1,4 @@
-// Requests to Python, each with an id and an answer.
+// Requests to Python, each with an id: acknowledged when it arrives, answered when it is carried out.
 //
 // A request leaves on the comm and, where the host shows its kernel, as the same comm message on the control channel:
 // while a cell runs only one of the two may get through, and which one depends on the kernel's version. Python drops
@@ -7,10 +7,10 @@
 import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import type { Answer, ErrorInfo, Method, Methods, Request } from "./wire";
 
-/** After this long without an answer the page says that the request waits for the running cell. */
+/** After this long without an acknowledgement the page says that the request waits for the running cell. */
 export const WAITING_AFTER_MS = 700;
 
-/** When an unanswered request is sent again, after the time before: the first copy may lie in the queue of a busy
+/** When an unacknowledged request is sent again, after the time before: the first copy may lie in the queue of a busy
  * shell while a later one finds a better way. The last entry repeats. */
 const RESEND_MS = [WAITING_AFTER_MS, 1300, 3000, 10_000, 60_000] as const;
 
@@ -20,8 +20,9 @@ export interface Channel {
   widget_manager?: unknown;
 }
 
-/** The part of JupyterLab's kernel connection that a control message needs. */
+/** The part of JupyterLab's kernel connection that is used here. */
 interface Kernel {
+  disposed?: { connect(listener: () => void): void; disconnect(listener: () => void): void };
   clientId: string;
   username: string;
   sendControlMessage(message: unknown, expectReply?: boolean, disposeOnDone?: boolean): { done?: Promise<unknown> };
@@ -36,7 +37,7 @@ export class RequestError extends Error {
 export interface Pending {
   readonly id: string;
   readonly answer: Promise<unknown>;
-  /** True while no answer has come for longer than a kernel at rest needs. */
+  /** True while Python has not taken the request for longer than a kernel at rest needs. */
   readonly isWaiting: ReadonlySignal<boolean>;
 }
 
@@ -74,6 +75,15 @@ export class Rpc {
     return { id: request.id, answer, isWaiting };
   }
 
+  /** Python has the request: no need to send it again, nor to speak of waiting. */
+  acknowledge(id: string): void {
+    const entry = this.#entries.get(id);
+    if (entry) {
+      clearTimeout(entry.timer);
+      entry.isWaiting.value = false;
+    }
+  }
+
   /** Settle the request an answer belongs to, however late it is; unknown ids are second copies. */
   settle(answer: Answer): void {
     const entry = this.#take(answer.id);
@@ -91,7 +101,7 @@ export class Rpc {
     }
   }
 
-  /** Send a request, and again until it is answered. */
+  /** Send a request, and again until it is acknowledged. */
   #deliver(id: string, attempt: number): void {
     const entry = this.#entries.get(id);
     if (!entry) {
@@ -104,12 +114,9 @@ export class Rpc {
   }
 
   #take(id: string): Entry | undefined {
+    this.acknowledge(id);
     const entry = this.#entries.get(id);
-    if (entry) {
-      clearTimeout(entry.timer);
-      entry.isWaiting.value = false;
-      this.#entries.delete(id);
-    }
+    this.#entries.delete(id);
     return entry;
   }
 

@@ -7,7 +7,6 @@ import { kernelOf, type Pending, type RequestError, Rpc, type RpcOptions } from 
 import { share } from "./share";
 import type {
   Action,
-  Answer,
   Downloads,
   ErrorInfo,
   FromPython,
@@ -62,6 +61,7 @@ const NO_VIEW: View = {
   llama: { is_available: true, message: null },
   engine: { mode: "process", notice: null },
   status: "live",
+  comm_id: null,
 };
 const NO_SEARCH: Search = {
   rev: 0,
@@ -173,7 +173,7 @@ export class Store {
     };
     for (const [name, read] of Object.entries(readers)) {
       read();
-      this.#on(`change:${name}`, (raw?: { model_id?: unknown }) => {
+      this.#on(`change:_${name}`, (raw?: { model_id?: unknown }) => {
         // Backbone hands the model itself to its listeners: one place where the comm's id can be had.
         if (typeof raw?.model_id === "string") {
           this.#commId = raw.model_id;
@@ -191,6 +191,7 @@ export class Store {
       this.#lose();
       this.#greet();
     });
+    this.#watchKernel();
     this.#greet();
     const timer = setTimeout(() => {
       if (!kernelOf(model)) {
@@ -293,10 +294,6 @@ export class Store {
     }
   }
 
-  reopen(repoId: string): void {
-    void this.#ask(`repo ${repoId}`, "open_repo", { repo_id: repoId });
-  }
-
   /** Do what a button of a row says. */
   act(row: Row, action: Action): void {
     row.error.value = null;
@@ -353,7 +350,7 @@ export class Store {
     }
   }
 
-  /** Send a request about a subject; tells whether it was granted, and shows a toast when not. */
+  /** Send a request about a subject; tells whether it was granted. Why not is told where the subject is, else as toast. */
   async #ask<M extends Method>(subject: string, method: M, params: Methods[M]): Promise<boolean> {
     const cell = this.#asked.get(subject);
     const pending = this.#rpc.request(method, params);
@@ -364,7 +361,7 @@ export class Store {
       return true;
     } catch (error) {
       const { info } = error as RequestError;
-      if (info.code !== "disconnected") {
+      if (info.code !== "disconnected" && !this.#isTold(info)) {
         this.#show({ kind: "modeldeck-toast", id: pending.id, level: "error", message: info.message });
       }
       return false;
@@ -373,6 +370,15 @@ export class Store {
         cell.value = undefined;
       }
     }
+  }
+
+  /** Whether an error is in the state too, and so already on the page. */
+  #isTold({ message }: ErrorInfo): boolean {
+    const errors = [
+      this.search.peek().error,
+      ...Object.values(this.#model.get("_repos") ?? {}).map(({ error }) => error),
+    ];
+    return errors.some((error) => error?.message === message);
   }
 
   #greet(): void {
@@ -389,13 +395,26 @@ export class Store {
     this.#abort.addEventListener("abort", () => this.#model.off(event as "msg:custom", listener));
   }
 
+  /** A kernel that is shut down tells its connection, but not the comm. */
+  #watchKernel(): void {
+    const disposed = kernelOf(this.#model)?.disposed;
+    const lose = () => this.#lose();
+    disposed?.connect(lose);
+    this.#abort.addEventListener("abort", () => disposed?.disconnect(lose));
+  }
+
   #receive(message: FromPython): void {
     if (message?.kind === "modeldeck-answer") {
       this.#revive();
-      this.#rpc.settle(message satisfies Answer);
+      this.#rpc.settle(message);
+    } else if (message?.kind === "modeldeck-ack") {
+      this.#revive();
+      this.#rpc.acknowledge(message.id);
     } else if (message?.kind === "modeldeck-toast") {
       this.#revive();
       this.#show(message);
+    } else if (message?.kind === "modeldeck-ping") {
+      this.#greet();
     }
   }
 
@@ -420,19 +439,19 @@ export class Store {
   }
 
   #readView(): void {
-    this.view.value = share(this.view.peek(), { ...NO_VIEW, ...this.#model.get("view") });
+    this.view.value = share(this.view.peek(), { ...NO_VIEW, ...this.#model.get("_view") });
   }
 
   #readSearch(): void {
-    this.search.value = share(this.search.peek(), { ...NO_SEARCH, ...this.#model.get("search") });
+    this.search.value = share(this.search.peek(), { ...NO_SEARCH, ...this.#model.get("_search") });
   }
 
   #readLoad(): void {
-    this.load.value = share(this.load.peek(), { ...NO_LOAD, ...this.#model.get("load") });
+    this.load.value = share(this.load.peek(), { ...NO_LOAD, ...this.#model.get("_load") });
   }
 
   #readRepos(): void {
-    const repos = new Map(Object.entries(this.#model.get("repos") ?? {}));
+    const repos = new Map(Object.entries(this.#model.get("_repos") ?? {}));
     const before = new Map([...this.#rows.values()].map((row) => [row, this.#variant(row)]));
     this.#repos.replace(repos);
     for (const [repoId, fold] of this.#folds) {
@@ -455,7 +474,7 @@ export class Store {
   }
 
   #readDownloads(): void {
-    const downloads: Partial<Downloads> = this.#model.get("downloads") ?? {};
+    const downloads: Partial<Downloads> = this.#model.get("_downloads") ?? {};
     const jobs = new Map<string, Job>();
     for (const job of downloads.jobs ?? []) {
       const key = this.row(job.repo_id, job.variant_id).key;

@@ -12,7 +12,7 @@ export function hostTheme(element: Element): Theme {
   }
   const vscode = body.getAttribute("data-vscode-theme-kind") ?? body.className;
   if (/\bvscode-/.test(vscode)) {
-    return /vscode-dark|vscode-high-contrast(?!-light)/.test(vscode) ? "dark" : "light";
+    return /-light\b/.test(vscode) ? "light" : "dark";
   }
   const colab = documentElement.getAttribute("theme");
   if (colab === "dark" || colab === "light") {

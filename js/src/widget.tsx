@@ -2,6 +2,7 @@
 
 import type { AnyModel, InitializeProps, RenderProps } from "@anywidget/types";
 import { render as mount } from "preact";
+import { keepFocus } from "./focus";
 import { Store } from "./store";
 import styles from "./styles.css";
 import { followTheme } from "./theme";
@@ -36,6 +37,7 @@ export default () => {
       root.append(style, deck);
       el.append(host);
       followTheme(host, view.signal);
+      keepFocus(root, view.signal);
       if (el.closest(".jupyter-widgets-disconnected")) {
         shared.markStatic();
       }

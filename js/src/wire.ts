@@ -24,10 +24,10 @@ export interface View {
   n_ctx: number;
   hardware: Hardware | null;
   llama: { is_available: boolean; message: string | null };
-  engine: { mode: "inline" | "process"; notice: string | null };
+  engine: { mode: "inline" | "process" | null; notice: string | null };
   status: "live" | "closed";
   /** Id of the widget's comm, so that a request can also go by the control channel. */
-  comm_id?: string | null;
+  comm_id: string | null;
 }
 
 export interface ModelSummary {
@@ -163,14 +163,16 @@ export interface Load {
   n_ctx: number | null;
 }
 
-export interface Traits {
-  [name: string]: unknown;
+/** The widget's state. Each part is a trait, named with an underscore before it. */
+export interface State {
   view: View;
   search: Search;
   repos: Record<string, Repo>;
   downloads: Downloads;
   load: Load;
 }
+
+export type Traits = { [name: string]: unknown } & { [Part in keyof State as `_${Part}`]: State[Part] };
 
 /** Each method with its parameters. */
 export interface Methods {
@@ -206,6 +208,11 @@ export type Answer =
   | { kind: "modeldeck-answer"; id: string; ok: true; result: unknown }
   | { kind: "modeldeck-answer"; id: string; ok: false; error: ErrorInfo };
 
+/** Python asks whether somebody is there. */
+export interface Ping {
+  kind: "modeldeck-ping";
+}
+
 export interface ToastMessage {
   kind: "modeldeck-toast";
   id: string;
@@ -213,4 +220,10 @@ export interface ToastMessage {
   message: string;
 }
 
-export type FromPython = Answer | ToastMessage;
+/** The request has reached Python and is being carried out; the answer follows when that is done. */
+export interface Acknowledgement {
+  kind: "modeldeck-ack";
+  id: string;
+}
+
+export type FromPython = Acknowledgement | Answer | ToastMessage | Ping;

@@ -28,7 +28,12 @@
     ├── GGUFError                   not_gguf
     ├── DoesNotFitError             does_not_fit        (needed_bytes, available_bytes)
     ├── LoadFailedError             load_failed
+    ├── LoadCancelledError          load_cancelled
     ├── LlamaMissingError           llama_missing
+    ├── LlamaCrashedError           llama_crashed
+    ├── ModelUnloadedError          model_unloaded
+    ├── GenerationCancelledError    generation_cancelled
+    ├── ChatTemplateError           chat_template
     ├── NoFrontEndError             no_front_end
     ├── EngineLostError             engine_lost
     └── ProtocolError               protocol
@@ -207,8 +212,34 @@ class LoadFailedError(ModelDeckError):
     code = "load_failed"
 
 
+class LoadCancelledError(ModelDeckError):
+    code = "load_cancelled"
+
+
 class LlamaMissingError(ModelDeckError):
     code = "llama_missing"
+
+
+class LlamaCrashedError(ModelDeckError):
+    """llama.cpp found itself in an impossible state and would have ended the process."""
+
+    code = "llama_crashed"
+
+
+class ModelUnloadedError(ModelDeckError):
+    """A `Llama` was used after its memory had been given back."""
+
+    code = "model_unloaded"
+
+
+class GenerationCancelledError(ModelDeckError):
+    code = "generation_cancelled"
+
+
+class ChatTemplateError(ModelDeckError):
+    """The model's own chat template is wrong, took too long or grew too large."""
+
+    code = "chat_template"
 
 
 class NoFrontEndError(ModelDeckError):

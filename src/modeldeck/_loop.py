@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
@@ -28,6 +29,7 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        atexit.register(self.stop)
 
     @property
     def is_alive(self) -> bool:
@@ -70,6 +72,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. Must not be called on the thread itself."""
+        atexit.unregister(self.stop)
         if self.is_alive:
             self.post(self.loop.stop)
             self._thread.join(STOP_SECONDS)
@@ -98,3 +101,22 @@ def shared_loop() -> LoopThread:
         if _shared is None or not _shared.is_alive:
             _shared = LoopThread("modeldeck")
         return _shared
+
+
+def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
+    """Run a blocking function on a thread that does not keep the process alive, as an executor's would."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        # From here on the future cannot be cancelled: a result nobody waits for any more is simply not looked at.
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the waiting side gets it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name="modeldeck-wait", daemon=True).start()
+    return future

@@ -38,8 +38,9 @@ class Deck:
         button.click()
 
     def row(self, label: str, repo_id: str) -> Locator:
-        """The variant's row: the innermost list item with its label."""
-        return self.card(repo_id).locator("[data-state]").filter(has_text=re.compile(rf"\b{re.escape(label)}\b")).last
+        """The variant's row: the list item with its label."""
+        files = self.card(repo_id).get_by_role("list", name=f"Files of {repo_id}")
+        return files.get_by_role("listitem").filter(has=self.root.page.get_by_text(label, exact=True))
 
     def expect_state(self, label: str, repo_id: str, state: str) -> None:
         expect(self.row(label, repo_id)).to_have_attribute("data-state", state, timeout=TIMEOUT_MS)

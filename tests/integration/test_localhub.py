@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, HfFileSystem, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -58,6 +58,14 @@ def test_huggingface_hub_downloads(hub: LocalHub, tmp_path: Path) -> None:
         got = hf_hub_download(REPO, filename, endpoint=hub.endpoint, cache_dir=tmp_path / "cache", token=False)
         assert Path(got).read_bytes() == content
     assert {path.name for path in tmp_path.glob("cache/*/blobs/*")} >= {SHA256}
+
+
+def test_huggingface_hub_takes_a_snapshot_and_reads_a_part(hub: LocalHub, tmp_path: Path) -> None:
+    folder = snapshot_download(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache", token=False)
+    assert {path: Path(folder, path).read_bytes() for path in FILES} == FILES
+    files = HfFileSystem(endpoint=hub.endpoint, token=False, skip_instance_cache=True)
+    assert files.glob(f"{REPO}/**/*.gguf") == [f"{REPO}/BF16/tiny-BF16.gguf", f"{REPO}/tiny-Q4_0.gguf"]
+    assert files.read_bytes(f"{REPO}/tiny-Q4_0.gguf", start=1000, end=1010) == CONTENT[1000:1010]
 
 
 def test_huggingface_hub_reads_the_first_hop(hub: LocalHub) -> None:
@@ -143,7 +151,7 @@ def test_statuses_and_codes_of_errors(hub: LocalHub) -> None:
     assert told("/api/models?expand=nonsense") == (400, None)
     assert told("/api/models?expand=gguf&full=true") == (400, None)
     assert told("/api/models?cursor=nonsense") == (400, None)
-    assert told("/api/nothing") == (401, "RepoNotFound")
+    assert told("/api/nothing") == (404, None)
 
 
 def test_a_git_file_of_a_gated_repo_is_guarded_too(hub: LocalHub) -> None:
@@ -204,6 +212,15 @@ def test_revisions(hub: LocalHub) -> None:
     assert httpx.get(odd, follow_redirects=True).content == b"?"
     refs = get(hub, "/api/models/owner/r/refs").json()
     assert refs["tags"] == [{"name": "v1", "ref": "refs/tags/v1", "targetCommit": first}]
+
+
+def test_access_is_granted_while_it_runs(hub: LocalHub) -> None:
+    path = f"/{GATED}/resolve/main/secret.gguf"
+    assert get(hub, path, "hf_other").status_code == 403
+    hub.grant("hf_other", GATED)
+    hub.grant("hf_new")
+    assert get(hub, path, "hf_other").status_code == 302
+    assert get(hub, path, "hf_new").status_code == 403
 
 
 def test_the_licence_page(hub: LocalHub) -> None:

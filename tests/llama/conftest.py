@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import multiprocessing
 import struct
+import textwrap
+import uuid
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -60,3 +65,49 @@ def red_square() -> str:
     header = struct.pack(">IIBBBBB", 28, 28, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child process ended, and what it printed."""
+
+    exit_code: int | None
+    output: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.output.splitlines()
+
+
+RunChild = Callable[..., Outcome]
+
+_CHILD = """
+import os, resource
+from pathlib import Path
+descriptor = os.open(output_path, os.O_WRONLY | os.O_CREAT)
+os.dup2(descriptor, 1)
+os.dup2(descriptor, 2)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+exec(compile(code, "<child>", "exec"), variables)
+"""
+
+
+@pytest.fixture(scope="session")
+def run_child(tmp_path_factory: pytest.TempPathFactory) -> RunChild:
+    """Run code in a process of its own, which may die of it. They are forked from one that has imported llama_cpp."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["llama_cpp", "modeldeck.llama.guard", "modeldeck.llama.loading"])
+    folder = tmp_path_factory.mktemp("children")
+
+    def run(code: str, *, timeout: float = 100.0, **variables: object) -> Outcome:
+        output_path = folder / f"{uuid.uuid4().hex}.txt"
+        namespace = {"code": textwrap.dedent(code), "variables": variables, "output_path": str(output_path)}
+        process = context.Process(target=exec, args=(_CHILD, namespace))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        return Outcome(process.exitcode, output_path.read_text(errors="replace") if output_path.exists() else "")
+
+    return run

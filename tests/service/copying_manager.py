@@ -66,6 +66,7 @@ class CopyingManager:
         if self._state_file is not None and self._state_file.exists():
             for job in msgspec.json.decode(self._state_file.read_bytes(), type=list[DownloadSnapshot]):
                 self._jobs[job.job_id] = job
+                self._rev = max(self._rev, job.rev)
                 if not job.state.is_final and job.state is not DownloadState.PAUSED:
                     self._start(job.job_id)
         return self

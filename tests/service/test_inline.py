@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Self
 
 import pytest
 from copying_manager import CopyingManager
@@ -178,6 +179,32 @@ async def test_last_user_ends_the_engine_and_keeps_the_partial(make_request: Req
         await engine.pause(job.job_id)
     assert (cache_dir / "model.gguf.part").exists()
     assert threading.active_count() <= before + 1  # the default executor of this test's own loop
+
+
+@pytest.mark.anyio
+async def test_a_new_engine_waits_for_the_old_one_to_let_go(make_request: RequestFactory, cache_dir: Path) -> None:
+    alive: list[CopyingManager] = []
+
+    class SlowToLeave(CopyingManager):
+        async def __aenter__(self) -> Self:
+            assert alive == []
+            alive.append(self)
+            return await super().__aenter__()
+
+        async def __aexit__(self, *args: object) -> None:
+            await asyncio.sleep(0.2)
+            alive.remove(self)
+
+    def create(state_dir: Path | None) -> CopyingManager:
+        return SlowToLeave(state_dir=state_dir)
+
+    old = InlineEngine(cache_dir, create_manager=create)
+    closing = asyncio.create_task(old.aclose())
+    await asyncio.sleep(0)
+    new = InlineEngine(cache_dir, create_manager=create)  # blocks this very loop meanwhile
+    await closing
+    assert len(alive) == 1
+    await new.aclose()
 
 
 def test_process_ends_quietly_while_a_download_runs(tmp_path: Path, source: Path) -> None:

@@ -145,6 +145,7 @@ def certificate_error() -> ssl.SSLCertVerificationError:
             "offline",
             True,
         ),
+        (caused_by(httpx.ReadError("x"), ssl.SSLError(1, "decryption failed or bad record mac")), "offline", True),
         (ssl.SSLError(1, "decryption failed or bad record mac"), "tls", False),
         (httpx.ReadError("reset"), "offline", True),
         (ConnectionResetError(104, "reset"), "offline", True),

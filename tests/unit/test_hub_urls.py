@@ -132,6 +132,12 @@ def test_the_search_address_says_what_is_wanted() -> None:
     assert {"gguf", "gated", "tags", "downloads"} < {value for key, value in pairs if key == "expand[]"}
 
 
+@pytest.mark.parametrize("query", [SearchQuery(text="\ud800"), SearchQuery(sort="bogus"), SearchQuery(author="\udfff")])  # type: ignore[arg-type]
+def test_a_search_for_what_cannot_be_asked_is_refused(query: SearchQuery) -> None:
+    with pytest.raises(InvalidRequestError):
+        urls.search_url(ENDPOINT, query)
+
+
 def test_an_empty_search_searches_for_nothing_in_particular() -> None:
     assert "search=" not in urls.search_url(ENDPOINT, SearchQuery(text="  "))
 

@@ -1,8 +1,8 @@
 import { useSignal } from "@preact/signals";
-import { useLayoutEffect, useRef } from "preact/hooks";
 import { fileSize } from "../format";
 import type { Row, Store } from "../store";
 import type { Action } from "../wire";
+import { Button } from "./Button";
 import { Icon } from "./icons";
 
 const TEXT: Record<Action, string> = {
@@ -23,6 +23,7 @@ const TONE: Partial<Record<Action, string>> = {
   resume: "tonal",
   retry: "tonal",
   load: "filled",
+  dismiss: "quiet square",
 };
 
 interface ActionsProps {
@@ -31,75 +32,49 @@ interface ActionsProps {
   /** The variant in the buttons' accessible names: "Q4_K_M of OWNER/NAME". */
   name: string;
   actions: readonly Action[];
-  size: number | null;
+  size?: number | null;
+  /** How the Download button looks. */
+  downloadTone?: string | undefined;
 }
 
-/** The buttons of a row. They change with its state; the focus stays among them. */
-export function Actions({ store, row, name, actions, size }: ActionsProps) {
-  const isConfirming = useSignal(false);
-  const group = useRef<HTMLDivElement>(null);
-  const hadFocus = useRef(false);
-  const asked = row.asked.value;
-  const isOff = !store.isUsable.value;
-  const shape = actions.join() + isConfirming.value;
-
-  useLayoutEffect(() => {
-    const root = group.current?.getRootNode() as ShadowRoot | Document | undefined;
-    if (!group.current || !hadFocus.current || root?.activeElement) {
-      return;
-    }
-    const button = group.current.querySelector<HTMLButtonElement>("button[data-first], button:not([disabled])");
-    (button ?? group.current.closest<HTMLElement>("[tabindex='-1']"))?.focus({ preventScroll: true });
-  }, [shape]);
-
-  const confirm = (isOpen: boolean) => {
-    isConfirming.value = isOpen;
-  };
-
+/** The buttons of a row, which change with its state. */
+export function Actions({ store, row, name, actions, size = null, downloadTone }: ActionsProps) {
+  /** `null` until it is asked for the first time. */
+  const isConfirming = useSignal<boolean | null>(null);
+  const asked = row.asked.value?.what;
   return (
-    <div
-      class="actions"
-      ref={group}
-      onFocusCapture={() => {
-        hadFocus.current = true;
-      }}
-      onBlurCapture={(event) => {
-        // A button that is taken away loses the focus without a successor: that is not leaving.
-        if (event.relatedTarget instanceof Element && !group.current?.contains(event.relatedTarget)) {
-          hadFocus.current = false;
-        }
-      }}
-    >
+    <div class="actions">
       {isConfirming.value && actions.includes("remove") ? (
         <Confirmation
           name={name}
           size={size}
-          onConfirm={() => {
-            confirm(false);
-            store.act(row, "remove");
+          onAnswer={(isSure) => {
+            isConfirming.value = false;
+            if (isSure) {
+              store.act(row, "remove");
+            }
           }}
-          onKeep={() => confirm(false)}
         />
       ) : (
         actions.map((action) => (
-          <button
+          <Button
             key={action}
-            type="button"
-            class={action === "dismiss" ? "button quiet square" : `button ${TONE[action] ?? ""}`}
-            aria-label={`${TEXT[action]} ${name}`}
-            aria-disabled={asked?.what === action}
-            data-action={action}
-            disabled={isOff}
+            tone={(action === "download" && downloadTone) || TONE[action]}
+            name={`${TEXT[action]} ${name}`}
+            aria-disabled={asked === action}
+            // After "Keep" the focus goes back to where it came from.
+            data-first={action === "remove" && isConfirming.value === false ? "" : undefined}
+            disabled={!store.isUsable.value}
             onClick={() => {
               if (action === "remove") {
-                confirm(true);
-              } else if (asked?.what !== action) {
+                isConfirming.value = true;
+              } else if (asked !== action) {
                 store.act(row, action);
               }
             }}
           >
             {action === "dismiss" ? <Icon name="close" /> : TEXT[action]}
-          </button>
+          </Button>
         ))
       )}
     </div>
@@ -109,35 +84,28 @@ export function Actions({ store, row, name, actions, size }: ActionsProps) {
 interface ConfirmationProps {
   name: string;
   size: number | null;
-  onConfirm: () => void;
-  onKeep: () => void;
+  onAnswer: (isSure: boolean) => void;
 }
 
 /** Removing asks once more, in place. "Keep" stands where "Remove" stood, so that a double click removes nothing. */
-function Confirmation({ name, size, onConfirm, onKeep }: ConfirmationProps) {
+function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
   return (
     <fieldset
-      class="confirm"
+      class="actions"
+      aria-label={`Remove ${name} from the cache?`}
       onKeyDown={(event) => {
         if (event.key === "Escape") {
           event.stopPropagation();
-          onKeep();
+          onAnswer(false);
         }
       }}
     >
-      <legend class="hidden">Remove {name} from the cache?</legend>
-      <button
-        type="button"
-        class="button danger"
-        data-tone="bad"
-        aria-label={`Really remove ${name}`}
-        onClick={onConfirm}
-      >
+      <Button tone="danger" data-tone="bad" name={`Really remove ${name}`} onClick={() => onAnswer(true)}>
         Really remove{size === null ? "" : ` ${fileSize(size)}`}
-      </button>
-      <button type="button" class="button" data-first aria-label={`Keep ${name}`} onClick={onKeep}>
+      </Button>
+      <Button data-first name={`Keep ${name}`} onClick={() => onAnswer(false)}>
         Keep
-      </button>
+      </Button>
     </fieldset>
   );
 }

@@ -3,6 +3,7 @@ import { copy } from "../clipboard";
 import { describeStage } from "../describe";
 import type { Store } from "../store";
 import { Actions } from "./Actions";
+import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
 import { Progress } from "./Progress";
@@ -15,47 +16,43 @@ const EMBEDDING = `browser.llm.create_embedding("Hello!")`;
 /** The model that is being loaded, is loaded, or could not be. */
 export function LoadPanel({ store }: { store: Store }) {
   const load = store.load.value;
-  const { repo_id, variant_id, label } = load;
-  if (load.state === "none" || repo_id === null || variant_id === null) {
+  const { state, repo_id, variant_id } = load;
+  if (state === "none" || repo_id === null || variant_id === null) {
     return null;
   }
   const row = store.row(repo_id, variant_id);
-  const name = `${label ?? variant_id} of ${repo_id}`;
-  // What the row already offers is not offered twice.
+  const name = `${load.label ?? variant_id} of ${repo_id}`;
+  // What the row itself shows and offers is not shown twice.
   const isShown = store.shownKeys.value.has(row.key);
-  if (load.state === "failed") {
-    const error = isShown ? null : store.loadError.value;
-    return error ? (
-      <section class="panel" aria-label="Loading failed">
-        <p>
-          Could not load <b>{name}</b>
-        </p>
-        <ErrorBox error={error} onDismiss={() => store.dismissError(row)} dismissLabel={`Dismiss the error of ${name}`}>
-          <button type="button" class="button tonal" aria-label={`Load ${name}`} onClick={() => store.act(row, "load")}>
-            Retry
-          </button>
-        </ErrorBox>
-      </section>
-    ) : null;
+  const error = isShown ? null : (row.error.value ?? store.loadError.value);
+  if (state === "failed" && !error) {
+    return null;
   }
-  const isReady = load.state === "ready";
+  const isReady = state === "ready";
+  const title = { loading: "Loading", ready: "Loaded", failed: "Could not load" }[state];
   return (
-    <section class="panel" aria-label={isReady ? "Loaded model" : "Loading a model"} data-state={load.state}>
-      <div class="line panel-head">
-        <p>
-          {isReady ? <Icon name="check" /> : null}
-          <span>
-            {isReady ? "Loaded" : "Loading"} <b>{name}</b>
-            {isReady && load.n_ctx ? <span class="muted"> · context of {load.n_ctx} tokens</span> : null}
-          </span>
+    <section class="panel" aria-label="Model in use" data-state={state}>
+      <div class="line">
+        <p class="grow">
+          {title} <b>{name}</b>
+          {isReady && load.n_ctx ? <span class="muted">, context of {load.n_ctx} tokens</span> : null}
         </p>
-        {isShown ? null : (
-          <Actions store={store} row={row} name={name} actions={[isReady ? "unload" : "cancel_load"]} size={null} />
+        {isShown || state === "failed" ? null : (
+          <Actions store={store} row={row} name={name} actions={[isReady ? "unload" : "cancel_load"]} />
         )}
       </div>
+      {error ? (
+        <ErrorBox
+          error={error}
+          name={name}
+          isOff={!store.isUsable.value}
+          onRetry={() => store.act(row, "load")}
+          onDismiss={() => store.dismissError(row)}
+        />
+      ) : null}
       {isReady ? (
         <Snippet code={store.repo(repo_id).value?.model?.is_embedding ? EMBEDDING : CHAT} />
-      ) : (
+      ) : state === "loading" ? (
         <>
           <Progress
             label={`Loading of ${name}`}
@@ -64,25 +61,21 @@ export function LoadPanel({ store }: { store: Store }) {
           />
           <p class="small">{describeStage(load)}</p>
         </>
-      )}
+      ) : null}
     </section>
   );
 }
 
 /** Code for the next cell, with a button that copies it. */
 function Snippet({ code }: { code: string }) {
-  const outcome = useSignal<"" | "Copied" | "Select and copy it">("");
+  const outcome = useSignal<"" | "Copied" | "Select it">("");
   return (
     <div class="snippet">
-      <pre class="code">
-        <code>{code}</code>
-      </pre>
-      <button
-        type="button"
-        class="button"
-        aria-label="Copy the code"
+      <pre class="code">{code}</pre>
+      <Button
+        name="Copy the code"
         onClick={async () => {
-          outcome.value = (await copy(code)) ? "Copied" : "Select and copy it";
+          outcome.value = (await copy(code)) ? "Copied" : "Select it";
           setTimeout(() => {
             outcome.value = "";
           }, 2000);
@@ -90,7 +83,7 @@ function Snippet({ code }: { code: string }) {
       >
         <Icon name={outcome.value === "Copied" ? "check" : "copy"} />
         {outcome.value || "Copy"}
-      </button>
+      </Button>
     </div>
   );
 }

@@ -1,94 +1,86 @@
-import type { ComponentChildren } from "preact";
 import { isKept } from "../fits";
 import { ago, count, parameters, tokens } from "../format";
 import { repoPage, safeLink } from "../links";
 import { openJob, type Store } from "../store";
 import type { ModelSummary, Repo } from "../wire";
+import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
-import { Icon } from "./icons";
-import { VariantRow } from "./VariantRow";
+import { Icon, type IconName } from "./icons";
+import { Link } from "./Link";
+import { Pill } from "./Pill";
+import { VariantRow } from "./Rows";
 
-interface ModelCardProps {
+interface RepoProps {
   store: Store;
-  model: ModelSummary;
+  repoId: string;
 }
 
 /** One repository of the results; unfolds to its files. */
-export function ModelCard({ store, model }: ModelCardProps) {
-  const { repo_id } = model;
-  const isUnfolded = store.isUnfolded(repo_id);
-  const canFold = store.isUsable.value || store.repo(repo_id).value !== undefined;
-  const slash = repo_id.indexOf("/") + 1;
+export function ModelCard({ store, model }: { store: Store; model: ModelSummary }) {
+  const repoId = model.repo_id;
+  const isUnfolded = store.isUnfolded(repoId);
+  const slash = repoId.indexOf("/") + 1;
   return (
     <li class="card">
       <div class="card-head">
-        <div class="card-text">
+        <div class="grow">
           <h3>
-            <span class="owner">{repo_id.slice(0, slash)}</span>
-            {repo_id.slice(slash)}
+            <span class="owner">{repoId.slice(0, slash)}</span>
+            {repoId.slice(slash)}
           </h3>
           <Facts model={model} />
         </div>
-        <HubLink store={store} repoId={repo_id} />
-        <button
-          type="button"
-          class="button quiet unfold"
-          aria-label={`Show files of ${repo_id}`}
+        <HubLink store={store} repoId={repoId} />
+        <Button
+          tone="quiet unfold"
+          name={`Show files of ${repoId}`}
           aria-expanded={isUnfolded}
-          disabled={!canFold}
-          onClick={() => store.setUnfolded(repo_id, !isUnfolded)}
+          disabled={!store.isUsable.value && !store.repo(repoId).value}
+          onClick={() => store.setUnfolded(repoId, !isUnfolded)}
         >
           <span>Show files</span>
           <Icon name="chevron" />
-        </button>
+        </Button>
       </div>
-      {isUnfolded ? <Files store={store} repoId={repo_id} /> : null}
+      {isUnfolded ? <Files store={store} repoId={repoId} /> : null}
     </li>
   );
 }
 
 function Facts({ model }: { model: ModelSummary }) {
-  const updated = model.last_modified ? ago(model.last_modified) : null;
+  const { parameter_count, context_length, downloads, likes, last_modified } = model;
+  const updated = last_modified ? ago(last_modified) : null;
+  const facts: [name: string, text: string | null, icon?: IconName][] = [
+    ["Parameters", parameter_count === null ? null : parameters(parameter_count)],
+    ["Architecture", model.architecture],
+    ["Context length", context_length === null ? null : `${tokens(context_length)} context`],
+    ["Licence", model.license],
+    ["Downloads", downloads === null ? null : count(downloads), "download"],
+    ["Likes", likes === null ? null : count(likes), "heart"],
+    ["Updated", updated],
+  ];
   return (
     <p class="line small">
       {model.gated ? (
-        <span class="pill" data-tone="fair" title="The licence must be accepted on the Hub first">
-          <Icon name="lock" />
+        <Pill tone="fair" icon="lock" title="The licence must be accepted on the Hub first">
           gated
-        </span>
+        </Pill>
       ) : null}
-      {model.parameter_count === null ? null : <Fact name="Parameters">{parameters(model.parameter_count)}</Fact>}
-      {model.architecture ? <Fact name="Architecture">{model.architecture}</Fact> : null}
-      {model.context_length === null ? null : <Fact name="Context length">{tokens(model.context_length)} context</Fact>}
-      {model.license ? <Fact name="Licence">{model.license}</Fact> : null}
-      {model.downloads === null ? null : (
-        <Fact name="Downloads">
-          <Icon name="download" />
-          {count(model.downloads)}
-        </Fact>
+      {facts.map(([name, text, icon]) =>
+        text ? (
+          <span key={name} title={name}>
+            <span class={name === "Updated" ? "" : "hidden"}>{name} </span>
+            {icon ? <Icon name={icon} /> : null}
+            {text}
+          </span>
+        ) : null,
       )}
-      {model.likes === null ? null : (
-        <Fact name="Likes">
-          <Icon name="heart" />
-          {count(model.likes)}
-        </Fact>
-      )}
-      {updated ? <Fact name="Updated">{updated}</Fact> : null}
     </p>
   );
 }
 
-function Fact({ name, children }: { name: string; children: ComponentChildren }) {
-  return (
-    <span title={name}>
-      <span class="hidden">{name}: </span>
-      {children}
-    </span>
-  );
-}
-
-/** The repository's own page; mirrors on plain http have none worth showing. */
-function HubLink({ store, repoId }: { store: Store; repoId: string }) {
+/** The repository's own page. Endpoints on plain http are local ones, without pages for people. */
+function HubLink({ store, repoId }: RepoProps) {
   const { endpoint } = store.view.value;
   const url = endpoint.startsWith("https:") ? repoPage(endpoint, repoId) : null;
   return url ? (
@@ -98,50 +90,41 @@ function HubLink({ store, repoId }: { store: Store; repoId: string }) {
   ) : null;
 }
 
-function Files({ store, repoId }: { store: Store; repoId: string }) {
+function Files({ store, repoId }: RepoProps) {
   const repo = store.repo(repoId).value;
-  const asked = store.asked(`repo ${repoId}`).value;
   if (repo?.state === "failed" && repo.error) {
     return (
       <div class="files">
-        <ErrorBox error={repo.error}>
-          <button
-            type="button"
-            class="button tonal"
-            aria-label={`Retry ${repoId}`}
-            disabled={!store.isUsable.value}
-            onClick={() => store.reopen(repoId)}
-          >
-            Retry
-          </button>
-        </ErrorBox>
+        <ErrorBox
+          error={repo.error}
+          name={repoId}
+          isOff={!store.isUsable.value}
+          onRetry={() => store.setUnfolded(repoId, true)}
+        />
       </div>
     );
   }
-  if (repo?.state !== "open") {
-    return (
-      <div class="files" aria-busy="true">
-        <p class="note small">{asked?.isWaiting.value ? "Waits for the running cell" : "Reading the list of files…"}</p>
-        <div class="skeleton" />
-      </div>
-    );
+  if (repo?.state === "open") {
+    return <Variants store={store} repoId={repoId} repo={repo} />;
   }
-  return <Variants store={store} repoId={repoId} repo={repo} />;
+  const isWaiting = store.asked(`repo ${repoId}`).value?.isWaiting.value;
+  return (
+    <div class="files" aria-busy="true">
+      <p class="note small">{isWaiting ? "Waits for the running cell" : "Reading the list of files…"}</p>
+      <div class="skeleton" />
+    </div>
+  );
 }
 
-function Variants({ store, repoId, repo }: { store: Store; repoId: string; repo: Repo }) {
-  const labels = new Map<string, number>();
-  for (const { label } of repo.variants) {
-    labels.set(label, (labels.get(label) ?? 0) + 1);
-  }
-  const variants = store.fitsOnly.value
-    ? repo.variants.filter((variant) => isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value))
-    : repo.variants;
-  const hidden = repo.variants.length - variants.length;
+function Variants({ store, repoId, repo }: RepoProps & { repo: Repo }) {
+  const labels = repo.variants.map(({ label }) => label);
+  const variants = repo.variants.filter(
+    (variant) => !store.fitsOnly.value || isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value),
+  );
+  const hidden = labels.length - variants.length;
   return (
     <div class="files">
-      <Licence repo={repo} />
-      {repo.variants.length === 0 ? <p class="note small">This repository has no GGUF files.</p> : null}
+      {repo.gated ? <Licence repo={repo} /> : null}
       <ul aria-label={`Files of ${repoId}`}>
         {variants.map((variant) => (
           <VariantRow
@@ -149,23 +132,23 @@ function Variants({ store, repoId, repo }: { store: Store; repoId: string; repo:
             store={store}
             repoId={repoId}
             variant={variant}
-            isAmbiguous={(labels.get(variant.label) ?? 0) > 1}
+            isAmbiguous={labels.indexOf(variant.label) !== labels.lastIndexOf(variant.label)}
             isRecommended={variant.variant_id === repo.recommended}
           />
         ))}
       </ul>
+      {labels.length === 0 ? <p class="note small">This repository has no GGUF files.</p> : null}
       {hidden > 0 ? (
         <p class="note small">
           {hidden} too large for this machine and hidden by “Fits here”.{" "}
-          <button
-            type="button"
-            class="link"
+          <Button
+            tone="link"
             onClick={() => {
               store.fitsOnly.value = false;
             }}
           >
             Show all
-          </button>
+          </Button>
         </p>
       ) : null}
     </div>
@@ -174,19 +157,10 @@ function Variants({ store, repoId, repo }: { store: Store; repoId: string; repo:
 
 function Licence({ repo }: { repo: Repo }) {
   const url = safeLink(repo.license_url);
-  if (!repo.gated) {
-    return null;
-  }
   return (
     <p class="note small">
-      <Icon name="lock" /> Gated{repo.license ? ` (${repo.license})` : ""}: accept the licence on the Hub, then download
-      with your token.{" "}
-      {url ? (
-        <a href={url} target="_blank" rel="noopener noreferrer">
-          Licence page
-          <Icon name="external" />
-        </a>
-      ) : null}
+      Gated{repo.license ? ` (${repo.license})` : ""}: accept the licence on the Hub, then download with your token.{" "}
+      {url ? <Link url={url}>Licence page</Link> : null}
     </p>
   );
 }

@@ -1,6 +1,5 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { tokens } from "../format";
 import type { Store } from "../store";
 import type { SortKey } from "../wire";
 import { Icon } from "./icons";
@@ -113,13 +112,13 @@ function ContextControl({ store }: { store: Store }) {
       <select
         aria-label="Context length"
         aria-busy={asked !== undefined}
-        value={n_ctx}
+        value={String(n_ctx)}
         disabled={!store.isUsable.value}
         onChange={(event) => store.setContext(Number(event.currentTarget.value))}
       >
         {sizes.map((size) => (
           <option key={size} value={size}>
-            {tokens(size)} tokens
+            {size} tokens
           </option>
         ))}
       </select>

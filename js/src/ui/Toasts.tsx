@@ -1,61 +1,67 @@
-import { useSignal } from "@preact/signals";
+import { type Signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import type { Store, Toast } from "../store";
-import { Icon, type IconName } from "./icons";
+import { Button } from "./Button";
+import { Icon } from "./icons";
 
-const SHOWN_MS = { success: 6000, info: 6000, error: 12_000 } as const;
-const TONE = { success: "good", info: undefined, error: "bad" } as const;
-const ICON: Record<Toast["level"], IconName> = { success: "check", info: "info", error: "warning" };
+const SHOWN_MS = 6000;
+const SHOWN_ERROR_MS = 12_000;
+
+const LEVEL = {
+  success: ["good", "check"],
+  info: [undefined, "info"],
+  error: ["bad", "warning"],
+} as const;
 
 /** Milestones, announced politely. They leave by themselves, but not while somebody points at them or is in them. */
 export function Toasts({ store }: { store: Store }) {
   const isHeld = useSignal(false);
+  const hold = () => {
+    isHeld.value = true;
+  };
+  const release = () => {
+    isHeld.value = false;
+  };
   return (
     <div
       class="toasts"
       role="status"
-      aria-live="polite"
-      onPointerEnter={() => {
-        isHeld.value = true;
-      }}
-      onPointerLeave={() => {
-        isHeld.value = false;
-      }}
-      onFocusCapture={() => {
-        isHeld.value = true;
-      }}
-      onBlurCapture={() => {
-        isHeld.value = false;
-      }}
+      onPointerEnter={hold}
+      onPointerLeave={release}
+      onFocusIn={hold}
+      onFocusOut={release}
     >
       {store.toasts.value.map((toast) => (
-        <ToastItem key={toast.id} store={store} toast={toast} isHeld={isHeld.value} />
+        <ToastItem key={toast.id} store={store} toast={toast} isHeld={isHeld} />
       ))}
     </div>
   );
 }
 
-function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHeld: boolean }) {
+function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHeld: Signal<boolean> }) {
   const { id, count, level } = toast;
+  const isPaused = isHeld.value;
+  // A toast that is repeated stays for its full time again.
   useEffect(() => {
-    if (isHeld) {
+    if (isPaused) {
       return;
     }
-    const timer = setTimeout(() => store.dismissToast(id), SHOWN_MS[level]);
+    const timer = setTimeout(() => store.dismissToast(id), level === "error" ? SHOWN_ERROR_MS : SHOWN_MS);
     return () => clearTimeout(timer);
-  }, [store, id, level, count, isHeld]);
+  }, [store, id, level, count, isPaused]);
+  const [tone, icon] = LEVEL[level] ?? LEVEL.info;
   return (
     <div class="toast" data-level={level}>
-      <span data-tone={TONE[level]}>
-        <Icon name={ICON[level] ?? "info"} />
+      <span data-tone={tone}>
+        <Icon name={icon} />
       </span>
-      <span>
+      <span class="grow">
         {toast.message}
-        {count > 1 ? ` (${count} times)` : ""}
+        {count > 1 ? ` (${count} times)` : null}
       </span>
-      <button type="button" class="button quiet square" aria-label="Close" onClick={() => store.dismissToast(id)}>
+      <Button tone="quiet square" name="Close" onClick={() => store.dismissToast(id)}>
         <Icon name="close" />
-      </button>
+      </Button>
     </div>
   );
 }

@@ -20,6 +20,7 @@ import errno
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from modeldeck.hub.urls import (
 PARTIAL_SUFFIX = ".part"
 """Never ``.incomplete``: huggingface_hub up to 1.17 appends to such files, and ``hf cache prune`` deletes them."""
 
+_TEMPORARY_SUFFIX = ".tmp"
+_LEFT_BEHIND_SECONDS = 86_400.0
 _LOCK_WAIT_SECONDS = 5.0
 """huggingface_hub holds its lock for a whole download. Waiting longer gains nothing: publishing is safe without it."""
 _LOCK_MODE = 0o664
@@ -227,9 +230,11 @@ def _is_usable(check: Callable[[str], str], name: str) -> bool:
 
 def prepare_repo(cache_dir: Path, repo_id: str) -> None:
     """Make the folders that a partial file needs, so that the cache is in order from the first byte on."""
+    repository = repo_dir(cache_dir, repo_id)
     with _storage_errors():
         for name in ("blobs", "snapshots"):
-            (repo_dir(cache_dir, repo_id) / name).mkdir(parents=True, exist_ok=True)
+            (repository / name).mkdir(parents=True, exist_ok=True)
+        _sweep(repository / "blobs")
         with contextlib.suppress(FileExistsError), (cache_dir / "CACHEDIR.TAG").open("x") as tag:
             tag.write(_CACHEDIR_TAG)
 
@@ -254,8 +259,8 @@ def publish_blob(
     blob = blob_path(cache_dir, repo_id, etag)
     prepare_repo(cache_dir, repo_id)
     with _storage_errors(), _publishing_lock(cache_dir, repo_id, etag):
-        _chmod_by_umask(verified)
         _sync(verified)
+        _chmod_by_umask(verified)
         if _is_shared(blob, size=verified.stat().st_size):
             verified.unlink()
         else:
@@ -286,8 +291,10 @@ def write_ref(cache_dir: Path, repo_id: str, revision: str, commit_hash: str) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         note = _temporary_path(cache_dir, repo_id)
         try:
-            note.write_bytes(commit_hash.encode())
-            _sync(note)
+            with note.open("xb") as file:
+                file.write(commit_hash.encode())
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(note, path)
         finally:
             note.unlink(missing_ok=True)
@@ -309,7 +316,6 @@ def _link(
                 os.replace(blob, path)
             else:
                 shutil.copyfile(blob, link)
-                _chmod_by_umask(link)
                 _sync(link)
                 os.replace(link, path)
         finally:
@@ -322,7 +328,15 @@ def _link(
 def _temporary_path(cache_dir: Path, repo_id: str) -> Path:
     """A name for what is about to be renamed to its place. In ``blobs/``, where readers pass over foreign names: what a
     crash leaves in ``snapshots/`` or ``refs/`` they would take for a file of the repository."""
-    return repo_dir(cache_dir, repo_id) / "blobs" / f"{uuid4().hex}.tmp"
+    return repo_dir(cache_dir, repo_id) / "blobs" / f"{uuid4().hex}{_TEMPORARY_SUFFIX}"
+
+
+def _sweep(blobs: Path) -> None:
+    """Remove what publishing left behind when the power failed; nobody works on such a file for a day."""
+    for path in blobs.glob(f"{'[0-9a-f]' * 32}{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > _LEFT_BEHIND_SECONDS:
+                path.unlink()
 
 
 def _make_symlink(target: str, link: Path) -> bool:
@@ -382,31 +396,36 @@ def remove(cache_dir: Path, *, repo_id: str, commit_hash: str, filenames: Iterab
     repository = repo_dir(cache_dir, repo_id)
     paths = [snapshot_path(cache_dir, repo_id, commit_hash, filename) for filename in filenames]
     with _storage_errors():
-        freed = sum(_remove_file(cache_dir, repository, path) for path in paths)
+        if not all(path.parent.resolve().is_relative_to((repository / "snapshots").resolve()) for path in paths):
+            raise StorageError(
+                "A folder of this snapshot leads out of the cache. Nothing was removed; see to it by hand."
+            )
+        freed = sum(_remove_file(cache_dir, repo_id, path) for path in paths)
         _remove_empty_snapshot(repository, commit_hash)
         _remove_empty_repository(repository)
     return freed
 
 
-def _remove_file(cache_dir: Path, repository: Path, path: Path) -> int:
-    if not (path.is_file() or path.is_symlink()):
-        return 0
-    if not path.parent.resolve().is_relative_to((repository / "snapshots").resolve()):
-        raise StorageError("A folder of this snapshot leads out of the cache. Nothing was removed; check it by hand.")
-    blob = _first_hop(path)
-    if blob == path:
-        freed = path.stat().st_size
-        path.unlink()
+def _remove_file(cache_dir: Path, repo_id: str, path: Path) -> int:
+    repository = repo_dir(cache_dir, repo_id)
+    if not path.is_symlink():
+        freed = path.stat().st_size if path.is_file() else 0
+        path.unlink(missing_ok=True)
         return freed
-    is_ours = blob.parent == (repository / "blobs").resolve()
-    if is_ours and blob.is_symlink() and not any(link != path for link in _links_to(blob, repository)):
-        return _remove_shared(cache_dir, path, blob)
-    path.unlink()
-    if not is_ours or any(_links_to(blob, repository)):
+    blob = _first_hop(path)
+    if blob.parent != (repository / "blobs").resolve() or not _is_usable(check_blob_name, blob.name):
+        path.unlink()
         return 0
-    freed = blob.stat().st_size if blob.exists() else 0
-    blob.unlink(missing_ok=True)
-    return freed
+    with _publishing_lock(cache_dir, repo_id, blob.name):  # nobody links to the blob between the look and the deed
+        if any(link != path for link in _links_to(blob, repository)):
+            path.unlink()
+            return 0
+        if blob.is_symlink():
+            return _remove_shared(cache_dir, path, blob)
+        path.unlink()
+        freed = blob.stat().st_size if blob.exists() else 0
+        blob.unlink(missing_ok=True)
+        return freed
 
 
 def _remove_shared(cache_dir: Path, path: Path, blob: Path) -> int:
@@ -438,19 +457,26 @@ def _remove_empty_snapshot(repository: Path, commit_hash: str) -> None:
         if _read_ref_file(path) == commit_hash:  # first: a ref without its snapshot counts as corruption
             path.unlink()
     (repository / "trees" / f"{commit_hash}.json").unlink(missing_ok=True)
-    _remove_tree(repository / ".no_exist" / commit_hash)
-    _remove_tree(snapshot)
+    shutil.rmtree(repository / ".no_exist" / commit_hash, ignore_errors=True)
+    _remove_empty_folders(snapshot)
 
 
 def _remove_empty_repository(repository: Path) -> None:
-    if any(_entries(repository / "snapshots")) or any(_files_below(repository)):
+    if any(_files_below(repository)):
         return
-    _remove_tree(repository)
+    for folder in (*_entries(repository), repository):
+        if folder.name != "snapshots":
+            _remove_empty_folders(folder)
 
 
-def _remove_tree(directory: Path) -> None:
-    if directory.is_dir() and not directory.is_symlink():
-        shutil.rmtree(directory)
+def _remove_empty_folders(top: Path) -> None:
+    """Remove a folder and those in it, but none that somebody has put something into a moment ago, nor by way of a link
+    those of another place."""
+    if top.is_symlink():
+        return
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
@@ -466,7 +492,7 @@ def _storage_errors() -> Iterator[None]:
 
 def _chmod_by_umask(path: Path) -> None:
     """The permissions that any new file gets here: read from one, since the umask cannot be read without setting it."""
-    probe = path.with_name(f"{uuid4().hex}.tmp")
+    probe = path.with_name(f"{uuid4().hex}{_TEMPORARY_SUFFIX}")
     try:
         probe.touch(exist_ok=False)
         mode = stat.S_IMODE(probe.stat().st_mode)
@@ -478,13 +504,14 @@ def _chmod_by_umask(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Wait until a file's bytes, or a directory's entries, are on the disk."""
-    if os.name == "nt" and path.is_dir():
+    is_directory = path.is_dir()
+    if is_directory and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if is_directory else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+        if not (is_directory and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
         os.close(handle)

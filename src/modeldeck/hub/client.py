@@ -63,6 +63,7 @@ USER_AGENT = f"modeldeck/{__version__}; python/{python_version()}"
 
 _MAX_REDIRECTS = 5
 _MAX_TREE_PAGES = 200
+_MAX_FILES = 100_000
 _TIMEOUT = httpx.Timeout(connect=10.0, read=20.0, write=20.0, pool=30.0)
 _CALL_TIMEOUT_SECONDS = 60.0
 """One answer, whole: a body that trickles in never trips the read timeout."""
@@ -70,6 +71,9 @@ _BACKOFF_SECONDS = (0.5, 1.5)
 _MAX_PATIENCE_SECONDS = 5.0
 """A rate limit that ends later than this is told to the user rather than waited for."""
 _NO_HEAD = (405, 501)
+_ADDRESS_EXPIRED = (401, 403, 404, 410)
+_JSON_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+"""No other packing: a few bytes of brotli or zstd can unpack to gigabytes before anybody can count them."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _LICENSE_TAG = "license:"
 
@@ -99,8 +103,10 @@ class ResolvedFile:
 # --- what the Hub sends -----------------------------------------------------------------------------------------------
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_GitHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
+_Text = Annotated[str, msgspec.Meta(max_length=256)]
+_Tags = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1000)]
+_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+_GitHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}\\Z")]
 
 
 class _SearchRow(msgspec.Struct, kw_only=True):
@@ -153,6 +159,7 @@ class HubClient:
     def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         self._rate_limits = RateLimits()
+        self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
         self._http = httpx.AsyncClient(
             transport=transport,
             headers={"User-Agent": USER_AGENT},
@@ -160,6 +167,10 @@ class HubClient:
             timeout=_TIMEOUT,
             follow_redirects=False,
         )
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -188,18 +199,18 @@ class HubClient:
         info = await self._model_info(repo_id, revision)
         card = _optional(info.cardData, dict[str, Any]) or {}
         gguf = _optional(info.gguf, dict[str, Any]) or {}
-        tags = _optional(info.tags, tuple[str, ...]) or ()
+        tags = _optional(info.tags, _Tags) or ()
         return RepoListing(
             repo_id=info.id,
             revision=revision,
             commit_hash=info.sha,
             files=await self._files(info.id, info.sha),
             gated=_optional(info.gated, _GATED),
-            license=_license(tags) or _optional(card.get("license"), str),
+            license=_license(tags) or _optional(card.get("license"), _Text),
             tags=tags,
             downloads=_optional(info.downloads, _Count),
             likes=_optional(info.likes, _Count),
-            last_modified=_optional(info.lastModified, str),
+            last_modified=_optional(info.lastModified, _Text),
             parameter_count=_optional(gguf.get("total"), _Count),
         )
 
@@ -208,28 +219,45 @@ class HubClient:
         url = resolve_url(self._settings.endpoint, repo_id, revision, filename)
         context = _Context(repo_id=repo_id, revision=revision, filename=filename)
 
-        async def ask(method: str) -> tuple[int, httpx.Headers, str]:
+        async def ask(method: str) -> httpx.Response:
             async with self._open(
                 method, url, {"Accept-Encoding": "identity"}, follows=self._follows_to_file
             ) as answer:
                 has_no_head = method == "HEAD" and answer.status_code in _NO_HEAD
                 if not (answer.is_success or answer.has_redirect_location or has_no_head):
                     raise self._error_from(answer, context)
-                return answer.status_code, answer.headers, str(answer.url)
+                return answer
 
-        status_code, headers, asked = await self._retrying("resolvers", lambda: ask("HEAD"))
-        if status_code in _NO_HEAD:
-            status_code, headers, asked = await self._retrying("resolvers", lambda: ask("GET"))
-        return await self._resolved(headers, asked, context, is_redirect=300 <= status_code < 400)
+        answer = await self._retrying("resolvers", lambda: ask("HEAD"))
+        if answer.status_code in _NO_HEAD:
+            answer = await self._retrying("resolvers", lambda: ask("GET"))
+        return await self._resolved(answer.headers, str(answer.url), context)
 
     async def fetch_range(self, repo_id: str, revision: str, filename: str, start: int, stop: int) -> bytes:
         """The bytes ``start`` to ``stop`` (exclusive) of a file, fewer only where the file ends."""
         if not 0 <= start < stop or stop - start > MAX_RANGE_BYTES:
             raise InvalidRequestError(f"A range must hold 1 to {MAX_RANGE_BYTES} bytes, not {start} to {stop}.")
+        asked, known = (repo_id, revision, filename), self._last_resolved
+        if known is None or known[0] != asked:
+            return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
+        try:
+            return await self._read_range(known[1], start, stop)
+        except ServerError as error:
+            if error.details.get("status_code") not in _ADDRESS_EXPIRED:
+                raise
+        return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
+
+    async def _resolve_and_keep(self, repo_id: str, revision: str, filename: str) -> ResolvedFile:
+        """A header is read in several ranges: the address of the last file at a pinned commit is kept for the next."""
         resolved = await self.resolve(repo_id, revision, filename)
+        if is_commit_hash(revision):
+            self._last_resolved = (repo_id, revision, filename), resolved
+        return resolved
+
+    async def _read_range(self, resolved: ResolvedFile, start: int, stop: int) -> bytes:
         if resolved.size is not None and start >= resolved.size:
-            raise InvalidRequestError(f"{filename!r} has {resolved.size} bytes: none at {start}.")
-        return await self._retrying("resolvers", lambda: self._read_range(resolved, start, stop))
+            raise InvalidRequestError(f"{resolved.filename!r} has {resolved.size} bytes: none at {start}.")
+        return await self._retrying("resolvers", lambda: self._ask_for_range(resolved, start, stop))
 
     # --- answers ---
 
@@ -241,13 +269,14 @@ class HubClient:
         return info
 
     async def _files(self, repo_id: str, commit_hash: str) -> tuple[GGUFFile, ...]:
-        page: str | None = tree_url(self._settings.endpoint, repo_id, commit_hash)
-        first = page
+        first = tree_url(self._settings.endpoint, repo_id, commit_hash)
+        page: str | None = first
         context = _Context(repo_id=repo_id, revision=commit_hash)
         files: dict[str, GGUFFile] = {}
         seen: set[str] = set()
         while page is not None:
-            if page in seen or len(seen) >= _MAX_TREE_PAGES or not self._is_page_of(page, first or ""):
+            is_endless = page in seen or len(seen) >= _MAX_TREE_PAGES or len(files) > _MAX_FILES
+            if is_endless or not self._is_page_of(page, first):
                 raise not_a_hub_error(self._settings.endpoint, "a listing whose next page cannot be followed")
             seen.add(page)
             entries, page = await self._get_json(page, list[_TreeEntry], context)
@@ -269,22 +298,23 @@ class HubClient:
             )
         return GGUFFile(filename=entry.path, size=entry.lfs.size, sha256=entry.lfs.oid, oid=entry.oid)
 
-    async def _resolved(
-        self, headers: httpx.Headers, asked: str, context: _Context, *, is_redirect: bool
-    ) -> ResolvedFile:
+    async def _resolved(self, headers: httpx.Headers, asked: str, context: _Context) -> ResolvedFile:
         endpoint = self._settings.endpoint
         repo_id, revision, filename = context.repo_id or "", context.revision or "", context.filename or ""
+        # Some mirrors answer 200 and name the storage in Location all the same.
+        has_target = "location" in headers
         commit_hash = headers.get("x-repo-commit", "").strip().lower()
         if not is_commit_hash(commit_hash):
-            if not is_redirect and "html" in headers.get("content-type", "") and "x-linked-etag" not in headers:
+            if not has_target and "html" in headers.get("content-type", "") and "x-linked-etag" not in headers:
                 raise not_a_hub_error(endpoint, "a web page where a file should be")
             commit_hash = revision if is_commit_hash(revision) else (await self._model_info(repo_id, revision)).sha
+        if is_commit_hash(revision) and commit_hash != revision:
+            raise not_a_hub_error(endpoint, "a file of another commit than it was asked for")
         length = headers.get("x-linked-size")
-        if length is None and not is_redirect and "content-encoding" not in headers:
-            length = headers.get("content-length")
+        if length is None and not has_target and "content-encoding" not in headers:
+            length = headers.get("content-length")  # with a target it may be the length of the redirect's own text
         etag = normalize_etag(headers.get("x-linked-etag") or headers.get("etag"))
-        # Some mirrors answer 200 and name the storage in Location all the same.
-        url = join_url(asked, headers["location"]) if "location" in headers else asked
+        url = join_url(asked, headers["location"]) if has_target else asked
         if url is None:
             raise not_a_hub_error(endpoint, "an address that cannot be used")
         return ResolvedFile(
@@ -305,7 +335,7 @@ class HubClient:
             raise not_a_hub_error(self._settings.endpoint, "a size that is no number")
         return int(text)
 
-    async def _read_range(self, resolved: ResolvedFile, start: int, stop: int) -> bytes:
+    async def _ask_for_range(self, resolved: ResolvedFile, start: int, stop: int) -> bytes:
         wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         context = _Context(repo_id=resolved.repo_id, revision=resolved.commit_hash, filename=resolved.filename)
         async with self._open("GET", resolved.url, wanted, follows=lambda _answer, _target: True) as answer:
@@ -335,9 +365,11 @@ class HubClient:
         """The body, checked, and the address of the next page if there is one."""
 
         async def ask() -> tuple[T, str | None]:
-            async with self._open("GET", url, {"Accept": "application/json"}, follows=self._follows) as answer:
+            async with self._open("GET", url, _JSON_HEADERS, follows=self._follows) as answer:
                 if not answer.is_success:
                     raise self._error_from(answer, context or _Context())
+                if answer.headers.get("content-encoding", "identity") not in ("identity", "gzip"):
+                    raise not_a_hub_error(self._settings.endpoint, "JSON packed in a way nobody asked for")
                 body = await _read(answer, MAX_JSON_BYTES)
                 link = answer.links.get("next", {}).get("url")
                 return self._decode(body, into), join_url(str(answer.url), link) if link else None
@@ -519,19 +551,19 @@ def _is_consistent(entry: _TreeEntry, lfs: _Lfs) -> bool:
 
 def _summary(row: _SearchRow) -> ModelSummary:
     gguf: dict[str, Any] = _optional(row.gguf, dict[str, Any]) or {}
-    tags: tuple[str, ...] = _optional(row.tags, tuple[str, ...]) or ()
+    tags: tuple[str, ...] = _optional(row.tags, _Tags) or ()
     gated: Gated = _optional(row.gated, _GATED)
     return ModelSummary(
         repo_id=row.id,
         downloads=_optional(row.downloads, _Count),
         likes=_optional(row.likes, _Count),
-        last_modified=_optional(row.lastModified, str),
+        last_modified=_optional(row.lastModified, _Text),
         gated=gated,
         is_private=_optional(row.private, bool),
         tags=tags,
         license=_license(tags),
-        pipeline_tag=_optional(row.pipeline_tag, str),
-        architecture=_optional(gguf.get("architecture"), str),
+        pipeline_tag=_optional(row.pipeline_tag, _Text),
+        architecture=_optional(gguf.get("architecture"), _Text),
         parameter_count=_optional(gguf.get("total"), _Count),
         context_length=_optional(gguf.get("context_length"), _Count),
         has_chat_template="chat_template" in gguf if gguf else None,

@@ -208,7 +208,8 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
                 f"The secure connection to {host} failed: {reason}. If your network inspects traffic, set "
                 "SSL_CERT_FILE to its certificate authority; check the clock, too."
             )
-    if any(isinstance(cause, ssl.SSLError) and not _is_cut(cause) for cause in causes):
+    is_under_way = isinstance(exc, httpx.ReadError | httpx.WriteError)
+    if not is_under_way and any(isinstance(cause, ssl.SSLError) and not _is_cut(cause) for cause in causes):
         return TLSError(f"The secure connection to {host} failed. Check that its address begins with the right scheme.")
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return OfflineError(f"The name {host} was not found. Check the network connection, and HF_ENDPOINT.")

@@ -135,6 +135,8 @@ def _shown(value: object) -> str:
 
 def search_url(endpoint: str, query: SearchQuery) -> str:
     """Address of the first page of GGUF repositories that match. The next pages' addresses come from the Hub."""
+    if query.sort not in _SORT_KEYS:
+        raise InvalidRequestError(f"{_shown(query.sort)} is no order. Choose one of {', '.join(_SORT_KEYS)}.")
     parameters = [("filter", "gguf")]
     if text := query.text.strip():
         parameters.append(("search", text))
@@ -146,7 +148,10 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
         ("limit", str(max(1, min(query.limit, _MAX_SEARCH_ROWS)))),
     ]
     parameters += [("expand[]", name) for name in _EXPAND]
-    return f"{endpoint}/api/models?{urlencode(parameters)}"
+    try:
+        return f"{endpoint}/api/models?{urlencode(parameters)}"
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("The text to search for is no valid text. Type it again.") from error
 
 
 def model_info_url(endpoint: str, repo_id: str, revision: str) -> str:

@@ -34,13 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
-        hub = LocalHub(
-            options.folder,
-            host=options.host,
-            port=options.port,
-            cdn_port=options.cdn_port,
-            tokens={TOKEN: {GATED_REPO_ID}} if options.demo else None,
-        )
+        hub = LocalHub(options.folder, host=options.host, port=options.port, cdn_port=options.cdn_port)
         if options.demo:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="modeldeck-demo-"))
             for notice in add_demo_repos(hub, Path(scratch)):
@@ -53,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"Cannot listen on {options.host}: {error.strerror}. Give another --port.", file=sys.stderr)
             return 1
         print(f"{len(hub.catalogue.all())} repositories at {hub.endpoint}", flush=True)
+        if hub.catalogue.get(GATED_REPO_ID) is not None:
+            print(f"{GATED_REPO_ID} is gated; the token {TOKEN} may read it.", flush=True)
         threading.Event().wait()
     return 0
 

@@ -253,13 +253,13 @@ def sibling(path: str, blob: Blob, *, with_blobs: bool) -> dict[str, Any]:
 
 
 def tree_entry(path: str, blob: Blob | None) -> dict[str, Any]:
+    """A row of the tree; a folder without a blob. No ``xetHash``: huggingface_hub would then ask for Xet, not HTTP."""
     if blob is None:
         oid = hashlib.sha1(f"tree {path}".encode(), usedforsecurity=False).hexdigest()
         return {"type": "directory", "oid": oid, "size": 0, "path": path}
     entry: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": blob.size}
     if blob.is_lfs:
         entry["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": blob.pointer_size}
-        entry["xetHash"] = blob.xet_hash
     return entry | {"path": path}
 
 

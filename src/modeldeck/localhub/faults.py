@@ -68,15 +68,11 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True)
-class Throttle:
-    """Limit the speed of each answer, or of all answers under this fault together."""
-
-    bytes_per_second: float
-    is_shared: bool = False
+class Throttle(SpeedLimit):
+    """Limit the speed of each answer, or of all answers together, until the fault is removed."""
 
     def apply(self, request: Request, answer: Answer) -> Answer:
-        limit = SpeedLimit(bytes_per_second=self.bytes_per_second, is_shared=self.is_shared)
-        return replace(answer, speed_limit=limit) if answer.body.size else answer
+        return replace(answer, speed_limit=self) if answer.body.size else answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +387,11 @@ class Faults:
     def clear(self) -> None:
         with self._lock:
             self._struck.clear()
+
+    def has(self, effect: object) -> bool:
+        """Whether an effect is (still) part of the script."""
+        with self._lock:
+            return any(fault.effect == effect for fault in self._struck)
 
     def fired(self, fault: Fault) -> int:
         """How often a fault has changed an answer."""

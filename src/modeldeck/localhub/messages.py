@@ -83,7 +83,7 @@ class Request:
         return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SpeedLimit:
     """At most so fast: each answer on its own, or all answers together."""
 

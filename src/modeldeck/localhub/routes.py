@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -57,7 +57,7 @@ class Site:
 
     Parameters
     ----------
-    tokens : mapping of str to collection of str
+    tokens : dict of str to set of str
         The bearer tokens this hub knows, each with the gated repositories it may read.
     tree_page_size : int
         Entries of a page of ``/tree``.
@@ -68,7 +68,7 @@ class Site:
     """
 
     catalogue: Catalogue
-    tokens: Mapping[str, Collection[str]] = field(default_factory=dict)
+    tokens: dict[str, set[str]] = field(default_factory=dict)
     tree_page_size: int = 1000
     signature_seconds: float = 3600.0
     rate_limits: Mapping[str, int] = field(default_factory=dict)
@@ -138,6 +138,8 @@ class Site:
             answer = self._api(request, segments[2:])
         elif segments[:3] == ["api", "resolve-cache", "models"]:
             answer = self._resolve_cache(request, segments[3:])
+        elif segments[0] == "api":
+            answer = _error(404, "Not found")
         else:
             answer = self._page_or_resolve(request, segments)
         headers = (

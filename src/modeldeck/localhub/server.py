@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
-import socket
 import ssl
-import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
-from urllib.parse import unquote
-
-import h11
+from typing import Any, Self
 
 from modeldeck._types import Gated
 from modeldeck.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, front_matter, scan_folder
+from modeldeck.localhub.connections import Connections
 from modeldeck.localhub.faults import Faults
 from modeldeck.localhub.gguf_block import gguf_block
 from modeldeck.localhub.log import RequestLog
-from modeldeck.localhub.messages import Answer, Body, Origin, Request, Source, SpeedLimit, text_answer
+from modeldeck.localhub.messages import Origin, Source
 from modeldeck.localhub.routes import Site
 
-_READ_BYTES = 1 << 16
-_SENDFILE_BYTES = 1 << 22
-_WRITE_BYTES = 1 << 19
-_PACE_SECONDS = 0.05
 _DIGESTS_NAME = ".modeldeck-digests.json"
 _START_SECONDS = 30.0
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class LocalHub:
@@ -82,7 +69,7 @@ class LocalHub:
         self.catalogue = Catalogue()
         self._site = Site(
             catalogue=self.catalogue,
-            tokens=tokens or {},
+            tokens={token: set(repo_ids) for token, repo_ids in (tokens or {}).items()},
             tree_page_size=tree_page_size,
             signature_seconds=signature_seconds,
             rate_limits=rate_limits or {},
@@ -93,7 +80,7 @@ class LocalHub:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
-        self._connections = _Connections(self._site, self.faults, self.requests, is_plain=ssl_context is None)
+        self._connections = Connections(self._site, self.faults, self.requests, is_plain=ssl_context is None)
         if folder is not None:
             self._add_folder(folder)
         for repo_id, files in (repos or {}).items():
@@ -256,6 +243,10 @@ class LocalHub:
             raise KeyError(f"{repo_id}@{revision}")
         return found[1].files[filename].sha256
 
+    def grant(self, token: str, *repo_ids: str) -> None:
+        """Make a token known, and let it read some gated repositories."""
+        self._site.tokens.setdefault(token, set()).update(repo_ids)
+
     def expire_signatures(self) -> None:
         """Make every CDN address handed out until now answer 403."""
         self._site.expire_signatures()
@@ -282,204 +273,3 @@ class LocalHub:
 def _digest_key(folder: Path, path: Path) -> str:
     status = path.stat()
     return f"{path.relative_to(folder).as_posix()} {status.st_size} {status.st_mtime_ns}"
-
-
-# --- connections ------------------------------------------------------------------------------------------------------
-
-
-class _Cut(Exception):
-    """The connection must end now."""
-
-
-@dataclass(slots=True)
-class _Pace:
-    """When the next bytes may go out under a speed limit."""
-
-    bytes_per_second: float
-    free_at: float = 0.0
-
-    async def wait(self, size: int) -> None:
-        now = time.monotonic()
-        self.free_at = max(now, self.free_at) + size / self.bytes_per_second
-        await asyncio.sleep(self.free_at - now)
-
-
-class _Connections:
-    """Answers requests on accepted connections."""
-
-    def __init__(self, site: Site, faults: Faults, log: RequestLog, *, is_plain: bool) -> None:
-        self._site = site
-        self._faults = faults
-        self._log = log
-        self._is_plain = is_plain
-        self._ids = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._answering: Counter[Origin] = Counter()
-        self._shared_paces: dict[SpeedLimit, _Pace] = {}
-
-    def accept(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._converse(origin, reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _converse(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection_id = next(self._ids)
-        # With no room in the transport's own buffer, what drain() has let through has left this process.
-        # asyncio's TLS transport pauses at the limit itself, so 0 would pause it for ever.
-        writer.transport.set_write_buffer_limits(high=0 if self._is_plain else 1, low=0)
-        pending = b""
-        try:
-            while True:
-                event, body, pending = await _read_request(reader, pending)
-                if event is None:
-                    break
-                headers = {name.decode().lower(): value.decode("latin-1") for name, value in event.headers}
-                self._answering[origin] += 1
-                try:
-                    request = Request(
-                        origin=origin,
-                        method=event.method.decode(),
-                        target=event.target.decode("latin-1"),
-                        headers=headers,
-                        body=body,
-                        concurrent=self._answering[origin],
-                    )
-                    is_reusable = await self._exchange(request, connection_id, reader, writer)
-                finally:
-                    self._answering[origin] -= 1
-                if not is_reusable or headers.get("connection", "").lower() == "close" or event.http_version < b"1.1":
-                    break
-            writer.close()
-        except h11.RemoteProtocolError as error:
-            await _write(writer, _head(text_answer(f"Bad request: {error}", 400), is_last=True))
-            writer.close()
-        except _Cut:
-            writer.close()
-        except (OSError, asyncio.CancelledError):
-            writer.transport.abort()
-
-    async def _exchange(
-        self, request: Request, connection_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Answer one request; whether the connection can take another."""
-        key = self._log.begin(request, unquote(request.raw_path), connection_id)
-        try:
-            answer = self._faults.apply(request, self._site.answer(request))
-            if answer.delay_seconds:
-                await asyncio.sleep(answer.delay_seconds)
-            await self._interrupt(answer, -1, reader, writer)
-            length = answer.header("Content-Length")
-            is_reusable = length is None or int(length) == answer.body.size
-            await _write(writer, _head(answer, is_last=not is_reusable))
-            self._log.update(key, status=answer.status)
-            if request.method != "HEAD" and answer.status not in (204, 304):
-                await self._send_body(answer, key, writer)
-                await self._interrupt(answer, answer.body.size, reader, writer)
-                if answer.is_chunked:
-                    await _write(writer, b"0\r\n\r\n")
-            return is_reusable
-        finally:
-            self._log.update(key, is_finished=True)
-
-    async def _interrupt(
-        self, answer: Answer, sent: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """End or freeze the connection if that is due after ``sent`` bytes of the body; -1 is before the head."""
-        if answer.cut_after is not None and answer.cut_after <= sent:
-            if answer.is_reset:
-                raw = writer.get_extra_info("socket")
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                raise ConnectionAbortedError
-            raise _Cut
-        if answer.stall_after is not None and answer.stall_after <= sent:
-            while await reader.read(_READ_BYTES):
-                pass
-            raise ConnectionAbortedError
-
-    async def _send_body(self, answer: Answer, key: int, writer: asyncio.StreamWriter) -> None:
-        limits = (answer.body.size, answer.cut_after, answer.stall_after)
-        body = answer.body.part(answer.body.start, answer.body.start + min(n for n in limits if n is not None))
-        pace = self._pace(answer.speed_limit)
-        is_as_stored = self._is_plain and not answer.is_chunked and not body.flipped
-        file_source = body.source if isinstance(body.source, Path) and is_as_stored else None
-        block = _WRITE_BYTES if file_source is None else _SENDFILE_BYTES
-        if pace is not None:
-            block = min(block, max(1, int(pace.bytes_per_second * _PACE_SECONDS)))
-        with contextlib.nullcontext() if file_source is None else file_source.open("rb") as file:
-            for start in range(body.start, body.stop, block):
-                part = body.part(start, min(start + block, body.stop))
-                if pace is not None:
-                    await pace.wait(part.size)
-                if file is None:
-                    data = part.read()
-                    if len(data) < part.size:  # the file on disk has become shorter
-                        raise _Cut
-                    await _write(writer, b"%x\r\n%b\r\n" % (len(data), data) if answer.is_chunked else data)
-                    self._log.update(key, sent=part.size)
-                else:
-                    try:
-                        await _send_file(writer, file, part)
-                    finally:
-                        self._log.update(key, sent=file.tell() - part.start)
-
-    def _pace(self, limit: SpeedLimit | None) -> _Pace | None:
-        if limit is None:
-            return None
-        if limit.is_shared:
-            return self._shared_paces.setdefault(limit, _Pace(limit.bytes_per_second))
-        return _Pace(limit.bytes_per_second)
-
-
-async def _read_request(reader: asyncio.StreamReader, pending: bytes) -> tuple[h11.Request | None, bytes, bytes]:
-    """The next request (``None`` at the end of the connection), its body, and what came after it.
-
-    h11 reads only. Answers are written by hand, because a fault must be able to break its rules.
-    """
-    parser = h11.Connection(h11.SERVER)
-    if pending:
-        parser.receive_data(pending)
-    request, body = None, bytearray()
-    while True:
-        event = parser.next_event()
-        if event is h11.NEED_DATA:
-            parser.receive_data(await reader.read(_READ_BYTES))
-        elif isinstance(event, h11.Request):
-            request = event
-        elif isinstance(event, h11.Data):
-            body += event.data
-        elif isinstance(event, h11.EndOfMessage):
-            return request, bytes(body), parser.trailing_data[0]
-        else:
-            return None, b"", b""
-
-
-def _head(answer: Answer, *, is_last: bool) -> bytes:
-    phrase = _PHRASES.get(answer.status, "Unknown")
-    headers = list(answer.headers)
-    if answer.is_chunked:
-        headers.append(("Transfer-Encoding", "chunked"))
-    elif answer.header("Content-Length") is None and answer.status not in (204, 304):
-        headers.append(("Content-Length", str(answer.body.size)))
-    if is_last:
-        headers.append(("Connection", "close"))
-    lines = [f"HTTP/1.1 {answer.status} {phrase}", *(f"{name}: {value}" for name, value in headers), "", ""]
-    return "\r\n".join(lines).encode("latin-1")
-
-
-async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(data)
-    await writer.drain()
-
-
-async def _send_file(writer: asyncio.StreamWriter, file: BinaryIO, part: Body) -> None:
-    file.seek(part.start)
-    if writer.transport.is_closing():
-        raise ConnectionResetError
-    sent = await asyncio.get_running_loop().sendfile(writer.transport, file, part.start, part.size)
-    if sent < part.size:  # the file on disk has become shorter
-        raise _Cut

@@ -9,13 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._errors import EngineLostError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 
+T = TypeVar("T")
+
 INLINE_VARIABLE = "MODELDECK_INLINE"
+INLINE_NOTICE = "Downloads run inside this process instead: they end with it, and a busy cell slows them down."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,10 +157,10 @@ class Engine(ABC):
             self._jobs[snapshot.job_id] = snapshot
             subscriptions = tuple(self._subscriptions)
             settled = self._take_waiters(snapshot.job_id) if is_settled(snapshot) else ()
-        for future in settled:
-            future.set_result(snapshot)
         for subscription in subscriptions:
-            subscription.on_snapshot(snapshot)
+            _tell(subscription.on_snapshot, snapshot)
+        for future in settled:
+            _tell(future.set_result, snapshot)
 
     def _remove(self, job_id: str) -> None:
         with self._lock:
@@ -165,11 +168,10 @@ class Engine(ABC):
                 return
             subscriptions = tuple(self._subscriptions)
             orphans = self._take_waiters(job_id)
-        for future in orphans:
-            future.set_exception(unknown_job(job_id))
         for subscription in subscriptions:
-            if subscription.on_removed is not None:
-                subscription.on_removed(job_id)
+            _tell(subscription.on_removed, job_id)
+        for future in orphans:
+            _tell(future.set_exception, unknown_job(job_id))
 
     def _set_notice(self, notice: str | None) -> None:
         with self._lock:
@@ -178,8 +180,7 @@ class Engine(ABC):
             self._notice = notice
             subscriptions = tuple(self._subscriptions)
         for subscription in subscriptions:
-            if subscription.on_notice is not None:
-                subscription.on_notice(notice)
+            _tell(subscription.on_notice, notice)
 
     def _fail_waiters(self, error: ModelDeckError) -> None:
         with self._lock:
@@ -195,6 +196,12 @@ class Engine(ABC):
         return tuple(future for future in futures if future.set_running_or_notify_cancel())
 
 
+def _tell(callback: Callable[[T], object] | None, news: T) -> None:
+    """Call ``callback`` from the loop, in order; one that raises is the loop's to report and harms nobody else."""
+    if callback is not None:
+        asyncio.get_running_loop().call_soon(callback, news)
+
+
 def is_settled(snapshot: DownloadSnapshot) -> bool:
     return snapshot.state.is_final or snapshot.state is DownloadState.PAUSED
 
@@ -206,7 +213,8 @@ def unknown_job(job_id: str) -> InvalidRequestError:
 def connect_engine(settings: Settings, *, inline: bool | None = None) -> Engine:
     """Get the engine for these settings' cache directory: join the running one, or start it.
 
-    Blocks for a moment (an engine that starts takes some tenths of a second).
+    Blocks for a moment (an engine that starts takes some tenths of a second). When no process can be started, the
+    engine is an inline one whose ``notice`` says so.
 
     Parameters
     ----------
@@ -214,8 +222,15 @@ def connect_engine(settings: Settings, *, inline: bool | None = None) -> Engine:
         ``True`` for an engine on a thread of this process, which ends with it; ``False`` for a process of its own;
         ``None`` for the process unless the variable MODELDECK_INLINE is set to something other than 0.
     """
+    from modeldeck.service.discovery import find_place
     from modeldeck.service.inline import InlineEngine
+    from modeldeck.service.process import ProcessEngine
 
     if inline is None:
         inline = os.environ.get(INLINE_VARIABLE, "0") not in ("", "0")
-    return InlineEngine(settings.cache_dir)
+    if inline:
+        return InlineEngine(settings.cache_dir)
+    try:
+        return ProcessEngine(find_place(settings.cache_dir), settings.cache_dir)
+    except EngineLostError as error:
+        return InlineEngine(settings.cache_dir, notice=f"{error.message} {INLINE_NOTICE}")

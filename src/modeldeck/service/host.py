@@ -44,10 +44,9 @@ ManagerFactory: TypeAlias = Callable[[Path | None], Manager]
 
 def create_manager(state_dir: Path | None) -> Manager:
     """The real one. Imported here because it brings httpx, which a client never needs."""
-    from modeldeck.download.manager import DownloadManager  # type: ignore[import-not-found, unused-ignore]
+    from modeldeck.download.manager import DownloadManager
 
-    manager: Manager = DownloadManager(state_dir=state_dir)
-    return manager
+    return DownloadManager(state_dir=state_dir)
 
 
 class Host:
@@ -58,12 +57,15 @@ class Host:
         self.mode = mode
         self.started_at = time.time()
         self.seats: set[Seat] = set()
+        self.on_work_change: Callable[[], None] = lambda: None
+        self._known = {snapshot.job_id for snapshot in manager.snapshots()}
+        self._moving = {snapshot.job_id for snapshot in manager.snapshots() if is_moving(snapshot)}
         self._unsubscribe = manager.subscribe(self._publish)
 
     @property
     def has_work(self) -> bool:
         """Whether something moves or waits for its turn. Paused downloads are no work: they are on the disk."""
-        return any(is_moving(snapshot) for snapshot in self.manager.snapshots())
+        return bool(self._moving)
 
     def attach(self, on_snapshot: Callable[[DownloadSnapshot], None], on_removed: Callable[[str], None]) -> Seat:
         """Give a client its seat. The callbacks are called on the manager's loop and must not block."""
@@ -89,16 +91,32 @@ class Host:
 
     async def pause_all(self) -> None:
         """Pause what moves, so that the next engine shows it as paused instead of going on unasked."""
-        moving = [snapshot.job_id for snapshot in self.manager.snapshots() if is_moving(snapshot)]
-        await asyncio.gather(*(self.manager.pause(job_id) for job_id in moving), return_exceptions=True)
+        await asyncio.gather(*(self.manager.pause(job_id) for job_id in self._moving), return_exceptions=True)
+
+    def forget_removed(self) -> None:
+        """Tell all clients of downloads that are off the manager's list: dismissed, or replaced by a new one."""
+        present = {snapshot.job_id for snapshot in self.manager.snapshots()}
+        for job_id in self._known - present:
+            for seat in tuple(self.seats):
+                seat.forget(job_id)
+        self._known = present
+        self._moving &= present
 
     def close(self) -> None:
         self._unsubscribe()
         self.seats.clear()
 
     def _publish(self, snapshot: DownloadSnapshot) -> None:
+        had_work = self.has_work
+        self._known.add(snapshot.job_id)
+        if is_moving(snapshot):
+            self._moving.add(snapshot.job_id)
+        else:
+            self._moving.discard(snapshot.job_id)
         for seat in tuple(self.seats):
             seat.publish(snapshot)
+        if self.has_work != had_work:
+            self.on_work_change()
 
 
 class Seat:
@@ -121,7 +139,9 @@ class Seat:
         self._warned: set[str] = set()
 
     async def submit(self, request: DownloadRequest, token: str | None) -> DownloadSnapshot:
-        return self._want(await self._host.manager.submit(request, token=token))
+        snapshot = await self._host.manager.submit(request, token=token)
+        self._host.forget_removed()
+        return self._want(snapshot)
 
     async def pause(self, job_id: str) -> DownloadSnapshot:
         return self._view(await self._host.manager.pause(job_id))
@@ -145,8 +165,7 @@ class Seat:
 
     async def dismiss(self, job_id: str) -> None:
         await self._host.manager.dismiss(job_id)
-        for seat in tuple(self._host.seats):
-            seat.forget(job_id)
+        self._host.forget_removed()
 
     def snapshots(self) -> tuple[DownloadSnapshot, ...]:
         return tuple(self._view(snapshot) for snapshot in self._host.manager.snapshots())

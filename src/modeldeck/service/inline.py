@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from modeldeck._errors import EngineLostError
-from modeldeck._loop import LoopThread
+from modeldeck._loop import LoopThread, in_daemon_thread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
@@ -22,32 +22,60 @@ T = TypeVar("T")
 class _Runner:
     """A manager on its own thread, shared by all inline engines of one cache directory in this process."""
 
-    def __init__(self, create: ManagerFactory) -> None:
+    _all: ClassVar[dict[Path, _Runner]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    @classmethod
+    def take(cls, key: Path, create: ManagerFactory) -> _Runner:
+        """The running one, or a new one once the last one has let go of its files."""
+        while True:
+            with cls._lock:
+                runner = cls._all.get(key)
+                if runner is None:
+                    runner = cls._all[key] = cls(key, create)
+                if runner._users is not None:
+                    runner._users += 1
+                    return runner
+            runner._is_gone.wait()
+
+    def __init__(self, key: Path, create: ManagerFactory) -> None:
+        self._key = key
+        self._users: int | None = 0
+        """``None`` once it ends."""
+        self._is_gone = threading.Event()
         self.thread = LoopThread("modeldeck-engine")
-        self.users = 0
         try:
             self.host = self.thread.start(self._open(create)).result()
         except BaseException:
             self.thread.stop()
             raise
-        # The partial files survive a sudden end, so leaving is quick: nothing is waited for but the thread itself.
-        atexit.register(self.thread.stop)
+
+    def leave(self) -> Future[None] | None:
+        """One user less. The last one gets a future to wait for."""
+        with self._lock:
+            assert self._users
+            self._users -= 1
+            if self._users:
+                return None
+            self._users = None
+        return in_daemon_thread(self._end)
+
+    def _end(self) -> None:
+        try:
+            self.thread.start(self._close()).result()
+            self.thread.stop()
+        finally:
+            with self._lock:
+                del self._all[self._key]
+            self._is_gone.set()
 
     async def _open(self, create: ManagerFactory) -> Host:
         self._manager = create(None)
         return Host(await self._manager.__aenter__(), "inline")
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         self.host.close()
         await self._manager.__aexit__(None, None, None)
-
-    def stop(self) -> None:
-        atexit.unregister(self.thread.stop)
-        self.thread.stop()
-
-
-_runners: dict[Path, _Runner] = {}
-_runners_lock = threading.Lock()
 
 
 class InlineEngine(Engine):
@@ -64,15 +92,9 @@ class InlineEngine(Engine):
     ) -> None:
         super().__init__()
         self._notice = notice
-        self._key = cache_dir.resolve()
-        with _runners_lock:
-            runner = _runners.get(self._key)
-            if runner is None:
-                runner = _runners[self._key] = _Runner(create_manager)
-            runner.users += 1
-        self._runner: _Runner = runner
         self._is_closed = False
-        self._seat = runner.thread.start(self._attach()).result()
+        self._runner = _Runner.take(cache_dir.resolve(), create_manager)
+        self._seat = self._runner.thread.start(self._attach()).result()
 
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
         return await self._ask(self._seat.submit, request, token)
@@ -103,14 +125,9 @@ class InlineEngine(Engine):
             return
         self._is_closed = True
         self._runner.thread.post(self._seat.close)
-        with _runners_lock:
-            self._runner.users -= 1
-            is_last = self._runner.users == 0
-            if is_last:
-                del _runners[self._key]
-        if is_last:
-            await self._runner.thread.run(self._runner.close())
-            await asyncio.to_thread(self._runner.stop)
+        ending = self._runner.leave()
+        if ending is not None:
+            await asyncio.wrap_future(ending)
         self._fail_waiters(EngineLostError("This engine was closed. Connect a new one."))
 
     async def _attach(self) -> Seat:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,7 +81,7 @@ class Bridge:
         self._n_ctx = n_ctx
         self._search = SearchView(query=query)
         self._search_rev = 0
-        self._search_scope = anyio.CancelScope()
+        self._search_scope: anyio.CancelScope | None = None
         self._repos: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._jobs_rev = 0
@@ -93,7 +92,7 @@ class Bridge:
         self._heard = asyncio.Event()
         self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._toasts = 0
-        self._inbox_send, self._inbox = anyio.create_memory_object_stream[protocol.Envelope](math.inf)
+        self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
         self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
         self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
         self._machine = MachineView()
@@ -137,18 +136,21 @@ class Bridge:
         if isinstance(message, protocol.Malformed):
             self._display.send_message(protocol.failure(message.id, message.error))
         else:
-            self._inbox_send.send_nowait(message)
+            self._display.send_message(protocol.acknowledgement(message.id))
+            self._inbox.put_nowait(message)
 
-    async def run(self) -> None:
-        """Serve the widget until cancelled."""
+    async def run(self, comm_id: str | None = None) -> None:
+        """Serve the widget, whose comm has this id, until cancelled."""
+        self._machine = replace(self._machine, comm_id=comm_id)
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
-            tasks.start_soon(self._look_at_machine)
+            self._publish_view()
+            tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
             tasks.start_soon(self._guard, self._run_search)
-            async for envelope in self._inbox:
-                tasks.start_soon(self._answer, envelope)
+            while True:
+                tasks.start_soon(self._answer, await self._inbox.get())
 
     async def _answer(self, envelope: protocol.Envelope) -> None:
         error = await self._guard(self._carry_out, envelope.request)
@@ -227,7 +229,8 @@ class Bridge:
         view = self._search
         if more and view.next_cursor is None:
             return
-        self._search_scope.cancel()
+        if self._search_scope is not None:
+            self._search_scope.cancel()
         with anyio.CancelScope() as self._search_scope:
             self._publish_search(replace(view, status="searching", error=None))
             try:
@@ -253,14 +256,26 @@ class Bridge:
         self._publish_repos()
         outcome: RepoDetails | ModelDeckError
         try:
-            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx)
+            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx, is_exact=False)
         except ModelDeckError as error:
             outcome = error
+        self._show_repo(repo_id, outcome)
+        if isinstance(outcome, ModelDeckError):
+            raise outcome
+        self._tasks.start_soon(self._guard, self._refine_repo, repo_id, outcome)
+
+    async def _refine_repo(self, repo_id: str, details: RepoDetails) -> None:
+        """Let llama.cpp correct the formula, while the user already looks at the card."""
+        n_ctx = self._n_ctx
+        exact = await self._session.reassess(details, n_ctx=n_ctx, is_exact=True)
+        if n_ctx != self._n_ctx:
+            exact = await self._session.reassess(details, n_ctx=self._n_ctx)
+        self._show_repo(repo_id, exact)
+
+    def _show_repo(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
         if repo_id in self._repos:
             self._repos[repo_id] = outcome
             self._publish_repos()
-        if isinstance(outcome, ModelDeckError):
-            raise outcome
 
     async def _set_n_ctx(self, n_ctx: int) -> None:
         self._n_ctx = n_ctx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ class ModelBrowser(anywidget.AnyWidget):
     _downloads = traitlets.Dict().tag(sync=True)
     _load = traitlets.Dict().tag(sync=True)
 
+    _serving: Future[None] | None = None
+
     def __init__(
         self,
         query: str = "",
@@ -75,14 +78,12 @@ class ModelBrowser(anywidget.AnyWidget):
             raise InvalidRequestError("page_size must be between 1 and 100.")
         if n_ctx < 1:
             raise InvalidRequestError("n_ctx must be at least 1 token.")
-        # Reads the settings here, so that a wrong endpoint is an error in the user's own cell.
-        session = Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline)
         self._esm = _bundle_text()
         self._loop = shared_loop()
         self._bridge = Bridge(
             _Traits(self),
             self._loop,
-            session,
+            Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline),
             query=SearchQuery(text=query, limit=page_size),
             revision=revision,
             n_ctx=n_ctx,
@@ -91,7 +92,7 @@ class ModelBrowser(anywidget.AnyWidget):
         if self.comm is not None:
             prepare_comm(self.comm)
         self.on_msg(self._on_message)
-        self._serving = self._loop.start(self._bridge.run())
+        self._serving = self._loop.start(self._bridge.run(self.model_id))
 
     @property
     def llm(self) -> Llama | None:
@@ -123,7 +124,8 @@ class ModelBrowser(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Take the widget away. Downloads go on, and a loaded model stays usable."""
-        self._serving.cancel()
+        if self._serving is not None:
+            self._serving.cancel()
         super().close()
 
     def set_state(self, sync_data: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The messages between the front end and Python: what may come in, and how it is answered.
 
 A request is ``{"kind": "modeldeck-request", "id", "method", "params"}``. Each is answered once, also when it is wrong,
-by ``{"kind": "modeldeck-answer", "id", "ok", "result" | "error"}``. Everything that comes in is untrusted.
+by ``{"kind": "modeldeck-answer", "id", "ok", "result" | "error"}``. An answer may take as long as the work; that the
+request has arrived is told at once by ``{"kind": "modeldeck-ack", "id"}``. Everything that comes in is untrusted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from modeldeck._errors import ModelDeckError, ProtocolError
 from modeldeck._types import SortKey
 
 REQUEST_KIND = "modeldeck-request"
+ACKNOWLEDGEMENT_KIND = "modeldeck-ack"
 ANSWER_KIND = "modeldeck-answer"
 TOAST_KIND = "modeldeck-toast"
 PING_KIND = "modeldeck-ping"
@@ -156,6 +158,10 @@ def parse(content: object) -> Envelope | Malformed | None:
     if isinstance(request, SetContext) and not 0 < request.n_ctx <= _MAX_N_CTX:
         return Malformed(request_id, ProtocolError(f"The context length must be between 1 and {_MAX_N_CTX} tokens."))
     return Envelope(request_id, request)
+
+
+def acknowledgement(request_id: str) -> dict[str, Any]:
+    return {"kind": ACKNOWLEDGEMENT_KIND, "id": request_id}
 
 
 def success(request_id: str, result: dict[str, Any] | None = None) -> dict[str, Any]:

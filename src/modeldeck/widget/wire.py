@@ -53,8 +53,12 @@ class LoadView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineView:
-    """What is known of this machine, of llama-cpp-python and of the engine; ``None`` until it has been looked at."""
+    """What is known of this machine, of llama-cpp-python and of the engine; ``None`` until it has been looked at.
 
+    ``comm_id`` is what the front end must name when it sends a message on the control channel.
+    """
+
+    comm_id: str | None = None
     hardware: Hardware | None = None
     llama: LlamaAvailability | None = None
     engine_mode: Literal["inline", "process"] | None = None
@@ -65,11 +69,12 @@ def view_wire(endpoint: str, n_ctx: int, machine: MachineView) -> Json:
     hardware, llama = machine.hardware, machine.llama
     return {
         "version": __version__,
+        "comm_id": machine.comm_id,
         "endpoint": endpoint,
         "is_default_endpoint": endpoint == DEFAULT_ENDPOINT,
         "n_ctx": n_ctx,
         "hardware": None if hardware is None else msgspec.to_builtins(hardware),
-        "llama": None if llama is None else {"is_available": llama.is_available, "message": llama.message},
+        "llama": {"is_available": llama is None or llama.is_available, "message": llama and llama.message},
         "engine": {"mode": machine.engine_mode, "notice": machine.engine_notice},
         "status": "live",
     }

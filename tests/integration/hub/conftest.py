@@ -68,7 +68,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self._replies: dict[str, list[Answer]] = {}
-        self._lock = threading.Lock()
+        self._arrived = threading.Condition()
         self._released = threading.Event()
         server = self
 
@@ -90,11 +90,16 @@ class ScriptedServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def reply(self, path: str, *answers: Answer) -> None:
-        with self._lock:
+        with self._arrived:
             self._replies.setdefault(path, []).extend(answers)
 
     def asked(self, path: str) -> list[Request]:
         return [request for request in self.requests if request.path == path]
+
+    def wait_for_request(self) -> None:
+        """Return when a request has come."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: self.requests, timeout=60)
 
     def close(self) -> None:
         self._released.set()
@@ -111,8 +116,9 @@ class ScriptedServer:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
         request = Request(method=first[0], target=first[1], headers=headers)
-        with self._lock:
+        with self._arrived:
             self.requests.append(request)
+            self._arrived.notify_all()
             answers = self._replies.get(request.path, [Reply(status=404)])
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
         reply = answer if isinstance(answer, Reply) else answer(request)

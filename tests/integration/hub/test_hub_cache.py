@@ -1,5 +1,6 @@
 """The cache on a real disk: what publishing leaves, what is found again, and what removing takes away."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -309,6 +310,18 @@ def test_a_crash_between_any_two_steps_leaves_a_sound_cache(
     assert publish(tmp_path).read_bytes() == CONTENT
 
 
+def test_what_a_crash_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    cache.prepare_repo(tmp_path, "o/n")
+    blobs = tmp_path / REPO / "blobs"
+    old, new, foreign = blobs / f"{'0' * 32}.tmp", blobs / f"{'1' * 32}.tmp", blobs / "mine.tmp"
+    for path in (old, new, foreign):
+        path.touch()
+    os.utime(old, (0, 0))
+    os.utime(foreign, (0, 0))
+    publish(tmp_path)
+    assert {path.name for path in blobs.iterdir()} == {new.name, SHA256, foreign.name}
+
+
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
@@ -464,11 +477,36 @@ def test_nothing_outside_the_cache_is_removed(tmp_path: Path) -> None:
     assert remove(cache_dir, "m.gguf") == 0
     assert not (snapshot / "m.gguf").is_symlink()
     with pytest.raises(StorageError, match="leads out of the cache"):
-        remove(cache_dir, "folder/m.gguf")
+        remove(cache_dir, "other.gguf", "folder/m.gguf")
+    assert (snapshot / "other.gguf").exists()
     for filename in ("../m.gguf", "/m.gguf", "../../../../mine/m.gguf"):
         with pytest.raises(InvalidRequestError):
             remove(cache_dir, filename)
     assert (outside / "m.gguf").read_bytes() == CONTENT
+
+
+def test_empty_folders_elsewhere_are_not_removed_by_way_of_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "mine" / "empty"
+    outside.mkdir(parents=True)
+    for link in (f"snapshots/{COMMIT}", f"snapshots/{OTHER_COMMIT}/folder", "blobs", "refs", "trees"):
+        cache_dir = tmp_path / "hub"
+        path = cache_dir / REPO / link
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(outside.parent)
+        for commit_hash in (COMMIT, OTHER_COMMIT):
+            with contextlib.suppress(StorageError):
+                assert remove(cache_dir, "m.gguf", commit_hash=commit_hash) == 0
+        assert outside.is_dir()
+        path.unlink()
+
+
+def test_a_repository_moved_to_another_disk_by_a_link_is_cleaned(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / REPO).symlink_to(tmp_path / "disk")
+    publish(tmp_path / "hub")
+    assert remove(tmp_path / "hub", "m.gguf") == len(CONTENT)
+    assert tree(tmp_path / "disk") == {}
 
 
 def test_a_cache_reached_through_a_link_is_cleaned_as_well(tmp_path: Path) -> None:

@@ -310,6 +310,13 @@ async def test_a_mirror_without_the_commit_is_asked_for_it(server: ScriptedServe
     assert len(server.asked(INFO)) == 1
 
 
+async def test_a_file_of_another_commit_is_refused(server: ScriptedServer, hub: HubClient) -> None:
+    server.reply(f"/o/n/resolve/{'a' * 40}/m.gguf", Reply(status=302, headers=lfs_headers(server)))
+    with pytest.raises(ModelDeckError, match="another commit") as caught:
+        await hub.resolve("o/n", "a" * 40, "m.gguf")
+    assert caught.value.code == "server_error"
+
+
 async def test_a_server_without_head_is_asked_with_get(server: ScriptedServer, hub: HubClient) -> None:
     server.reply(
         RESOLVE,
@@ -556,6 +563,22 @@ async def test_a_proxy_of_the_environment_is_used(
     client = HubClient(Settings(endpoint="http://hub.invalid", cache_dir=tmp_path))
     assert len((await client.search(SearchQuery())).models) == 1
     await client.aclose()
+
+
+async def test_a_proxy_that_wants_a_login_is_told(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.endpoint)
+    monkeypatch.setenv("HTTPS_PROXY", server.endpoint)
+    server.reply("http://hub.invalid/api/models", Reply(status=407))
+    server.reply("hub.invalid:443", Reply(status=407))
+    for scheme in ("http", "https"):
+        client = HubClient(Settings(endpoint=f"{scheme}://hub.invalid", cache_dir=tmp_path))
+        with pytest.raises(ModelDeckError, match="HTTPS_PROXY") as caught:
+            await client.search(SearchQuery())
+        assert (caught.value.code, caught.value.status_code) == ("proxy", 407)
+        await client.aclose()
+    assert [request.method for request in server.requests] == ["GET", "CONNECT"]
 
 
 # --- the token --------------------------------------------------------------------------------------------------------

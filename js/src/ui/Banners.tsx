@@ -4,17 +4,6 @@ import { Icon } from "./icons";
 /** What the whole widget has to say: that it cannot act, and why; that something is missing. */
 export function Banners({ store }: { store: Store }) {
   const { engine, llama, status } = store.view.value;
-  return (
-    <>
-      <ConnectionBanner store={store} />
-      {status === "live" && engine.notice ? <Banner text={engine.notice} /> : null}
-      {status === "live" && !llama.is_available && llama.message ? <Banner text={llama.message} /> : null}
-    </>
-  );
-}
-
-function ConnectionBanner({ store }: { store: Store }) {
-  const { engine, status } = store.view.value;
   const connection = store.connection.value;
   if (connection === "lost") {
     const downloads = engine.mode === "process" ? " Downloads go on by themselves." : "";
@@ -26,12 +15,19 @@ function ConnectionBanner({ store }: { store: Store }) {
     );
   }
   if (connection === "static") {
-    return <Banner text="This is a saved view: no kernel answers, so the buttons are off. Run the cell to use it." />;
+    return (
+      <Banner text="No kernel answers: this is the last saved state, and the buttons are off. Run the cell to use it." />
+    );
   }
   if (status === "closed") {
     return <Banner text="This browser was closed. Run the cell again to open a new one." />;
   }
-  return null;
+  return (
+    <>
+      {engine.notice ? <Banner text={engine.notice} /> : null}
+      {!llama.is_available && llama.message ? <Banner text={llama.message} /> : null}
+    </>
+  );
 }
 
 function Banner({ text, isWarning = false }: { text: string; isWarning?: boolean }) {

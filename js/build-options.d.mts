@@ -1,0 +1,4 @@
+import type { BuildOptions } from "esbuild";
+
+export function here(path: string): string;
+export function buildOptions(options?: { entry?: string; minify?: boolean }): BuildOptions;

@@ -1,0 +1,77 @@
+import { mayFit } from "../fits";
+import type { Store } from "../store";
+import { Button } from "./Button";
+import { ErrorBox } from "./ErrorBox";
+import { Icon } from "./icons";
+import { ModelCard } from "./ModelCard";
+
+/** What the search found. */
+export function Results({ store }: { store: Store }) {
+  const { state, text, sort, models, error, has_more } = store.search.value;
+  const asked = store.asked("search").value;
+  const isSearching = state === "searching" || asked !== undefined;
+  const { hardware } = store.view.value;
+  const shown = store.fitsOnly.value ? models.filter((model) => mayFit(model, hardware)) : models;
+  return (
+    <section class="results" aria-label="Results" aria-busy={isSearching}>
+      <p class="note small" aria-live="polite">
+        {asked?.isWaiting.value
+          ? "The search waits for the running cell"
+          : isSearching
+            ? "Searching…"
+            : summary(state === "idle", shown.length, models.length, has_more)}
+      </p>
+      {state === "failed" && error ? (
+        <ErrorBox
+          error={error}
+          name="the search"
+          isOff={!store.isUsable.value}
+          onRetry={() => store.searchFor(text, sort)}
+        />
+      ) : null}
+      {models.length > 0 ? null : isSearching ? (
+        [0, 1, 2].map((index) => <div class="skeleton" key={index} />)
+      ) : state === "done" ? (
+        <div class="nothing">
+          <Icon name="search" />
+          <p>
+            <b>No GGUF models {text ? `for “${text}”` : "here"}</b>
+          </p>
+          <p class="muted">Try fewer words: the Hub looks for them in the names of repositories and their owners.</p>
+        </div>
+      ) : null}
+      <ul class="cards">
+        {shown.map((model) => (
+          <ModelCard key={model.repo_id} store={store} model={model} />
+        ))}
+      </ul>
+      {has_more ? <More store={store} /> : null}
+    </section>
+  );
+}
+
+function summary(isIdle: boolean, shown: number, total: number, hasMore: boolean): string {
+  if (total === 0) {
+    return isIdle ? "Type to search the Hub for GGUF models" : "";
+  }
+  const found = `${hasMore ? "First " : ""}${shown} ${shown === 1 ? "model" : "models"}`;
+  return shown < total ? `${found}, ${total - shown} too large for this machine hidden` : found;
+}
+
+function More({ store }: { store: Store }) {
+  const asked = store.asked("more").value;
+  return (
+    <Button
+      tone="more"
+      aria-disabled={asked !== undefined}
+      disabled={!store.isUsable.value}
+      onClick={() => {
+        if (!asked) {
+          store.searchMore();
+        }
+      }}
+    >
+      {asked?.isWaiting.value ? "Waits for the running cell" : asked ? "Loading…" : "Load more"}
+    </Button>
+  );
+}

@@ -1,0 +1,173 @@
+import type { ComponentChildren } from "preact";
+import { describeFit } from "../describe";
+import { fileSize } from "../format";
+import { openJob, type Row, type Store } from "../store";
+import type { Action, ErrorInfo, FitEstimate, FitVerdict, Job, SidecarKind, Variant } from "../wire";
+import { Actions } from "./Actions";
+import { ErrorBox } from "./ErrorBox";
+import type { IconName } from "./icons";
+import { JobProgress } from "./JobProgress";
+import { Pill } from "./Pill";
+
+const SIDECAR: Record<SidecarKind, string> = {
+  mmproj: "vision projector",
+  drafter: "draft model",
+  imatrix: "importance matrix",
+  adapter: "adapter",
+};
+
+const STATE: Record<Variant["state"], string | null> = {
+  available: null,
+  downloaded: "On this machine",
+  loading: "Loading…",
+  loaded: "Loaded",
+};
+
+const FIT = {
+  fits: ["good", "check"],
+  partial: ["fair", "part"],
+  too_large: ["bad", "close"],
+  unknown: [undefined, "unknown"],
+} as const satisfies Record<FitVerdict, readonly [string | undefined, IconName]>;
+
+interface VariantRowProps {
+  store: Store;
+  repoId: string;
+  variant: Variant;
+  /** Another variant of the repository has the same label. */
+  isAmbiguous: boolean;
+  isRecommended: boolean;
+}
+
+/** One variant of an open repository. A download that is under way, paused or failed says what the row shows. */
+export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended }: VariantRowProps) {
+  const { label, quantization, size, fit, state } = variant;
+  const row = store.row(repoId, variant.variant_id);
+  const job = openJob(row.job.value);
+  const isLoad = store.loadKey.value === row.key;
+  const status = job ? null : STATE[state];
+  return (
+    <RowShell
+      store={store}
+      row={row}
+      name={`${rowName(label, variant.variant_id, isAmbiguous)} of ${repoId}`}
+      state={job?.state ?? state}
+      actions={job?.actions ?? (isLoad && store.load.value.state === "loading" ? ["cancel_load"] : variant.actions)}
+      job={job}
+      size={size}
+      error={job?.error ?? (isLoad ? store.loadError.value : null)}
+      downloadTone={isRecommended ? "filled" : fit?.verdict === "too_large" ? "plain" : undefined}
+      title={
+        <>
+          <b>{label}</b>
+          {quantization && quantization !== label ? <span class="muted">{quantization}</span> : null}
+        </>
+      }
+    >
+      <span class="size">{fileSize(size)}</span>
+      {fit ? <FitPill fit={fit} /> : null}
+      {status ? (
+        <Pill tone="good">{status}</Pill>
+      ) : isRecommended ? (
+        <Pill tone="accent" icon="star">
+          Recommended
+        </Pill>
+      ) : null}
+      {variant.filenames.length > 1 ? <span>{variant.filenames.length} files</span> : null}
+      {variant.sidecars.map(({ kind, filename }) => (
+        <span key={filename} title={filename}>
+          + {SIDECAR[kind] ?? kind}
+        </span>
+      ))}
+      {isAmbiguous ? <span class="code">{variant.variant_id}</span> : null}
+    </RowShell>
+  );
+}
+
+function FitPill({ fit }: { fit: FitEstimate }) {
+  const [tone, icon] = FIT[fit.verdict] ?? FIT.unknown;
+  return (
+    <Pill tone={tone} icon={icon} title={fit.reason ?? undefined}>
+      {describeFit(fit)}
+    </Pill>
+  );
+}
+
+/** Downloads without their cards: only what the jobs themselves know. */
+export function JobRows({ store, rows }: { store: Store; rows: Row[] }) {
+  const labels = rows.map(({ job, repoId }) => `${job.value?.label} ${repoId}`);
+  return (
+    <ul>
+      {rows.map((row, index) => (
+        <JobRow
+          key={row.key}
+          store={store}
+          row={row}
+          isAmbiguous={labels.indexOf(labels[index] as string) !== labels.lastIndexOf(labels[index] as string)}
+        />
+      ))}
+    </ul>
+  );
+}
+
+function JobRow({ store, row, isAmbiguous }: { store: Store; row: Row; isAmbiguous: boolean }) {
+  const job = row.job.value;
+  if (!job) {
+    return null;
+  }
+  const label = rowName(job.label, job.variant_id, isAmbiguous);
+  return (
+    <RowShell
+      store={store}
+      row={row}
+      name={`${label} of ${job.repo_id}`}
+      state={job.state}
+      actions={job.actions}
+      job={openJob(job)}
+      size={job.total}
+      error={job.error}
+      title={<b>{label}</b>}
+    >
+      <span>{job.repo_id}</span>
+    </RowShell>
+  );
+}
+
+function rowName(label: string, variantId: string, isAmbiguous: boolean): string {
+  return isAmbiguous ? `${label} (${variantId})` : label;
+}
+
+interface RowShellProps {
+  store: Store;
+  row: Row;
+  name: string;
+  state: string;
+  actions: readonly Action[];
+  job: Job | undefined;
+  size: number | null;
+  error: ErrorInfo | null;
+  downloadTone?: string | undefined;
+  title: ComponentChildren;
+  children: ComponentChildren;
+}
+
+function RowShell(props: RowShellProps) {
+  const { store, row, name, state, actions, job, size, downloadTone } = props;
+  const error = row.error.value ?? props.error;
+  return (
+    <li class="row" data-state={state} tabIndex={-1}>
+      <div class="line">{props.title}</div>
+      <div class="line small facts">{props.children}</div>
+      <Actions store={store} row={row} name={name} actions={actions} size={size} downloadTone={downloadTone} />
+      {job ? <JobProgress job={job} name={name} /> : null}
+      {row.asked.value?.isWaiting.value ? <p class="fair">Waits for the running cell</p> : null}
+      {error ? (
+        <ErrorBox
+          error={error}
+          name={name}
+          onDismiss={error === job?.error ? undefined : () => store.dismissError(row)}
+        />
+      ) : null}
+    </li>
+  );
+}

@@ -1,0 +1,105 @@
+// A view of the widget in happy-dom, and ways to find things in it as a person or a screen reader would.
+
+import { act } from "preact/test-utils";
+import { onTestFinished } from "vitest";
+import { type FakeKernel, FakeModel } from "../harness/fake-model";
+import widget from "../src/widget";
+import type { Request, State } from "../src/wire";
+
+export interface Mounted {
+  model: FakeModel;
+  root: ShadowRoot;
+  /** Python writes traits, and the page has drawn them. */
+  write(traits: Partial<State>): void;
+  /** The last request of a method. */
+  request(method: Request["method"]): Request | undefined;
+  remove(): void;
+}
+
+/** Put a widget on the page whose hello is answered. */
+export function show(traits: Partial<State>, options: { kernel?: FakeKernel; isLive?: boolean } = {}): Mounted {
+  const model = new FakeModel(traits, options.kernel);
+  if (options.isLive ?? true) {
+    model.onRequest = (request) => {
+      if (request.method === "hello") {
+        queueMicrotask(() => model.answer(request));
+      }
+    };
+  }
+  const abort = new AbortController();
+  const el = document.createElement("div");
+  document.body.append(el);
+  const { initialize, render } = widget();
+  const common = { model: model.asModel(), signal: abort.signal, experimental: null as never };
+  act(() => {
+    initialize(common);
+    render({ ...common, el, host: null as never });
+  });
+  const remove = () => {
+    abort.abort();
+    el.remove();
+  };
+  onTestFinished(remove);
+  return {
+    model,
+    root: el.querySelector(".modeldeck")?.shadowRoot as ShadowRoot,
+    write: (changes) => void act(() => model.write(changes)),
+    request: (method) => model.sent.findLast((request) => request.method === method),
+    remove,
+  };
+}
+
+export function nameOf(element: Element): string {
+  return (element.getAttribute("aria-label") ?? element.textContent ?? "").replace(/\s+/g, " ").trim();
+}
+
+const SELECTORS: Record<string, string> = {
+  button: "button",
+  listitem: "li",
+  heading: "h1, h2, h3",
+  link: "a[href]",
+  combobox: "select",
+  searchbox: "input[type=search]",
+  checkbox: "input[type=checkbox]",
+};
+
+export function all(scope: ParentNode, role: string, name?: string): HTMLElement[] {
+  const found = [...scope.querySelectorAll<HTMLElement>(SELECTORS[role] ?? `[role=${role}]`)];
+  return name === undefined ? found : found.filter((element) => nameOf(element) === name);
+}
+
+/** The only element of a role and name. */
+export function get(scope: ParentNode, role: string, name?: string): HTMLElement {
+  const found = all(scope, role, name);
+  if (found.length !== 1) {
+    const names = all(scope, role).map(nameOf);
+    throw new Error(`${found.length} × ${role} "${name}"; there are: ${names.join(" | ")}`);
+  }
+  return found[0] as HTMLElement;
+}
+
+/** The row of a variant, by its label. */
+export function rowOf(scope: ParentNode, label: string): HTMLElement {
+  const rows = [...scope.querySelectorAll<HTMLElement>("li.row")];
+  return rows.find((row) => row.querySelector("b")?.textContent === label) as HTMLElement;
+}
+
+export function click(element: HTMLElement): void {
+  act(() => element.click());
+}
+
+export function type(input: HTMLElement, text: string): void {
+  act(() => {
+    (input as HTMLInputElement).value = text;
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+}
+
+/** Let promises settle and the page draw. */
+export async function settle(): Promise<void> {
+  await act(async () => {
+    for (let turn = 0; turn < 10; turn += 1) {
+      await Promise.resolve();
+    }
+  });
+}

@@ -1,0 +1,546 @@
+import { act } from "preact/test-utils";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/data";
+import type { Action, State } from "../src/wire";
+import { all, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
+
+const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
+
+const variants = [
+  variant("Q8_0", { fit: estimate({ verdict: "too_large", needed_bytes: 9 * 2 ** 30, max_n_ctx: null }) }),
+  variant("Q4_K_M", { sidecars: [{ kind: "mmproj", filename: "mmproj-F16.gguf", size: 1 }] }),
+  variant("Q2_K", { state: "downloaded", actions: ["load", "remove"], filenames: ["a", "b", "c"] }),
+];
+
+const opened: Partial<State> = {
+  view: view(),
+  search: search(MODELS),
+  repos: { [QWEN]: repo(variants, { recommended: "model-Q4_K_M.gguf" }) },
+};
+
+const withJob = (changes: Parameters<typeof job>[0] = {}): Partial<State> => ({
+  ...opened,
+  downloads: { rev: 1, jobs: [job(changes)] },
+});
+
+const wait = (milliseconds: number) =>
+  act(async () => {
+    await vi.advanceTimersByTimeAsync(milliseconds);
+  });
+
+const text = (element: Node | null | undefined) => (element?.textContent ?? "").replace(/\s+/g, " ").trim();
+
+beforeEach(() => {
+  vi.useFakeTimers();
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+describe("header", () => {
+  it("says what is browsed and what memory there is", () => {
+    const { root, write } = show({ view: view() });
+    expect(text(root.querySelector("header"))).toBe("modeldeckBrowsing huggingface.coRAM 7.2 of 15.5 GiB free");
+    write({ view: view({ endpoint: "http://127.0.0.1:8451/", is_default_endpoint: false, hardware: null }) });
+    expect(text(root.querySelector("header"))).toBe("modeldeckBrowsing 127.0.0.1:8451");
+  });
+});
+
+describe("search", () => {
+  it("starts 300 ms after the last key", async () => {
+    const { root, request } = show({ view: view() });
+    const box = get(root, "searchbox", "Search models");
+    type(box, "sm");
+    await vi.advanceTimersByTimeAsync(200);
+    type(box, "smollm2 ");
+    await vi.advanceTimersByTimeAsync(299);
+    expect(request("search")).toBeUndefined();
+    await vi.advanceTimersByTimeAsync(2);
+    expect(request("search")?.params).toEqual({ text: "smollm2", sort: "downloads" });
+  });
+
+  it("starts at once with Enter, and only once", async () => {
+    const { root, model, request } = show({ view: view() });
+    type(get(root, "searchbox"), "qwen");
+    act(() => {
+      root.querySelector("form")?.dispatchEvent(new Event("submit", { bubbles: true, cancelable: true }));
+    });
+    expect(request("search")?.params).toEqual({ text: "qwen", sort: "downloads" });
+    await vi.advanceTimersByTimeAsync(500);
+    expect(model.sent.filter(({ method, id }) => method === "search" && id !== request("search")?.id)).toEqual([]);
+  });
+
+  it("follows another view, but not while somebody types", async () => {
+    const { root, write } = show({ view: view(), search: search(MODELS, { text: "qwen" }) });
+    const box = get(root, "searchbox") as HTMLInputElement;
+    expect(box.value).toBe("qwen");
+    write({ search: search([], { text: "llama" }) });
+    await settle();
+    expect(box.value).toBe("llama");
+    box.focus();
+    type(box, "gemma");
+    write({ search: search([], { text: "gem" }) });
+    await settle();
+    expect(box.value).toBe("gemma");
+  });
+
+  it("sorts, sets the context length, and filters", () => {
+    const large = summary("a/large", { parameter_count: 70e9 });
+    const { root, request, model } = show({ ...opened, search: search([...MODELS.slice(0, 2), large], { text: "x" }) });
+    const choose = (name: string, value: string) => {
+      const select = get(root, "combobox", name) as HTMLSelectElement;
+      act(() => {
+        select.value = value;
+        select.dispatchEvent(new Event("change", { bubbles: true }));
+      });
+    };
+    choose("Sort by", "likes");
+    expect(request("search")?.params).toEqual({ text: "x", sort: "likes" });
+    choose("Context length", "16384");
+    expect(request("set_n_ctx")?.params).toEqual({ n_ctx: 16_384 });
+    act(() => model.answer(model.sent.find(({ method }) => method === "search") as never));
+
+    const check = root.querySelector("input[type=checkbox]") as HTMLInputElement;
+    expect(text(check.closest("label"))).toBe("Fits here");
+    click(check);
+    expect(all(root, "heading").map(nameOf)).not.toContain("a/large");
+    expect(rowOf(root, "Q8_0")).toBeUndefined();
+    expect(rowOf(root, "Q2_K")).toBeDefined();
+    expect(text(root)).toContain("1 too large for this machine and hidden by “Fits here”.");
+    click(get(root, "button", "Show all"));
+    expect(rowOf(root, "Q8_0")).toBeDefined();
+  });
+
+  it("offers a context length of its own that Python has", () => {
+    const { root } = show({ view: view({ n_ctx: 5000 }) });
+    const select = get(root, "combobox", "Context length") as HTMLSelectElement;
+    expect(select.value).toBe("5000");
+    expect([...select.options].map(({ value }) => value).slice(0, 4)).toEqual(["2048", "4096", "5000", "8192"]);
+  });
+
+  it("shows that it searches, that nothing was found, and how many were", async () => {
+    const { root, write } = show({ view: view() });
+    await settle();
+    const results = root.querySelector("[aria-label=Results]");
+    expect(text(results)).toBe("Type to search the Hub for GGUF models");
+    write({ search: search([], { state: "searching" }) });
+    expect(results?.getAttribute("aria-busy")).toBe("true");
+    expect(text(results)).toBe("Searching…");
+    write({ search: search([], { text: "xyz" }) });
+    expect(results?.getAttribute("aria-busy")).toBe("false");
+    expect(text(results)).toContain("No GGUF models for “xyz”");
+    write({ search: search(MODELS) });
+    expect(text(results?.querySelector("p"))).toBe("6 models");
+    write({ search: search(MODELS.slice(0, 1), { has_more: true }) });
+    expect(text(results?.querySelector("p"))).toBe("First 1 model");
+  });
+
+  it("keeps a failed search in place, with a way to try again", () => {
+    const error = { code: "offline", message: "The Hub cannot be reached.", details: {} };
+    const { root, request } = show({
+      view: view(),
+      search: search([], { state: "failed", text: "qwen", sort: "likes", error }),
+    });
+    expect(text(get(root, "alert"))).toContain("The Hub cannot be reached.");
+    click(get(root, "button", "Retry the search"));
+    expect(request("search")?.params).toEqual({ text: "qwen", sort: "likes" });
+  });
+
+  it("loads more", () => {
+    const { root, model, request } = show({ view: view(), search: search(MODELS, { has_more: true }) });
+    click(get(root, "button", "Load more"));
+    expect(request("search_more")?.params).toEqual({});
+    click(get(root, "button", "Loading…"));
+    expect(model.sent.filter(({ method }) => method === "search_more")).toHaveLength(1);
+  });
+});
+
+describe("cards", () => {
+  it("are list items with the repo id as heading, and facts", () => {
+    const { root } = show({ view: view(), search: search(MODELS.slice(2, 3)) });
+    const card = root.querySelector("li.card") as HTMLElement;
+    expect(card.querySelector("h3")?.textContent).toBe("ggml-org/gemma-3-4b-it-GGUF");
+    const facts = text(card.querySelector("p"));
+    for (const fact of ["gated", "3.9B", "gemma3", "128K context", "gemma", "311k", "207", "Updated"]) {
+      expect(facts).toContain(fact);
+    }
+    expect(get(card, "link").getAttribute("href")).toBe("https://huggingface.co/ggml-org/gemma-3-4b-it-GGUF");
+  });
+
+  it("have no link where the endpoint has no pages", () => {
+    const { root } = show({ view: view({ endpoint: "http://127.0.0.1:1" }), search: search(MODELS) });
+    expect(all(root, "link")).toEqual([]);
+  });
+
+  it("unfold and fold", async () => {
+    const { root, write, request } = show({ view: view(), search: search(MODELS) });
+    const button = get(root, "button", `Show files of ${QWEN}`);
+    expect(button.getAttribute("aria-expanded")).toBe("false");
+    click(button);
+    expect(button.getAttribute("aria-expanded")).toBe("true");
+    expect(request("open_repo")?.params).toEqual({ repo_id: QWEN });
+    expect(text(button.closest("li"))).toContain("Reading the list of files…");
+    await wait(800);
+    expect(text(button.closest("li"))).toContain("Waits for the running cell");
+    write(opened);
+    expect(root.querySelectorAll("li.row")).toHaveLength(3);
+    click(button);
+    expect(button.getAttribute("aria-expanded")).toBe("false");
+    expect(root.querySelectorAll("li.row")).toHaveLength(0);
+    expect(request("close_repo")?.params).toEqual({ repo_id: QWEN });
+  });
+
+  it("say why they could not be opened, with the licence's address and a way to try again", () => {
+    const error = {
+      code: "gated",
+      message: "Accept the licence first.",
+      details: { url: "https://huggingface.co/a/b" },
+    };
+    const { root, request } = show({
+      view: view(),
+      search: search(MODELS),
+      repos: { [QWEN]: repo([], { state: "failed", error }) },
+    });
+    const alert = get(root, "alert");
+    expect(text(alert)).toContain("Accept the licence first.");
+    expect(get(alert, "link").getAttribute("href")).toBe("https://huggingface.co/a/b");
+    click(get(alert, "button", `Retry ${QWEN}`));
+    expect(request("open_repo")?.params).toEqual({ repo_id: QWEN });
+  });
+
+  it("show text of the Hub as text", () => {
+    const evil = '<img src=x onerror="alert(1)">';
+    const { root } = show({
+      view: view({ endpoint: evil }),
+      search: search([summary(`a/${evil}`, { license: evil, architecture: evil })]),
+      repos: {
+        [`a/${evil}`]: repo([variant(evil, { filenames: [evil] })], {
+          license: evil,
+          gated: true,
+          license_url: "javascript:alert(1)",
+        }),
+      },
+    });
+    expect(root.querySelector("img")).toBeNull();
+    expect(root.querySelector("h3")?.textContent).toBe(`a/${evil}`);
+    expect(all(root, "link")).toEqual([]);
+  });
+});
+
+describe("rows", () => {
+  it("tell label, size, fit, what is recommended, and what comes with it", () => {
+    const { root } = show(opened);
+    expect(text(rowOf(root, "Q4_K_M"))).toBe(
+      "Q4_K_M4.68 GBfits: 1.9 of 7.2 GiB at 4096 tokensRecommended+ vision projectorDownload",
+    );
+    expect(text(rowOf(root, "Q8_0"))).toBe("Q8_04.68 GBtoo large: 9.0 of 7.2 GiB at 4096 tokensDownload");
+    expect(text(rowOf(root, "Q2_K"))).toContain("On this machine3 files");
+    expect(rowOf(root, "Q4_K_M").dataset.state).toBe("available");
+    expect(rowOf(root, "Q2_K").dataset.state).toBe("downloaded");
+  });
+
+  it("name their buttons after the variant", () => {
+    const { root, request } = show(opened);
+    click(get(root, "button", `Download Q4_K_M of ${QWEN}`));
+    expect(request("download")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q4_K_M.gguf" });
+    click(get(root, "button", `Load Q2_K of ${QWEN}`));
+    expect(request("load")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q2_K.gguf" });
+  });
+
+  it("name them uniquely when two variants share a label", () => {
+    const twins = ["a/model.gguf", "b/model.gguf"].map((variant_id) => variant("Q4_K_M", { variant_id }));
+    const { root } = show({ ...opened, repos: { [QWEN]: repo(twins) } });
+    for (const { variant_id } of twins) {
+      expect(get(root, "button", `Download Q4_K_M (${variant_id}) of ${QWEN}`)).toBeDefined();
+      expect(text(root)).toContain(variant_id);
+    }
+  });
+
+  it("show a running download with its bar and buttons", () => {
+    const { root, write } = show(withJob());
+    const row = rowOf(root, "Q4_K_M");
+    expect(row.dataset.state).toBe("downloading");
+    const bar = get(row, "progressbar", `Download of Q4_K_M of ${QWEN}`);
+    expect(bar.getAttribute("aria-valuenow")).toBe("25");
+    expect(bar.getAttribute("aria-valuetext")).toBe("1.2 of 4.7 GB, 31 MB/s, 2 minutes left");
+    expect(text(row)).toContain("25 %1.2 of 4.7 GB31 MB/s2 minutes left");
+    expect(all(row, "button").map(nameOf)).toEqual([`Pause Q4_K_M of ${QWEN}`, `Cancel Q4_K_M of ${QWEN}`]);
+    write(withJob({ percent: null, total: null, received: 0, state: "queued", actions: ["cancel"] }));
+    expect(bar.hasAttribute("aria-valuenow")).toBe(false);
+    expect(bar.getAttribute("aria-valuetext")).toBe("Waiting in the queue");
+  });
+
+  it.each<[Action, Action[], Partial<Parameters<typeof job>[0]>]>([
+    ["pause", ["pause", "cancel"], {}],
+    ["resume", ["resume", "cancel"], { state: "paused" }],
+    ["cancel", ["resume", "cancel"], { state: "paused" }],
+    ["retry", ["retry", "dismiss"], { state: "failed" }],
+    ["dismiss", ["retry", "dismiss"], { state: "failed" }],
+  ])("%s by job id", (action, actions, changes) => {
+    const { root, request } = show(withJob({ actions, ...changes }));
+    const verb = `${action[0]?.toUpperCase()}${action.slice(1)}`;
+    click(get(root, "button", `${verb} Q4_K_M of ${QWEN}`));
+    expect(request(action as "pause")?.params).toEqual({ job_id: "job-1" });
+  });
+
+  it("give way to the variant once the job is ready", () => {
+    const { root } = show({ ...withJob({ state: "ready", percent: 100, actions: [], variant_id: "model-Q2_K.gguf" }) });
+    expect(rowOf(root, "Q2_K").dataset.state).toBe("downloaded");
+    expect(all(root, "progressbar")).toEqual([]);
+  });
+
+  it("keep the error of a failed download, with what is missing", () => {
+    const error = { code: "disk_full", message: "Not enough room.", details: { needed_bytes: 4.7e9, free_bytes: 1e9 } };
+    const { root } = show(withJob({ state: "failed", error, actions: ["retry", "dismiss"] }));
+    const alert = get(rowOf(root, "Q4_K_M"), "alert");
+    expect(text(alert)).toBe("Not enough room. Needed: 4.7 GB, free: 1 GB");
+    expect(alert.dataset.code).toBe("disk_full");
+  });
+
+  it("show a refused request until it is dismissed", async () => {
+    const { root, model, request } = show(opened);
+    click(get(root, "button", `Download Q4_K_M of ${QWEN}`));
+    model.refuse(request("download") as never, "ambiguous_variant", "Which one?", { choices: ["a.gguf", "b.gguf"] });
+    await settle();
+    expect(text(get(rowOf(root, "Q4_K_M"), "alert"))).toBe("Which one? Choices: a.gguf, b.gguf");
+    click(get(root, "button", `Dismiss the error of Q4_K_M of ${QWEN}`));
+    expect(all(root, "alert")).toEqual([]);
+  });
+
+  it("say when a click waits for the running cell, and do not send it twice", async () => {
+    const { root, model } = show(opened);
+    const button = get(root, "button", `Download Q4_K_M of ${QWEN}`);
+    click(button);
+    expect(button.getAttribute("aria-disabled")).toBe("true");
+    click(button);
+    await wait(800);
+    expect(text(rowOf(root, "Q4_K_M"))).toContain("Waits for the running cell");
+    expect(new Set(model.sent.filter(({ method }) => method === "download").map(({ id }) => id)).size).toBe(1);
+  });
+
+  it("ask before they remove, in place", () => {
+    const { root, request } = show(opened);
+    click(get(root, "button", `Remove Q2_K of ${QWEN}`));
+    expect(request("remove")).toBeUndefined();
+    click(get(root, "button", `Keep Q2_K of ${QWEN}`));
+    expect(request("remove")).toBeUndefined();
+    click(get(root, "button", `Remove Q2_K of ${QWEN}`));
+    act(() => {
+      const keep = get(root, "button", `Keep Q2_K of ${QWEN}`);
+      keep.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    });
+    expect(request("remove")).toBeUndefined();
+    click(get(root, "button", `Remove Q2_K of ${QWEN}`));
+    click(get(root, "button", `Really remove Q2_K of ${QWEN}`));
+    expect(request("remove")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q2_K.gguf" });
+  });
+
+  it("redraw only what moved", async () => {
+    const jobs = variants.map(({ variant_id, label }) => job({ job_id: label, variant_id, label }));
+    const { root, write } = show({ ...opened, downloads: { rev: 1, jobs } });
+    await settle();
+    const observer = new MutationObserver(() => {});
+    observer.observe(root, { subtree: true, childList: true, characterData: true, attributes: true });
+    write({
+      downloads: { rev: 2, jobs: jobs.map((each, i) => (i === 1 ? { ...each, received: 3e9, percent: 64 } : each)) },
+    });
+    const changed = observer.takeRecords().map(({ target }) => target);
+    observer.disconnect();
+    const row = rowOf(root, "Q4_K_M");
+    expect(changed.length).toBeGreaterThan(0);
+    expect(changed.filter((node) => !row.contains(node)).length).toBe(0);
+  });
+});
+
+describe("focus", () => {
+  const focused = ({ root }: Mounted) => (root.activeElement ? nameOf(root.activeElement) : null);
+
+  it("stays in the row when its buttons change", async () => {
+    const mounted = show(opened);
+    get(mounted.root, "button", `Download Q4_K_M of ${QWEN}`).focus();
+    mounted.write(withJob());
+    await settle();
+    expect(focused(mounted)).toBe(`Pause Q4_K_M of ${QWEN}`);
+    mounted.write(withJob({ state: "verifying", actions: [] }));
+    await settle();
+    expect(mounted.root.activeElement).toBe(rowOf(mounted.root, "Q4_K_M"));
+  });
+
+  it("goes to Keep when a removal asks, and back", async () => {
+    const mounted = show(opened);
+    const remove = get(mounted.root, "button", `Remove Q2_K of ${QWEN}`);
+    remove.focus();
+    click(remove);
+    await settle();
+    expect(focused(mounted)).toBe(`Keep Q2_K of ${QWEN}`);
+    click(get(mounted.root, "button", `Keep Q2_K of ${QWEN}`));
+    await settle();
+    expect(focused(mounted)).toBe(`Remove Q2_K of ${QWEN}`);
+  });
+
+  it("is left alone when it is elsewhere", async () => {
+    const mounted = show(opened);
+    const outside = document.createElement("button");
+    document.body.append(outside);
+    get(mounted.root, "button", `Download Q4_K_M of ${QWEN}`).focus();
+    outside.focus();
+    await settle();
+    mounted.write(withJob());
+    await settle();
+    expect(document.activeElement).toBe(outside);
+    outside.remove();
+  });
+});
+
+describe("downloads without a card", () => {
+  const stray = job({ repo_id: "other/Repo-GGUF", variant_id: "x.gguf" });
+
+  it("are listed on top with their buttons", () => {
+    const { root } = show({ ...opened, downloads: { rev: 1, jobs: [stray] } });
+    const section = root.querySelector("[aria-label=Downloads]") as HTMLElement;
+    expect(text(section)).toContain("other/Repo-GGUF");
+    expect(get(section, "button", "Pause Q4_K_M of other/Repo-GGUF")).toBeDefined();
+  });
+
+  it("include the finished, folded away", () => {
+    const finished = {
+      ...stray,
+      job_id: "2",
+      variant_id: "y.gguf",
+      state: "ready" as const,
+      actions: ["dismiss" as const],
+    };
+    const { root, write } = show({ ...opened, downloads: { rev: 1, jobs: [finished] } });
+    expect(text(root.querySelector("summary"))).toBe("Finished (1)");
+    write({ downloads: { rev: 2, jobs: [] } });
+    expect(root.querySelector("[aria-label=Downloads]")).toBeNull();
+  });
+});
+
+describe("loading", () => {
+  const names = { repo_id: QWEN, variant_id: "model-Q2_K.gguf", label: "Q2_K" };
+
+  it("shows its stage, and can be cancelled in the row", () => {
+    const { root, request } = show({
+      ...opened,
+      load: load({ ...names, state: "loading", stage: "loading", fraction: 0.42 }),
+    });
+    const bar = get(root, "progressbar", `Loading of Q2_K of ${QWEN}`);
+    expect(bar.getAttribute("aria-valuenow")).toBe("42");
+    expect(bar.getAttribute("aria-valuetext")).toBe("Loading the weights, 42 %");
+    click(get(root, "button", `Cancel Q2_K of ${QWEN}`));
+    expect(request("cancel_load")?.params).toEqual({});
+  });
+
+  it("ends with code for the next cell", async () => {
+    const written: string[] = [];
+    vi.stubGlobal("navigator", { clipboard: { writeText: async (code: string) => written.push(code) } });
+    const { root, write } = show({ ...opened, load: load({ ...names, state: "ready", n_ctx: 4096 }) });
+    expect(text(root.querySelector("[aria-label='Model in use']"))).toContain(
+      `Loaded Q2_K of ${QWEN}, context of 4096 tokens`,
+    );
+    click(get(root, "button", "Copy the code"));
+    await settle();
+    expect(written).toEqual([root.querySelector("pre")?.textContent]);
+    expect(written[0]).toContain("browser.llm.create_chat_completion(");
+    expect(text(get(root, "button", "Copy the code"))).toBe("Copied");
+    const traits = {
+      architecture: "bert",
+      name: null,
+      context_length: null,
+      is_embedding: true,
+      has_chat_template: null,
+    };
+    write({ repos: { [QWEN]: repo(variants, { model: traits }) } });
+    expect(text(root.querySelector("pre"))).toContain("browser.llm.create_embedding(");
+    vi.unstubAllGlobals();
+  });
+
+  it("offers in the panel what no row offers", () => {
+    const { root, request } = show({ view: view(), load: load({ ...names, state: "ready" }) });
+    click(get(root, "button", `Unload Q2_K of ${QWEN}`));
+    expect(request("unload")?.params).toEqual({});
+  });
+
+  it("keeps its error on the row, or in the panel without one, until it is dismissed", () => {
+    const error = { code: "does_not_fit", message: "Too little memory. Choose a smaller context.", details: {} };
+    const failed = { load: load({ ...names, state: "failed", error }) };
+    const { root, write } = show({ ...opened, ...failed });
+    expect(text(get(rowOf(root, "Q2_K"), "alert"))).toContain("Too little memory.");
+    expect(root.querySelector("[aria-label='Model in use']")).toBeNull();
+    write({ search: search([]) });
+    expect(text(get(root, "alert"))).toContain("Too little memory.");
+    click(get(root, "button", `Dismiss the error of Q2_K of ${QWEN}`));
+    expect(all(root, "alert")).toEqual([]);
+  });
+});
+
+describe("toasts", () => {
+  it("are in one status region, merged, and leave by themselves", async () => {
+    const { root, model } = show({ view: view() });
+    const region = get(root, "status");
+    const tell = (id: string) =>
+      act(() => model.tell({ kind: "modeldeck-toast", id, level: "success", message: "Q4_K_M is ready." }));
+    tell("1");
+    expect(text(region)).toBe("Q4_K_M is ready.");
+    tell("2");
+    expect(text(region)).toBe("Q4_K_M is ready. (2 times)");
+    await wait(7000);
+    expect(text(region)).toBe("");
+  });
+
+  it("stay while somebody points at them", async () => {
+    const { root, model } = show({ view: view() });
+    const region = get(root, "status");
+    act(() => model.tell({ kind: "modeldeck-toast", id: "1", level: "info", message: "Hello" }));
+    act(() => void region.dispatchEvent(new Event("pointerenter")));
+    await wait(20_000);
+    expect(text(region)).toBe("Hello");
+    act(() => void region.dispatchEvent(new Event("pointerleave")));
+    await wait(7000);
+    expect(text(region)).toBe("");
+  });
+
+  it("can be closed", () => {
+    const { root, model } = show({ view: view() });
+    act(() => model.tell({ kind: "modeldeck-toast", id: "1", level: "error", message: "Oh" }));
+    click(get(root, "button", "Close"));
+    expect(text(get(root, "status"))).toBe("");
+  });
+});
+
+describe("without a kernel", () => {
+  const isOff = (root: ParentNode) => all(root, "button").filter((button) => !(button as HTMLButtonElement).disabled);
+
+  it("the last state stays readable and the buttons are off, saying why", async () => {
+    const { root } = show(withJob(), { isLive: false });
+    await wait(6000);
+    expect(text(root)).toContain("No kernel answers: this is the last saved state, and the buttons are off.");
+    expect(get(root, "progressbar").getAttribute("aria-valuenow")).toBe("25");
+    expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
+    expect((get(root, "searchbox") as HTMLInputElement).disabled).toBe(true);
+  });
+
+  it("a restarted kernel is said aloud, with the way back", async () => {
+    const { root, model } = show(withJob());
+    await settle();
+    model.isDead = true;
+    act(() => model.trigger("comm_live_update"));
+    expect(text(get(root, "alert"))).toBe(
+      "The kernel was restarted or stopped, and this is the last state. Downloads go on by themselves. Run the cell again to go on.",
+    );
+    expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
+  });
+
+  it("a closed browser says so; notices of the engine and of llama are shown", () => {
+    const { root, write } = show({ view: view({ status: "closed" }) });
+    expect(text(root)).toContain("This browser was closed.");
+    write({
+      view: view({
+        engine: { mode: "inline", notice: "Runs here." },
+        llama: { is_available: false, message: "Install it." },
+      }),
+    });
+    expect(all(root, "note").map(text)).toEqual(["Runs here.", "Install it."]);
+  });
+});

@@ -1,0 +1,523 @@
+"""One file, from its address to its place in the cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+
+import anyio
+import httpx
+
+from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
+from modeldeck._types import DownloadRequest, GGUFFile
+from modeldeck.download.digest import STEP_BYTES, FrontHasher
+from modeldeck.download.disk import error_from_write
+from modeldeck.download.limits import Bandwidth, Connections
+from modeldeck.download.partial import (
+    BLOCK_BYTES,
+    Block,
+    OwnershipLostError,
+    Partial,
+    PartialHeader,
+    discard_partials,
+    list_partials,
+)
+from modeldeck.download.retry import Attempts, RetryPolicy
+from modeldeck.download.source import Source
+from modeldeck.download.threads import DiskThreads
+from modeldeck.download.transfer import UNKNOWN_SIZE, Patience, Transfer
+from modeldeck.hub import cache
+from modeldeck.hub.errors import host_of
+
+MAX_MENDINGS = 2
+MAX_RESOLVE_ATTEMPTS = 3
+"""Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
+SYNC_BYTES = 256 << 20
+"""Brought to the disk in the background this often, so that little is left to wait for at the end."""
+_GGUF_MAGIC = b"GGUF"
+
+
+@dataclass(kw_only=True)
+class Tools:
+    """What all downloads of an engine work with."""
+
+    transport: httpx.AsyncBaseTransport
+    http: httpx.AsyncClient
+    threads: DiskThreads
+    bandwidth: Bandwidth
+    connections: Connections
+    policy: RetryPolicy
+    patience: Patience
+    blob_locks: dict[Path, anyio.Lock] = field(default_factory=dict)
+
+
+class Phase(Enum):
+    """What is being done for a file."""
+
+    RESOLVING = "resolving"
+    FETCHING = "fetching"
+    VERIFYING = "verifying"
+    DONE = "done"
+
+
+class Crew:
+    """The connections of one download, shared by its files: the first takes what it can use, the next what is left."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._transfers: list[Transfer] = []
+        self._waiting: list[object] = []
+        self._freed = anyio.Event()
+
+    def allowance(self, transfer: Transfer) -> int:
+        """Connections that a transfer may have now."""
+        return self._connections.share - sum(other.working for other in self._transfers if other is not transfer)
+
+    async def admit(self, transfer: Transfer) -> None:
+        """Wait until there is a connection left for one more transfer."""
+        self._waiting.append(transfer)
+        try:
+            while self._waiting[0] is not transfer or self.allowance(transfer) < 1:
+                await self._freed.wait()
+            self._transfers.append(transfer)
+        finally:
+            self._waiting.remove(transfer)
+            self.notify()
+
+    def release(self, transfer: Transfer) -> None:
+        if transfer in self._transfers:
+            self._transfers.remove(transfer)
+        self.notify()
+
+    def notify(self) -> None:
+        """A connection was freed."""
+        self._freed.set()
+        self._freed = anyio.Event()
+
+
+class FileDownload:
+    """One file of a download. Its attributes tell at any time how it stands.
+
+    Parameters
+    ----------
+    on_phase
+        Called when the phase has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        request: DownloadRequest,
+        file: GGUFFile,
+        source: Source,
+        tools: Tools,
+        crew: Crew,
+        on_phase: Callable[[], None],
+    ) -> None:
+        self.file = file
+        self.source = source
+        self.phase = Phase.RESOLVING
+        self._request = request
+        self._tools = tools
+        self._crew = crew
+        self._on_phase = on_phase
+        self._cache_dir = Path(request.cache_dir)
+        self._transfer: Transfer | None = None
+        self._partial: Partial | None = None
+        self._fetched_before = 0
+        self._is_mending = False
+        self._resolve_failures = 0
+        self._resolve_retry_at: float | None = None
+        self.received = 0
+
+    # --- how it stands ------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int | None:
+        return self.source.size
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the network, repeated ones included."""
+        return self._fetched_before + (self._transfer.fetched if self._transfer else 0)
+
+    @property
+    def connections(self) -> int:
+        return self._transfer.connections if self._transfer else 0
+
+    @property
+    def attempt(self) -> int:
+        return self._transfer.attempt if self._transfer else self._resolve_failures
+
+    @property
+    def retry_at(self) -> float | None:
+        return self._transfer.retry_at if self._transfer else self._resolve_retry_at
+
+    @property
+    def is_transferring(self) -> bool:
+        return self._transfer is not None
+
+    def needed_bytes(self) -> int:
+        """Room that the file still takes. Blocks."""
+        if self.size is None:
+            return 0
+        digest = self.source.digest
+        if digest is None:
+            return self.size
+        if self._blobs_dir.joinpath(digest).is_file():
+            return 0
+        there = max((info.allocated_bytes for info in list_partials(self._blobs_dir, digest)), default=0)
+        return max(0, self.size - there)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._on_phase()
+
+    def adjust(self) -> None:
+        if self._transfer is not None:
+            self._transfer.adjust()
+        if self._partial is not None and not self._is_mending:
+            self.received = max(self.received, self._partial.received)
+
+    # --- the way of the file ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Bring the file into the cache.
+
+        Raises
+        ------
+        ModelDeckError
+            What came is kept, unless nothing can be done with it.
+        """
+        self._enter(Phase.RESOLVING)
+        try:
+            if await self._find_at_commit(self._request.commit_hash):
+                return
+            await self.resolve()
+            if await self._find_at_commit(self.source.resolved.commit_hash):
+                return
+            async with self._only_writer():
+                if not await self._link_existing_blob():
+                    await self._download()
+        except OSError as exc:
+            raise error_from_write(exc, self._blobs_dir, missing=self._missing_bytes()) from exc
+
+    async def resolve(self) -> None:
+        """Learn the file's address and digest, with the same patience as for its bytes."""
+        policy = self._tools.policy
+        attempts = Attempts(replace(policy, max_attempts=min(policy.max_attempts, MAX_RESOLVE_ATTEMPTS)))
+        while True:
+            try:
+                return await self.source.resolve()
+            except ModelDeckError as error:
+                wait = attempts.wait_after(error, 0)
+                if wait is None:
+                    raise
+            self._resolve_failures = attempts.failures
+            self._resolve_retry_at = time.monotonic() + wait
+            try:
+                await anyio.sleep(wait)
+            finally:
+                self._resolve_retry_at = None
+
+    async def repair(self, damaged: Path) -> int:
+        """Mend a file that is in the cache but not what the Hub has; returns the bytes that were replaced.
+
+        The damaged file gives up its final name first, so that nobody takes it for whole while it is mended.
+        """
+        self._enter(Phase.RESOLVING)
+        await self.resolve()
+        async with self._only_writer():
+            partial = await self._tools.threads.run(Partial.take_over, self._blobs_dir, self._header(), damaged)
+            self._partial = partial
+            self._is_mending = True
+            self._enter(Phase.FETCHING)
+            try:
+                replaced = await self._fetch(partial, None, is_mending=True)
+                self._enter(Phase.VERIFYING)
+                await self._finish_verified(partial, FrontHasher(self.source.digest, self.size))
+                return replaced
+            finally:
+                self._partial = None
+                self._is_mending = False
+                await self._tools.threads.run(partial.close)
+
+    @property
+    def _blobs_dir(self) -> Path:
+        return cache.repo_dir(self._cache_dir, self._repo_id) / "blobs"
+
+    @property
+    def _repo_id(self) -> str:
+        return self._request.repo_id
+
+    @property
+    def _partial_name(self) -> str:
+        """The digest, or a name of our own for a file whose digest nobody knows."""
+        if self.source.digest is not None:
+            return self.source.digest
+        return "unnamed-" + sha256(f"{self.source.resolved.commit_hash}/{self.file.filename}".encode()).hexdigest()
+
+    def _missing_bytes(self) -> int | None:
+        return None if self.size is None else max(0, self.size - self.received)
+
+    async def _find_at_commit(self, commit_hash: str | None) -> bool:
+        if commit_hash is None:
+            return False
+        path = await self._tools.threads.run(
+            cache.find_snapshot_file, self._cache_dir, self._repo_id, commit_hash, self.file.filename
+        )
+        return path is not None and await self._accept_existing(path)
+
+    async def _accept_existing(self, path: Path) -> bool:
+        """A file that is in the cache counts, unless its size shows that it is broken."""
+        size = await self._tools.threads.run(lambda: path.stat().st_size)
+        if self.size is not None and size != self.size:
+            return False
+        await self._finish(size)
+        return True
+
+    async def _finish(self, size: int) -> None:
+        """The file is in the cache: what crashed attempts left of it is of no use any more."""
+        if self.source.digest is not None:
+            await self._tools.threads.run(discard_partials, self._blobs_dir, self.source.digest)
+        self.received = size
+        self._enter(Phase.DONE)
+
+    async def _link_existing_blob(self) -> bool:
+        digest = self.source.digest
+        if digest is None:
+            return False
+        blob = cache.blob_path(self._cache_dir, self._repo_id, digest)
+        if not await self._tools.threads.run(blob.is_file):
+            return False
+        size = await self._tools.threads.run(lambda: blob.stat().st_size)
+        if self.size is not None and size != self.size:
+            return False
+        commit_hash = self.source.resolved.commit_hash
+        await self._tools.threads.run(
+            cache.link_blob,
+            self._cache_dir,
+            repo_id=self._repo_id,
+            revision=commit_hash,
+            commit_hash=commit_hash,
+            filename=self.file.filename,
+            etag=digest,
+        )
+        await self._finish(size)
+        return True
+
+    @asynccontextmanager
+    async def _only_writer(self) -> AsyncIterator[None]:
+        """Two downloads of this engine with one file in common: the second waits and finds it done."""
+        blob = self._blobs_dir / self._partial_name
+        lock = self._tools.blob_locks.setdefault(blob, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().locked and not lock.statistics().tasks_waiting:
+                self._tools.blob_locks.pop(blob, None)
+
+    async def _download(self) -> None:
+        await self._tools.threads.run(cache.prepare_repo, self._cache_dir, self._repo_id)
+        for _ in range(2):
+            partial = await self._tools.threads.run(Partial.open, self._blobs_dir, self._header())
+            self._partial = partial
+            try:
+                await self._fill(partial)
+                return
+            except OwnershipLostError:
+                continue  # somebody took this process for dead: leave the file to them and begin another one
+            finally:
+                self._partial = None
+                await self._tools.threads.run(partial.close)
+        raise ServerError("Another process is downloading this file too. Wait for it, or pause it there.")
+
+    def _header(self) -> PartialHeader:
+        return PartialHeader(
+            digest=self._partial_name,
+            size=self.size,
+            repo_id=self._repo_id,
+            filename=self.file.filename,
+            commit_hash=self.source.resolved.commit_hash,
+            endpoint=self._request.endpoint,
+        )
+
+    async def _fill(self, partial: Partial) -> None:
+        self._enter(Phase.FETCHING)
+        self.received = max(self.received, partial.received)
+        hasher = FrontHasher(self.source.digest, self.size)
+        await self._recheck(partial, hasher)
+        await self._fetch(partial, hasher)
+        self._enter(Phase.VERIFYING)
+        await self._finish_verified(partial, hasher)
+
+    async def _finish_verified(self, partial: Partial, hasher: FrontHasher) -> None:
+        """Hash what is not hashed yet, mend what is wrong, and publish."""
+        digest = self.source.digest
+        for mending in range(MAX_MENDINGS + 1):
+            hasher = await self._hash_to_end(partial, hasher)
+            if digest is None or hasher.hexdigest() == digest:
+                break
+            if mending == MAX_MENDINGS or not await self._mend(partial):
+                raise IntegrityError(
+                    f"{self.file.filename} does not have the sha256 that the Hub promises, and fetching it again does "
+                    f"not change that: expected {digest}, got {hasher.hexdigest()}. Try again later, or tell the "
+                    "repository's owner.",
+                    expected=digest,
+                    actual=hasher.hexdigest(),
+                )
+            hasher = FrontHasher(digest, self.size)
+        await self._publish(partial, digest or hasher.hexdigest())
+
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    async def _recheck(self, partial: Partial, hasher: FrontHasher | None) -> int:
+        """Read again what the journal claims, drop what is not so, and return how many blocks that were."""
+        blocks = partial.blocks()
+        scratch = memoryview(bytearray(max((block.length for block in blocks), default=0)))
+        bad: list[Block] = []
+        for index in range(0, len(blocks), STEP_BYTES // BLOCK_BYTES):
+            step = blocks[index : index + STEP_BYTES // BLOCK_BYTES]
+            bad += await self._tools.threads.run(_bad_blocks, partial, step, scratch, hasher)
+        if bad:
+            await self._tools.threads.run(partial.drop, bad)
+        return len(bad)
+
+    async def _fetch(self, partial: Partial, hasher: FrontHasher | None, *, is_mending: bool = False) -> int:
+        """Fetch what is missing (all of it, to mend) and hash behind it. Returns the bytes that were mended."""
+        whole = UNKNOWN_SIZE if self.size is None else self.size
+        missing = [(0, whole)] if is_mending else await self._tools.threads.run(partial.missing, whole)
+        if not missing:
+            return 0
+        transfer = Transfer(
+            source=self.source,
+            partial=partial,
+            missing=missing,
+            threads=self._tools.threads,
+            bandwidth=self._tools.bandwidth,
+            crew=self._crew,
+            policy=self._tools.policy,
+            patience=self._tools.patience,
+            is_mending=is_mending,
+        )
+        await self._crew.admit(transfer)
+        self._transfer = transfer
+        try:
+            async with anyio.create_task_group() as task_group:
+                follower = anyio.CancelScope()
+                if hasher is not None:
+                    task_group.start_soon(self._follow, partial, transfer, hasher, follower)
+                failure = await _outcome(transfer)
+                follower.cancel()
+        finally:
+            self._crew.release(transfer)
+            self._fetched_before += transfer.fetched
+            self._transfer = None
+            self.adjust()
+        if failure is not None:
+            raise failure
+        if self.size is None:
+            self.source.learn_size(partial.received)
+        return transfer.mended_bytes
+
+    async def _follow(
+        self, partial: Partial, transfer: Transfer, hasher: FrontHasher, scope: anyio.CancelScope
+    ) -> None:
+        """Hash the contiguous front while the transfer goes on, and bring it to the disk in steps."""
+        synced = hasher.position
+        try:
+            with scope:
+                while True:
+                    advanced = transfer.advanced
+                    if partial.front - hasher.position < STEP_BYTES:
+                        await advanced.wait()
+                        continue
+                    await self._advance(partial, hasher, hasher.position + STEP_BYTES)
+                    if hasher.position - synced >= SYNC_BYTES:
+                        synced = hasher.position
+                        await self._tools.threads.run(partial.sync)
+        except StorageError as error:
+            transfer.fail(error)
+        except OSError as exc:
+            transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
+
+    async def _advance(self, partial: Partial, hasher: FrontHasher, stop: int) -> None:
+        await self._tools.threads.run(hasher.advance, partial.descriptor, stop)
+
+    async def _hash_to_end(self, partial: Partial, hasher: FrontHasher) -> FrontHasher:
+        size = self.size
+        assert size is not None
+        if hasher.position == 0:
+            hasher = FrontHasher(self.source.digest, size)
+        while hasher.position < size:
+            await self._advance(partial, hasher, min(size, hasher.position + STEP_BYTES))
+        return hasher
+
+    async def _mend(self, partial: Partial) -> bool:
+        """The digest is wrong: find the bad bytes and replace them. ``False`` when the server's own are bad."""
+        self.is_mending = True
+        self._enter(Phase.RESOLVING)
+        try:
+            if await self._recheck(partial, None):
+                await self._fetch(partial, None)  # the disk had changed them
+                return True
+            return await self._fetch(partial, None, is_mending=True) > 0
+        finally:
+            self._is_mending = False
+            self._enter(Phase.VERIFYING)
+
+    async def _publish(self, partial: Partial, digest: str) -> None:
+        if self.file.filename.endswith(".gguf") and not await self._tools.threads.run(_has_gguf_magic, partial):
+            await self._tools.threads.run(partial.discard)
+            raise GGUFError(
+                f"{self.file.filename} is no GGUF file: {host_of(self._request.endpoint)} has something else under "
+                "that name, perhaps a web page. Choose another file, or check the endpoint."
+            )
+        commit_hash = self.source.resolved.commit_hash
+        await self._tools.threads.run(partial.ensure_owned)
+        with anyio.CancelScope(shield=True):
+            await self._tools.threads.run(
+                cache.publish_blob,
+                self._cache_dir,
+                repo_id=self._repo_id,
+                revision=commit_hash,
+                commit_hash=commit_hash,
+                filename=self.file.filename,
+                etag=digest,
+                verified=partial.data_path,
+            )
+            await self._tools.threads.run(partial.finish)
+        assert self.size is not None
+        await self._finish(self.size)
+
+
+async def _outcome(transfer: Transfer) -> Exception | None:
+    """Run the transfer; its failure as a value, because a task group would wrap it."""
+    try:
+        await transfer.run()
+    except (ModelDeckError, OwnershipLostError) as failure:
+        return failure
+    return None
+
+
+def _bad_blocks(partial: Partial, blocks: list[Block], scratch: memoryview, hasher: FrontHasher | None) -> list[Block]:
+    """Those whose bytes are not what was written. The others are hashed on the way where they continue the front."""
+    bad = []
+    for block in blocks:
+        data = partial.check(block, scratch)
+        if data is None:
+            bad.append(block)
+        elif hasher is not None and block.start <= hasher.position < block.stop:
+            hasher.feed(data[hasher.position - block.start :])
+    return bad
+
+
+def _has_gguf_magic(partial: Partial) -> bool:
+    with partial.data_path.open("rb") as file:
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC

@@ -1,0 +1,304 @@
+"""One download: the only thing in the engine that changes, and it changes only here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
+from modeldeck._settings import Settings
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, GGUFFile, total_size
+from modeldeck.download import disk
+from modeldeck.download.file import Crew, FileDownload, Phase, Tools
+from modeldeck.download.partial import discard_partials
+from modeldeck.download.rate import RateMeter
+from modeldeck.download.source import Source
+from modeldeck.download.state import actions_of, can_move, is_settled
+from modeldeck.hub import cache
+from modeldeck.hub.client import HubClient
+
+TICK_SECONDS = 0.25
+
+FILES_AT_ONCE = 8
+"""So many files of one download are on their way at once; those beyond the connections' number wait ready."""
+_MISTAKE = "modeldeck made a mistake and stopped this download. What came is kept: press Retry, and please report it."
+
+
+class Job:
+    """A download with its state.
+
+    Parameters
+    ----------
+    on_state, on_progress
+        Called when the state, or anything else of the snapshot, has changed.
+    reserved_bytes
+        How much other downloads will still write on the same disk.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        request: DownloadRequest,
+        *,
+        tools: Tools,
+        token: str | None,
+        on_state: Callable[[Job], None],
+        on_progress: Callable[[Job], None],
+        reserved_bytes: Callable[[Job], int],
+        created_at: float | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self.request = request
+        self.state = DownloadState.QUEUED
+        self.created_at = time.time() if created_at is None else created_at
+        self.error: ErrorInfo | None = None
+        self.notice: str | None = None
+        self.settled = anyio.Event()
+        self._tools = tools
+        self._token = token
+        self._on_state = on_state
+        self._on_progress = on_progress
+        self._reserved_bytes = reserved_bytes
+        self._files: list[FileDownload] = []
+        self._meter = RateMeter()
+        self._fetched_before = 0
+        self._most_received = 0
+        self._total = total_size(request.files)
+        self._commit_hash = request.commit_hash
+        self._scope: anyio.CancelScope | None = None
+        self._stopped = anyio.Event()
+        self._goal: DownloadState | None = None
+
+    # --- how it stands ------------------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int | None:
+        if self._files:
+            sizes = [file.size for file in self._files]
+            self._total = None if None in sizes else sum(size for size in sizes if size is not None)
+        return self._total
+
+    @property
+    def received(self) -> int:
+        """Never less than it was, so that no bar goes back."""
+        self._most_received = max(self._most_received, sum(file.received for file in self._files))
+        return self._most_received
+
+    def recall(self, received: int) -> None:
+        """An earlier engine had come this far."""
+        self._most_received = received
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that will still be written, as far as is known."""
+        return max(0, (self.total or 0) - self.received)
+
+    @property
+    def bytes_fetched(self) -> int:
+        return self._fetched_before + sum(file.fetched for file in self._files)
+
+    def snapshot(self, rev: int) -> DownloadSnapshot:
+        waits = [file.retry_at for file in self._files if file.retry_at is not None]
+        retry_in = max(0.0, min(waits) - time.monotonic()) if waits and self.state.is_active else None
+        is_flowing = self.state is DownloadState.DOWNLOADING and retry_in is None
+        total, received = self.total, self.received
+        if total is not None and self.state is not DownloadState.READY:
+            received = min(received, total)
+        return DownloadSnapshot(
+            job_id=self.job_id,
+            request=self.request,
+            state=self.state,
+            commit_hash=self._commit_hash,
+            received=received,
+            total=total,
+            rate=self._meter.rate if is_flowing else None,
+            eta_seconds=self._meter.eta_seconds(None if total is None else total - received) if is_flowing else None,
+            connections=sum(file.connections for file in self._files),
+            attempt=max((file.attempt for file in self._files), default=0),
+            retry_in_seconds=retry_in,
+            is_stalled=is_flowing and self._meter.is_stalled,
+            bytes_fetched=self.bytes_fetched,
+            error=self.error,
+            notice=self.notice,
+            actions=actions_of(self.state),
+            created_at=self.created_at,
+            updated_at=time.time(),
+            rev=rev,
+        )
+
+    def move(self, target: DownloadState, *, error: ModelDeckError | None = None) -> None:
+        """Change the state by a legal move and tell."""
+        if target is self.state:
+            return
+        if not can_move(self.state, target):
+            raise InvalidRequestError(f"A download that is {self.state} cannot become {target}.")
+        self.state = target
+        self.error = None if error is None else error.to_info()
+        if is_settled(target):
+            self.settled.set()
+        elif self.settled.is_set():
+            self.settled = anyio.Event()
+        self._on_state(self)
+
+    def restore(self, state: DownloadState, error: ErrorInfo | None) -> None:
+        """Stand where an earlier engine left it."""
+        self.state, self.error = state, error
+        if is_settled(state):
+            self.settled.set()
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def enqueue(self, token: str | None) -> None:
+        """Begin again where it stopped."""
+        if token is not None:
+            self._token = token
+        self._goal = None
+        self.notice = None
+        if self.state is DownloadState.QUEUED:
+            self._on_state(self)  # a new one
+        else:
+            self.move(DownloadState.QUEUED)
+
+    async def stop(self, goal: DownloadState) -> None:
+        """Pause or cancel. Returns when nothing is running any more; a download may become ready just before."""
+        if self._scope is not None:
+            self._goal = goal
+            self._scope.cancel()
+            await self._stopped.wait()
+        if self.state is not goal and can_move(self.state, goal):
+            if goal is DownloadState.CANCELLED:
+                await self._discard()
+            self.move(goal)
+
+    async def _discard(self) -> None:
+        digests = {file.source.digest for file in self._files} | {file.sha256 for file in self.request.files}
+        blobs = cache.repo_dir(Path(self.request.cache_dir), self.request.repo_id) / "blobs"
+        for digest in filter(None, digests):
+            await self._tools.threads.run(discard_partials, blobs, digest)
+
+    # --- the work -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until the download is ready, has failed, or was stopped. A queued job only."""
+        self._stopped = anyio.Event()
+        self._scope = anyio.CancelScope()
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            self._scope = None
+            self._total, self._most_received = self.total, self.received
+            self._fetched_before, self._files = self.bytes_fetched, []
+            goal, self._goal = self._goal, None
+            if not is_settled(self.state):
+                if goal is DownloadState.CANCELLED:
+                    with anyio.CancelScope(shield=True):
+                        await self._discard()
+                self.move(goal or DownloadState.FAILED, error=None if goal else ModelDeckError(_MISTAKE))
+            self._stopped.set()
+
+    async def _run(self) -> None:
+        try:
+            self.move(DownloadState.RESOLVING)
+            await self._download()
+            self.move(DownloadState.READY)
+        except DiskFullError as error:
+            self.move(DownloadState.PAUSED if self.received else DownloadState.FAILED, error=error)
+        except ModelDeckError as error:
+            self.move(DownloadState.FAILED, error=error)
+
+    async def _download(self) -> None:
+        request = self.request
+        hub = HubClient(
+            Settings(endpoint=request.endpoint, cache_dir=Path(request.cache_dir), token=self._token),
+            transport=self._tools.transport,
+        )
+        crew = Crew(self._tools.connections)
+        self._meter = RateMeter()
+        self._fetched_before, self._files = self.bytes_fetched, [self._file(hub, file, crew) for file in request.files]
+        self._tools.connections.join()
+        try:
+            await self._check_room()
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(self._tick)
+                failure = await self._run_files()
+                task_group.cancel_scope.cancel()
+        finally:
+            self._tools.connections.leave()
+            with anyio.CancelScope(shield=True):
+                await hub.aclose()
+        if failure is not None:
+            raise failure
+        await self._tools.threads.run(
+            cache.write_ref, Path(request.cache_dir), request.repo_id, request.revision, self._commit_hash or ""
+        )
+
+    def _file(self, hub: HubClient, file: GGUFFile, crew: Crew) -> FileDownload:
+        request = self.request
+        source = Source(
+            hub=hub,
+            http=self._tools.http,
+            endpoint=request.endpoint,
+            token=self._token,
+            repo_id=request.repo_id,
+            revision=request.commit_hash or request.revision,
+            listed=file,
+        )
+        return FileDownload(
+            request=request, file=file, source=source, tools=self._tools, crew=crew, on_phase=self._follow_phases
+        )
+
+    async def _check_room(self) -> None:
+        needed = 0
+        for file in self._files:
+            needed += await self._tools.threads.run(file.needed_bytes)
+        await self._tools.threads.run(
+            disk.check_room, Path(self.request.cache_dir), needed=needed, reserved=self._reserved_bytes(self)
+        )
+
+    async def _run_files(self) -> ModelDeckError | None:
+        """Bring all files, the first ones first; the first failure stops the others and is returned."""
+        failures: list[ModelDeckError] = []
+        first = self._files[0]
+        if self.request.commit_hash is None:
+            try:
+                await first.resolve()
+            except ModelDeckError as error:
+                return error
+            for file in self._files[1:]:
+                file.source.pin(first.source.resolved.commit_hash)
+        limiter = anyio.CapacityLimiter(FILES_AT_ONCE)
+
+        async def run(file: FileDownload) -> None:
+            async with limiter:
+                try:
+                    await file.run()
+                except ModelDeckError as error:
+                    failures.append(error)
+                    task_group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as task_group:
+            for file in self._files:
+                task_group.start_soon(run, file)
+        return failures[0] if failures else None
+
+    def _follow_phases(self) -> None:
+        phases = {file.phase for file in self._files}
+        for file in self._files:
+            self._commit_hash = file.source.commit_hash or self._commit_hash
+        if Phase.FETCHING in phases:
+            self.move(DownloadState.DOWNLOADING)
+        elif Phase.VERIFYING in phases and self.state is DownloadState.DOWNLOADING and Phase.RESOLVING not in phases:
+            self.move(DownloadState.VERIFYING)
+
+    async def _tick(self) -> None:
+        while True:
+            for file in self._files:
+                file.adjust()
+            if any(file.is_transferring for file in self._files):
+                self._meter.update(time.monotonic(), self.bytes_fetched)
+            self._on_progress(self)
+            await anyio.sleep(TICK_SECONDS)

@@ -1,0 +1,168 @@
+"""Which bytes are there, which are missing, and who fetches what next. Pure: no clock, no disk, no network."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+
+SMALLEST_REQUEST_BYTES = 4 << 20
+FIRST_REQUEST_BYTES = 16 << 20
+LARGEST_REQUEST_BYTES = 64 << 20
+OVERHEAD_RATIO = 50
+"""A request should last this many times the wait for its first byte, so that the wait costs 2 %."""
+SMALLEST_SPLIT_BYTES = 1 << 20
+
+
+class RangeSet:
+    """Disjoint half-open byte ranges, kept sorted and merged."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for start, stop in ranges:
+            self.add(start, stop)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._stops, strict=True)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RangeSet) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"RangeSet({list(self)})"
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def add(self, start: int, stop: int) -> None:
+        if start >= stop:
+            return
+        first = bisect_left(self._stops, start)
+        last = bisect_right(self._starts, stop)
+        if first < last:
+            start = min(start, self._starts[first])
+            stop = max(stop, self._stops[last - 1])
+        self._starts[first:last] = [start]
+        self._stops[first:last] = [stop]
+
+    def remove(self, start: int, stop: int) -> None:
+        if start >= stop:
+            return
+        first = bisect_right(self._stops, start)
+        last = bisect_left(self._starts, stop)
+        if first >= last:
+            return
+        left, right = self._starts[first], self._stops[last - 1]
+        kept = [(a, b) for a, b in ((left, start), (stop, right)) if a < b]
+        self._starts[first:last] = [a for a, _ in kept]
+        self._stops[first:last] = [b for _, b in kept]
+
+    def overlaps(self, start: int, stop: int) -> bool:
+        index = bisect_right(self._stops, start)
+        return start < stop and index < len(self._starts) and self._starts[index] < stop
+
+    @property
+    def total(self) -> int:
+        return sum(self._stops) - sum(self._starts)
+
+    @property
+    def front(self) -> int:
+        """Where the run of bytes from 0 ends."""
+        return self._stops[0] if self._starts and self._starts[0] == 0 else 0
+
+    def missing(self, size: int) -> list[tuple[int, int]]:
+        gaps = []
+        position = 0
+        for start, stop in self:
+            if position < start:
+                gaps.append((position, min(start, size)))
+            position = stop
+        if position < size:
+            gaps.append((position, size))
+        return gaps
+
+
+class Lease:
+    """A range that one connection is fetching. ``position`` moves up; ``stop`` may move down when others help."""
+
+    __slots__ = ("position", "stop")
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.position = start
+        self.stop = stop
+
+    @property
+    def remaining(self) -> int:
+        return self.stop - self.position
+
+    def __repr__(self) -> str:
+        return f"Lease({self.position}, {self.stop})"
+
+
+class Planner:
+    """Hands out the missing ranges, lowest first, and splits the longest running one when nothing else is left.
+
+    Lowest first keeps the end of the contiguous front, and so the sha256 that follows it, close to the newest bytes.
+
+    Parameters
+    ----------
+    missing
+        Half-open ranges to fetch.
+    """
+
+    def __init__(self, missing: Iterable[tuple[int, int]]) -> None:
+        self._waiting = RangeSet(missing)
+        self._leases: list[Lease] = []
+
+    @property
+    def is_done(self) -> bool:
+        return not self._waiting and not self._leases
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that nobody fetches yet."""
+        return self._waiting.total
+
+    @property
+    def remaining(self) -> int:
+        return self.waiting + sum(lease.remaining for lease in self._leases)
+
+    def take(self, request_bytes: int, *, may_split: bool = True) -> Lease | None:
+        """The next range to fetch, at most ``request_bytes`` long, or ``None`` when others have all that is left."""
+        for start, stop in self._waiting:
+            lease = Lease(start, min(stop, start + request_bytes))
+            self._waiting.remove(lease.position, lease.stop)
+            self._leases.append(lease)
+            return lease
+        return self._split() if may_split else None
+
+    def _split(self) -> Lease | None:
+        longest = max(self._leases, key=lambda lease: lease.remaining, default=None)
+        if longest is None or longest.remaining < 2 * SMALLEST_SPLIT_BYTES:
+            return None
+        middle = longest.position + longest.remaining // 2
+        lease = Lease(middle, longest.stop)
+        longest.stop = middle
+        self._leases.append(lease)
+        return lease
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease; what it has not fetched waits again."""
+        self._leases.remove(lease)
+        self._waiting.add(lease.position, lease.stop)
+
+
+def request_bytes(rate: float, first_byte_seconds: float) -> int:
+    """How much to ask for at once on a connection that brings ``rate`` bytes per second."""
+    wanted = int(rate * first_byte_seconds * OVERHEAD_RATIO)
+    return max(SMALLEST_REQUEST_BYTES, min(wanted, LARGEST_REQUEST_BYTES))
+
+
+def fair_request_bytes(wanted: int, *, waiting: int, workers: int) -> int:
+    """The request size that lets all connections end together: shrinking with what is left, but not to crumbs.
+
+    Guided self-scheduling: each takes its share of what remains, halved (Polychronopoulos and Kuck, 1987).
+    """
+    return max(SMALLEST_REQUEST_BYTES, min(wanted, waiting // (2 * max(1, workers))))

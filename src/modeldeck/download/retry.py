@@ -1,0 +1,69 @@
+"""When to try again, and how long to wait before that."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from modeldeck._errors import ModelDeckError
+from modeldeck.hub.errors import is_transient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How patient a download is.
+
+    Attributes
+    ----------
+    max_attempts
+        Failures in a row, without progress between them, before the download fails.
+    base_seconds, cap_seconds
+        The wait before attempt ``n`` is drawn from 0 to ``min(cap, base * 2**n)``.
+    longest_wait_seconds
+        The longest wait a server may ask for before the download rather fails and says so.
+    progress_bytes
+        Bytes that must have come for the count to start again.
+    """
+
+    max_attempts: int = 8
+    base_seconds: float = 0.5
+    cap_seconds: float = 30.0
+    longest_wait_seconds: float = 660.0
+    progress_bytes: int = 16 << 10
+
+
+class Attempts:
+    """Counts failures in a row and says how long to wait after each.
+
+    The wait has full jitter: a uniform draw from 0 to the exponential bound, so that clients that failed together do
+    not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+
+    def __init__(self, policy: RetryPolicy, *, draw: random.Random | None = None) -> None:
+        self._policy = policy
+        self._draw = draw or random.Random()
+        self._progress_at_failure = 0
+        self.failures = 0
+
+    def wait_after(self, error: ModelDeckError, progress: int) -> float | None:
+        """Seconds to wait before the next attempt, or ``None`` when the error is final.
+
+        Parameters
+        ----------
+        progress
+            Bytes that have come so far, in all attempts.
+        """
+        if not is_transient(error):
+            return None
+        if progress - self._progress_at_failure >= self._policy.progress_bytes:
+            self.failures = 0
+        self._progress_at_failure = progress
+        self.failures += 1
+        if self.failures >= self._policy.max_attempts:
+            return None
+        bound = min(self._policy.cap_seconds, self._policy.base_seconds * 2 ** (self.failures - 1))
+        wait = self._draw.uniform(0, bound)
+        told = error.details.get("retry_after_seconds")
+        if told is None:
+            return wait
+        return told + wait if told <= self._policy.longest_wait_seconds else None

@@ -1,0 +1,255 @@
+"""Where the bytes of a file come from: its present address, and answers to ranges of it that were checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import httpx
+
+from modeldeck._errors import ContentChangedError, ModelDeckError, ServerError
+from modeldeck._types import GGUFFile
+from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
+from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, not_a_hub_error
+from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin, join_url
+
+MAX_REDIRECTS = 5
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+class DoubtfulAddressError(Exception):
+    """The answer may be the address's fault: an expired signature, old content. Resolve again before believing it."""
+
+    def __init__(self, cause: ModelDeckError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class WrongRangeError(Exception):
+    """The server sent other bytes than it was asked for, so it cannot be trusted with ranges."""
+
+    def __init__(self, cause: ModelDeckError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass(slots=True)
+class Body:
+    """A checked answer: bytes from ``start`` to ``stop``. ``is_whole`` when the server ignored the range."""
+
+    start: int
+    stop: int | None
+    is_whole: bool
+    response: httpx.Response = field(repr=False)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self.response.aiter_raw()
+
+
+class Source:
+    """One file at a pinned commit. Any number of connections may use it at once.
+
+    Parameters
+    ----------
+    listed
+        What the listing said of the file; the Hub's answer must agree.
+    """
+
+    def __init__(
+        self,
+        *,
+        hub: HubClient,
+        http: httpx.AsyncClient,
+        endpoint: str,
+        token: str | None,
+        repo_id: str,
+        revision: str,
+        listed: GGUFFile,
+    ) -> None:
+        self._hub = hub
+        self._http = http
+        self._endpoint = endpoint
+        self._token = token
+        self._repo_id = repo_id
+        self._revision = revision
+        self._listed = listed
+        self._lock = anyio.Lock()
+        self._resolved: ResolvedFile | None = None
+        self._url = ""
+        self._found_size: int | None = None
+        self.generation = 0
+
+    @property
+    def filename(self) -> str:
+        return self._listed.filename
+
+    @property
+    def commit_hash(self) -> str | None:
+        return None if self._resolved is None else self._resolved.commit_hash
+
+    def pin(self, commit_hash: str) -> None:
+        """Take the file at this commit, whatever the revision means by the time it is asked for."""
+        self._revision = commit_hash
+
+    @property
+    def resolved(self) -> ResolvedFile:
+        assert self._resolved is not None, "resolve() comes first"
+        return self._resolved
+
+    @property
+    def size(self) -> int | None:
+        if self._listed.size is not None:
+            return self._listed.size
+        if self._resolved is not None and self._resolved.size is not None:
+            return self._resolved.size
+        return self._found_size
+
+    def learn_size(self, size: int) -> None:
+        """The Hub did not tell the size, but the file itself did."""
+        self._found_size = size
+
+    @property
+    def digest(self) -> str | None:
+        """The sha256, or git's sha1 for a file that is not in LFS; ``None`` where neither is known."""
+        resolved = self._resolved
+        if self._listed.sha256 is not None:
+            return self._listed.sha256
+        if resolved is not None and resolved.sha256 is not None:
+            return resolved.sha256
+        if resolved is not None and resolved.etag is not None and re.fullmatch(r"[0-9a-f]{40}", resolved.etag):
+            return resolved.etag
+        return self._listed.oid
+
+    async def resolve(self) -> None:
+        """Ask the Hub for the address, unless it is known.
+
+        Raises
+        ------
+        ContentChangedError
+            When commit, size or digest are not what the listing or an earlier answer said.
+        """
+        await self.resolve_again(0)
+
+    async def resolve_again(self, doubted: int) -> None:
+        """Ask anew, unless somebody else did since the generation that is doubted."""
+        async with self._lock:
+            if self.generation != doubted:
+                return
+            pinned = self._revision if self._resolved is None else self._resolved.commit_hash
+            fresh = await self._hub.resolve(self._repo_id, pinned, self.filename)
+            self._compare(fresh)
+            self._resolved = fresh
+            self._url = fresh.url
+            self.generation += 1
+
+    def _compare(self, fresh: ResolvedFile) -> None:
+        before = self._resolved
+        sizes = {size for size in (self._listed.size, before and before.size, fresh.size) if size is not None}
+        digests = {d for d in (self._listed.sha256, before and before.sha256, fresh.sha256) if d is not None}
+        commits = {before.commit_hash, fresh.commit_hash} if before else {fresh.commit_hash}
+        is_same_content = self._listed.sha256 is not None and fresh.sha256 is not None and len(digests) == 1
+        if len(digests) > 1 or len(commits) > 1 or (len(sizes) > 1 and not is_same_content):
+            raise ContentChangedError(
+                f"{self.filename} on {host_of(self._endpoint)} is no longer the file that was listed. "
+                "List the repository again and start the download from there."
+            )
+
+    @asynccontextmanager
+    async def open(self, start: int, stop: int | None, *, timeouts: httpx.Timeout) -> AsyncIterator[Body]:
+        """Ask for a range and check the answer's head; a ``stop`` of ``None`` asks for the whole file.
+
+        Raises
+        ------
+        DoubtfulAddressError, WrongRangeError
+            See there.
+        ModelDeckError
+            For everything else that goes wrong, also while the body is read.
+        """
+        asked = self._url
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+                if stop is not None:
+                    headers["Range"] = f"bytes={start}-{stop - 1}"
+                headers |= authorization_headers(asked, endpoint=self._endpoint, token=self._token)
+                async with self._http.stream("GET", asked, headers=headers, timeout=timeouts) as response:
+                    if response.has_redirect_location:
+                        target = join_url(asked, response.headers["location"])
+                        if target is None:
+                            raise not_a_hub_error(host_of(asked), "a redirect to no web address")
+                        asked = target
+                        continue
+                    yield self._checked(response, start, stop)
+                    return
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
+            raise error_from_exception(exc, endpoint=asked) from exc
+        raise DoubtfulAddressError(not_a_hub_error(asked, "redirects without end"))
+
+    def _checked(self, response: httpx.Response, start: int, stop: int | None) -> Body:
+        host = host_of(str(response.url))
+        if response.status_code not in (200, 206):
+            raise self._refusal(response)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise WrongRangeError(ServerError(f"{host} sends the file packed. Use another endpoint.", status_code=502))
+        if "text/html" in response.headers.get("content-type", "") and not self.filename.endswith((".html", ".htm")):
+            raise DoubtfulAddressError(not_a_hub_error(str(response.url), "a web page where a file should be"))
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if match is None:
+            if response.status_code == 206:
+                raise WrongRangeError(_bad_range(host))
+            return self._checked_whole(response, host)
+        first, last = int(match[1]), int(match[2])
+        total = None if match[3] == "*" else int(match[3])
+        if total is not None and self.size is None:
+            self.learn_size(total)
+        if total is not None and self.size is not None and total != self.size:
+            raise DoubtfulAddressError(self._changed_size(total, host))
+        if stop is None or first != start or last < first:
+            raise WrongRangeError(_bad_range(host))
+        length = response.headers.get("content-length")
+        if length is not None and length != str(last + 1 - first):
+            raise WrongRangeError(_bad_range(host))
+        return Body(start=first, stop=last + 1, is_whole=False, response=response)
+
+    def _checked_whole(self, response: httpx.Response, host: str) -> Body:
+        text = response.headers.get("content-length", "")
+        length = int(text) if re.fullmatch(r"\d{1,18}", text) else None
+        if length is not None and self.size is not None and length != self.size:
+            raise DoubtfulAddressError(self._changed_size(length, host))
+        return Body(start=0, stop=length, is_whole=True, response=response)
+
+    def _changed_size(self, found: int, host: str) -> ContentChangedError:
+        return ContentChangedError(
+            f"{host} serves {self.filename} with {found} bytes, where the Hub promised {self.size}. "
+            "List the repository again; if that does not help, its server is broken."
+        )
+
+    def _refusal(self, response: httpx.Response) -> Exception:
+        is_hub = is_hub_url(response.url, self._endpoint)
+        error = error_from_response(
+            response.status_code,
+            response.headers,
+            repo_id=self._repo_id,
+            revision=self.resolved.commit_hash,
+            filename=self.filename,
+            endpoint=self._endpoint,
+            is_hub=is_hub,
+        )
+        if response.status_code == 416:
+            return DoubtfulAddressError(self._changed_size(_total_of(response), host_of(str(response.url))))
+        is_endpoint = is_same_origin(response.url, self._endpoint)
+        if response.status_code in (401, 403, 404, 410) and not (is_hub and is_endpoint):
+            return DoubtfulAddressError(error)
+        return error
+
+
+def _total_of(response: httpx.Response) -> int:
+    match = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("content-range", ""))
+    return int(match[1]) if match else 0
+
+
+def _bad_range(host: str) -> ServerError:
+    return ServerError(f"{host} sent other bytes than it was asked for. Try again later.", status_code=502)

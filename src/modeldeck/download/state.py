@@ -1,0 +1,54 @@
+"""The states of a download and the moves between them, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from modeldeck._types import Action, DownloadState
+
+_S = DownloadState
+
+LEGAL_MOVES: Mapping[DownloadState, frozenset[DownloadState]] = MappingProxyType(
+    {
+        _S.QUEUED: frozenset({_S.RESOLVING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.RESOLVING: frozenset({_S.DOWNLOADING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.DOWNLOADING: frozenset({_S.VERIFYING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.VERIFYING: frozenset({_S.DOWNLOADING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
+        _S.FAILED: frozenset({_S.QUEUED, _S.CANCELLED}),
+        _S.READY: frozenset(),
+        _S.CANCELLED: frozenset(),
+    }
+)
+
+_ACTIONS: Mapping[DownloadState, tuple[Action, ...]] = MappingProxyType(
+    {
+        _S.QUEUED: ("pause", "cancel"),
+        _S.RESOLVING: ("pause", "cancel"),
+        _S.DOWNLOADING: ("pause", "cancel"),
+        _S.VERIFYING: ("pause", "cancel"),
+        _S.PAUSED: ("resume", "cancel"),
+        _S.FAILED: ("retry", "cancel", "dismiss"),
+        _S.READY: ("dismiss",),
+        _S.CANCELLED: ("dismiss",),
+    }
+)
+
+
+def can_move(source: DownloadState, target: DownloadState) -> bool:
+    return target in LEGAL_MOVES[source]
+
+
+def actions_of(state: DownloadState) -> tuple[Action, ...]:
+    """The requests that make sense in a state.
+
+    Cancelling discards what is on disk, also of a failed download. Dismissing takes the download off the list and
+    leaves its partial files for a later download of the same file.
+    """
+    return _ACTIONS[state]
+
+
+def is_settled(state: DownloadState) -> bool:
+    """Nothing happens any more until somebody asks for it."""
+    return state.is_final or state is DownloadState.PAUSED

@@ -1,0 +1,42 @@
+"""The threads that touch the disk, so that the event loop never waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREAD_COUNT = 8
+
+
+class DiskThreads:
+    """A pool whose calls are always waited for: a file must not be closed while a thread writes to it."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix="modeldeck-disk")
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Start a call; somebody must ``finish`` it."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    @staticmethod
+    async def finish(future: asyncio.Future[T]) -> T:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([future])
+        return future.result()
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a short blocking function; a cancellation waits for it, and is raised then."""
+        outcome = await self.finish(self.submit(function, *args, **kwargs))
+        await checkpoint_if_cancelled()
+        return outcome
+
+    def shut_down(self) -> None:
+        self._pool.shutdown(wait=True)

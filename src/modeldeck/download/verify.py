@@ -1,0 +1,142 @@
+"""Files that are in the cache: whether they are what the Hub has, and mending those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from modeldeck._types import DownloadRequest, EngineLimits, GGUFFile, LocalModel, VerifiedFile
+from modeldeck.download.digest import STEP_BYTES, FrontHasher
+from modeldeck.download.file import Crew, FileDownload, Tools
+from modeldeck.download.limits import Bandwidth, Connections
+from modeldeck.download.network import EngineTransport
+from modeldeck.download.retry import RetryPolicy
+from modeldeck.download.source import Source
+from modeldeck.download.threads import DiskThreads
+from modeldeck.download.transfer import Patience
+from modeldeck.hub.client import HubClient
+from modeldeck.hub.errors import error_from_os_error
+from modeldeck.hub.urls import is_commit_hash, is_sha256
+
+Progress = Callable[[int, int], object]
+
+
+async def verify_files(
+    model: LocalModel, *, hub: HubClient, repair: bool = False, progress: Progress | None = None
+) -> tuple[VerifiedFile, ...]:
+    """Hash a model's files, whoever downloaded them, and compare with the digests they must have.
+
+    A blob's name is its digest; the Hub is asked only where files are not named so. It may be cancelled at any time.
+
+    Parameters
+    ----------
+    repair
+        Fetch a damaged file again, replace the bytes that differ, and verify it. Its final name is free meanwhile.
+    progress
+        Called with the bytes hashed and the bytes of all files.
+
+    Raises
+    ------
+    ModelDeckError
+        When a file cannot be read or repaired; what was fetched is kept for the next attempt.
+    """
+    named = list(zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True))
+    threads = DiskThreads()
+    try:
+        sizes = [await threads.run(_size_of, path) for _, path in named]
+        outcome = []
+        for index, (filename, path) in enumerate(named):
+            before = sum(sizes[:index])
+
+            def tell(hashed: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + hashed, sum(sizes))
+
+            expected = await threads.run(_digest_in_name, path)
+            if expected is None:
+                resolved = await hub.resolve(model.repo_id, model.commit_hash, filename)
+                expected = resolved.sha256 or (resolved.etag if is_commit_hash(resolved.etag) else None)
+            actual = await _digest_of(path, sizes[index], expected, threads, tell)
+            repaired = 0
+            if repair and expected is not None and actual != expected:
+                repaired = await _repair(path, hub, model, filename, threads)
+                actual = await _digest_of(path, await threads.run(_size_of, path), expected, threads, lambda _: None)
+            outcome.append(VerifiedFile(path=path, expected=expected, actual=actual, repaired_bytes=repaired))
+    except OSError as exc:
+        raise error_from_os_error(exc) from exc
+    finally:
+        threads.shut_down()
+    return tuple(outcome)
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _digest_in_name(path: Path) -> str | None:
+    """The digest that names the blob which a snapshot's file links to."""
+    name = path.readlink().name if path.is_symlink() else ""
+    return name if is_sha256(name) or is_commit_hash(name) else None
+
+
+async def _digest_of(
+    path: Path, size: int, expected: str | None, threads: DiskThreads, tell: Callable[[int], None]
+) -> str:
+    hasher = FrontHasher(expected, size)
+    with path.open("rb", buffering=0) as file:
+        while hasher.position < size:
+            await threads.run(hasher.advance, file.fileno(), min(size, hasher.position + STEP_BYTES))
+            tell(hasher.position)
+    return hasher.hexdigest()
+
+
+async def _repair(path: Path, hub: HubClient, model: LocalModel, filename: str, threads: DiskThreads) -> int:
+    """Mend one file and return the number of bytes that were replaced."""
+    settings = hub.settings
+    cache_dir = path.parents[len(Path(filename).parts) + 2]
+    request = DownloadRequest(
+        repo_id=model.repo_id,
+        revision=model.commit_hash,
+        commit_hash=model.commit_hash,
+        variant_id=model.variant_id,
+        label=model.label,
+        files=(GGUFFile(filename=filename),),
+        endpoint=settings.endpoint,
+        cache_dir=str(cache_dir),
+    )
+    limits = EngineLimits()
+    transport = EngineTransport()
+    http = httpx.AsyncClient(transport=transport, follow_redirects=False)
+    tools = Tools(
+        transport=transport,
+        http=http,
+        threads=threads,
+        bandwidth=Bandwidth(None),
+        connections=Connections(limits),
+        policy=RetryPolicy(),
+        patience=Patience(),
+    )
+    source = Source(
+        hub=hub,
+        http=http,
+        endpoint=settings.endpoint,
+        token=settings.token,
+        repo_id=model.repo_id,
+        revision=model.commit_hash,
+        listed=request.files[0],
+    )
+    file = FileDownload(
+        request=request,
+        file=request.files[0],
+        source=source,
+        tools=tools,
+        crew=Crew(tools.connections),
+        on_phase=lambda: None,
+    )
+    try:
+        return await file.repair(path)
+    finally:
+        await http.aclose()
+        await transport.shut_down()

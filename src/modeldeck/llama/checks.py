@@ -1,0 +1,95 @@
+"""What can be known about a model file before llama.cpp sees it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeldeck._errors import InvalidRequestError, LoadFailedError
+from modeldeck.gguf.header import GGUFHeader, read_header
+from modeldeck.gguf.metadata import GGUFMetadata, model_traits, read_metadata
+
+_SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """A model on disk, checked as far as its header goes. ``paths`` are all its files, the first part first."""
+
+    paths: tuple[Path, ...]
+    metadata: GGUFMetadata
+    is_embedding: bool
+
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
+    @property
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
+
+
+def inspect_model(path: Path) -> ModelFile:
+    """Read the header and find all parts.
+
+    The path is used as it is: what a link in the Hugging Face cache points to has no name that llama.cpp could find the
+    other parts by.
+
+    Raises
+    ------
+    LoadFailedError
+        When this is no model, or not the first of its parts, or a part is missing.
+    GGUFError
+        When this is no GGUF file, or one on which llama.cpp would end the process.
+    """
+    header = read_local(path)
+    paths = _parts(path, header)
+    metadata = read_metadata(header)
+    if metadata.general_type == "mmproj" or metadata.architecture == "clip":
+        raise LoadFailedError(f"{path.name} is a vision projector. Load its model, with mmproj={path.name!r}.")
+    if metadata.general_type == "adapter":
+        raise LoadFailedError(f"{path.name} is a LoRA adapter. Load its base model, with lora_path={path.name!r}.")
+    traits = model_traits(metadata)
+    return ModelFile(paths=paths, metadata=metadata, is_embedding=bool(traits.is_embedding))
+
+
+def check_projector(path: Path) -> None:
+    """Raise unless this is a vision projector."""
+    header = read_local(path)
+    if header.metadata.get("general.architecture") != "clip":
+        raise LoadFailedError(f"{path.name} is no vision projector (mmproj). Load the model without it.")
+
+
+def check_adapter(path: Path) -> None:
+    """Raise unless this is a LoRA adapter; llama.cpp would use anything else as one and crash."""
+    header = read_local(path)
+    if header.metadata.get("general.type") != "adapter":
+        raise InvalidRequestError(f"lora_path: {path.name} is no LoRA adapter in GGUF format.")
+
+
+def read_local(path: Path) -> GGUFHeader:
+    """The header of a file that may not be there."""
+    try:
+        return read_header(path)
+    except OSError as error:
+        raise LoadFailedError(f"{path} cannot be read: {error.strerror}. Download the model again.") from error
+
+
+def _parts(path: Path, header: GGUFHeader) -> tuple[Path, ...]:
+    count = header.metadata.get("split.count", 0)
+    if not isinstance(count, int) or count <= 1:
+        return (path,)
+    name = _SHARD_NAME.fullmatch(path.name)
+    if name is None or int(name["count"]) != count:
+        raise LoadFailedError(
+            f"{path.name} is one of {count} parts, and llama.cpp finds the others by name. "
+            f"Its name must be like NAME-00001-of-{count:05}.gguf; do not rename it or resolve its link."
+        )
+    parts = tuple(path.with_name(f"{name['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
+    if header.metadata.get("split.no", 0) != 0 or int(name["number"]) != 1:
+        raise LoadFailedError(f"{path.name} is not the first of {count} parts. Load {parts[0].name} instead.")
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        raise LoadFailedError(f"The model is incomplete: {', '.join(missing)} is missing. Download it again.")
+    return parts

@@ -1,0 +1,83 @@
+"""Is llama-cpp-python there, and what to do when it is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from modeldeck._errors import LlamaMissingError
+
+_HOW_TO_INSTALL = (
+    'Install it with pip install "modeldeck[llama]", which needs a C++ compiler and CMake and takes some minutes, or '
+    "take a prebuilt wheel from llama-cpp-python's own CPU wheel index (see its README). Then restart the kernel."
+)
+_MISSING = f"llama-cpp-python is not installed. {_HOW_TO_INSTALL}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaAvailability:
+    """Whether models can be loaded here. ``message`` says what to do when not."""
+
+    is_available: bool
+    version: str | None = None
+    message: str | None = None
+
+
+def availability() -> LlamaAvailability:
+    """Look for llama-cpp-python without importing it."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        return LlamaAvailability(is_available=False, message=_MISSING)
+    try:
+        return LlamaAvailability(is_available=True, version=version("llama-cpp-python"))
+    except PackageNotFoundError:
+        return LlamaAvailability(is_available=True)
+
+
+def require_llama_cpp() -> None:
+    """Raise `LlamaMissingError` when llama-cpp-python is not installed, without importing it."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise LlamaMissingError(_MISSING)
+
+
+def import_llama_cpp() -> ModuleType:
+    """Import llama-cpp-python, or say how to get it.
+
+    Raises
+    ------
+    LlamaMissingError
+        When it is not installed, or its native libraries cannot be loaded.
+    """
+    require_llama_cpp()
+    try:
+        with _short_spinning():
+            import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:  # it raises RuntimeError when a library cannot be loaded
+        raise LlamaMissingError(
+            f"llama-cpp-python is installed but cannot be imported: {error}. {_HOW_TO_INSTALL}"
+        ) from error
+    module: ModuleType = llama_cpp
+    return module
+
+
+@contextmanager
+def _short_spinning() -> Iterator[None]:
+    """Let OpenMP's threads sleep soon where they wait for each other, some thousand times a token.
+
+    GNU's reads this when it is loaded. By default it spins for milliseconds, which is right for a process that has the
+    processors to itself; where a second one computes, as on any shared notebook server, each wait then lasts until the
+    scheduler steps in. Measured on two busy cores: 4 tokens/s by default, 30 with this, which is OpenMP's own setting
+    for more threads than processors.
+    """
+    if any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]

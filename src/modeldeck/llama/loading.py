@@ -1,0 +1,152 @@
+"""Loading a model: checks, stages, progress, cancel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
+from modeldeck._types import LoadProgress
+from modeldeck.fit.hardware import probe_hardware
+from modeldeck.llama import vision
+from modeldeck.llama.checks import check_adapter, check_projector, inspect_model
+from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
+from modeldeck.llama.measured import MeasurementStore, Recorder
+from modeldeck.llama.options import check_names, choose_options
+
+if TYPE_CHECKING:
+    from modeldeck.llama.guard import Guarded
+
+_READ_BYTES = 8 << 20
+
+
+def load(
+    path: str | Path,
+    *,
+    n_ctx: int | None = None,
+    progress: Callable[[LoadProgress], object] | None = None,
+    cancel: threading.Event | None = None,
+    mmproj: str | Path | None = None,
+    measurements: MeasurementStore | None = None,
+    **kwargs: Any,
+) -> Guarded:
+    """Load a GGUF file and return it as a ready `Llama`. Blocks; the interpreter is free meanwhile.
+
+    Parameters
+    ----------
+    path
+        The model's file, the first part of a split model. Links are not resolved.
+    n_ctx
+        Context length in tokens, 0 for the model's own. By default 4096, or less where the model or the memory ends.
+    progress
+        Called with each `LoadProgress`: "reading" the header, and the whole file when it is to be mapped; "opening" it
+        (the vocabulary); "loading" the weights; "ready". An exception it raises ends the load.
+    cancel
+        Set it from another thread to end the load and get the memory back.
+    mmproj
+        The model's vision projector: with it, messages may contain images.
+    measurements
+        Where to keep what the load and the first generation took.
+    **kwargs
+        Passed on to ``llama_cpp.Llama``. What is not given is chosen for this machine.
+
+    Raises
+    ------
+    LlamaMissingError
+        When llama-cpp-python is not installed.
+    GGUFError, LoadFailedError
+        When the file is damaged, or llama.cpp cannot load it; the message has llama.cpp's own reason.
+    DoesNotFitError
+        When it needs more memory than there is. Nothing has been allocated.
+    LoadCancelledError
+        When ``cancel`` was set.
+    """
+    require_llama_cpp()
+    stages = _Stages(progress, cancel or threading.Event())
+    path = Path(path).absolute()
+    projector = None if mmproj is None else Path(mmproj).absolute()
+    stages.enter("reading")
+    recorder = None if measurements is None else Recorder(measurements, path)
+    model = inspect_model(path)
+    if projector is not None:
+        check_projector(projector)
+    if kwargs.get("lora_path"):
+        check_adapter(Path(kwargs["lora_path"]))
+    options = choose_options(model, probe_hardware(), {"n_ctx": n_ctx, **kwargs}, mmproj=projector)
+    if options["use_mmap"]:
+        stages.read(model.paths)
+    stages.enter("opening")
+    llama_cpp = import_llama_cpp()
+    check_names(llama_cpp, kwargs)
+    if projector is not None and options.get("chat_handler") is None:
+        options["chat_handler"] = vision.make_handler(llama_cpp, projector, bool(model.metadata.has_chat_template))
+    stages.check()
+    llama = _construct(path, options, stages)
+    try:
+        if projector is not None:
+            vision.open_projector(llama, projector)
+        if recorder is not None:
+            recorder.loaded()
+            llama._guard.recorder = recorder
+        stages.enter("ready", 1.0)
+    except BaseException:
+        llama.unload()
+        raise
+    return llama
+
+
+def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Guarded:
+    from modeldeck.llama.guard import llama_class
+
+    try:
+        return llama_class()(str(path), on_load_progress=stages.on_native_progress, **options)
+    except LlamaCrashedError as error:
+        raise LoadFailedError(
+            f"llama.cpp cannot load {path.name}: {error.reason}. The file is damaged, or an option is wrong."
+        ) from error
+    except ModelDeckError:
+        stages.check()
+        raise
+
+
+class _Stages:
+    """Tells how far the load is, and ends it when it has been cancelled."""
+
+    def __init__(self, progress: Callable[[LoadProgress], object] | None, cancel: threading.Event) -> None:
+        self._progress = progress
+        self._cancel = cancel
+        self._failure: BaseException | None = None
+
+    def enter(self, stage: Any, fraction: float | None = None) -> None:
+        self.check()
+        if self._progress is not None:
+            self._progress(LoadProgress(stage=stage, fraction=fraction))
+
+    def check(self) -> None:
+        """Raise when the load is to end."""
+        if self._failure is not None:
+            raise self._failure
+        if self._cancel.is_set():
+            raise LoadCancelledError("Loading was cancelled. Its memory has been given back.")
+
+    def on_native_progress(self, fraction: float) -> bool:
+        """llama.cpp's callback: ``False`` ends the load."""
+        try:
+            self.enter("loading", fraction)
+        except BaseException as error:  # noqa: BLE001 - no exception can pass through native code
+            self._failure = error
+            return False
+        return True
+
+    def read(self, paths: tuple[Path, ...]) -> None:
+        """Bring the files into the page cache: mapped, they would be read in one silent call without a way out."""
+        total = sum(path.stat().st_size for path in paths)
+        done = 0
+        buffer = bytearray(_READ_BYTES)
+        for path in paths:
+            with path.open("rb", buffering=0) as file:
+                while count := file.readinto(buffer):
+                    done += count
+                    self.enter("reading", done / total)

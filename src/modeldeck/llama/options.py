@@ -1,0 +1,148 @@
+"""The options a model is loaded with: the caller's, and for the rest what suits a notebook on this machine."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from modeldeck._errors import DoesNotFitError, InvalidRequestError
+from modeldeck._types import FitEstimate
+from modeldeck.fit.estimate import DEFAULT_N_CTX, estimate_fit
+from modeldeck.fit.hardware import Hardware
+from modeldeck.fit.memory import DEFAULT_N_UBATCH, ContextOptions
+from modeldeck.gguf.ggml_types import GGML_TYPES
+from modeldeck.llama.checks import ModelFile
+
+_MAX_EMBEDDING_N_CTX = 2048
+_MIN_N_CTX = 256
+_MAX_N_CTX = 1 << 30
+_F32_BYTES = 4
+_F16_TYPE_ID = 1
+
+
+def choose_options(
+    model: ModelFile, hardware: Hardware, given: dict[str, Any], *, mmproj: Path | None = None
+) -> dict[str, Any]:
+    """All options for ``Llama(...)``. What is ``given`` stays as it is.
+
+    Without wishes: a context of 4096 tokens, or what the model was made for, or what fits; the processors this process
+    may use, because more threads than those are up to 15 times slower; weights in memory of our own, because mapped
+    ones are kept twice on a CPU; flash attention, which needs a tenth of the memory; all layers on the GPU if it can.
+
+    Raises
+    ------
+    DoesNotFitError
+        When the model needs more memory than there is, at the context length asked for.
+    InvalidRequestError
+        When a value makes no sense.
+    """
+    given = {name: value for name, value in given.items() if name != "n_ctx" or value is not None}
+    options: dict[str, Any] = {
+        "embedding": model.is_embedding,
+        "flash_attn": not model.is_embedding,
+        "n_threads": hardware.cpu_count,
+        "n_threads_batch": hardware.cpu_count,
+        "verbose": False,
+        **given,
+    }
+    _check_threads(options)
+    wanted = _wanted_n_ctx(model, options)
+    fit = _estimate(model, hardware, options, wanted, mmproj)
+    if fit.verdict == "too_large" and "n_ctx" not in given and (fit.max_n_ctx or 0) >= _MIN_N_CTX:
+        wanted = min(wanted, fit.max_n_ctx or wanted)
+    elif fit.verdict == "too_large":
+        raise _does_not_fit(model, fit)
+    options["n_ctx"] = wanted
+    options.setdefault("n_gpu_layers", _gpu_layers(hardware, fit))
+    options.setdefault("use_mmap", bool(hardware.gpus) and options["n_gpu_layers"] != 0)
+    if options["embedding"]:
+        # An encoder must see a text at once: more tokens than n_ubatch end the process.
+        options.setdefault("n_batch", wanted)
+        options["n_ubatch"] = options["n_batch"]
+    return options
+
+
+def check_names(llama_cpp: ModuleType, given: dict[str, Any]) -> None:
+    """Refuse options that ``Llama(...)`` does not know; it would ignore them in silence."""
+    known = inspect.signature(llama_cpp.Llama.__init__).parameters
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidRequestError(f"llama_cpp.Llama has no option {', '.join(unknown)}. See help(llama_cpp.Llama).")
+
+
+def _wanted_n_ctx(model: ModelFile, options: dict[str, Any]) -> int:
+    longest = model.metadata.context_length or DEFAULT_N_CTX
+    n_ctx = options.get("n_ctx")
+    if n_ctx is not None and (not isinstance(n_ctx, int) or not 0 <= n_ctx <= _MAX_N_CTX):
+        raise InvalidRequestError(f"n_ctx must be a number of tokens, or 0 for the model's own {longest}.")
+    if options["embedding"]:
+        # Position embeddings end at the model's context length; beyond it llama.cpp reads past them.
+        return min(longest, n_ctx or _MAX_EMBEDDING_N_CTX)
+    if n_ctx is None:
+        return min(longest, DEFAULT_N_CTX)
+    return n_ctx or longest
+
+
+def _check_threads(options: dict[str, Any]) -> None:
+    processors = os.cpu_count() or 1
+    for name in ("n_threads", "n_threads_batch"):
+        count = options[name]
+        # OpenMP ends the process when it cannot start as many threads.
+        if count is not None and not (isinstance(count, int) and 1 <= count <= processors):
+            raise InvalidRequestError(f"{name} must be between 1 and {processors}, the processors of this machine.")
+
+
+def _estimate(
+    model: ModelFile, hardware: Hardware, options: dict[str, Any], n_ctx: int, mmproj: Path | None
+) -> FitEstimate:
+    beside_bytes = sum(Path(path).stat().st_size for path in (mmproj, options.get("lora_path")) if path)
+    if options.get("logits_all"):
+        beside_bytes += n_ctx * (model.metadata.vocab_size or 0) * _F32_BYTES
+    n_ubatch = options.get("n_ubatch", DEFAULT_N_UBATCH)
+    context = ContextOptions(
+        n_ubatch=n_ctx if options["embedding"] else n_ubatch,
+        type_k=_type_name(options, "type_k"),
+        type_v=_type_name(options, "type_v"),
+        flash_attn=options["flash_attn"],
+        swa_full=options.get("swa_full") is not False,
+    )
+    return estimate_fit(
+        model.metadata,
+        # Who asks for mapped weights accepts that they come from disk again and again.
+        weights_bytes=0 if options.get("use_mmap") else model.size,
+        sidecar_bytes=beside_bytes,
+        n_ctx=n_ctx,
+        hardware=hardware,
+        options=context,
+    )
+
+
+def _type_name(options: dict[str, Any], name: str) -> str:
+    type_id = options.get(name)
+    type_id = _F16_TYPE_ID if type_id is None else type_id
+    if type_id not in GGML_TYPES:
+        raise InvalidRequestError(f"{name} must be one of llama_cpp's GGML_TYPE_* numbers, not {type_id!r}.")
+    return GGML_TYPES[type_id].name
+
+
+def _gpu_layers(hardware: Hardware, fit: FitEstimate) -> int:
+    if not hardware.gpus:
+        return 0
+    return fit.n_gpu_layers or 0 if fit.verdict == "partial" else -1
+
+
+def _does_not_fit(model: ModelFile, fit: FitEstimate) -> DoesNotFitError:
+    needed, available = fit.needed_bytes or 0, fit.available_bytes or 0
+    advice = "Take a smaller variant, or unload another model."
+    if fit.max_n_ctx:
+        advice = f"Up to n_ctx={fit.max_n_ctx} fits."
+    return DoesNotFitError(
+        f"{model.path.name} needs {needed / 2**30:.1f} GiB with n_ctx={fit.n_ctx}, and {available / 2**30:.1f} GiB are "
+        f"free. {advice}",
+        needed_bytes=needed,
+        available_bytes=available,
+        max_n_ctx=fit.max_n_ctx,
+    )

@@ -1,0 +1,169 @@
+"""Where an engine is found: one per user, cache directory and modeldeck version.
+
+The runtime directory holds the socket, the lock and the log. ``/tmp/modeldeck-UID`` comes first because it depends on
+nothing but the user: XDG_RUNTIME_DIR and TMPDIR differ between a login shell, a Jupyter server and a cron job, and then
+one user would have several engines. It is only used when it belongs to the user and nobody else can enter it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeldeck import __version__
+from modeldeck._errors import EngineLostError
+
+RUNTIME_VARIABLE = "MODELDECK_RUNTIME_DIR"
+STATE_VARIABLE = "MODELDECK_STATE_DIR"
+TRANSPORT_VARIABLE = "MODELDECK_ENGINE_TRANSPORT"
+
+MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
+"""``sun_path`` of ``sockaddr_un`` without its final NUL byte (unix(7))."""
+
+_DIGEST_CHARACTERS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlace:
+    """Where one engine lives. ``name`` is the stem of its files in ``directory``."""
+
+    directory: Path
+    name: str
+    transport: Literal["unix", "tcp"] = "unix"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.directory / f"{self.name}.sock"
+
+    @property
+    def address_path(self) -> Path:
+        """Port and secret of an engine that listens on TCP."""
+        return self.directory / f"{self.name}.json"
+
+    @property
+    def lock_path(self) -> Path:
+        """Locked for as long as the engine's process lives."""
+        return self.directory / f"{self.name}.lock"
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / f"{self.name}.log"
+
+
+def find_place(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> EnginePlace:
+    """The place of the engine for ``cache_dir``; its directory is made when it is missing.
+
+    Raises
+    ------
+    EngineLostError
+        When no directory can hold a private socket.
+    """
+    problems = []
+    for directory in runtime_directories(environ, user=user_name(), platform=sys.platform):
+        place = place_in(directory, cache_dir, environ)
+        if place is None:
+            problems.append(f"{directory} is too long for a socket")
+            continue
+        try:
+            claim_directory(directory)
+        except OSError as error:
+            problems.append(f"{directory}: {error.strerror or error}")
+        else:
+            return place
+    raise EngineLostError(
+        f"No directory can hold the engine's socket ({'; '.join(problems)}). "
+        f"Set {RUNTIME_VARIABLE} to a short path that only you can write."
+    )
+
+
+def runtime_directories(environ: Mapping[str, str], *, user: str, platform: str) -> Iterator[Path]:
+    """Candidates, best first. An explicit one has no alternative."""
+    if explicit := environ.get(RUNTIME_VARIABLE):
+        yield Path(explicit).absolute()
+        return
+    if platform == "win32":
+        for variable in ("LOCALAPPDATA", "TEMP"):
+            if base := environ.get(variable):
+                yield Path(base) / "modeldeck" / "run"
+        return
+    yield Path("/tmp") / f"modeldeck-{user}"
+    if base := environ.get("XDG_RUNTIME_DIR"):
+        yield Path(base) / "modeldeck"
+    if base := environ.get("TMPDIR"):
+        yield Path(base).absolute() / f"modeldeck-{user}"
+    yield Path("/var/tmp") / f"modeldeck-{user}"
+    if home := _home(environ):
+        yield home / ".cache" / "modeldeck" / "run"
+
+
+def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir: Path, platform: str) -> Iterator[Path]:
+    """Where the list of downloads may be kept, best first. The last is lost when the machine restarts.
+
+    It does not depend on the version, so that an update of modeldeck still shows what was paused before it.
+    """
+    name = _digest(_normal(cache_dir))
+    if explicit := environ.get(STATE_VARIABLE):
+        yield Path(explicit).absolute() / name
+    elif platform == "win32":
+        if base := environ.get("LOCALAPPDATA"):
+            yield Path(base) / "modeldeck" / "state" / name
+    elif base := environ.get("XDG_STATE_HOME"):
+        yield Path(base) / "modeldeck" / name
+    elif home := _home(environ):
+        yield home / ".local" / "state" / "modeldeck" / name
+    yield place.directory / f"{place.name}.state"
+
+
+def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:
+    """The place in ``directory``, under a shorter name when the path gets too long; ``None`` when it still is."""
+    is_tcp = sys.platform == "win32" or environ.get(TRANSPORT_VARIABLE) == "tcp"
+    cache = _normal(cache_dir)
+    for name in (f"{__version__}-{_digest(cache)}", _digest(f"{__version__}\0{cache}")):
+        place = EnginePlace(directory=directory, name=name, transport="tcp" if is_tcp else "unix")
+        if is_tcp or len(os.fsencode(place.socket_path)) <= MAX_SOCKET_PATH_BYTES:
+            return place
+    return None
+
+
+def claim_directory(directory: Path) -> None:
+    """Make ``directory``, or check that it is a real directory of ours that nobody else can enter.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made or used, or is not ours.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if sys.platform != "win32":
+        info = directory.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+            raise PermissionError(None, "it belongs to somebody else")
+        if stat.S_IMODE(info.st_mode) & 0o077:
+            directory.chmod(0o700)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(None, "it cannot be written")
+
+
+def user_name() -> str:
+    """What tells one user of this machine from another."""
+    return str(os.getuid()) if sys.platform != "win32" else ""
+
+
+def _home(environ: Mapping[str, str]) -> Path | None:
+    """The home directory when there is one. A missing home is not ours to make."""
+    home = environ.get("HOME")
+    return Path(home) if home and os.path.isdir(home) else None
+
+
+def _normal(cache_dir: Path) -> str:
+    return os.path.realpath(cache_dir)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:_DIGEST_CHARACTERS]

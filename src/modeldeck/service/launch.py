@@ -1,0 +1,111 @@
+"""Starts an engine in a process of its own, which no end of the caller's process touches."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import modeldeck
+from modeldeck._errors import EngineLostError
+from modeldeck._loop import in_daemon_thread
+from modeldeck.service.discovery import EnginePlace
+
+START_SECONDS = 30.0
+READY = b"ready"
+"""What the engine writes to its standard output once it listens. Anything else there says why it does not."""
+
+SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"})
+_LOG_MODE = 0o600
+
+if sys.platform == "win32":
+    _CREATION_FLAGS = (
+        subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_BREAKAWAY_FROM_JOB
+    )
+else:
+    _CREATION_FLAGS = 0
+
+
+def engine_command() -> tuple[str, ...]:
+    """How to run the engine's program.
+
+    Raises
+    ------
+    EngineLostError
+        When there is no Python to run it with.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise EngineLostError("There is no Python interpreter to run the engine with.")
+    return (sys.executable, "-P", "-m", "modeldeck.service")
+
+
+def start_engine(place: EnginePlace, cache_dir: Path, command: Sequence[str] | None = None) -> None:
+    """Start an engine at ``place`` and return when one listens there, whoever won the race.
+
+    Raises
+    ------
+    EngineLostError
+        When the process cannot be started or ends before it listens.
+    """
+    arguments = [
+        *(command or engine_command()),
+        *("--cache-dir", str(cache_dir)),
+        *("--runtime-dir", str(place.directory)),
+        *("--name", place.name),
+        *("--transport", place.transport),
+        "--detach",
+    ]
+    try:
+        log = os.open(place.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _LOG_MODE)
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=os.path.abspath(os.sep),
+                env=engine_environment(os.environ),
+                start_new_session=True,
+                creationflags=_CREATION_FLAGS,
+            )
+        finally:
+            os.close(log)
+    except OSError as error:
+        raise EngineLostError(f"The engine's process cannot be started: {error.strerror or error}.") from error
+    assert process.stdout is not None
+    with process.stdout as output:
+        try:
+            word = in_daemon_thread(output.readline).result(START_SECONDS).strip()
+        except TimeoutError:
+            process.kill()
+            word = b"it did not answer in time"
+    if sys.platform == "win32":
+        process.returncode = 0  # it goes on; do not warn about that when this object is forgotten
+    else:
+        process.wait()  # the process that went on is its child
+    if word != READY:
+        reason = word.decode(errors="replace") or _last_line(place.log_path)
+        raise EngineLostError(f"The engine's process ended before it was ready: {reason}. See {place.log_path}.")
+
+
+def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment without tokens, and with import paths that hold from any directory."""
+    result = {name: value for name, value in environ.items() if name not in SECRET_VARIABLES}
+    paths = [os.path.abspath(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    package_root = str(Path(modeldeck.__file__).parent.parent)
+    if package_root not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
+        paths.append(package_root)
+    if paths:
+        result["PYTHONPATH"] = os.pathsep.join(paths)
+    return result
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"

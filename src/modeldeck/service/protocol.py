@@ -1,0 +1,203 @@
+"""The language between an engine and its clients: length-prefixed frames of JSON, typed and checked on both sides.
+
+A frame is a length (4 bytes, big-endian) and that many bytes of JSON. A client says ``Hello`` first; the engine sends
+an ``Update`` for every download it knows, then the answer to the hello, then updates as they come. Each request carries
+an ``id`` and gets exactly one ``Answer`` or ``Failure`` with it. A message that cannot be understood gets a
+``Failure``, with its id where that could be read, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from modeldeck._errors import ProtocolError
+from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, ErrorInfo
+
+PROTOCOL = 1
+"""Grows when a message changes. Another modeldeck version has its own engine: this guards development trees."""
+
+MAX_REQUEST_BYTES = 1024 * 1024
+MAX_REPLY_BYTES = 8 * MAX_REQUEST_BYTES
+"""A snapshot holds its request, so every snapshot of an accepted request fits."""
+_LENGTH_BYTES = 4
+
+BAD_CONTENT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no message."""
+
+RequestId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""Small enough to be exact in every JSON reader."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """Base of all messages."""
+
+
+# --- from the client --------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """The first message. ``secret`` is needed where the socket itself does not prove who connects.
+
+    An observer is not counted as a client and gets no updates.
+    """
+
+    id: RequestId
+    protocol: int
+    version: str
+    secret: str | None = None
+    is_observer: bool = False
+
+
+class Submit(Message, frozen=True, tag="submit"):
+    id: RequestId
+    request: DownloadRequest
+    token: str | None = None
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    id: RequestId
+    job_id: str
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    id: RequestId
+    job_id: str
+    token: str | None = None
+
+
+class Cancel(Message, frozen=True, tag="cancel"):
+    id: RequestId
+    job_id: str
+
+
+class Retry(Message, frozen=True, tag="retry"):
+    id: RequestId
+    job_id: str
+    token: str | None = None
+
+
+class Dismiss(Message, frozen=True, tag="dismiss"):
+    id: RequestId
+    job_id: str
+
+
+class SetLimits(Message, frozen=True, tag="set_limits"):
+    id: RequestId
+    limits: EngineLimits
+
+
+class Status(Message, frozen=True, tag="status"):
+    id: RequestId
+
+
+class Stop(Message, frozen=True, tag="stop"):
+    """End the engine; what moves is paused first."""
+
+    id: RequestId
+
+
+Request: TypeAlias = Hello | Submit | Pause | Resume | Cancel | Retry | Dismiss | SetLimits | Status | Stop
+
+
+# --- from the engine --------------------------------------------------------------------------------------------------
+
+
+class Answer(Message, frozen=True, tag="answer"):
+    """What the request with this ``id`` asked for: a snapshot, a status, or null."""
+
+    id: RequestId
+    result: msgspec.Raw
+
+
+class Failure(Message, frozen=True, tag="failure"):
+    id: RequestId | None
+    error: ErrorInfo
+
+
+class Update(Message, frozen=True, tag="update"):
+    snapshot: DownloadSnapshot
+
+
+class Removed(Message, frozen=True, tag="removed"):
+    job_id: str
+
+
+class Farewell(Message, frozen=True, tag="farewell"):
+    """The engine ends because it was told to; clients do not start another until they need one."""
+
+
+Reply: TypeAlias = Answer | Failure | Update | Removed | Farewell
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+class FrameReader:
+    """Cuts a stream into frames. Sans I/O: feed it what arrived, get what is complete."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add ``data`` and return the complete frames' contents.
+
+        Raises
+        ------
+        ProtocolError
+            When a frame says it is longer than allowed. The stream cannot be understood any further.
+        """
+        self._buffer += data
+        frames = []
+        while len(self._buffer) >= _LENGTH_BYTES:
+            length = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
+            if length > self._max_bytes:
+                raise ProtocolError(f"A message of {length} bytes is longer than the {self._max_bytes} allowed.")
+            stop = _LENGTH_BYTES + length
+            if len(self._buffer) < stop:
+                break
+            frames.append(bytes(self._buffer[_LENGTH_BYTES:stop]))
+            del self._buffer[:stop]
+        return frames
+
+
+def encode(message: Request | Reply) -> bytes:
+    """The frame that carries ``message``. Details of an error that JSON does not know become text."""
+    content = msgspec.json.encode(message, enc_hook=str)
+    return len(content).to_bytes(_LENGTH_BYTES, "big") + content
+
+
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_replies: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+
+
+def decode_request(content: bytes) -> Request:
+    """A client's message, or ``ProtocolError``, whose ``id`` is the message's where it could be read.
+
+    msgspec's errors name the place and the types, never the value, so a token cannot get into them.
+    """
+    try:
+        return _requests.decode(content)
+    except BAD_CONTENT as error:
+        raise ProtocolError(f"The engine does not understand this message: {error}.", id=_id_of(content)) from None
+
+
+def decode_reply(content: bytes) -> Reply:
+    """The engine's message, or ``ProtocolError``."""
+    try:
+        return _replies.decode(content)
+    except BAD_CONTENT as error:
+        raise ProtocolError(f"The engine's message was not understood: {error}.") from None
+
+
+class _Identified(msgspec.Struct):
+    id: RequestId | None = None
+
+
+def _id_of(content: bytes) -> int | None:
+    try:
+        return msgspec.json.decode(content, type=_Identified).id
+    except BAD_CONTENT:
+        return None

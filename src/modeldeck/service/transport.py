@@ -1,0 +1,109 @@
+"""Connections to an engine: a Unix socket, or loopback TCP with a secret where there are no Unix sockets.
+
+The Unix socket (0600 in a 0700 directory, and the peer's user id is checked on both ends) says by itself who connects.
+TCP on Windows follows the same code but was only tested on Linux, with MODELDECK_ENGINE_TRANSPORT=tcp.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import struct
+from contextlib import suppress
+
+import msgspec
+
+from modeldeck._errors import EngineLostError
+from modeldeck.service.discovery import EnginePlace
+
+DIAL_SECONDS = 5.0
+_BACKLOG = 64
+_PRIVATE = 0o600
+
+
+class TcpAddress(msgspec.Struct, frozen=True):
+    """What the private file beside a TCP engine says."""
+
+    port: int
+    secret: str
+
+
+def listen(place: EnginePlace) -> tuple[socket.socket, str | None]:
+    """Open the engine's listening socket; the caller holds the place's lock. Gives the secret clients must know."""
+    remove_address(place)  # of an engine that was killed
+    if place.transport == "tcp":
+        listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        secret = secrets.token_urlsafe(32)
+        content = msgspec.json.encode(TcpAddress(port=listener.getsockname()[1], secret=secret))
+        new = place.address_path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "wb") as file:
+            file.write(content)
+        new.replace(place.address_path)
+        return listener, secret
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(os.fspath(place.socket_path))
+        place.socket_path.chmod(_PRIVATE)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener, None
+
+
+def remove_address(place: EnginePlace) -> None:
+    """Take away what leads clients to the engine."""
+    for path in (place.socket_path, place.address_path):
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
+    """Connect to a running engine. Gives the secret to say hello with.
+
+    Raises
+    ------
+    OSError
+        When none listens there.
+    EngineLostError
+        When somebody else's process does.
+    """
+    if place.transport == "tcp":
+        try:
+            address = msgspec.json.decode(place.address_path.read_bytes(), type=TcpAddress)
+        except msgspec.DecodeError:
+            raise ConnectionRefusedError(None, f"{place.address_path} is damaged") from None
+        return socket.create_connection(("127.0.0.1", address.port), timeout=DIAL_SECONDS), address.secret
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(DIAL_SECONDS)
+        connection.connect(os.fspath(place.socket_path))
+        if not is_own_peer(connection):
+            raise EngineLostError(f"The engine at {place.socket_path} belongs to another user. Remove that file.")
+    except BaseException:
+        connection.close()
+        raise
+    return connection, None
+
+
+def is_own_peer(connection: socket.socket) -> bool:
+    """Whether the other end belongs to this user. Where the system cannot tell, the directory's mode has to do."""
+    credentials = _peer_credentials(connection)
+    return credentials is None or credentials[1] == os.getuid()
+
+
+def peer_pid(connection: socket.socket) -> int | None:
+    """The process at the other end, where the system can tell. Unlike a written number it cannot be another's."""
+    credentials = _peer_credentials(connection)
+    return credentials and credentials[0]
+
+
+def _peer_credentials(connection: socket.socket) -> tuple[int, int] | None:
+    """Process and user id of a Unix socket's other end (``struct ucred`` of unix(7), Linux)."""
+    if connection.family != getattr(socket, "AF_UNIX", None) or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", data)
+    return pid, uid

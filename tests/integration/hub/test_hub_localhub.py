@@ -1,0 +1,213 @@
+"""The client against the local hub: a whole Hub with a second origin, over plain HTTP and TLS."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from modeldeck._errors import ModelDeckError
+from modeldeck._settings import Settings
+from modeldeck._types import SearchQuery
+from modeldeck.hub import client as client_module
+from modeldeck.hub.client import HubClient
+from modeldeck.localhub import Cut, LocalHub, MirrorHeaders, RedirectLoop, Reply
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = b"GGUF" + bytes(range(256)) * 40
+FILES = {"README.md": b"# m", "m-Q4_K_M.gguf": CONTENT, "BF16/m-BF16.gguf": CONTENT * 2}
+
+
+@pytest.fixture
+def local() -> Iterator[LocalHub]:
+    with LocalHub(tokens={"hf_good": ["o/closed"], "hf_other": []}, tree_page_size=2) as hub:
+        hub.add_repo("o/n", FILES, license="mit", likes=3, downloads=7, tags=["conversational"], aliases=["n"])
+        hub.add_repo("o/closed", {"m.gguf": CONTENT}, gated="manual")
+        hub.add_repo("o/gone", {"m.gguf": CONTENT}, is_disabled=True)
+        for number in range(5):
+            hub.add_repo(f"many/m{number}", {"m.gguf": b"GGUF%d" % number})
+        yield hub
+
+
+@pytest.fixture
+async def connect(
+    local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[Callable[..., HubClient]]:
+    monkeypatch.setattr(client_module, "_BACKOFF_SECONDS", (0.0, 0.0))
+    clients: list[HubClient] = []
+
+    def connect(token: str | None = None) -> HubClient:
+        clients.append(HubClient(Settings(endpoint=local.endpoint, cache_dir=tmp_path, token=token)))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def client(connect: Callable[..., HubClient]) -> HubClient:
+    return connect()
+
+
+async def raised_by(call: Any) -> ModelDeckError:
+    with pytest.raises(ModelDeckError) as caught:
+        await call
+    return caught.value
+
+
+async def test_search_and_its_pages(client: HubClient) -> None:
+    (model,) = (await client.search(SearchQuery(text="o/n"))).models
+    assert (model.repo_id, model.license, model.likes, model.downloads) == ("o/n", "mit", 3, 7)
+    names: list[str] = []
+    cursor = None
+    while True:
+        page = await client.search(SearchQuery(author="many", limit=2), cursor=cursor)
+        assert len(page.models) <= 2
+        names += [model.repo_id for model in page.models]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(names) == [f"many/m{number}" for number in range(5)]
+
+
+async def test_a_listing_of_several_pages(client: HubClient, local: LocalHub) -> None:
+    listing = await client.listing("o/n")
+    assert {file.filename: (file.size, file.sha256) for file in listing.files} == {
+        "README.md": (3, None),
+        "m-Q4_K_M.gguf": (len(CONTENT), local.sha256("o/n", "m-Q4_K_M.gguf")),
+        "BF16/m-BF16.gguf": (2 * len(CONTENT), local.sha256("o/n", "BF16/m-BF16.gguf")),
+    }
+    assert len([record for record in local.requests.snapshot() if "/tree/" in record.path]) > 1
+
+
+async def test_an_old_id_leads_to_the_canonical_one(client: HubClient) -> None:
+    assert (await client.listing("n")).repo_id == "o/n"
+    assert (await client.resolve("n", "main", "m-Q4_K_M.gguf")).size == len(CONTENT)
+
+
+async def test_a_file_is_resolved_and_read_in_part(client: HubClient, local: LocalHub) -> None:
+    name = "BF16/m-BF16.gguf"
+    resolved = await client.resolve("o/n", "main", name)
+    assert resolved.sha256 == local.sha256("o/n", name)
+    assert resolved.size == 2 * len(CONTENT)
+    assert resolved.is_signed_elsewhere
+    assert resolved.url.startswith(local.cdn_origin)
+    assert await client.fetch_range("o/n", resolved.commit_hash, name, 100, 5000) == (CONTENT * 2)[100:5000]
+    small = await client.resolve("o/n", "main", "README.md")
+    assert (small.size, small.sha256, small.commit_hash) == (3, None, resolved.commit_hash)
+    assert await client.fetch_range("o/n", "main", "README.md", 0, 100) == b"# m"
+
+
+async def test_what_is_not_there_is_told_apart(client: HubClient) -> None:
+    assert (await raised_by(client.listing("o/none"))).code == "repo_not_found"
+    assert (await raised_by(client.listing("o/n", "v9"))).code == "revision_not_found"
+    assert (await raised_by(client.resolve("o/none", "main", "m.gguf"))).code == "repo_not_found"
+    assert (await raised_by(client.resolve("o/n", "v9", "m.gguf"))).code == "revision_not_found"
+    assert (await raised_by(client.resolve("o/n", "main", "m.gguf"))).code == "file_not_found"
+    assert (await raised_by(client.listing("not an id"))).code == "invalid_request"
+
+
+async def test_a_gated_repository_is_listed_but_its_bytes_need_a_grant(
+    connect: Callable[..., HubClient], local: LocalHub
+) -> None:
+    assert (await connect().listing("o/closed")).gated == "manual"
+    for token in (None, "hf_other"):
+        error = await raised_by(connect(token).resolve("o/closed", "main", "m.gguf"))
+        assert (error.code, error.url) == ("gated", f"{local.endpoint}/o/closed")
+    resolved = await connect("hf_good").resolve("o/closed", "main", "m.gguf")
+    assert resolved.size == len(CONTENT)
+
+
+async def test_a_token_that_nobody_made_is_told(connect: Callable[..., HubClient]) -> None:
+    error = await raised_by(connect("hf_unknown").listing("o/n"))
+    assert error.code in ("unauthorized", "repo_not_found")
+    assert "HF_TOKEN" in error.message
+
+
+async def test_the_token_never_reaches_the_cdn(connect: Callable[..., HubClient], local: LocalHub) -> None:
+    client = connect("hf_good")
+    assert await client.fetch_range("o/closed", "main", "m.gguf", 0, 4) == b"GGUF"
+    to_cdn = local.requests.to("cdn")
+    assert len(to_cdn) == 1
+    assert not any("authorization" in record.headers for record in to_cdn)
+    assert all("authorization" in record.headers for record in local.requests.to("hub"))
+
+
+@pytest.mark.parametrize("effect", [RedirectLoop(), Reply(503), Reply(418)])
+async def test_a_strange_hub_gives_a_clean_error(client: HubClient, local: LocalHub, effect: Any) -> None:
+    local.faults.add(effect, origin="hub", path="*/resolve/*")
+    assert (await raised_by(client.resolve("o/n", "main", "m-Q4_K_M.gguf"))).code == "server_error"
+
+
+@pytest.mark.parametrize("is_quoted", [False, True])
+async def test_a_mirror_without_linked_headers_is_understood(
+    client: HubClient, local: LocalHub, is_quoted: bool
+) -> None:
+    local.faults.add(MirrorHeaders(is_quoted=is_quoted), origin="hub", path="*/resolve/*")
+    resolved = await client.resolve("o/n", "main", "m-Q4_K_M.gguf")
+    assert (resolved.sha256, resolved.size) == (local.sha256("o/n", "m-Q4_K_M.gguf"), None)
+    assert await client.fetch_range("o/n", "main", "m-Q4_K_M.gguf", 4, 900) == CONTENT[4:900]
+
+
+async def test_the_ranges_of_one_file_are_resolved_once_until_the_address_expires(
+    client: HubClient, local: LocalHub
+) -> None:
+    commit_hash = (await client.listing("o/n")).commit_hash
+    local.requests.clear()
+
+    async def read(start: int) -> None:
+        data = await client.fetch_range("o/n", commit_hash, "m-Q4_K_M.gguf", start, start + 9)
+        assert data == CONTENT[start : start + 9]
+
+    for start in (0, 9, 1000):
+        await read(start)
+    assert [record.method for record in local.requests.to("hub")] == ["HEAD"]
+    local.expire_signatures()
+    await read(500)
+    assert [record.status for record in local.requests.to("cdn")] == [206, 206, 206, 403, 206]
+    assert len(local.requests.to("hub")) == 2
+
+
+async def test_a_cut_range_is_fetched_again(client: HubClient, local: LocalHub) -> None:
+    local.faults.add(Cut(after_bytes=100), origin="cdn", times=1)
+    assert await client.fetch_range("o/n", "main", "m-Q4_K_M.gguf", 0, 4096) == CONTENT[:4096]
+
+
+async def test_a_hub_that_goes_away_is_offline(client: HubClient, local: LocalHub) -> None:
+    await client.listing("o/n")
+    local.stop()
+    assert (await raised_by(client.listing("o/n"))).code == "offline"
+    local.start()
+    assert (await client.listing("o/n")).repo_id == "o/n"
+
+
+async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with LocalHub(ssl_context=context) as hub:
+        hub.add_repo("o/n", FILES)
+        settings = Settings(endpoint=hub.endpoint, cache_dir=tmp_path)
+        distrusting = HubClient(settings)
+        error = await raised_by(distrusting.listing("o/n"))
+        assert error.code == "tls"
+        assert "SSL_CERT_FILE" in error.message
+        await distrusting.aclose()
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        trusting = HubClient(settings)
+        assert await trusting.fetch_range("o/n", "main", "m-Q4_K_M.gguf", 0, 4) == b"GGUF"
+        await trusting.aclose()
+        plain = HubClient(Settings(endpoint=hub.endpoint.replace("https", "http"), cache_dir=tmp_path))
+        assert (await raised_by(plain.listing("o/n"))).code in ("offline", "server_error")
+        await plain.aclose()
+
+
+async def test_https_to_a_server_that_speaks_http(local: LocalHub, tmp_path: Path) -> None:
+    client = HubClient(Settings(endpoint=local.endpoint.replace("http", "https"), cache_dir=tmp_path))
+    assert (await raised_by(client.listing("o/n"))).code == "tls"
+    await client.aclose()

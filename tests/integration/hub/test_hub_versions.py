@@ -1,0 +1,94 @@
+"""The published cache as other versions of huggingface_hub read it, each in an environment of its own.
+
+``MODELDECK_HUB_PYTHONS`` names their interpreters, separated like ``PATH``. Without it there is nothing to test here.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeldeck.hub import cache
+from modeldeck.localhub import LocalHub
+
+from .test_hub_cache_readers import FILES, environment, published
+
+PYTHONS = [path for path in os.environ.get("MODELDECK_HUB_PYTHONS", "").split(os.pathsep) if path]
+READ = """
+import json, sys
+import huggingface_hub
+from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir, try_to_load_from_cache
+names, commit_hash = json.loads(sys.argv[1])
+found = {"version": huggingface_hub.__version__}
+for revision in ("main", commit_hash):
+    about = {"repo_id": "o/n", "revision": revision}
+    found[f"offline {revision[:4]}"] = [hf_hub_download(filename=n, local_files_only=True, **about) for n in names]
+    found[f"cached {revision[:4]}"] = [try_to_load_from_cache(filename=n, **about) for n in names]
+info = scan_cache_dir()
+found["warnings"] = [str(w) for w in info.warnings if "CACHEDIR.TAG" not in str(w)]
+found["refs"] = sorted(ref for repo in info.repos for ref in repo.refs)
+found["size"] = info.size_on_disk
+found["online"] = [hf_hub_download("o/n", n) for n in names]
+if hasattr(HfApi, "verify_repo_checksums"):
+    verified = HfApi().verify_repo_checksums(repo_id="o/n")
+    found["verified"] = [verified.checked_count, verified.mismatches, verified.missing_paths, verified.extra_paths]
+print(json.dumps(found))
+"""
+REMOVE = """
+from huggingface_hub import scan_cache_dir
+info = scan_cache_dir()
+info.delete_revisions(*(revision.commit_hash for repo in info.repos for revision in repo.revisions)).execute()
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    with LocalHub() as hub:
+        hub.add_repo("o/n", FILES)
+        yield hub
+
+
+def run(python: str, code: str, env: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [python, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not PYTHONS, reason="MODELDECK_HUB_PYTHONS names no other versions")
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("has_symlinks", [True, False])
+def test_every_version_finds_verifies_and_removes_it(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, has_symlinks: bool
+) -> None:
+    cache_dir = tmp_path / "hub"
+    if not has_symlinks:
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    commit_hash = published(cache_dir, hub)
+    paths = [str(cache.snapshot_path(cache_dir, "o/n", commit_hash, name)) for name in FILES]
+    environment_variables = {**environment(hub, cache_dir), "PYTHONPATH": ""}
+    said: dict[str, Any] = json.loads(
+        run(python, READ, environment_variables, json.dumps([list(FILES), commit_hash])).splitlines()[-1]
+    )
+    version = said.pop("version")
+    assert said.pop("verified", None) == (None if version.startswith("0.") else [len(FILES), [], [], []])
+    assert said == {
+        "offline main": paths,
+        "cached main": paths,
+        f"offline {commit_hash[:4]}": paths,
+        f"cached {commit_hash[:4]}": paths,
+        "warnings": [],
+        "refs": ["main"],
+        "size": sum(map(len, FILES.values())),
+        "online": paths,
+    }, version
+    assert "GET" not in {record.method for record in hub.requests.to("cdn")}
+    run(python, REMOVE, environment_variables)
+    assert cache.list_models(cache_dir) == ()

@@ -1,0 +1,145 @@
+"""The command, as a shell and a batch job use it: real processes, exit statuses, JSON lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeldeck.localhub import LocalHub, Throttle
+
+TINY = "modeldeck-demo/tiny-chat-GGUF"
+SPLIT = "modeldeck-demo/tiny-split-GGUF"
+GATED = "modeldeck-demo/tiny-gated-GGUF"
+TIMEOUT_SECONDS = 90
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    return {
+        **kept,
+        "HF_ENDPOINT": demo_hub.endpoint,
+        "HF_HOME": str(tmp_path / "hf"),
+        "MODELDECK_INLINE": "1",
+        "PYTHONWARNINGS": "error",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "modeldeck", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+
+    return run
+
+
+def lines(result: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_show_prints_what_the_design_promises(run: Run, demo_hub: LocalHub) -> None:
+    result = run("show", TINY, "--json")
+    assert result.returncode == 0, result.stderr
+    (repo,) = lines(result)
+    assert repo["repo_id"] == TINY
+    assert repo["gated"] is False
+    assert len(repo["commit_hash"]) == 40
+    assert [variant["label"] for variant in repo["variants"]] == ["F16", "Q8_0", "Q4_0"]
+    for variant in repo["variants"]:
+        assert variant["filenames"] == [variant["variant_id"]]
+        assert variant["sidecars"] == []
+        assert variant["fit"]["verdict"] == "fits"
+        assert variant["fit"]["needed_bytes"] <= variant["fit"]["available_bytes"]
+        assert variant["fit"]["n_ctx"] == 4096
+    assert [variant["recommended"] for variant in repo["variants"]] == [True, False, False]
+
+
+def test_download_ls_verify_and_rm(run: Run, demo_hub: LocalHub) -> None:
+    result = run("download", f"{TINY}:Q8_0", "--json")
+    assert result.returncode == 0, result.stderr
+    *progress, ready = lines(result)
+    assert ready["event"] == "ready"
+    assert ready["sha256"] == demo_hub.sha256(TINY, "tiny-chat-Q8_0.gguf")
+    assert ready["bytes_fetched"] == Path(ready["path"]).stat().st_size
+    assert {event["event"] for event in progress} <= {"progress"}
+    assert all(set(event) == {"event", "received", "total", "rate", "state"} for event in progress)
+
+    (local,) = lines(run("ls", "--json"))
+    assert local["path"] == ready["path"]
+    (file,) = lines(run("verify", f"{TINY}:Q8_0", "--json"))
+    assert file["is_valid"] is True
+    (removed,) = lines(run("rm", f"{TINY}:Q8_0", "--json"))
+    assert removed["freed_bytes"] == ready["bytes_fetched"]
+    assert lines(run("ls", "--json")) == []
+
+
+def test_failures_have_a_code_and_a_status(run: Run, demo_hub: LocalHub) -> None:
+    for arguments, code in [
+        (["nobody/nothing"], "repo_not_found"),
+        ([f"{TINY}:Q2_K"], "file_not_found"),
+        ([TINY, "--revision", "nope"], "revision_not_found"),
+        ([GATED], "gated"),
+    ]:
+        result = run("download", *arguments, "--json")
+        assert result.returncode == 1
+        failed = lines(result)[-1]
+        assert (failed["event"], failed["code"]) == ("failed", code)
+        assert failed["message"]
+        assert result.stderr == ""
+    assert run("download", "not a repo", "--json").returncode == 2
+    assert run("download").returncode == 2
+    assert run("frobnicate").returncode == 2
+    plain = run("download", "nobody/nothing")
+    assert plain.returncode == 1
+    assert plain.stdout == ""
+    assert plain.stderr.startswith("modeldeck: ")
+
+
+def start_slow_download(environment: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "modeldeck", "download", SPLIT, "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_bytes(process: "subprocess.Popen[str]", received: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("received", 0) >= received:
+            return
+    pytest.fail("the download ended early")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_the_next_process_goes_on_where_this_one_ended(
+    run: Run, environment: dict[str, str], demo_hub: LocalHub, number: signal.Signals
+) -> None:
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    with start_slow_download(environment) as process:
+        wait_for_bytes(process, 6_000_000)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+    demo_hub.faults.clear()
+    result = run("download", SPLIT, "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    ready = lines(result)[-1]
+    assert 0 < ready["bytes_fetched"] < 12_000_000 - 1_000_000, "most of what was there was used"
+    assert all(file["is_valid"] for file in lines(run("verify", SPLIT, "--json")))

@@ -1,0 +1,161 @@
+"""The flow of the plan: a download that works, and the four ways it most often does not."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from modeldeck._errors import DiskFullError
+from modeldeck._types import DownloadSnapshot, DownloadState
+from modeldeck.download import disk
+from modeldeck.localhub import Cut, FlipBit, Throttle
+
+if TYPE_CHECKING:
+    from conftest import Playground, Until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_successful_download(playground: Playground, until: Until) -> None:
+    seen: list[DownloadSnapshot] = []
+    async with playground.manager() as manager:
+        manager.subscribe(seen.append)
+        job = await manager.submit(playground.request())
+        assert job.state is DownloadState.RESOLVING or job.state is DownloadState.QUEUED
+        done = await manager.wait(job.job_id)
+        await until(lambda: seen and seen[-1].state is DownloadState.READY)
+    playground.assert_exact(done)
+    assert done.bytes_fetched == len(playground.content)
+    assert done.commit_hash == playground.commit_hash
+    states = list(dict.fromkeys(snapshot.state for snapshot in seen))
+    assert states == [
+        DownloadState.QUEUED,
+        DownloadState.RESOLVING,
+        DownloadState.DOWNLOADING,
+        DownloadState.VERIFYING,
+        DownloadState.READY,
+    ]
+    assert [s.rev for s in seen] == sorted({s.rev for s in seen})
+    assert [s.received for s in seen] == sorted(s.received for s in seen)
+    assert all(s.percent != 100 for s in seen if s.state is not DownloadState.READY)
+    assert sum(record.method == "HEAD" for record in playground.hub.requests) == 1
+
+
+async def test_cancellation(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 1_000_000)
+        with anyio.fail_after(5):  # a second on a quiet machine
+            cancelled = await manager.cancel(job.job_id)
+        assert cancelled.state is DownloadState.CANCELLED
+        assert playground.left_overs() == []
+        assert not playground.blob.exists()
+        playground.hub.faults.clear()
+        again = await manager.submit(playground.request())
+        assert again.job_id != job.job_id
+        playground.assert_exact(await manager.wait(again.job_id))
+
+
+async def test_not_enough_disk_space(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 20_000_000)
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        failed = await manager.wait(job.job_id)
+        playground.assert_failed(failed, "disk_full")
+        assert failed.error is not None
+        assert failed.error.details == {"needed_bytes": len(playground.content), "free_bytes": 20_000_000}
+        assert "25.2 MB needed, 20.0 MB free" in failed.error.message
+        assert playground.hub.requests.to("cdn") == ()
+        assert "retry" in failed.actions
+        monkeypatch.undo()
+        await manager.retry(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_lost_connection(playground: Playground) -> None:
+    cut = playground.hub.faults.add(Cut(after_bytes=3_000_000), origin="cdn", times=3)
+    done = await playground.download()
+    playground.assert_exact(done)
+    assert playground.hub.faults.fired(cut) == 3
+    assert done.bytes_fetched < len(playground.content) + 1_000_000
+
+
+async def test_lost_connection_for_good_keeps_what_came(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 4_000_000)
+        playground.hub.stop()
+        failed = await manager.wait(job.job_id)
+        playground.assert_failed(failed, "offline")
+        assert failed.received > 4_000_000
+        playground.hub.start()
+        playground.hub.faults.clear()
+        playground.hub.requests.clear()
+        await manager.retry(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+    assert playground.hub.requests.bytes_sent < len(playground.content) - 3_000_000
+
+
+async def test_corrupted_file(playground: Playground) -> None:
+    playground.hub.faults.add(FlipBit(offset=9_000_000), origin="cdn")
+    failed = await playground.download()
+    playground.assert_failed(failed, "integrity")
+    assert failed.error is not None
+    assert failed.error.details["expected"] == playground.sha256
+    wrong = bytearray(playground.content)
+    wrong[9_000_000] ^= 1
+    assert failed.error.details["actual"] == hashlib.sha256(wrong).hexdigest()
+
+
+async def test_a_bit_flipped_once_is_mended(playground: Playground) -> None:
+    flip = playground.hub.faults.add(FlipBit(offset=1000), origin="cdn", times=1)
+    done = await playground.download()
+    playground.assert_exact(done)
+    assert playground.hub.faults.fired(flip) == 1
+    assert done.bytes_fetched == 2 * len(playground.content)
+
+
+def test_resume_in_a_new_process(playground: Playground) -> None:
+    """The process that downloads is killed; another one goes on where it was."""
+    playground.hub.faults.add(Throttle(bytes_per_second=3e6), origin="cdn")
+    script = (
+        "import asyncio, sys, msgspec\n"
+        "from modeldeck._types import DownloadRequest\n"
+        "from modeldeck.download.manager import DownloadManager\n"
+        "async def main():\n"
+        "    async with DownloadManager() as manager:\n"
+        "        job = await manager.submit(msgspec.json.decode(sys.argv[1], type=DownloadRequest))\n"
+        "        print((await manager.wait(job.job_id)).state)\n"
+        "asyncio.run(main())\n"
+    )
+    import msgspec
+
+    request = msgspec.json.encode(playground.request()).decode()
+    child = subprocess.Popen([sys.executable, "-c", script, request], stdout=subprocess.PIPE, text=True)
+    try:
+        playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 20_000_000)
+    finally:
+        child.kill()
+        child.communicate()
+    assert any(name.endswith(".part") for name in playground.left_overs())
+    playground.hub.faults.clear()
+    playground.hub.requests.clear()
+    out = subprocess.run([sys.executable, "-c", script, request], stdout=subprocess.PIPE, text=True, check=True)
+    assert out.stdout.strip() == "ready"
+    assert playground.pointer.read_bytes() == playground.content
+    assert playground.left_overs() == []
+    assert playground.hub.requests.bytes_sent < len(playground.content)
+
+
+def test_the_disk_error_names_no_path(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError) as caught:
+        disk.check_room(tmp_path / "not" / "there", needed=1 << 60, reserved=0)
+    assert str(tmp_path) not in caught.value.message

@@ -1,0 +1,141 @@
+"""Checking what is in the cache, whoever put it there, and mending it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from modeldeck._errors import IntegrityError, ModelDeckError
+from modeldeck._settings import Settings
+from modeldeck._types import LocalModel
+from modeldeck.download.verify import verify_files
+from modeldeck.hub.client import HubClient
+from modeldeck.localhub import FlipBit
+
+if TYPE_CHECKING:
+    from conftest import Playground
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def hub(playground: Playground) -> AsyncIterator[HubClient]:
+    client = HubClient(Settings(endpoint=playground.hub.endpoint, cache_dir=playground.cache_dir))
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def model(playground: Playground) -> LocalModel:
+    playground.assert_exact(await playground.download())
+    playground.hub.requests.clear()
+    return LocalModel(
+        repo_id=playground.repo_id,
+        commit_hash=playground.commit_hash,
+        variant_id=playground.filename,
+        label="Q4_K_M",
+        filenames=(playground.filename,),
+        path=playground.pointer,
+        paths=(playground.pointer,),
+    )
+
+
+async def test_a_sound_file_needs_no_network(playground: Playground, model: LocalModel, hub: HubClient) -> None:
+    seen: list[tuple[int, int]] = []
+    (file,) = await verify_files(model, hub=hub, progress=lambda *values: seen.append(values))
+    assert file.is_valid
+    assert file.expected == file.actual == playground.sha256
+    size = len(playground.content)
+    assert seen[-1] == (size, size)
+    assert [hashed for hashed, _ in seen] == sorted(hashed for hashed, _ in seen)
+    assert len(playground.hub.requests) == 0
+
+
+async def test_damage_is_found_and_only_with_repair_mended(
+    playground: Playground, model: LocalModel, hub: HubClient
+) -> None:
+    damaged = bytearray(playground.content)
+    damaged[5_000_000] ^= 1
+    damaged[20_000_000:20_000_100] = bytes(100)
+    playground.blob.write_bytes(damaged)
+    (file,) = await verify_files(model, hub=hub)
+    assert file.is_valid is False
+    assert playground.blob.read_bytes() == damaged
+    (file,) = await verify_files(model, hub=hub, repair=True)
+    assert file.is_valid
+    assert 0 < file.repaired_bytes <= 4 << 20
+    assert playground.pointer.read_bytes() == playground.content
+    assert playground.left_overs() == []
+
+
+@pytest.mark.parametrize("size", [0, 1000, 30 << 20])
+async def test_a_file_of_another_size_is_mended(
+    playground: Playground, model: LocalModel, hub: HubClient, size: int
+) -> None:
+    os.truncate(playground.blob, size)
+    (file,) = await verify_files(model, hub=hub, repair=True)
+    assert file.is_valid
+    assert playground.pointer.read_bytes() == playground.content
+
+
+async def test_a_real_file_in_the_snapshot(playground: Playground, model: LocalModel, hub: HubClient) -> None:
+    """As on Windows, and as other programs leave it: the Hub is asked for the digest."""
+    damaged = playground.content[:-1] + b"x"
+    playground.pointer.unlink()
+    playground.blob.unlink()
+    playground.pointer.write_bytes(damaged)
+    (file,) = await verify_files(model, hub=hub)
+    assert file.is_valid is False
+    assert file.expected == playground.sha256
+    (file,) = await verify_files(model, hub=hub, repair=True)
+    assert file.is_valid
+    assert playground.pointer.read_bytes() == playground.content
+
+
+async def test_the_shared_store_of_huggingface_hub_is_not_written_to(
+    playground: Playground, model: LocalModel, hub: HubClient
+) -> None:
+    payload = playground.cache_dir / "blobs" / "ab" / ("ab" * 32)
+    payload.parent.mkdir(parents=True)
+    playground.blob.unlink()
+    damaged = playground.content[:-1] + b"x"
+    payload.write_bytes(damaged)
+    payload.chmod(0o444)
+    playground.blob.symlink_to(Path("..", "..", "blobs", "ab", payload.name))
+    (file,) = await verify_files(model, hub=hub, repair=True)
+    assert file.is_valid
+    assert payload.read_bytes() == damaged
+    assert playground.pointer.read_bytes() == playground.content
+
+
+async def test_a_server_that_is_wrong_itself(playground: Playground, model: LocalModel, hub: HubClient) -> None:
+    playground.blob.write_bytes(playground.content[:-1] + b"x")
+    playground.hub.faults.add(FlipBit(offset=1000), origin="cdn")
+    with pytest.raises(IntegrityError) as caught:
+        await verify_files(model, hub=hub, repair=True)
+    assert caught.value.details["expected"] == playground.sha256
+    assert not playground.blob.exists()
+
+
+async def test_a_repair_without_network_leaves_the_file_where_it_was(
+    playground: Playground, model: LocalModel, hub: HubClient
+) -> None:
+    damaged = playground.content[:-1] + b"x"
+    playground.blob.write_bytes(damaged)
+    playground.hub.stop()
+    with pytest.raises(ModelDeckError), anyio.fail_after(60):
+        await verify_files(model, hub=hub, repair=True)
+    assert playground.blob.read_bytes() == damaged
+    playground.blob.unlink()
+
+
+async def test_a_check_can_be_cancelled(model: LocalModel, hub: HubClient) -> None:
+    with anyio.CancelScope() as scope:
+        await verify_files(model, hub=hub, progress=lambda *_: scope.cancel())
+        pytest.fail("it went on")
+    assert scope.cancelled_caught

@@ -1,0 +1,113 @@
+"""Chat templates come from strangers: they render as they should, and can do no harm."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeldeck._errors import ChatTemplateError, InvalidRequestError
+from modeldeck.llama import load
+from modeldeck.llama.templates import TemplateRenderer
+from modeldeck.localhub import tiny_models
+from modeldeck.localhub.tiny_models import ANSWER
+
+pytestmark = pytest.mark.llama
+
+MESSAGES = [
+    {"role": "system", "content": "Be <brief> & 'kind'."},
+    {"role": "user", "content": "Wie geht's? 漢字 \u2028"},
+]
+
+HOSTILE = {
+    "endless loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "memory": "{{ 'a' * 10 ** 10 }}",
+    "memory in steps": "{% set n = namespace(t='a') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+    "huge number": "{{ 10 ** (10 ** 9) }}",
+    "huge width": "{{ '%0999999999d' % 1 }}",
+    "long prompt": "{% for a in range(9999) %}{{ 'x' * 1000 }}{% endfor %}",
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "deep nesting": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "escape": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "syntax error": "{% for %}",
+    "unknown filter": "{{ messages | nonsense }}",
+    "undefined": "{{ nothing.at.all }}",
+    "refusal": "{{ raise_exception('Roles must alternate') }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_template_is_an_error_of_the_chat_only(run_child: Any, tmp_path: Path, name: str) -> None:
+    path = tiny_models.write_chat_model(tmp_path / "hostile.gguf", chat_template=HOSTILE[name])
+    outcome = run_child(
+        """
+        import psutil, resource, time
+        from modeldeck.llama import load
+        llm = load(path, n_threads=1, n_threads_batch=1)
+        llm._guard.renderer._max_seconds = 1.5
+        for _ in range(2):
+            try:
+                print(llm.create_chat_completion([{"role": "user", "content": "x"}])["choices"])
+            except Exception as error:
+                print(type(error).__name__, error)
+        print(psutil.Process().memory_info().rss >> 20)
+        print(llm("x", max_tokens=20)["choices"][0]["text"])
+        """,
+        path=path,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    first, second, megabytes, answer = outcome.lines
+    assert first == second
+    assert first.startswith("ChatTemplateError The model's chat template failed: ")
+    assert int(megabytes) < 400
+    assert answer == ANSWER
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        tiny_models.CHAT_TEMPLATE,
+        "{{ messages | tojson }}{{ tools | tojson(indent=2) }}",
+        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}\n  {% endfor %}\n{{ x }}",
+        "{% generation %}{{ messages[0]['content'] }}{% endgeneration %}{{ strftime_now('%Y') }}",
+        "{%- set a = namespace(n=0) -%}{%- for m in messages -%}{%- set a.n = a.n + 1 -%}{{ a.n }}{%- endfor -%}",
+        "{{ messages[0].content | trim }}{{ thinking if thinking is defined }}{{ tools[0].function.name }}",
+    ],
+)
+def test_prompts_are_those_of_llama_cpp_python(template: str) -> None:
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    theirs = Jinja2ChatFormatter(template, eos_token="</s>", bos_token="<s>")
+    variables = {"messages": MESSAGES, "tools": tools, "thinking": True}
+    expected = theirs(**variables).prompt  # type: ignore[arg-type]
+    renderer = TemplateRenderer()
+    tokens = {"eos_token": "</s>", "bos_token": "<s>", "add_generation_prompt": True}
+    assert renderer.render(template, {**variables, **tokens}) == expected
+    renderer.close()
+
+
+def test_a_real_template_and_tools(smollm2: Path) -> None:
+    with load(smollm2, n_ctx=512, n_threads=1, n_threads_batch=1) as llm:
+        question = [{"role": "user", "content": "What is the capital of France? One word."}]
+        answer = llm.create_chat_completion(question, max_tokens=20, temperature=0.0)
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert answer["usage"]["prompt_tokens"] > 20
+
+
+def test_messages_that_are_no_json(chat_model: Path) -> None:
+    with load(chat_model, n_threads=1) as llm, pytest.raises(InvalidRequestError, match="JSON"):
+        llm.create_chat_completion([{"role": "user", "content": object()}])
+
+
+def test_a_render_that_hangs_is_given_up_and_the_next_one_works() -> None:
+    renderer = TemplateRenderer(max_seconds=0.5)
+    started = time.monotonic()
+    with pytest.raises(ChatTemplateError, match=r"more than 0\.5 seconds"):
+        renderer.render(HOSTILE["endless loop"], {})
+    assert time.monotonic() - started < 10
+    renderer._max_seconds = 60
+    assert renderer.render("{{ 1 + 1 }}", {}) == "2"
+    renderer.close()

@@ -1,0 +1,279 @@
+"""Using a loaded model: threads, streams, cancel, interrupt, unload."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
+from modeldeck.llama import load
+from modeldeck.localhub import tiny_models
+from modeldeck.localhub.tiny_models import ANSWER
+
+pytestmark = pytest.mark.llama
+
+MESSAGES = [{"role": "user", "content": "What?"}]
+LONG_PROMPT = "one two three four five " * 600
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture
+def llm(chat_model: Path) -> Iterator[Any]:
+    with load(chat_model, n_threads=1, n_threads_batch=1) as llm:
+        yield llm
+
+
+@pytest.fixture
+def slow_llm(smollm2: Path) -> Iterator[Any]:
+    """A real model, whose long prompt takes seconds."""
+    with load(smollm2, n_threads=1, n_threads_batch=1) as llm:
+        yield llm
+
+
+class Caller(threading.Thread):
+    """Runs a function and keeps what it returned or raised."""
+
+    def __init__(self, function: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(daemon=True)
+        self._work = (function, args, kwargs)
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        function, args, kwargs = self._work
+        try:
+            self.result = function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def finish(self) -> Any:
+        self.join(WAIT_SECONDS)
+        assert not self.is_alive()
+        return self.error or self.result
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def text_of(pieces: Any) -> str:
+    return "".join(piece["choices"][0]["text"] for piece in pieces)
+
+
+def test_calls_from_many_threads_queue(llm: Any) -> None:
+    def chat() -> str:
+        return llm.create_chat_completion(MESSAGES)["choices"][0]["message"]["content"]
+
+    def complete() -> str:
+        return llm("What?", max_tokens=20)["choices"][0]["text"]
+
+    def stream() -> str:
+        return text_of(llm("What?", max_tokens=20, stream=True))
+
+    def look() -> str:
+        for _ in range(100):
+            assert llm.detokenize(llm.tokenize(b"hello", add_bos=False)) == b" hello"
+        return ANSWER
+
+    callers = [Caller(function) for function in (chat, complete, stream, look) * 5]
+    assert [caller.finish() for caller in callers] == [ANSWER] * 20
+
+
+def test_a_stream_keeps_its_turn_to_its_end(llm: Any) -> None:
+    stream = llm("What?", max_tokens=20, stream=True)
+    first = next(stream)
+    other = Caller(llm, "Who?", max_tokens=20)
+    other.join(0.2)
+    assert other.is_alive()
+    assert llm.n_ctx() == 2048  # looking something up needs no turn
+    assert text_of([first, *stream]) == ANSWER
+    assert other.finish()["choices"][0]["text"] == ANSWER
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_a_stream_left_in_the_middle_does_not_block(llm: Any) -> None:
+    left = llm("What?", max_tokens=20, stream=True)
+    next(left)
+    assert llm("Who?", max_tokens=20)["choices"][0]["text"] == ANSWER
+    with pytest.raises(GenerationCancelledError, match="another call"):
+        next(left)
+    dropped = llm("What?", max_tokens=20, stream=True)
+    next(dropped)
+    del dropped
+    assert Caller(llm, "Who?", max_tokens=20).finish()["choices"][0]["text"] == ANSWER
+    closed = llm("What?", max_tokens=20, stream=True)
+    next(closed)
+    closed.close()
+    assert list(closed) == []
+    assert Caller(llm, "Who?", max_tokens=20).finish()["choices"][0]["text"] == ANSWER
+
+
+def test_generate_is_a_generator(llm: Any) -> None:
+    generator = llm.generate([5, 6, 7], temp=0.0)
+    first = next(generator)
+    second = next(generator)
+    assert llm.detokenize([5, first, second]) == b" Hello from"
+    assert llm.detokenize([5, first, second, generator.send(None)]) == b" Hello from a t"
+    generator.close()
+
+
+def test_cancel_ends_a_long_prompt_and_the_model_goes_on(slow_llm: Any) -> None:
+    before = slow_llm("The capital of France is", max_tokens=5, temperature=0.0)["choices"][0]["text"]
+    assert slow_llm.cancel() is False  # nothing runs
+    running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
+    until(lambda: slow_llm._guard.thread.is_busy)
+    time.sleep(0.3)  # well inside the first batch
+    asked = time.monotonic()
+    assert slow_llm.cancel() is True
+    assert isinstance(running.finish(), GenerationCancelledError)
+    assert time.monotonic() - asked < 2.0
+    assert slow_llm("The capital of France is", max_tokens=5, temperature=0.0)["choices"][0]["text"] == before
+
+
+@pytest.mark.parametrize("way", ["cancel", "unload"])
+def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    path = tiny_models.write_chat_model(tmp_path / "endless.gguf", chat_template=endless)
+    with load(path, n_threads=1, n_threads_batch=1) as llm:
+        llm._guard.renderer._max_seconds = WAIT_SECONDS
+        running = Caller(llm.create_chat_completion, MESSAGES)
+        until(lambda: llm._guard.renderer._child is not None)
+        child = llm._guard.renderer._child
+        getattr(llm, way)()
+        error = running.finish()
+        assert isinstance(error, GenerationCancelledError if way == "cancel" else ModelUnloadedError)
+        assert child.returncode is not None
+        if way == "cancel":
+            assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
+
+
+def test_cancel_reaches_only_the_running_call(slow_llm: Any) -> None:
+    running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
+    until(lambda: slow_llm._guard.thread.is_busy)
+    waiting = Caller(slow_llm, "Hello", max_tokens=2)
+    slow_llm.cancel()
+    assert isinstance(running.finish(), GenerationCancelledError)
+    assert waiting.finish()["usage"]["completion_tokens"] == 2
+
+
+def test_cancel_of_a_suspended_stream_frees_the_model(llm: Any) -> None:
+    stream = llm("What?", max_tokens=20, stream=True)
+    next(stream)
+    assert llm.cancel() is True
+    assert Caller(llm, "Who?", max_tokens=20).finish()["choices"][0]["text"] == ANSWER
+    with pytest.raises(GenerationCancelledError):
+        next(stream)
+
+
+def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2: Path) -> None:
+    """Plain llama-cpp-python notices Ctrl-C only after the batch."""
+    outcome = run_child(
+        """
+        import _thread, signal, threading, time
+        from modeldeck.llama import load
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        llm = load(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1, n_threads_batch=1)
+        at = []
+
+        def interrupt():
+            while not llm._guard.thread.is_busy:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            at.append(time.monotonic())
+            _thread.interrupt_main()
+
+        threading.Thread(target=interrupt).start()
+        try:
+            llm(prompt, max_tokens=3)
+        except KeyboardInterrupt:
+            print("interrupted", time.monotonic() - at[0])
+        print(llm("The capital of France is", max_tokens=5, temperature=0.0)["choices"][0]["text"])
+        """,
+        smollm2=smollm2,
+        prompt=LONG_PROMPT,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    word, seconds = outcome.lines[0].split()
+    assert word == "interrupted"
+    assert float(seconds) < 2.0
+    assert "Paris" in outcome.lines[1]
+
+
+def test_unload_while_a_prompt_is_read(slow_llm: Any) -> None:
+    running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
+    until(lambda: slow_llm._guard.thread.is_busy)
+    waiting = Caller(slow_llm, "Hello")
+    time.sleep(0.3)
+    asked = time.monotonic()
+    slow_llm.unload()
+    assert time.monotonic() - asked < 2.0
+    assert isinstance(running.finish(), ModelUnloadedError)
+    assert isinstance(waiting.finish(), ModelUnloadedError)
+    assert not slow_llm.is_loaded
+
+
+def test_the_last_reference_unloads(chat_model: Path) -> None:
+    llm = load(chat_model, n_threads=1, n_threads_batch=1)
+    thread = llm._guard.thread._thread
+    llm.create_chat_completion(MESSAGES)
+    child = llm._guard.renderer._child
+    gone = weakref.ref(llm)
+    gc.disable()
+    try:
+        del llm
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert not thread.is_alive()
+    assert child.returncode is not None
+
+
+def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> None:
+    outcome = run_child(
+        """
+        import psutil, threading, time
+        from modeldeck.llama import load
+        load(path, n_threads=1, n_threads_batch=1).unload()
+        threads = psutil.Process().num_threads()
+        for _ in range(8):
+            with load(path, n_threads=1, n_threads_batch=1) as llm:
+                llm.create_chat_completion([{"role": "user", "content": "x"}])
+        deadline = time.monotonic() + 30
+        while psutil.Process().num_threads() > threads and time.monotonic() < deadline:
+            time.sleep(0.01)  # OpenMP's workers go a little later
+        print(threading.active_count(), psutil.Process().num_threads() - threads, len(psutil.Process().children()))
+        llm = load(path, n_threads=1, n_threads_batch=1)  # the interpreter ends with a model loaded
+        stream = llm("x", stream=True)
+        next(stream)
+        """,
+        path=chat_model,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.lines == ["1 0 0"]
+
+
+def test_a_model_can_be_pickled_as_llama_can(llm: Any) -> None:
+    with pickle.loads(pickle.dumps(llm)) as copy:
+        assert copy.create_chat_completion(MESSAGES)["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_signatures_and_help_are_those_of_llama(llm: Any) -> None:
+    import inspect
+
+    import llama_cpp
+
+    for name in ("create_chat_completion", "__call__", "tokenize"):
+        assert inspect.signature(getattr(type(llm), name)) == inspect.signature(getattr(llama_cpp.Llama, name))

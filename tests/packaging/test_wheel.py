@@ -1,0 +1,88 @@
+"""What a user installs: the wheel has the JavaScript bundle, also when it is built from the sdist without Node."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tools.environment import MADE_HERE, ROOT
+
+BUNDLE = "modeldeck/widget/static/widget.js"
+MAX_BUNDLE_BYTES = 60 * 1024
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def build(source: Path, kind: str, output: Path, **variables: str) -> Path:
+    """Build with the tools of this environment, so that nothing is fetched but what npm does not have in its cache."""
+    result = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", output, source],
+        env={**os.environ, "npm_config_prefer_offline": "true", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    (built,) = output.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the checkout that has never been built."""
+    folder = tmp_path_factory.mktemp("sdist")
+
+    def left_out(directory: str, names: list[str]) -> set[str]:
+        return {name for name in names if Path(directory, name) in MADE_HERE or name in (".git", "__pycache__")}
+
+    shutil.copytree(ROOT, folder / "checkout", ignore=left_out)
+    return build(folder / "checkout", "sdist", folder / "dist")
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the sdist, where neither Node nor npm can be found."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return build(folder / sdist.name.removesuffix(".tar.gz"), "wheel", folder / "dist", PATH=os.fspath(folder))
+
+
+def test_the_wheel_holds_the_bundle_and_only_the_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert 0 < archive.getinfo(BUNDLE).file_size <= MAX_BUNDLE_BYTES
+    assert "modeldeck/py.typed" in names
+    roots = {name.split("/")[0] for name in names}
+    assert {root for root in roots if not root.endswith(".dist-info")} == {"modeldeck"}
+
+
+def test_the_sdist_holds_the_bundle_and_its_sources(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert f"src/{BUNDLE}" in names
+    assert {"js/package-lock.json", "js/src/widget.tsx", "LICENSE", "README.md", "pyproject.toml"} <= names
+    assert not any("node_modules" in name for name in names)
+
+
+def test_the_installed_wheel_finds_its_bundle(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True)
+    program = "from modeldeck.widget import browser; print(browser._BUNDLE); print(len(browser._bundle_text()))"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.fspath(site)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    location, size = result.stdout.splitlines()
+    assert Path(location) == site / BUNDLE
+    assert int(size) > 0

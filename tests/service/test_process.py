@@ -1,0 +1,587 @@
+"""The engine in a process of its own, seen through its clients. All processes and signals are real."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from modeldeck._errors import EngineLostError, InvalidRequestError, ProtocolError
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
+from modeldeck.service import control, process
+from modeldeck.service.client import connect_engine
+from modeldeck.service.control import engine_status, stop_engine
+from modeldeck.service.process import RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
+
+if TYPE_CHECKING:
+    from conftest import Engines
+
+RequestFactory = Callable[..., DownloadRequest]
+TOKEN = "hf_secretsecretsecret"
+RATE_VARIABLE = "COPY_BYTES_PER_SECOND"
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def pid_of(engines: "Engines") -> int:
+    status = engine_status(engines.settings)
+    assert status is not None
+    return status.pid
+
+
+def is_gone(pid: int) -> bool:
+    """Ended, even where the system's first process is slow to reap, or never does."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+async def engine(engines: "Engines") -> AsyncIterator[ProcessEngine]:
+    engine = engines.connect()
+    yield engine
+    await engine.aclose()
+
+
+# --- a download through the process
+
+
+@pytest.mark.anyio
+async def test_download_ends_exact(
+    engine: ProcessEngine, make_request: RequestFactory, source: Path, cache_dir: Path
+) -> None:
+    seen: list[DownloadSnapshot] = []
+    threads: set[str] = set()
+    engine.subscribe(lambda snapshot: (seen.append(snapshot), threads.add(threading.current_thread().name)))
+    job = await engine.submit(make_request())
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY
+    assert content(cache_dir / "model.gguf") == content(source)
+    assert seen[-1] == last == engine.snapshots()[0]
+    assert [snapshot.rev for snapshot in seen] == sorted({snapshot.rev for snapshot in seen})
+    assert threads == {"modeldeck-engine-client"}
+
+
+@pytest.mark.anyio
+async def test_requests_and_their_errors(engine: ProcessEngine, make_request: RequestFactory, cache_dir: Path) -> None:
+    job_id = (await engine.submit(make_request())).job_id
+    assert (await engine.pause(job_id)).state is DownloadState.PAUSED
+    assert (await engine.wait(job_id)).state is DownloadState.PAUSED
+    assert (await engine.resume(job_id)).state is DownloadState.DOWNLOADING
+    with pytest.raises(InvalidRequestError, match="Cancel it first"):
+        await engine.dismiss(job_id)
+    assert (await engine.cancel(job_id)).state is DownloadState.CANCELLED
+    await engine.dismiss(job_id)
+    assert engine.snapshots() == ()
+    with pytest.raises(InvalidRequestError):
+        await engine.pause(job_id)
+    limits = EngineLimits(max_active_jobs=7)
+    await engine.set_limits(limits)
+    status = await engine.status()
+    assert (status.mode, status.limits, status.clients) == ("process", limits, 1)
+    assert status.pid != os.getpid()
+
+
+@pytest.mark.anyio
+async def test_one_client_serves_several_loops(engine: ProcessEngine, make_request: RequestFactory) -> None:
+    def download(name: str) -> DownloadState:
+        async def run() -> DownloadState:
+            job = await engine.submit(make_request(name))
+            return (await engine.wait(job.job_id)).state
+
+        return asyncio.run(run())
+
+    with ThreadPoolExecutor(4) as pool:
+        states = pool.map(download, [f"model-{number}.gguf" for number in range(4)])
+        assert set(await asyncio.to_thread(list, states)) == {DownloadState.READY}
+
+
+@pytest.mark.anyio
+async def test_a_callback_that_raises_harms_nobody(
+    engine: ProcessEngine, make_request: RequestFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[DownloadSnapshot] = []
+
+    def fail(snapshot: DownloadSnapshot) -> None:
+        raise ValueError("on purpose")
+
+    engine.subscribe(fail)
+    engine.subscribe(seen.append)
+    job = await engine.submit(make_request())
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY
+    assert seen[-1] == last
+    assert "on purpose" in caplog.text
+
+
+# --- several clients
+
+
+@pytest.mark.anyio
+async def test_a_new_client_sees_running_paused_failed_and_finished(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
+) -> None:
+    states = {}
+    for name, repo_id in [("done", "a/b"), ("failed", "gated/b"), ("paused", "a/b"), ("running", "a/b")]:
+        states[name] = (await engine.submit(make_request(name, repo_id=repo_id))).job_id
+    await engine.wait(states["done"])
+    await engine.pause(states["paused"])
+    await engine.submit(make_request("running"))
+    await engine.aclose()
+
+    other = engines.connect()
+    seen = {snapshot.request.variant_id: snapshot.state for snapshot in other.snapshots()}
+    assert seen["done"] is DownloadState.READY
+    assert seen["failed"] is DownloadState.FAILED
+    assert seen["paused"] is DownloadState.PAUSED
+    assert (await other.resume(states["paused"])).state is DownloadState.DOWNLOADING
+    assert (await other.wait(states["paused"])).state is DownloadState.READY
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_two_clients_join_one_download_and_one_cancel_leaves_it_to_the_other(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
+) -> None:
+    other = engines.connect()
+    job_id = (await engine.submit(make_request())).job_id
+    assert (await other.submit(make_request())).job_id == job_id
+
+    answer = await engine.cancel(job_id)
+    assert answer.state is DownloadState.DOWNLOADING
+    assert "Cancel again" in (answer.notice or "")
+
+    assert (await engine.cancel(job_id)).state is DownloadState.CANCELLED
+    assert (await other.wait(job_id)).state is DownloadState.CANCELLED
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_killed_client_wants_nothing_any_more(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
+) -> None:
+    kernel = start_kernel(engines, make_request(), "time.sleep(1000)")
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots() != ())
+    job = engine.snapshots()[0]
+    kernel.kill()
+    kernel.wait()
+    await asyncio.to_thread(engines.wait_until, lambda: engine_status(engines.settings).clients == 1)
+    assert (await engine.cancel(job.job_id)).state is DownloadState.CANCELLED
+
+
+def test_a_race_of_starters_ends_with_one_engine(engines: "Engines") -> None:
+    program = f"""
+import asyncio, sys
+sys.path.append({str(Path(__file__).parent)!r})
+from pathlib import Path
+from modeldeck.service.discovery import find_place
+from modeldeck.service.process import ProcessEngine
+cache_dir = Path({str(engines.cache_dir)!r})
+sys.stdin.readline()
+engine = ProcessEngine(find_place(cache_dir), cache_dir, command={engines.command!r})
+print(asyncio.run(engine.status()).pid, flush=True)
+sys.stdin.readline()
+"""
+    starters = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(10)
+    ]
+    for starter in starters:
+        starter.stdin.write("go\n")
+        starter.stdin.flush()
+    pids = {int(starter.stdout.readline()) for starter in starters}
+    engines.wait_until(lambda: len(engines.processes()) == 1)
+    assert {process.pid for process in engines.processes()} == pids
+    for starter in starters:
+        starter.communicate("end\n")
+        assert starter.returncode == 0
+
+
+# --- the engine dies
+
+
+@pytest.mark.anyio
+async def test_a_killed_engine_is_started_again_and_the_download_ends_exact(
+    engines: "Engines", make_request: RequestFactory, source: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RATE_VARIABLE, "300000")
+    engine = engines.connect()
+    notices: list[tuple[float, str | None]] = []
+    revs: list[int] = []
+    engine.subscribe(
+        lambda snapshot: revs.append(snapshot.rev),
+        on_notice=lambda notice: notices.append((time.monotonic(), notice)),
+    )
+    job = await engine.submit(make_request())
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 50_000)
+    old = (await engine.status()).pid
+    killed_at = time.monotonic()
+    os.kill(old, signal.SIGKILL)
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY
+    assert content(cache_dir / "model.gguf") == content(source)
+    assert (await engine.status()).pid != old
+    assert engine.notice == RESTARTED_NOTICE
+    assert [notice for _, notice in notices] == [RESTARTED_NOTICE]
+    assert notices[0][0] - killed_at < 2.0
+    assert revs == sorted(set(revs))
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_killed_engine_gets_the_token_again(
+    engines: "Engines", make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RATE_VARIABLE, "300000")
+    engine = engines.connect()
+    job = await engine.submit(make_request(repo_id="gated/name"), token=TOKEN)
+    states: list[DownloadState] = []
+    engine.subscribe(lambda snapshot: states.append(snapshot.state))
+    os.kill((await engine.status()).pid, signal.SIGKILL)
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+    assert DownloadState.FAILED not in states
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_without_the_token_a_new_engine_asks_for_it(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
+) -> None:
+    job = await engine.submit(make_request(repo_id="gated/name"), token=TOKEN)
+    pid = (await engine.status()).pid
+    await engine.aclose()
+    os.kill(pid, signal.SIGKILL)
+    other = engines.connect()
+    failed = await other.wait(job.job_id)
+    assert failed.state is DownloadState.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "unauthorized"
+    assert "retry" in failed.actions
+    await other.retry(job.job_id, token=TOKEN)
+    assert (await other.wait(job.job_id)).state is DownloadState.READY
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_cannot_be_started_again_is_told_on_every_running_download(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory, tmp_path: Path
+) -> None:
+    job = await engine.submit(make_request())
+    engine._command = (str(tmp_path / "no-python"),)
+    os.kill((await engine.status()).pid, signal.SIGKILL)
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.FAILED
+    assert last.error is not None
+    assert last.error.code == "engine_lost"
+    assert last.actions == ("retry",)
+    assert "could not be started" in (engine.notice or "")
+    with pytest.raises(EngineLostError):
+        await engine.status()
+    engine._command = engines.command
+    await engine.retry(job.job_id)
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+
+
+# --- the kernel dies
+
+
+def start_kernel(engines: "Engines", request: DownloadRequest, rest: str, **options: bool) -> "subprocess.Popen[str]":
+    """A process like a notebook's kernel: it starts a download, says so, and then runs ``rest``."""
+    program = f"""
+import asyncio, os, sys, time
+from pathlib import Path
+import msgspec
+from modeldeck._types import DownloadRequest
+from modeldeck.service.discovery import find_place
+from modeldeck.service.process import ProcessEngine
+cache_dir = Path({str(engines.cache_dir)!r})
+engine = ProcessEngine(find_place(cache_dir), cache_dir, command={engines.command!r})
+request = msgspec.json.decode({json_of(request)!r}, type=DownloadRequest)
+asyncio.run(engine.submit(request))
+print("started", flush=True)
+{rest}
+"""
+    kernel = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, **options)
+    engines.kernels.append(kernel)
+    with kernel.stdout as output:
+        assert output.readline() == "started\n"
+    return kernel
+
+
+def json_of(request: DownloadRequest) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(request)
+
+
+def kill(kernel: "subprocess.Popen[str]") -> None:
+    kernel.kill()
+
+
+def interrupt_group(kernel: "subprocess.Popen[str]") -> None:
+    os.killpg(kernel.pid, signal.SIGINT)
+
+
+def kill_group(kernel: "subprocess.Popen[str]") -> None:
+    os.killpg(kernel.pid, signal.SIGKILL)
+
+
+def kill_tree(kernel: "subprocess.Popen[str]") -> None:
+    for member in [*psutil.Process(kernel.pid).children(recursive=True), kernel]:
+        member.kill()
+
+
+def hang_up(kernel: "subprocess.Popen[str]") -> None:
+    os.killpg(kernel.pid, signal.SIGHUP)
+
+
+def nothing(kernel: "subprocess.Popen[str]") -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("rest", "end"),
+    [
+        ("time.sleep(1000)", kill),
+        ("time.sleep(1000)", interrupt_group),
+        ("time.sleep(1000)", kill_group),
+        ("time.sleep(1000)", kill_tree),
+        ("time.sleep(1000)", hang_up),
+        ("while True: pass", kill_group),
+        ("os._exit(1)", nothing),
+        ("os.abort()", nothing),
+        ("", nothing),
+    ],
+)
+def test_the_download_outlives_the_kernel(
+    engines: "Engines",
+    make_request: RequestFactory,
+    source: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rest: str,
+    end: Callable[["subprocess.Popen[str]"], None],
+) -> None:
+    monkeypatch.setenv(RATE_VARIABLE, "300000")
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.2")
+    kernel = start_kernel(engines, make_request(), rest, start_new_session=True)
+    end(kernel)
+    kernel.wait(timeout=30)
+    assert not (cache_dir / "model.gguf").exists()
+    engines.wait_until((cache_dir / "model.gguf").exists)
+    assert (cache_dir / "model.gguf").read_bytes() == source.read_bytes()
+    engines.wait_until(lambda: engines.processes() == [])  # and the engine leaves by itself
+
+
+# --- the engine leaves
+
+
+@pytest.mark.anyio
+async def test_an_idle_engine_leaves_only_without_clients_and_work(
+    engines: "Engines", make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.3")
+    engine = engines.connect()
+    await asyncio.sleep(1.0)  # longer than the idle time
+    assert len(engines.processes()) == 1
+    await engine.aclose()
+    await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
+    assert sorted(path.suffix for path in engines.runtime_dir.glob("*")) == [".lock", ".log"]
+
+
+@pytest.mark.anyio
+async def test_stop_pauses_what_runs_and_nothing_is_left(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory, source: Path, cache_dir: Path
+) -> None:
+    job = await engine.submit(make_request())
+    pid = pid_of(engines)
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    await asyncio.to_thread(engines.wait_until, lambda: is_gone(pid))
+    assert engines.processes() == []
+    assert engine_status(engines.settings) is None
+    assert not await asyncio.to_thread(stop_engine, engines.settings)
+    assert (await engine.wait(job.job_id)).state is DownloadState.PAUSED
+    await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE)
+
+    await engine.resume(job.job_id)  # the next request starts an engine, which knows the paused download
+    assert engine.notice is None
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+    assert content(cache_dir / "model.gguf") == content(source)
+
+
+@pytest.mark.anyio
+async def test_sigterm_is_a_stop(engines: "Engines", engine: ProcessEngine, make_request: RequestFactory) -> None:
+    job = await engine.submit(make_request())
+    os.kill(pid_of(engines), signal.SIGTERM)
+    assert (await engine.wait(job.job_id)).state is DownloadState.PAUSED
+    await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
+    assert engine.notice == STOPPED_NOTICE
+
+
+def test_a_client_does_not_keep_its_process_alive(engines: "Engines", make_request: RequestFactory) -> None:
+    kernel = start_kernel(engines, make_request(), "")
+    assert kernel.wait(timeout=30) == 0
+
+
+# --- what nobody else may see or do
+
+
+@pytest.mark.anyio
+async def test_the_token_is_nowhere_but_in_memory(
+    engines: "Engines", make_request: RequestFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    engine = engines.connect()
+    job = await engine.submit(make_request(repo_id="gated/name"), token=TOKEN)
+    process = psutil.Process((await engine.status()).pid)
+    assert TOKEN not in " ".join(process.cmdline())
+    assert TOKEN not in " ".join(process.environ().values())
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+    await engine.aclose()
+    assert_nowhere(TOKEN, engines.runtime_dir, tmp_path)
+
+
+def assert_nowhere(secret: str, *roots: Path) -> None:
+    files = [path for root in roots for path in root.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert secret.encode() not in path.read_bytes(), path
+
+
+def test_the_socket_is_its_owners_alone(engines: "Engines") -> None:
+    with_engine = engines.connect()
+    place = engines.place
+    assert stat.S_IMODE(place.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(place.socket_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(place.log_path.stat().st_mode) == 0o600
+    asyncio.run(with_engine.aclose())
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root to become somebody else")
+def test_another_user_gets_nothing(engines: "Engines") -> None:
+    """Even with the directory open to all, the engine hangs up on another user."""
+    engine = engines.connect()
+    place = engines.place
+    place.directory.chmod(0o755)
+    place.socket_path.chmod(0o666)
+    program = f"""
+import os, socket
+os.setuid(12345)
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({str(place.socket_path)!r})
+connection.settimeout(30)
+try:
+    print(connection.recv(100))
+except ConnectionResetError:
+    print(b"")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "b''\n", result.stderr
+    asyncio.run(engine.aclose())
+
+
+@pytest.mark.anyio
+async def test_the_engine_is_detached(engines: "Engines", engine: ProcessEngine) -> None:
+    process = psutil.Process((await engine.status()).pid)
+    assert process.cwd() == "/"
+    assert os.getsid(process.pid) != os.getsid(0)
+    assert process.parent() is None or process.parent().pid != os.getpid()
+    targets = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)]
+    assert targets == [os.devnull, os.devnull, str(engines.place.log_path)]
+
+
+@pytest.mark.anyio
+async def test_a_stale_socket_is_replaced(engines: "Engines") -> None:
+    place = engines.place
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(place.socket_path))
+    dead.close()
+    engine = engines.connect()
+    assert (await engine.status()).clients == 1
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_tcp_needs_the_secret(
+    engines: "Engines", make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch, source: Path, cache_dir: Path
+) -> None:
+    monkeypatch.setenv("MODELDECK_ENGINE_TRANSPORT", "tcp")
+    engine = engines.connect()
+    place = engines.place
+    assert not place.socket_path.exists()
+    assert stat.S_IMODE(place.address_path.stat().st_mode) == 0o600
+    job = await engine.submit(make_request())
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+    assert content(cache_dir / "model.gguf") == content(source)
+
+    original = place.address_path.read_text()
+    secret = original.split('"secret":"')[1].split('"')[0]
+    place.address_path.write_text(original.replace(secret, "guessed"))
+    with pytest.raises(ProtocolError, match="secret is wrong"):
+        await asyncio.to_thread(engine_status, engines.settings)
+    place.address_path.write_text(original)
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    assert not place.address_path.exists()
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_engine_of_another_version_is_refused_with_a_way_out(
+    engines: "Engines", engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions have sockets of their own, so this is a development tree that changed under a running engine."""
+    monkeypatch.setattr(process, "__version__", "9.9.9")
+    with pytest.raises(EngineLostError, match=r"of modeldeck .* the client of 9\.9\.9.*modeldeck engine stop"):
+        await asyncio.to_thread(engines.connect)
+    other = await asyncio.to_thread(connect_engine, engines.settings)
+    assert other.mode == "inline"
+    assert "9.9.9" in (other.notice or "")
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_frozen_engine_is_not_waited_for_and_can_be_stopped(
+    engines: "Engines", engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "HELLO_SECONDS", 0.3)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.3)
+    pid = pid_of(engines)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineLostError, match="modeldeck engine stop"):
+        await asyncio.to_thread(engines.connect)
+    with pytest.raises(EngineLostError, match="modeldeck engine stop"):
+        await asyncio.to_thread(engine_status, engines.settings)
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    assert is_gone(pid)
+    assert (await engine.status()).pid != pid  # the client that was there finds the next one
+
+
+@pytest.mark.anyio
+async def test_a_client_that_comes_while_the_engine_stops_gets_the_next_one(
+    engines: "Engines", engine: ProcessEngine, make_request: RequestFactory
+) -> None:
+    job = await engine.submit(make_request())
+    old = pid_of(engines)
+    os.kill(old, signal.SIGTERM)
+    others = [await asyncio.to_thread(engines.connect) for _ in range(5)]
+    pids = {(await other.status()).pid for other in others}
+    assert len(pids - {old}) == 1
+    assert (await others[-1].wait(job.job_id)).state is DownloadState.PAUSED
+    for other in others:
+        await other.aclose()

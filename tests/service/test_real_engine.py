@@ -1,0 +1,344 @@
+"""The engine's process with the real download manager, against the local hub."""
+
+import asyncio
+import hashlib
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._settings import Settings
+from modeldeck._types import DownloadRequest, DownloadState, EngineLimits, GGUFFile
+from modeldeck.localhub import LocalHub, Throttle
+from modeldeck.service.client import connect_engine
+from modeldeck.service.control import engine_status, stop_engine
+
+if TYPE_CHECKING:
+    from conftest import Engines
+
+TOKEN = "hf_testtesttest"
+FILENAME = "model-Q4_K_M.gguf"
+CONTENT = b"GGUF" + random.Random(1).randbytes(24_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    with LocalHub(tokens={TOKEN: {"owner/gated"}}) as hub:
+        hub.add_repo("owner/name", {FILENAME: CONTENT})
+        hub.add_repo("owner/gated", {FILENAME: CONTENT}, gated="manual")
+        yield hub
+
+
+def request_for(hub: LocalHub, cache_dir: Path, repo_id: str = "owner/name") -> DownloadRequest:
+    return DownloadRequest(
+        repo_id=repo_id,
+        revision="main",
+        commit_hash=None,
+        variant_id=FILENAME,
+        label="Q4_K_M",
+        files=(GGUFFile(filename=FILENAME, size=len(CONTENT), sha256=SHA256),),
+        endpoint=hub.endpoint,
+        cache_dir=str(cache_dir),
+    )
+
+
+def blob_of(request: DownloadRequest) -> Path:
+    return Path(request.cache_dir) / f"models--{request.repo_id.replace('/', '--')}" / "blobs" / SHA256
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("inline", [False, True])
+async def test_download(engines: "Engines", hub: LocalHub, cache_dir: Path, inline: bool) -> None:
+    engine = connect_engine(engines.settings, inline=inline)
+    assert engine.mode == ("inline" if inline else "process")
+    assert engine.notice is None
+    request = request_for(hub, cache_dir)
+    job = await engine.submit(request)
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY, last.error
+    assert content(blob_of(request)) == CONTENT
+    assert last.bytes_fetched == len(CONTENT)
+    again = await engine.submit(request)  # looked at again: a new entry takes the old one's place
+    assert (await engine.wait(again.job_id)).state is DownloadState.READY
+    assert [snapshot.job_id for snapshot in engine.snapshots()] == [again.job_id]
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_variable_makes_it_inline(engines: "Engines", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELDECK_INLINE", "1")
+    engine = connect_engine(engines.settings)
+    assert engine.mode == "inline"
+    await engine.aclose()
+    monkeypatch.setenv("MODELDECK_INLINE", "0")
+    engine = connect_engine(engines.settings)
+    assert engine.mode == "process"
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_killed_engine_resumes_by_the_journal(engines: "Engines", hub: LocalHub, cache_dir: Path) -> None:
+    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    engine = connect_engine(engines.settings)
+    request = request_for(hub, cache_dir, "owner/gated")
+    job = await engine.submit(request, token=TOKEN)
+    states: list[DownloadState] = []
+    engine.subscribe(lambda snapshot: states.append(snapshot.state))
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 12_000_000)
+    os.kill((await engine.status()).pid, signal.SIGKILL)
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY, last.error
+    assert last.job_id == job.job_id
+    assert content(blob_of(request)) == CONTENT
+    assert last.bytes_fetched < len(CONTENT)  # the second engine did not start from the beginning
+    assert DownloadState.FAILED not in states  # the token was given again before anybody saw that it was missing
+    assert "started again" in (engine.notice or "")
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
+    engines: "Engines", hub: LocalHub, cache_dir: Path
+) -> None:
+    hub.faults.add(Throttle(bytes_per_second=1e6), origin="cdn")
+    engine = connect_engine(engines.settings)
+    job = await engine.submit(request_for(hub, cache_dir, "owner/gated"), token=TOKEN)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 500_000)
+    pid = (await engine.status()).pid
+    await engine.aclose()
+    os.kill(pid, signal.SIGKILL)
+
+    other = connect_engine(engines.settings)
+    failed = await other.wait(job.job_id)
+    assert failed.state is DownloadState.FAILED
+    assert failed.error is not None
+    assert failed.error.code in ("unauthorized", "gated")
+    hub.faults.clear()
+    await other.retry(job.job_id, token=TOKEN)
+    assert (await other.wait(job.job_id)).state is DownloadState.READY
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
+    engines: "Engines", hub: LocalHub, cache_dir: Path
+) -> None:
+    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    engine = connect_engine(engines.settings)
+    request = request_for(hub, cache_dir)
+    job = await engine.submit(request)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 12_000_000)
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    assert engine_status(engines.settings) is None
+    await engine.aclose()
+
+    hub.faults.clear()
+    other = connect_engine(engines.settings)
+    (paused,) = other.snapshots()
+    assert (paused.job_id, paused.state) == (job.job_id, DownloadState.PAUSED)
+    assert paused.received > 0
+    await other.resume(job.job_id)
+    last = await other.wait(job.job_id)
+    assert last.state is DownloadState.READY, last.error
+    assert last.bytes_fetched < len(CONTENT)
+    assert content(blob_of(request)) == CONTENT
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_wrong_request_is_answered_and_nothing_breaks(
+    engines: "Engines", hub: LocalHub, cache_dir: Path
+) -> None:
+    engine = connect_engine(engines.settings)
+    good = request_for(hub, cache_dir)
+    for changes in [{"repo_id": "../../etc"}, {"files": (GGUFFile(filename="../../x"),)}, {"files": ()}]:
+        with pytest.raises(InvalidRequestError):
+            await engine.submit(replace(good, **changes))
+    with pytest.raises(InvalidRequestError):
+        await engine.set_limits(EngineLimits(max_active_jobs=-1))
+    job = await engine.submit(good)
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+    await engine.aclose()
+
+
+# --- places that make it hard
+
+
+def run_client(settings: Settings, *, prelude: str = "", **environ: str | None) -> dict[str, object]:
+    """Connect in a process of its own with a changed environment; tell the mode, the notice and the engine's pid."""
+    program = f"""
+{prelude}
+import asyncio, json
+from pathlib import Path
+from modeldeck._settings import Settings
+from modeldeck.service.client import connect_engine
+engine = connect_engine(Settings(endpoint={settings.endpoint!r}, cache_dir=Path({str(settings.cache_dir)!r})))
+status = asyncio.run(engine.status())
+print(json.dumps({{"mode": engine.mode, "notice": engine.notice, "pid": status.pid}}))
+"""
+    environment = {**os.environ, **{key: value for key, value in environ.items() if value is not None}}
+    for key in [key for key, value in environ.items() if value is None]:
+        environment.pop(key, None)
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.stderr == ""
+    return msgspec.json.decode(result.stdout, type=dict[str, object])
+
+
+def test_without_home_and_tmpdir(engines: "Engines") -> None:
+    """And the list of downloads is kept all the same."""
+    seen = run_client(engines.settings, HOME="/nonexistent/home", TMPDIR=None, MODELDECK_STATE_DIR=None)
+    assert (seen["mode"], seen["notice"]) == ("process", None)
+    assert list(engines.runtime_dir.glob("*.state/engine.lock"))
+
+
+def test_without_any_home_at_all(engines: "Engines") -> None:
+    seen = run_client(
+        engines.settings, HOME=None, XDG_RUNTIME_DIR=None, XDG_STATE_HOME=None, TMPDIR=None, MODELDECK_STATE_DIR=None
+    )
+    assert (seen["mode"], seen["notice"]) == ("process", None)
+
+
+def test_a_runtime_directory_that_cannot_be(engines: "Engines", tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    seen = run_client(engines.settings, MODELDECK_RUNTIME_DIR=str(tmp_path / "file" / "run"))
+    assert seen["mode"] == "inline"
+    assert "Set MODELDECK_RUNTIME_DIR" in str(seen["notice"])
+
+
+def test_a_socket_path_over_107_bytes(engines: "Engines", tmp_path: Path) -> None:
+    seen = run_client(engines.settings, MODELDECK_RUNTIME_DIR=str(tmp_path / ("d" * 108)))
+    assert seen["mode"] == "inline"
+    assert "too long for a socket" in str(seen["notice"])
+    assert "inside this process" in str(seen["notice"])
+
+
+def test_no_process_can_be_started(engines: "Engines") -> None:
+    prelude = """
+import subprocess
+def refuse(*_, **__):
+    raise PermissionError(1, "Operation not permitted")
+subprocess.Popen.__init__ = refuse
+subprocess.Popen.__del__ = lambda self: None
+"""
+    seen = run_client(engines.settings, prelude=prelude)
+    assert seen["mode"] == "inline"
+    assert "cannot be started: Operation not permitted" in str(seen["notice"])
+
+
+def test_no_interpreter(engines: "Engines") -> None:
+    seen = run_client(engines.settings, prelude="import sys; sys.executable = ''")
+    assert seen["mode"] == "inline"
+    assert "no Python interpreter" in str(seen["notice"])
+
+
+def test_an_engine_that_breaks_at_its_start_says_why(engines: "Engines", tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError('broken on purpose')\n")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    seen = run_client(engines.settings, prelude=f"import os, msgspec; os.environ['PYTHONPATH'] = {paths!r}")
+    assert seen["mode"] == "inline"
+    assert "broken on purpose" in str(seen["notice"])
+
+
+def test_a_relative_import_path_holds_in_the_engine(engines: "Engines") -> None:
+    source = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ".")
+    seen = run_client(engines.settings, PYTHONPATH=os.path.relpath(source))
+    assert (seen["mode"], seen["notice"]) == ("process", None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mount namespaces")
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root to mount")
+def test_a_noexec_tmp_and_a_read_only_home() -> None:
+    """In a mount namespace of its own: the client, and the engine it starts, see a /tmp where nothing may be executed
+    and a home where nothing may be written."""
+    program = """
+import asyncio
+from pathlib import Path
+from modeldeck._settings import Settings
+from modeldeck.service.client import connect_engine
+from modeldeck.service.control import stop_engine
+from modeldeck.service.discovery import find_place
+settings = Settings(endpoint="https://hub.invalid", cache_dir=Path("/tmp/hub"))
+engine = connect_engine(settings)
+print(engine.mode, engine.notice, asyncio.run(engine.status()).clients)
+print(find_place(settings.cache_dir).directory)
+asyncio.run(engine.aclose())
+print(stop_engine(settings))
+"""
+    script = f"""
+set -e
+mount -t tmpfs -o noexec,mode=1777 none /tmp
+mkdir /tmp/home
+mount --bind /tmp/home /tmp/home
+mount -o remount,bind,ro /tmp/home
+exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MODELDECK_", "XDG_"))}
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env={**environment, "HOME": "/tmp/home"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == ["process None 1", f"/tmp/modeldeck-{os.getuid()}", "True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process namespaces")
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root for a process namespace")
+def test_a_container_whose_first_process_reaps_nobody(engines: "Engines", hub: LocalHub, cache_dir: Path) -> None:
+    """A killed engine stays as a zombie there. The next one takes over its work all the same, and can be stopped."""
+    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    request = msgspec.json.encode(request_for(hub, cache_dir))
+    program = f"""
+import asyncio, os, signal, time
+from pathlib import Path
+import msgspec, psutil
+from modeldeck._settings import Settings
+from modeldeck._types import DownloadRequest
+from modeldeck.service.client import connect_engine
+from modeldeck.service.control import stop_engine
+assert os.getpid() == 1
+settings = Settings(endpoint="https://hub.invalid", cache_dir=Path({str(cache_dir)!r}))
+
+async def run():
+    engine = connect_engine(settings)
+    job = await engine.submit(msgspec.json.decode({request!r}, type=DownloadRequest))
+    while engine.snapshots()[0].received < 12_000_000:
+        await asyncio.sleep(0.01)
+    pid = (await engine.status()).pid
+    os.kill(pid, signal.SIGKILL)
+    last = await engine.wait(job.job_id)
+    print(last.state, last.bytes_fetched < last.total, psutil.Process(pid).status())
+    await engine.aclose()
+
+asyncio.run(run())
+print(stop_engine(settings), stop_engine(settings))
+"""
+    result = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == ["ready True zombie", "True False"]

@@ -1,0 +1,235 @@
+"""The bridge between the session and the traits, over the real engine and a real hub, without a notebook."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeldeck import NoFrontEndError, Session
+from modeldeck._loop import LoopThread
+from modeldeck._types import SearchQuery
+from modeldeck.localhub import LocalHub, Throttle
+from modeldeck.localhub.demo import GATED_REPO_ID
+from modeldeck.widget import bridge as bridge_module
+from modeldeck.widget.bridge import Bridge
+
+TINY = "modeldeck-demo/tiny-chat-GGUF"
+SPLIT = "modeldeck-demo/tiny-split-GGUF"
+TIMEOUT_SECONDS = 60.0
+
+
+class Page:
+    """Plays the notebook page: keeps what was published, sends requests, waits for what it wants to see."""
+
+    def __init__(self) -> None:
+        self.traits: dict[str, Any] = {}
+        self.history: list[tuple[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
+        self.threads: set[str] = set()
+        self._changed = threading.Condition()
+        self.bridge: Bridge
+
+    def publish(self, name: str, value: dict[str, Any]) -> None:
+        with self._changed:
+            self.traits[name] = value
+            self.history.append((name, value))
+            self.threads.add(threading.current_thread().name)
+            self._changed.notify_all()
+
+    def send_message(self, content: dict[str, Any]) -> None:
+        with self._changed:
+            self.messages.append(content)
+            self._changed.notify_all()
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        with self._changed:
+            found = self._changed.wait_for(condition, TIMEOUT_SECONDS)
+            assert found, f"not seen; last traits: {self.traits}; messages: {self.messages}"
+            return found
+
+    def send(self, method: str, *, times: int = 1, **params: Any) -> str:
+        request_id = uuid.uuid4().hex
+        for _ in range(times):
+            self.bridge.post({"kind": "modeldeck-request", "id": request_id, "method": method, "params": params})
+        return request_id
+
+    def answer(self, request_id: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.until(lambda: next(iter(self.about(request_id, "modeldeck-answer")), None))
+        return answer
+
+    def about(self, request_id: str, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.messages if (message["kind"], message.get("id")) == (kind, request_id)]
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        return self.answer(self.send(method, **params))
+
+    def variant(self, repo_id: str, label: str) -> dict[str, Any]:
+        variants = self.traits["repos"][repo_id]["variants"]
+        variant: dict[str, Any] = next(variant for variant in variants if variant["label"] == label)
+        return variant
+
+    def jobs(self) -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = self.traits.get("downloads", {}).get("jobs", [])
+        return jobs
+
+    def toasts(self, level: str) -> list[str]:
+        return [
+            message["message"]
+            for message in self.messages
+            if message["kind"] == "modeldeck-toast" and message["level"] == level
+        ]
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    loop = LoopThread("bridge-under-test")
+    yield loop
+    loop.stop()
+
+
+@pytest.fixture
+def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread) -> Iterator[Page]:
+    page = Page()
+    session = Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True)
+    page.bridge = Bridge(page, loop, session, query=SearchQuery(text="tiny", limit=3), revision="main", n_ctx=1024)
+    serving = loop.start(page.bridge.run("comm-1"))
+    yield page
+    serving.cancel()
+
+
+def test_the_first_search_runs_by_itself_and_more_appends(page: Page) -> None:
+    page.until(lambda: page.traits.get("search", {}).get("state") == "done")
+    first = [model["repo_id"] for model in page.traits["search"]["models"]]
+    assert len(first) == 3
+    assert page.traits["search"]["has_more"]
+    assert page.ask("search_more")["ok"]
+    models = [model["repo_id"] for model in page.traits["search"]["models"]]
+    assert models[:3] == first
+    assert len(models) > 3
+    assert page.traits["view"]["endpoint"].startswith("http://127.0.0.1")
+
+
+def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(8e6, is_shared=True), origin="cdn")
+    assert page.ask("open_repo", repo_id=SPLIT)["ok"]
+    variant = page.variant(SPLIT, "F16")
+    assert variant["actions"] == ["download"]
+    assert page.ask("download", repo_id=SPLIT, variant_id=variant["variant_id"])["ok"]
+    page.until(lambda: page.variant(SPLIT, "F16")["state"] == "downloaded")
+    assert page.variant(SPLIT, "F16")["actions"] == ["load", "remove"]
+    assert page.until(lambda: page.toasts("success"))[0].startswith(f"F16 of {SPLIT}")
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "ready")
+
+    percents = [
+        job["percent"]
+        for name, value in page.history
+        if name == "downloads"
+        for job in value["jobs"]
+        if job["percent"] is not None
+    ]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert any(0 < percent < 100 for percent in percents)
+    assert page.ask("remove", repo_id=SPLIT, variant_id=variant["variant_id"])["ok"]
+    assert page.variant(SPLIT, "F16")["state"] == "available"
+    page.until(lambda: not page.jobs())
+
+
+def test_one_thread_publishes_everything(page: Page) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    assert page.threads == {"bridge-under-test"}
+
+
+def test_a_request_is_acknowledged_before_it_is_carried_out(page: Page) -> None:
+    request_id = page.send("open_repo", repo_id=TINY)
+    page.answer(request_id)
+    kinds = [message["kind"] for message in page.messages if message.get("id") == request_id]
+    assert kinds == ["modeldeck-ack", "modeldeck-answer"]
+
+
+def test_a_request_that_comes_twice_is_carried_out_and_answered_once(page: Page, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    page.ask("open_repo", repo_id=SPLIT)
+    request_id = page.send("download", times=5, repo_id=SPLIT, variant_id=page.variant(SPLIT, "F16")["variant_id"])
+    page.answer(request_id)
+    page.until(page.jobs)
+    page.ask("hello")
+    assert len(page.about(request_id, "modeldeck-answer")) == 1
+    (job,) = page.jobs()
+    assert page.ask("cancel", job_id=job["job_id"])["ok"]
+    page.until(lambda: not page.jobs())
+    assert page.variant(SPLIT, "F16")["state"] == "available"
+
+
+def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> None:
+    answer = page.ask("open_repo", repo_id="nobody/nothing")
+    assert answer["error"]["code"] == "repo_not_found"
+    assert page.traits["repos"]["nobody/nothing"]["state"] == "failed"
+    assert page.traits["repos"]["nobody/nothing"]["error"]["code"] == "repo_not_found"
+
+    page.ask("open_repo", repo_id=GATED_REPO_ID)
+    assert page.traits["repos"][GATED_REPO_ID]["license_url"] == f"{demo_hub.endpoint}/{GATED_REPO_ID}"
+    page.ask("download", repo_id=GATED_REPO_ID, variant_id=page.variant(GATED_REPO_ID, "Q8_0")["variant_id"])
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "failed")
+    (job,) = page.jobs()
+    assert job["error"]["code"] == "gated"
+    assert job["error"]["details"]["url"] == f"{demo_hub.endpoint}/{GATED_REPO_ID}"
+    assert "retry" in job["actions"]
+    assert page.toasts("error")
+
+    assert page.ask("download", repo_id=TINY, variant_id="x.gguf")["error"]["code"] == "invalid_request"
+    assert page.ask("pause", job_id="no-such-job")["error"]["code"] == "invalid_request"
+    demo_hub.stop()
+    assert page.ask("search", text="anything")["error"]["code"] == "offline"
+    assert page.traits["search"]["state"] == "failed"
+
+
+def test_no_secret_and_no_absolute_path_is_published(page: Page, tmp_path: Path) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    assert str(tmp_path) not in repr(page.history) + repr(page.messages)
+
+
+def test_another_context_length_changes_every_badge(page: Page) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    before = page.variant(TINY, "F16")["fit"]
+    page.ask("set_n_ctx", n_ctx=2048)
+    after = page.variant(TINY, "F16")["fit"]
+    assert (before["n_ctx"], after["n_ctx"]) == (1024, 2048)
+    assert before["needed_bytes"] < after["needed_bytes"]
+    assert page.traits["view"]["n_ctx"] == 2048
+
+
+@pytest.mark.llama
+def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> None:
+    page.ask("hello")
+    waiting = loop.start(page.bridge.ready())
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    assert not waiting.done()
+    assert page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+    llm = waiting.result(TIMEOUT_SECONDS)
+    assert llm is page.bridge.llm
+    assert page.variant(TINY, "F16")["actions"] == ["unload"]
+    assert llm("Hello", max_tokens=32)["choices"][0]["text"] == " Hello from a tiny test model."
+    assert loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS) is llm, "a load that came before counts"
+    assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["error"]["code"] == "invalid_request"
+    page.ask("unload")
+    assert page.bridge.llm is None
+    assert page.variant(TINY, "F16")["state"] == "downloaded"
+
+
+def test_waiting_without_a_page_fails_with_the_headless_call(
+    page: Page, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "HELLO_TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(NoFrontEndError, match=r"modeldeck\.load"):
+        loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
+    assert {"kind": "modeldeck-ping"} in page.messages
