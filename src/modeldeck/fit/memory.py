@@ -81,6 +81,7 @@ def memory_use(
         k_bytes=element_bytes(options.type_k),
         v_bytes=element_bytes(options.type_v),
         swa_full=options.swa_full,
+        flash_attn=options.flash_attn,
     )
     compute, touched = _compute_bytes(metadata, n_ctx, options)
     return MemoryUse(
@@ -137,5 +138,7 @@ def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
 
 
 def _feed_forward_width(metadata: GGUFMetadata) -> int:
-    experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or 0)
-    return max(*metadata.feed_forward_length, experts, 0)
+    """Elements of one token inside the widest feed-forward step: all experts that are used together count."""
+    dense = max(metadata.feed_forward_length, default=0)
+    experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or dense)
+    return max(dense, experts)

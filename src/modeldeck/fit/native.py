@@ -247,7 +247,8 @@ def _answer(reply: _Reply, options: ContextOptions) -> NativeAnswer:
     if reply.returncode is None:
         return NativeAnswer(status="unavailable", reason=last_words)
     if _is_abort(reply.returncode):
-        return NativeAnswer(status="would_abort", reason=_assertion(reply.errors))
+        reason = _assertion(reply.errors) or f"llama.cpp ended with {_signal_name(reply.returncode)}."
+        return NativeAnswer(status="would_abort", reason=reason)
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for line in reply.lines:
         by_kind.setdefault(line.get("kind", ""), []).append(line)
@@ -270,6 +271,10 @@ def _is_abort(returncode: int) -> bool:
     if sys.platform == "win32":
         return returncode not in (0, 1)
     return returncode in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL, -signal.SIGBUS)
+
+
+def _signal_name(returncode: int) -> str:
+    return signal.Signals(-returncode).name if returncode < 0 else f"code {returncode}"
 
 
 def _assertion(errors: str) -> str | None:
