@@ -89,7 +89,7 @@ def load(
             vision.open_projector(llama, projector)
         if recorder is not None:
             recorder.loaded()
-            llama._guard.recorder = recorder
+            llama._control.recorder = recorder
         stages.enter("ready", 1.0)
     except BaseException:
         llama.unload()

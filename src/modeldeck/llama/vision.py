@@ -40,10 +40,10 @@ def open_projector(llama: Guarded, projector: Path) -> None:
     if not hasattr(llama.chat_handler, "_init_mtmd_context"):
         return
     hooks.install_projector_log(llama.chat_handler._mtmd_cpp)
-    log = llama._guard.thread.log
+    log = llama._control.thread.log
     log.clear()
     try:
-        llama._guard.thread.call(functools.partial(llama.chat_handler._init_mtmd_context, llama))
+        llama._control.thread.call(functools.partial(llama.chat_handler._init_mtmd_context, llama))
     except ValueError as error:
         raise LoadFailedError(
             f"The vision projector {projector.name} cannot be loaded with this model: {log.reason() or error}. "
@@ -72,7 +72,7 @@ def _render(handler: Any, llama: Guarded, messages: list[Any], kwargs: dict[str,
     variables = {name: kwargs.get(name) for name in ("functions", "function_call", "tools", "tool_choice")}
     variables |= {"eos_token": eos_token, "bos_token": bos_token, "add_generation_prompt": True}
     marked = handler._get_template_messages(messages, marker)
-    render = functools.partial(llama._guard.renderer.render, llama.metadata[TEMPLATE_KEY])
+    render = functools.partial(llama._control.renderer.render, llama.metadata[TEMPLATE_KEY])
     prompt = render({"messages": marked, **variables})
     if _SIGN_OF_A_PRINTED_LIST in prompt:  # a template that knows only text contents
         prompt = render({"messages": [_with_text_content(message) for message in marked], **variables})
