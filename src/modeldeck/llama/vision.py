@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,8 +18,13 @@ from modeldeck.llama.chat import TEMPLATE_KEY, special_tokens
 if TYPE_CHECKING:
     from modeldeck.llama.guard import Guarded
 
+_CHILD = Path(__file__).with_name("projector_child.py")
+_CHECK_SECONDS = 0.1
 _TEMPLATE_VARIABLE = "modeldeck_prompt"
 _SIGN_OF_A_PRINTED_LIST = "{'type': 'text'"
+
+_survived: set[tuple[Path, int, int]] = set()
+"""Projectors that have been tried in this process, with size and time of change."""
 
 
 def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool) -> Any:
@@ -33,6 +42,38 @@ def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool
             "Update it to 0.3.36 or later, or load the model without mmproj for text only."
         )
     return _template_handler_class(llama_cpp)(clip_model_path=str(projector), verbose=False)
+
+
+def try_projector(model: Path, projector: Path, check: Callable[[], None]) -> None:
+    """Open the projector in a child process first, and raise when the child dies of it.
+
+    Parameters
+    ----------
+    check
+        Called now and then; what it raises ends the trial.
+    """
+    status = projector.stat()
+    key = (projector, status.st_size, status.st_mtime_ns)
+    if key in _survived:
+        return
+    if not _survives([sys.executable, "-P", str(_CHILD), str(model), str(projector)], check):
+        raise LoadFailedError(
+            f"The vision projector {projector.name} makes llama.cpp crash: it is damaged. Download it again, or load "
+            "the model without mmproj for text only."
+        )
+    _survived.add(key)
+
+
+def _survives(command: list[str], check: Callable[[], None]) -> bool:
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as child:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(_CHECK_SECONDS) == 0
+                check()
+        finally:
+            child.kill()
 
 
 def open_projector(llama: Guarded, projector: Path) -> None:
