@@ -358,6 +358,27 @@ def test_a_projector_of_another_model_is_an_error_of_the_load(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_projector_that_would_crash_is_refused(
+    run_child: Any, tmp_path: Path, chat_model: Path, projector: Path
+) -> None:
+    """Without one of its tensors llama.cpp follows a null pointer."""
+    path = tmp_path / "mmproj-damaged.gguf"
+    path.write_bytes(projector.read_bytes().replace(b"mm.0.bias", b"mm.0.none"))
+    outcome = run_child(
+        """
+        from modeldeck.llama import load
+        try:
+            load(model, mmproj=path)
+        except Exception as error:
+            print(type(error).__name__, error)
+        """,
+        path=path,
+        model=chat_model,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.output.startswith("LoadFailedError The vision projector mmproj-damaged.gguf makes llama.cpp crash")
+
+
 # --- llama-cpp-python itself ------------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,7 @@ def test_cancel_ends_a_long_prompt_and_the_model_goes_on(slow_llm: Any) -> None:
     before = slow_llm("The capital of France is", max_tokens=5, temperature=0.0)["choices"][0]["text"]
     assert slow_llm.cancel() is False  # nothing runs
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
-    until(lambda: slow_llm._guard.thread.is_busy)
+    until(lambda: slow_llm._control.thread.is_busy)
     time.sleep(0.3)  # well inside the first batch
     asked = time.monotonic()
     assert slow_llm.cancel() is True
@@ -148,10 +148,10 @@ def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     path = tiny_models.write_chat_model(tmp_path / "endless.gguf", chat_template=endless)
     with load(path, n_threads=1, n_threads_batch=1) as llm:
-        llm._guard.renderer._max_seconds = WAIT_SECONDS
+        llm._control.renderer._max_seconds = WAIT_SECONDS
         running = Caller(llm.create_chat_completion, MESSAGES)
-        until(lambda: llm._guard.renderer._child is not None)
-        child = llm._guard.renderer._child
+        until(lambda: llm._control.renderer._child is not None)
+        child = llm._control.renderer._child
         getattr(llm, way)()
         error = running.finish()
         assert isinstance(error, GenerationCancelledError if way == "cancel" else ModelUnloadedError)
@@ -162,7 +162,7 @@ def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
 
 def test_cancel_reaches_only_the_running_call(slow_llm: Any) -> None:
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
-    until(lambda: slow_llm._guard.thread.is_busy)
+    until(lambda: slow_llm._control.thread.is_busy)
     waiting = Caller(slow_llm, "Hello", max_tokens=2)
     slow_llm.cancel()
     assert isinstance(running.finish(), GenerationCancelledError)
@@ -189,7 +189,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
         at = []
 
         def interrupt():
-            while not llm._guard.thread.is_busy:
+            while not llm._control.thread.is_busy:
                 time.sleep(0.01)
             time.sleep(0.3)
             at.append(time.monotonic())
@@ -214,7 +214,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
 
 def test_unload_while_a_prompt_is_read(slow_llm: Any) -> None:
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
-    until(lambda: slow_llm._guard.thread.is_busy)
+    until(lambda: slow_llm._control.thread.is_busy)
     waiting = Caller(slow_llm, "Hello")
     time.sleep(0.3)
     asked = time.monotonic()
@@ -227,9 +227,9 @@ def test_unload_while_a_prompt_is_read(slow_llm: Any) -> None:
 
 def test_the_last_reference_unloads(chat_model: Path) -> None:
     llm = load(chat_model, n_threads=1, n_threads_batch=1)
-    thread = llm._guard.thread._thread
+    thread = llm._control.thread._thread
     llm.create_chat_completion(MESSAGES)
-    child = llm._guard.renderer._child
+    child = llm._control.renderer._child
     gone = weakref.ref(llm)
     gc.disable()
     try:

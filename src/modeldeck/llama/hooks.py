@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from modeldeck.llama.native import current_thread, install_parking
+from modeldeck.llama.native import current_thread
+from modeldeck.llama.parking import install_parking
 
 _lock = threading.Lock()
 _kept: list[object] = []

@@ -5,19 +5,15 @@ What the thread is good for:
 * calls from several threads queue, and OpenMP keeps one team of workers for the model instead of one per caller;
 * the caller waits in Python, so that an interrupt of the kernel arrives at once, also in the middle of a long prompt;
 * what llama.cpp logs or reports on this thread belongs to this model, so that no process-wide state is needed;
-* when llama.cpp gives up (``GGML_ASSERT``, an uncaught C++ exception) it ends the process. We are asked just before:
-  then this thread is parked for good, its memory is lost, and the caller gets an exception instead of a dead kernel.
+* when llama.cpp gives up, this thread can be parked and its caller told (see :mod:`modeldeck.llama.parking`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import cache
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +23,6 @@ from modeldeck.llama.log import LogBook
 T = TypeVar("T")
 
 _WAIT_SECONDS = 0.5  # on Windows an interrupt is only seen between two waits
-_STDERR = 2
 
 
 class _Job(Generic[T]):
@@ -186,61 +181,6 @@ def current_thread() -> NativeThread | None:
     return _threads.get(threading.get_ident())
 
 
-@cache
-def install_parking(libggml_base: ctypes.CDLL) -> tuple[object, ...]:
-    """Make llama.cpp ask us before it ends the process. Returns what must be kept alive.
-
-    Threads that are not ours, and models loaded without modeldeck, end the process as before.
-    """
-    kept: list[object] = []
-    if hasattr(libggml_base, "ggml_set_abort_callback"):
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-
-        def abort(message: bytes) -> None:
-            _park_if_ours(message.decode(errors="replace"))
-            os.write(_STDERR, message + b"\n")
-
-        on_abort = prototype(abort)
-        libggml_base.ggml_set_abort_callback(on_abort)
-        kept.append(on_abort)
-    if sys.platform.startswith("linux"):
-        kept += _install_terminate_handler()
-    return tuple(kept)
-
-
-def _install_terminate_handler() -> list[object]:
-    """An exception that leaves llama.cpp ends in ``std::terminate``; this is ``std::set_terminate``."""
-    try:
-        set_terminate = ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"]
-    except (OSError, AttributeError):
-        return []
-    prototype = ctypes.CFUNCTYPE(None)
-    set_terminate.restype = ctypes.c_void_p
-    set_terminate.argtypes = [prototype]
-    kept: list[object] = []
-
-    def on_terminate() -> None:
-        _park_if_ours("an uncaught C++ exception")
-        previous()
-
-    handler = prototype(on_terminate)
-    previous = prototype(set_terminate(handler))
-    kept += [handler, previous]
-    return kept
-
-
-def _park_if_ours(reason: str) -> None:
-    """Park the calling thread when it works for one of our models; return when it does not."""
-    thread = current_thread()
-    # llama.cpp's own workers are not known to Python: then it can be any model that is computing now.
-    victims = [thread] if thread is not None else [each for each in list(_threads.values()) if each.is_busy]
-    for victim in victims:
-        victim.give_up(_shortened(reason))
-    if victims:
-        threading.Event().wait()
-
-
-def _shortened(reason: str) -> str:
-    """``/long/build/path/llama-vocab.cpp:12: GGML_ASSERT(x) failed`` without the path."""
-    place, separator, text = reason.partition(": ")
-    return f"{place.replace(chr(92), '/').rpartition('/')[2]}{separator}{text}".strip()
+def busy_threads() -> list[NativeThread]:
+    """The native threads on which something runs."""
+    return [thread for thread in list(_threads.values()) if thread.is_busy]
