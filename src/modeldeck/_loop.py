@@ -108,6 +108,9 @@ def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
 
     def run() -> None:
+        # From here on the future cannot be cancelled: a result nobody waits for any more is simply not looked at.
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the waiting side gets it

@@ -1,7 +1,7 @@
 """The data that travels between the layers: frozen, with no behaviour beyond small derived properties.
 
 Sizes are ``int`` bytes, durations ``float`` seconds, points in time ``float`` seconds since the epoch.
-Unknown is ``None``, never 0. Every class here survives ``msgspec.to_builtins`` / ``msgspec.convert`` unchanged.
+Unknown is ``None``, never 0. What crosses a border survives ``msgspec.to_builtins`` and ``msgspec.convert``.
 """
 
 from __future__ import annotations

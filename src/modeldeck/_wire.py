@@ -1,4 +1,4 @@
-"""How a variant, a repository and a download look as JSON, in the widget and in ``--json`` alike."""
+"""How variants, repositories, downloads and local models look as JSON, in the widget and in ``--json`` alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from modeldeck._types import DownloadSnapshot, ErrorInfo, FitEstimate, RepoDetails, Variant
+from modeldeck._types import (
+    DownloadSnapshot,
+    ErrorInfo,
+    FitEstimate,
+    LocalModel,
+    RepoDetails,
+    Variant,
+    VerifiedFile,
+)
 
 Json = dict[str, Any]
 
@@ -68,4 +76,31 @@ def job_wire(snapshot: DownloadSnapshot) -> Json:
         "error": error_wire(snapshot.error),
         "notice": snapshot.notice,
         "actions": list(snapshot.actions),
+    }
+
+
+def local_wire(model: LocalModel) -> Json:
+    """A model of the cache as ``modeldeck ls --json`` prints it, absolute paths included."""
+    return {
+        "repo_id": model.repo_id,
+        "commit_hash": model.commit_hash,
+        "revision": model.revision,
+        "variant_id": model.variant_id,
+        "label": model.label,
+        "filenames": list(model.filenames),
+        "path": str(model.path),
+        "paths": [str(path) for path in model.paths],
+        "sidecar_paths": [str(path) for path in model.sidecar_paths],
+        "size": model.size,
+        "sha256": model.sha256,
+    }
+
+
+def verified_wire(file: VerifiedFile) -> Json:
+    return {
+        "path": str(file.path),
+        "expected": file.expected,
+        "actual": file.actual,
+        "is_valid": file.is_valid,
+        "repaired_bytes": file.repaired_bytes,
     }

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from modeldeck import __version__
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel, VerifiedFile
-from modeldeck._wire import job_wire, repo_wire
+from modeldeck._wire import job_wire, local_wire, repo_wire, verified_wire
 from modeldeck.session import Download, Session, split_target
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -120,7 +121,7 @@ async def _until_interrupted(download: Download, output: _Output) -> LocalModel 
 async def _ls(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
     for model in await session.local_models():
         output.record(
-            msgspec.to_builtins(model),
+            local_wire(model),
             f"{model.repo_id}:{model.label:14} {_size(model.size):>10}  {model.path}",
         )
     return EXIT_OK
@@ -131,7 +132,7 @@ async def _verify(session: Session, arguments: argparse.Namespace, output: _Outp
     for file in files:
         verdict = {True: "ok", False: "DAMAGED", None: "no digest known"}[file.is_valid]
         output.record(
-            {**msgspec.to_builtins(file), "is_valid": file.is_valid},
+            verified_wire(file),
             f"{verdict:10} {file.path}" + (f" ({file.repaired_bytes} bytes repaired)" if file.repaired_bytes else ""),
         )
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
@@ -146,6 +147,38 @@ async def _rm(session: Session, arguments: argparse.Namespace, output: _Output) 
 async def _downloads(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
     for snapshot in await session.downloads():
         output.record(job_wire(snapshot), _job_line(snapshot))
+    return EXIT_OK
+
+
+async def _engine(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
+    from modeldeck.service.control import engine_status, stop_engine
+
+    if arguments.action == "stop":
+        was_running = await anyio.to_thread.run_sync(stop_engine, session.settings)
+        output.record({"stopped": was_running}, "The engine is stopped." if was_running else "No engine runs.")
+        return EXIT_OK
+    status = await anyio.to_thread.run_sync(engine_status, session.settings)
+    if status is None:
+        output.record({"running": False}, "No engine runs.")
+    else:
+        output.record(
+            {"running": True, **msgspec.to_builtins(status)},
+            f"Engine {status.version}, process {status.pid}: {status.active} active, {status.waiting} waiting, "
+            f"{status.clients} clients.",
+        )
+    return EXIT_OK
+
+
+async def _demo(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
+    from modeldeck.localhub.demo import demo_hub
+
+    with demo_hub(output.note) as hub:
+        output.record(
+            {"endpoint": hub.endpoint}, f"A local hub answers at {hub.endpoint}. Set HF_ENDPOINT to it; Ctrl-C ends it."
+        )
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
     return EXIT_OK
 
 
@@ -272,6 +305,10 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--filename", metavar="F")
     download.add_argument("--revision", default="main")
 
+    engine = add("engine", _engine, "what the download engine does, or end it; running downloads are paused")
+    engine.add_argument("action", choices=["status", "stop"])
+
+    add("demo", _demo, "serve a local hub with small models, for trying things without the internet")
     add("ls", _ls, "the models in the cache")
     add("downloads", _downloads, "what the engine runs, holds paused, and remembers")
 

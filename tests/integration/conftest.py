@@ -41,7 +41,7 @@ class Playground:
 
     def put(self, content: bytes, **repo: Any) -> None:
         self.content = content
-        self.commit_hash = self.hub.add_repo(self.repo_id, {self.filename: content}, **repo)
+        self.commit_hash = self.hub.add_repo(self.repo_id, {self.filename: content}, gguf={}, **repo)
 
     @property
     def sha256(self) -> str:

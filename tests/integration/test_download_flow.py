@@ -52,7 +52,7 @@ async def test_cancellation(playground: Playground, until: Until) -> None:
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
-        with anyio.fail_after(1):
+        with anyio.fail_after(5):  # a second on a quiet machine
             cancelled = await manager.cancel(job.job_id)
         assert cancelled.state is DownloadState.CANCELLED
         assert playground.left_overs() == []

@@ -105,7 +105,7 @@ def test_messages_that_are_no_json(chat_model: Path) -> None:
 def test_a_render_that_hangs_is_given_up_and_the_next_one_works() -> None:
     renderer = TemplateRenderer(max_seconds=0.5)
     started = time.monotonic()
-    with pytest.raises(ChatTemplateError, match=r"stopped after 0\.5 seconds"):
+    with pytest.raises(ChatTemplateError, match=r"more than 0\.5 seconds"):
         renderer.render(HOSTILE["endless loop"], {})
     assert time.monotonic() - started < 10
     renderer._max_seconds = 60

@@ -15,6 +15,7 @@ import pytest
 
 from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
 from modeldeck.llama import load
+from modeldeck.localhub import tiny_models
 from modeldeck.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
@@ -140,6 +141,23 @@ def test_cancel_ends_a_long_prompt_and_the_model_goes_on(slow_llm: Any) -> None:
     assert isinstance(running.finish(), GenerationCancelledError)
     assert time.monotonic() - asked < 2.0
     assert slow_llm("The capital of France is", max_tokens=5, temperature=0.0)["choices"][0]["text"] == before
+
+
+@pytest.mark.parametrize("way", ["cancel", "unload"])
+def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    path = tiny_models.write_chat_model(tmp_path / "endless.gguf", chat_template=endless)
+    with load(path, n_threads=1, n_threads_batch=1) as llm:
+        llm._guard.renderer._max_seconds = WAIT_SECONDS
+        running = Caller(llm.create_chat_completion, MESSAGES)
+        until(lambda: llm._guard.renderer._child is not None)
+        child = llm._guard.renderer._child
+        getattr(llm, way)()
+        error = running.finish()
+        assert isinstance(error, GenerationCancelledError if way == "cancel" else ModelUnloadedError)
+        assert child.returncode is not None
+        if way == "cancel":
+            assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
 
 
 def test_cancel_reaches_only_the_running_call(slow_llm: Any) -> None:

@@ -48,6 +48,11 @@ MISUSES = {
     "sample at a wrong place": ("llm.eval([5, 6]); llm.sample(idx=9)", "LlamaCrashedError"),
     "sample before anything": ("llm.n_tokens = 3; llm.sample()", "LlamaCrashedError"),
     "exception in C++": ("llm._exclusively(lambda: llm._model.token_get_text(10**6))", "LlamaCrashedError"),
+    "crash on a thread of OpenMP": (
+        "modeldeck.llama.Llama(str(embedding_model), embedding=True, n_ctx=4096, n_batch=4096, n_ubatch=4096,"
+        " n_threads=2, n_threads_batch=2).embed('a b c d ' * 600)",
+        "LlamaCrashedError",
+    ),
     "use after a crash": (
         "llm.n_tokens = 3\ntry: llm.sample()\nexcept Exception: llm.unload()\nllm('x')",
         UNLOADED,

@@ -134,9 +134,7 @@ def test_unknown_stays_unknown() -> None:
 
 def test_sidecars_and_measurements_count() -> None:
     measured = MemoryUse(weights_bytes=GIB, cache_bytes=GIB, compute_bytes=GIB, touched_bytes=0, host_bytes=0)
-    fit = estimate_fit(
-        LLAMA_8B, weights_bytes=GIB, sidecar_bytes=GIB, n_ctx=4096, hardware=machine(4), measured=measured
-    )
+    fit = estimate_fit(None, weights_bytes=GIB, sidecar_bytes=GIB, n_ctx=4096, hardware=machine(4), measured=measured)
     assert (fit.verdict, fit.method, fit.needed_bytes) == ("fits", "native", 3 * GIB)
 
 

@@ -57,7 +57,7 @@ function Facts({ model }: { model: ModelSummary }) {
     ["Licence", model.license],
     ["Downloads", downloads === null ? null : count(downloads), "download"],
     ["Likes", likes === null ? null : count(likes), "heart"],
-    ["Updated", updated && `updated ${updated}`],
+    ["Updated", updated],
   ];
   return (
     <p class="line small">
@@ -69,7 +69,7 @@ function Facts({ model }: { model: ModelSummary }) {
       {facts.map(([name, text, icon]) =>
         text ? (
           <span key={name} title={name}>
-            <span class="hidden">{name}: </span>
+            <span class={name === "Updated" ? "" : "hidden"}>{name} </span>
             {icon ? <Icon name={icon} /> : null}
             {text}
           </span>

@@ -66,12 +66,13 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended 
     >
       <span class="size">{fileSize(size)}</span>
       {fit ? <FitPill fit={fit} /> : null}
-      {isRecommended ? (
+      {status ? (
+        <Pill tone="good">{status}</Pill>
+      ) : isRecommended ? (
         <Pill tone="accent" icon="star">
           Recommended
         </Pill>
       ) : null}
-      {status ? <Pill tone="good">{status}</Pill> : null}
       {variant.filenames.length > 1 ? <span>{variant.filenames.length} files</span> : null}
       {variant.sidecars.map(({ kind, filename }) => (
         <span key={filename} title={filename}>

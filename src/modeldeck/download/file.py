@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +35,8 @@ from modeldeck.hub import cache
 from modeldeck.hub.errors import host_of
 
 MAX_MENDINGS = 2
+MAX_RESOLVE_ATTEMPTS = 3
+"""Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
 SYNC_BYTES = 256 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
 _GGUF_MAGIC = b"GGUF"
@@ -207,7 +209,8 @@ class FileDownload:
 
     async def resolve(self) -> None:
         """Learn the file's address and digest, with the same patience as for its bytes."""
-        attempts = Attempts(self._tools.policy)
+        policy = self._tools.policy
+        attempts = Attempts(replace(policy, max_attempts=min(policy.max_attempts, MAX_RESOLVE_ATTEMPTS)))
         while True:
             try:
                 return await self.source.resolve()
@@ -275,10 +278,13 @@ class FileDownload:
         size = await self._tools.threads.run(lambda: path.stat().st_size)
         if self.size is not None and size != self.size:
             return False
-        self._finish(size)
+        await self._finish(size)
         return True
 
-    def _finish(self, size: int) -> None:
+    async def _finish(self, size: int) -> None:
+        """The file is in the cache: what crashed attempts left of it is of no use any more."""
+        if self.source.digest is not None:
+            await self._tools.threads.run(discard_partials, self._blobs_dir, self.source.digest)
         self.received = size
         self._enter(Phase.DONE)
 
@@ -302,7 +308,7 @@ class FileDownload:
             filename=self.file.filename,
             etag=digest,
         )
-        self._finish(size)
+        await self._finish(size)
         return True
 
     @asynccontextmanager
@@ -487,9 +493,8 @@ class FileDownload:
                 verified=partial.data_path,
             )
             await self._tools.threads.run(partial.finish)
-            await self._tools.threads.run(discard_partials, self._blobs_dir, partial.header.digest)
         assert self.size is not None
-        self._finish(self.size)
+        await self._finish(self.size)
 
 
 async def _outcome(transfer: Transfer) -> Exception | None:

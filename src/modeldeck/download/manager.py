@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import uuid
 from collections.abc import Callable
@@ -264,7 +265,13 @@ class DownloadManager:
 
     def _reserved_bytes(self, job: Job) -> int:
         """What downloads that run or wait before this one will still write on its disk."""
-        device = disk.device_of(Path(job.request.cache_dir))
+        devices: dict[str, int] = {}
+
+        def device(cache_dir: str) -> int:
+            if cache_dir not in devices:
+                devices[cache_dir] = disk.device_of(Path(cache_dir))
+            return devices[cache_dir]
+
         reserved = 0
         others = [self._jobs[job_id] for job_id in self._tasks] + list(self._queue.values())
         for other in others:
@@ -272,7 +279,7 @@ class DownloadManager:
                 if job.job_id in self._queue:
                     break
                 continue
-            if disk.device_of(Path(other.request.cache_dir)) == device:
+            if device(other.request.cache_dir) == device(job.request.cache_dir):
                 reserved += other.remaining
         return reserved
 
@@ -280,15 +287,16 @@ class DownloadManager:
         while self._is_open and self._queue and len(self._tasks) < self._limits.max_active_jobs:
             job_id = next(iter(self._queue))
             job = self._queue.pop(job_id)
-            task = asyncio.get_running_loop().create_task(job.run(), name=f"modeldeck-download-{job_id}")
+            task = asyncio.get_running_loop().create_task(self._run(job), name=f"modeldeck-download-{job_id}")
             self._tasks[job_id] = task
-            task.add_done_callback(lambda done, job_id=job_id: self._ended(job_id, done))  # type: ignore[misc]
+            task.add_done_callback(_report)
 
-    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(job_id, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            task.get_loop().call_exception_handler({"message": "a download ended by a mistake", "exception": error})
-        self._start_queued()
+    async def _run(self, job: Job) -> None:
+        try:
+            await job.run()
+        finally:
+            del self._tasks[job.job_id]
+            self._start_queued()
 
     def _state_changed(self, job: Job) -> None:
         if job.state is not DownloadState.QUEUED:
@@ -343,16 +351,18 @@ class DownloadManager:
         keep = {file.sha256 for job in self._jobs.values() for file in job.request.files if file.sha256}
 
         async def clean() -> None:
-            try:
+            with contextlib.suppress(OSError):  # left-overs of a disk that fails are the least of its problems
                 await self._tools.threads.run(clean_partials, Path(cache_dir), keep=keep)
-            except OSError as error:
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": "left-over partial files could not be cleaned", "exception": error}
-                )
 
         task = asyncio.get_running_loop().create_task(clean())
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """The job has said that it failed; why is for whoever looks after the program."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "a download ended by a mistake", "exception": error})
 
 
 def _check(request: DownloadRequest) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,6 +20,8 @@ import httpx
 READ_BUFFER_BYTES = 256 << 10
 KEEP_ALIVE_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 15.0
+HAPPY_EYEBALLS_SECONDS = 0.25
+"""The next address of a name is tried when one is silent for so long (RFC 8305)."""
 
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
@@ -201,10 +204,12 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
     ) -> _Stream:
         loop = asyncio.get_running_loop()
         local = (local_address, 0) if local_address else None
+        # A cancelled race between addresses can leave a socket to the garbage collector: race only where there is one.
+        delay = None if _is_address(host) else HAPPY_EYEBALLS_SECONDS
         try:
             async with asyncio.timeout(timeout):
                 transport, receiver = await loop.create_connection(
-                    _Receiver, host, port, local_addr=local, happy_eyeballs_delay=0.25
+                    _Receiver, host, port, local_addr=local, happy_eyeballs_delay=delay
                 )
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout(exc) from exc
@@ -217,6 +222,14 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class EngineTransport(httpx.AsyncBaseTransport):

@@ -52,6 +52,7 @@ LARGEST_JOURNAL_BYTES = 64 << 20
 LEFT_OVER_SECONDS = 7 * 86_400.0
 
 _FORMAT = 1
+_NEW_SUFFIX = "-new"
 _BLOCK = re.compile(r"(\d{1,18}) (\d{1,18}) (-|[0-9a-f]{8})")
 _NAME = re.compile(r"(?P<digest>[0-9A-Za-z_-]{1,128})\.(?P<id>[0-9a-f]{8})\.(?P<kind>part|journal)")
 
@@ -320,14 +321,14 @@ class Partial:
         self.data_path = directory / data_name
         self.journal_path = directory / f"{header.digest}.{owner_id}.journal"
         self._lock = threading.Lock()
-        self._descriptor = os.open(self.data_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        length = os.fstat(self._descriptor).st_size
+        length = self.data_path.stat().st_size if self.data_path.exists() else 0
         self._blocks = [block for block in blocks if block.stop <= length]
         self._written = RangeSet((block.start, block.stop) for block in self._blocks)
+        self._journal = self._write_journal()  # first, so that a crash leaves no data that nobody knows of
         try:
-            self._journal = self._write_journal(owner_id)
+            self._descriptor = os.open(self.data_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except BaseException:
-            os.close(self._descriptor)
+            os.close(self._journal)
             raise
         self._touched_at = time.time()
         self._is_open = True
@@ -369,9 +370,9 @@ class Partial:
             os.truncate(partial.descriptor, header.size)
         return partial
 
-    def _write_journal(self, owner_id: str) -> int:
+    def _write_journal(self) -> int:
         """Put a fresh, compact journal of this owner in place and return its descriptor, open for appending."""
-        temporary = self.journal_path.with_suffix(".journal-new")
+        temporary = self.journal_path.with_name(self.journal_path.name + _NEW_SUFFIX)
         content = _encode_first_line(self.data_path.name, _this_process(), self.header)
         content += b"".join(encode_block(block) for block in self._blocks)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -614,7 +615,7 @@ def discard_partials(directory: Path, digest: str = "*", *, older_than_seconds: 
             freed += info.allocated_bytes
     known = {path for info in list_partials(directory, digest) for path in (info.data_path, info.journal_path)}
     for path in directory.glob(f"{digest}.*"):
-        if not _NAME.fullmatch(path.name.removesuffix("-new")) or path in known:
+        if _digest_in(path) is None or path in known:
             continue
         with contextlib.suppress(OSError):
             if now - path.stat().st_mtime > max(older_than_seconds, LEFT_OVER_SECONDS):
@@ -623,11 +624,17 @@ def discard_partials(directory: Path, digest: str = "*", *, older_than_seconds: 
     return freed
 
 
+def _digest_in(path: Path) -> str | None:
+    """The digest in the name of a file of ours."""
+    name = _NAME.fullmatch(path.name.removesuffix(_NEW_SUFFIX))
+    return name["digest"] if name else None
+
+
 def clean_partials(cache_dir: Path, *, keep: Iterable[str] = (), older_than_seconds: float = LEFT_OVER_SECONDS) -> int:
     """Delete left-over partial files of a whole cache, except of the blobs in ``keep``; return the bytes freed."""
     kept = set(keep)
     freed = 0
     for directory in sorted(cache_dir.glob("models--*/blobs")):
-        for digest in {info.header.digest for info in list_partials(directory)} - kept:
+        for digest in {found for path in directory.iterdir() if (found := _digest_in(path))} - kept:
             freed += discard_partials(directory, digest, older_than_seconds=older_than_seconds)
     return freed

@@ -342,7 +342,9 @@ class Transfer:
         self.advanced = anyio.Event()
 
     def storage_error(self, exc: OSError) -> StorageError:
-        return error_from_write(exc, self._partial.data_path, missing=self._planner.remaining)
+        size = self._source.size
+        missing = None if size is None else size - self._partial.received
+        return error_from_write(exc, self._partial.data_path, missing=missing)
 
     def wrote(self) -> None:
         self._announce()

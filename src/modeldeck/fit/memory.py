@@ -23,7 +23,7 @@ from modeldeck.gguf.metadata import GGUFMetadata
 DEFAULT_N_UBATCH = 512
 
 _F32_BYTES = 4
-_HOST_BYTES = 40 << 20
+_HOST_BYTES = 50 << 20
 _HOST_BYTES_PER_TOKEN = 250
 
 
@@ -102,7 +102,7 @@ def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) 
 
     llama.cpp reuses one buffer for all intermediate results, so it is as large as the fullest moment: the logits, the
     attention scores, or the feed-forward step. How many rows are alive at each was read off llama.cpp's own figures.
-    The logits' part is reserved for a whole batch and only ever written for single tokens.
+    The logits' part is reserved for a whole batch and only ever written for single tokens, so a CPU never touches it.
     """
     n_ubatch = min(options.n_ubatch, n_ctx)
     row = n_ubatch * _F32_BYTES
@@ -122,7 +122,8 @@ def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) 
     attention = scores + mask + 3 * width + 2 * query + cached
     feed_forward = mask + 3 * _feed_forward_width(metadata) + 4 * width
     output = vocab * _F32_BYTES
-    return max(logits, attention, feed_forward) * row + output, scores * row
+    touched = max(attention, feed_forward)
+    return max(logits, touched) * row + output, touched * row
 
 
 def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:

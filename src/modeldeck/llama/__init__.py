@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from modeldeck.llama.install import LlamaAvailability, availability
 from modeldeck.llama.loading import load
+from modeldeck.llama.measured import Measurement, MeasurementStore
 
 if TYPE_CHECKING:
     from modeldeck.llama.guard import Guarded as Llama
 
-__all__ = ["Llama", "LlamaAvailability", "availability", "load"]
+__all__ = ["Llama", "LlamaAvailability", "Measurement", "MeasurementStore", "availability", "load"]
 
 
 def __getattr__(name: str) -> Any:

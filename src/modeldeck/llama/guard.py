@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from modeldeck._errors import GenerationCancelledError, InvalidRequestError, LoadFailedError
 from modeldeck.llama import chat, hooks
 from modeldeck.llama.install import import_llama_cpp
+from modeldeck.llama.measured import Recorder
 from modeldeck.llama.native import NativeThread
 from modeldeck.llama.templates import TemplateRenderer
 from modeldeck.llama.turn import Hold, Turn, unloaded_error
@@ -84,12 +85,22 @@ class Guard:
     def __init__(self) -> None:
         self.thread = NativeThread()
         self.stop_flag = StopFlag()
-        self.turn = Turn(stop=self.stop_flag.set, unstop=self.stop_flag.clear)
         self.renderer = TemplateRenderer()
+        self.turn = Turn(stop=self._stop, unstop=self.stop_flag.clear)
+        self.recorder: Recorder | None = None
 
     def run(self, function: Callable[[], T]) -> T:
         """Run on the model's thread; interrupting the wait ends the generation."""
         return self.thread.call(function, interrupt=self.turn.cancel)
+
+    def after_use(self, llama: Guarded) -> None:
+        """A generation has ended well, and the turn is still ours."""
+        if self.recorder is not None and self.recorder.record(llama):
+            self.recorder = None
+
+    def _stop(self) -> None:
+        self.stop_flag.set()
+        self.renderer.stop()
 
     def check_going(self) -> None:
         """Raise when the running generation has been asked to end."""
@@ -118,6 +129,9 @@ class Stream(Generator[Any, Any, None]):
         try:
             piece = guard.run(functools.partial(self._step, value))
             self._is_done = False
+        except StopIteration:
+            guard.after_use(self._llama)
+            raise
         finally:
             if self._is_done:
                 guard.turn.release(self._hold)
@@ -173,7 +187,9 @@ class Checked:
     def eval(self, tokens: Sequence[int]) -> None:
         self._guard.check_going()
         if self._ctx.memory is None:
-            raise InvalidRequestError("This model only makes embeddings: use embed() or create_embedding().")
+            raise InvalidRequestError(
+                "This model cannot generate text: it makes embeddings, or was loaded with vocab_only=True. Use embed()."
+            )
         super().eval(tokens)  # type: ignore[misc]
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
@@ -263,7 +279,7 @@ class Guarded:
     @property
     def is_loaded(self) -> bool:
         """Whether the model is still in memory."""
-        return not self._guard.turn.is_closed
+        return not self._guard.turn.is_closed and self._guard.thread.crash is None
 
     def cancel(self) -> bool:
         """End the running generation, from any thread; its caller gets `GenerationCancelledError`.
@@ -281,8 +297,8 @@ class Guarded:
         if thread.is_of_other_process:
             return
         is_first = self._guard.turn.close()
-        self._guard.renderer.close()
         if thread.crash is not None:
+            self._guard.renderer.close()
             _kill_parts(vars(self))
             return
         if is_first:
@@ -304,6 +320,10 @@ class Guarded:
         if "_guard" in vars(self) and not sys.is_finalizing():
             self.unload()
 
+    def __repr__(self) -> str:
+        name = Path(self.model_path).name
+        return f"<Llama {name}, n_ctx={self._n_ctx}>" if self.is_loaded else f"<Llama {name}, unloaded>"
+
     def _exclusively(self, function: Callable[[], Any]) -> Any:
         guard = self._guard
         if guard.thread.is_current:
@@ -314,6 +334,8 @@ class Guarded:
             result = guard.run(functools.partial(self._interruptibly, function))
             if isinstance(result, Iterator):
                 stream = Stream(self, result, hold)
+            else:
+                guard.after_use(self)
         finally:
             if stream is None:
                 guard.turn.release(hold)
@@ -364,6 +386,7 @@ def _free(state: dict[str, Any]) -> None:
         state.pop(name, None)
     if "_stack" in state:
         state["_stack"].close()
+    state["_guard"].renderer.close()
     _kill_parts(state)
     _trim_heap()
 

@@ -13,6 +13,7 @@ from modeldeck.fit.hardware import probe_hardware
 from modeldeck.llama import vision
 from modeldeck.llama.checks import check_adapter, check_projector, inspect_model
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
+from modeldeck.llama.measured import MeasurementStore, Recorder
 from modeldeck.llama.options import check_names, choose_options
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def load(
     progress: Callable[[LoadProgress], object] | None = None,
     cancel: threading.Event | None = None,
     mmproj: str | Path | None = None,
+    measurements: MeasurementStore | None = None,
     **kwargs: Any,
 ) -> Guarded:
     """Load a GGUF file and return it as a ready `Llama`. Blocks; the interpreter is free meanwhile.
@@ -45,6 +47,8 @@ def load(
         Set it from another thread to end the load and get the memory back.
     mmproj
         The model's vision projector: with it, messages may contain images.
+    measurements
+        Where to keep what the load and the first generation took.
     **kwargs
         Passed on to ``llama_cpp.Llama``. What is not given is chosen for this machine.
 
@@ -64,6 +68,7 @@ def load(
     path = Path(path).absolute()
     projector = None if mmproj is None else Path(mmproj).absolute()
     stages.enter("reading")
+    recorder = None if measurements is None else Recorder(measurements, path)
     model = inspect_model(path)
     if projector is not None:
         check_projector(projector)
@@ -82,6 +87,9 @@ def load(
     try:
         if projector is not None:
             vision.open_projector(llama, projector)
+        if recorder is not None:
+            recorder.loaded()
+            llama._guard.recorder = recorder
         stages.enter("ready", 1.0)
     except BaseException:
         llama.unload()

@@ -51,9 +51,9 @@ class _Job(Generic[T]):
         self._error = error
         self._done.set()
 
-    def wait(self) -> None:
-        while not self._done.wait(_WAIT_SECONDS):
-            pass
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done, after at most this long."""
+        return self._done.wait(seconds)
 
     def result(self) -> T:
         error, self._error = self._error, None
@@ -94,7 +94,7 @@ class NativeThread:
     @property
     def is_current(self) -> bool:
         """Whether the caller is on this thread."""
-        return threading.get_ident() == self._thread.ident
+        return current_thread() is self
 
     @property
     def is_of_other_process(self) -> bool:
@@ -117,11 +117,11 @@ class NativeThread:
             return function()
         job = self._put(function)
         try:
-            job.wait()
+            self._wait_for(job)
         except BaseException:
             if interrupt is not None:
                 interrupt()
-                job.wait()
+                self._wait_for(job)
             raise
         return job.result()
 
@@ -134,15 +134,20 @@ class NativeThread:
         self._jobs.put(None)
 
     def join(self) -> None:
-        """Wait for the end; not on the thread itself."""
-        if not self.is_current:
-            self._thread.join()
+        """Wait for the end, which never comes after a crash; not on the thread itself."""
+        while not self.is_current and self.crash is None and self._thread.is_alive():
+            self._thread.join(_WAIT_SECONDS)
 
     def give_up(self, reason: str) -> None:
         """llama.cpp is about to end the process: whoever waits gets an error, and nothing runs here any more."""
         self.crash = reason
         if self._current is not None:
             self._current.fail(self._crash_error())
+
+    def _wait_for(self, job: _Job[Any]) -> None:
+        while not job.wait(_WAIT_SECONDS):
+            if self.crash is not None:
+                raise self._crash_error()
 
     def _put(self, function: Callable[[], T]) -> _Job[T]:
         if self.crash is not None:

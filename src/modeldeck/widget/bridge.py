@@ -256,14 +256,26 @@ class Bridge:
         self._publish_repos()
         outcome: RepoDetails | ModelDeckError
         try:
-            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx)
+            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx, is_exact=False)
         except ModelDeckError as error:
             outcome = error
+        self._show_repo(repo_id, outcome)
+        if isinstance(outcome, ModelDeckError):
+            raise outcome
+        self._tasks.start_soon(self._guard, self._refine_repo, repo_id, outcome)
+
+    async def _refine_repo(self, repo_id: str, details: RepoDetails) -> None:
+        """Let llama.cpp correct the formula, while the user already looks at the card."""
+        n_ctx = self._n_ctx
+        exact = await self._session.reassess(details, n_ctx=n_ctx, is_exact=True)
+        if n_ctx != self._n_ctx:
+            exact = await self._session.reassess(details, n_ctx=self._n_ctx)
+        self._show_repo(repo_id, exact)
+
+    def _show_repo(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
         if repo_id in self._repos:
             self._repos[repo_id] = outcome
             self._publish_repos()
-        if isinstance(outcome, ModelDeckError):
-            raise outcome
 
     async def _set_n_ctx(self, n_ctx: int) -> None:
         self._n_ctx = n_ctx

@@ -1,0 +1,185 @@
+"""modeldeck's download engine beside curl, aria2c and hf_hub_download: ``python benchmarks/download.py``.
+
+Every tool fetches the same files from the same nginx over TLS in one run, turn by turn, into memory. What is compared
+are ratios of medians; the machine is described above the table. curl, aria2c and hf_hub_download only fetch (or check a
+size); modeldeck also takes the sha256 and publishes into the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stage import COMMIT, REPO_ID, Stage, stage
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    name: str
+    text: str
+    sizes: tuple[int, ...]
+    limit_bytes_per_second: int | None = None
+    rtt_seconds: float = 0.0
+    is_one_variant: bool = True
+
+
+CASES = (
+    Case(name="a", text="TLS on loopback, one file", sizes=(1500 * MEGABYTE,)),
+    Case(name="b", text="20 MB/s for each connection", sizes=(400 * MEGABYTE,), limit_bytes_per_second=20 * MEGABYTE),
+    Case(name="c", text="100 ms round trip, 1 MiB in flight", sizes=(300 * MEGABYTE,), rtt_seconds=0.1),
+    Case(name="d", text="a variant of 40 files", sizes=(10 * MEGABYTE,) * 40),
+    Case(name="e", text="eight files at once", sizes=(150 * MEGABYTE,) * 8, is_one_variant=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    tail_seconds: float | None = None
+
+
+# --- the tools --------------------------------------------------------------------------------------------------------
+
+
+def measured(command: list[str], environment: dict[str, str]) -> Outcome:
+    """Run a program. A Python program tells its own time, without its start."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise SystemExit(f"{command[0]} failed: {done.stderr[-2000:]}{done.stdout[-500:]}")
+    told = json.loads(done.stdout.splitlines()[-1]) if done.stdout.startswith("{") else {}
+    cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    return Outcome(
+        seconds=told.get("seconds", seconds),
+        cpu_seconds=told.get("cpu_seconds", cpu),
+        peak_bytes=told.get("peak_bytes", 0),
+        tail_seconds=told.get("tail_seconds"),
+    )
+
+
+def curl(place: Stage, target: Path, case: Case) -> Outcome:
+    parallel = ["--parallel", "--parallel-max", "8"] if len(place.files) > 1 else []
+    urls = [part for file in place.files for part in ("-o", str(target / file.name), f"{place.storage}/{file.name}")]
+    return measured(["curl", "-sSf", "--cacert", str(place.ca), *parallel, *urls], {})
+
+
+def aria2c(place: Stage, target: Path, case: Case) -> Outcome:
+    options = ["-q", "-x8", "-s8", "-k1M", "-j8", "--file-allocation=none", f"--ca-certificate={place.ca}"]
+    urls = [f"{place.storage}/{file.name}" for file in place.files]
+    return measured(["aria2c", *options, "-Z", "-d", str(target), *urls], {})
+
+
+def python_child(kind: str) -> Callable[[Stage, Path, Case], Outcome]:
+    def run(place: Stage, target: Path, case: Case) -> Outcome:
+        work = {
+            "endpoint": place.endpoint,
+            "cache_dir": str(target),
+            "files": [asdict(file) for file in place.files],
+            "is_one_variant": case.is_one_variant,
+        }
+        environment = {
+            "SSL_CERT_FILE": str(place.ca),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        child = str(Path(__file__).with_name("child.py"))
+        return measured([sys.executable, child, kind, json.dumps(work), REPO_ID, COMMIT], environment)
+
+    return run
+
+
+TOOLS: dict[str, Callable[[Stage, Path, Case], Outcome]] = {
+    "curl": curl,
+    "aria2c -x8": aria2c,
+    "hf_hub_download": python_child("hub"),
+    "modeldeck": python_child("modeldeck"),
+    "modeldeck unverified": python_child("unverified"),
+}
+
+
+# --- runs and report --------------------------------------------------------------------------------------------------
+
+
+def run_case(case: Case, tools: list[str], runs: int, folder: Path | None) -> dict[str, list[Outcome]]:
+    outcomes: dict[str, list[Outcome]] = {tool: [] for tool in tools}
+    with stage(
+        list(case.sizes), limit_bytes_per_second=case.limit_bytes_per_second, rtt_seconds=case.rtt_seconds
+    ) as place:
+        for _ in range(runs):
+            for tool in tools:
+                target = Path(tempfile.mkdtemp(prefix="modeldeck-bench-", dir=folder))
+                try:
+                    outcomes[tool].append(TOOLS[tool](place, target, case))
+                finally:
+                    shutil.rmtree(target)
+    return outcomes
+
+
+def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
+    total = sum(case.sizes)
+    print(f"\n### ({case.name}) {case.text}: {total / 1e6:.0f} MB\n")
+    print(
+        "| tool | seconds (median, min-max) | MB/s | CPU s/GB | time / modeldeck's | after the last byte | peak MiB |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    own = [outcome.seconds for outcome in outcomes.get("modeldeck", [])]
+    for tool, found in outcomes.items():
+        seconds = [outcome.seconds for outcome in found]
+        middle = statistics.median(seconds)
+        pairs = [mine and theirs / mine for theirs, mine in zip(seconds, own, strict=False)]
+        ratio = f"{statistics.median(pairs):.2f}" if pairs else "-"
+        tails = [100 * o.tail_seconds / o.seconds for o in found if o.tail_seconds is not None]
+        tail = f"{statistics.median(tails):.1f} %" if tails else "-"
+        cpu = statistics.median(outcome.cpu_seconds for outcome in found) / (total / 1e9)
+        peak = max(outcome.peak_bytes for outcome in found) / 2**20
+        print(
+            f"| {tool} | {middle:.2f} ({min(seconds):.2f}-{max(seconds):.2f}) | {total / 1e6 / middle:.0f} | {cpu:.2f} "
+            f"| {ratio} | {tail} | {f'{peak:.0f}' if peak else '-'} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="abcde", help="which of them, such as 'ac'")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tools", default=",".join(TOOLS), help="comma-separated")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply all sizes")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
+    options = parser.parse_args()
+    tools = options.tools.split(",")
+    missing = [name for name in ("nginx", "curl", "aria2c") if shutil.which(name) is None]
+    if missing:
+        raise SystemExit(f"Install {', '.join(missing)} first (Debian: apt-get install nginx curl aria2).")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{platform.platform()}, Python {platform.python_version()}, {cores} cores, load {os.getloadavg()[0]:.1f}")
+    for case in CASES:
+        if case.name in options.cases:
+            scaled = tuple(int(size * options.scale) for size in case.sizes)
+            small = Case(**{**asdict(case), "sizes": scaled})
+            report(small, run_case(small, tools, options.runs, options.folder))
+
+
+if __name__ == "__main__":
+    main()

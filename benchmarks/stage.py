@@ -1,0 +1,253 @@
+"""The servers of the benchmarks: nginx as Hub and storage over TLS, and a relay that adds a round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+COMMIT = "c0ffee" + "0" * 34
+REPO_ID = "bench/model"
+WINDOW_BYTES = 1 << 20
+
+_CONFIG = """
+worker_processes 1;
+daemon off;{user}
+pid {folder}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 100000;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+  ssl_certificate {folder}/server.pem;
+  ssl_certificate_key {folder}/server.key;
+  ssl_protocols TLSv1.2 TLSv1.3;
+  server {{
+    listen 127.0.0.1:{hub_port} ssl;
+    {resolves}
+  }}
+  server {{
+    listen 127.0.0.1:{cdn_port} ssl;
+    root {folder}/files;
+    {limit}
+  }}
+}}
+"""
+_RESOLVE = """
+    location = /{repo_id}/resolve/{revision}/{name} {{
+      add_header X-Repo-Commit {commit} always;
+      add_header X-Linked-Size {size} always;
+      add_header X-Linked-Etag '"{sha256}"' always;
+      add_header ETag '"{sha256}"' always;
+      return 302 {target}/{name};
+    }}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where everything is. ``storage`` is what the tools without a Hub are given."""
+
+    endpoint: str
+    storage: str
+    ca: Path
+    files: tuple[File, ...]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def write_file(path: Path, size: int) -> str:
+    """Random bytes behind GGUF's magic; returns their sha256."""
+    digest = hashlib.sha256()
+    block = os.urandom(8 << 20)
+    with path.open("wb") as file:
+        left, piece = size, b"GGUF" + block[4:]
+        while left:
+            piece = piece[: min(left, len(piece))]
+            file.write(piece)
+            digest.update(piece)
+            left -= len(piece)
+            block = block[1:] + block[:1]
+            piece = block
+    return digest.hexdigest()
+
+
+@contextmanager
+def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_seconds: float = 0.0) -> Iterator[Stage]:
+    """Serve files of these sizes from memory.
+
+    Parameters
+    ----------
+    limit_bytes_per_second
+        For each connection.
+    rtt_seconds
+        Put a relay before the storage that adds this round trip and lets ``WINDOW_BYTES`` be in flight.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="modeldeck-stage-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        certificate.private_key_pem.write_to_path(str(folder / "server.key"))
+        for number, blob in enumerate(certificate.cert_chain_pems):
+            blob.write_to_path(str(folder / "server.pem"), append=number > 0)
+        (folder / "files").mkdir()
+        files = []
+        for number, size in enumerate(sizes, 1):
+            name = f"m-{number:05}-of-{len(sizes):05}.gguf"
+            files.append(File(name=name, size=size, sha256=write_file(folder / "files" / name, size)))
+        hub_port, cdn_port = free_port(), free_port()
+        open_port = cdn_port
+        if rtt_seconds:
+            open_port = free_port()
+            processes.append(
+                subprocess.Popen([sys.executable, __file__, str(open_port), str(cdn_port), str(rtt_seconds)])
+            )
+        storage = f"https://localhost:{open_port}"
+        resolves = "".join(
+            _RESOLVE.format(
+                repo_id=REPO_ID,
+                revision=revision,
+                name=f.name,
+                commit=COMMIT,
+                size=f.size,
+                sha256=f.sha256,
+                target=storage,
+            )
+            for f in files
+            for revision in ("main", COMMIT)
+        )
+        config = folder / "nginx.conf"
+        limit = f"limit_rate {limit_bytes_per_second};" if limit_bytes_per_second else ""
+        config.write_text(
+            _CONFIG.format(
+                user="user root;" if os.geteuid() == 0 else "",
+                folder=folder,
+                hub_port=hub_port,
+                cdn_port=cdn_port,
+                resolves=resolves,
+                limit=limit,
+            )
+        )
+        processes.append(subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder), "-e", "stderr"]))
+        for port in (hub_port, cdn_port, open_port):
+            _wait_for(port)
+        yield Stage(endpoint=f"https://localhost:{hub_port}", storage=storage, ca=folder / "ca.pem", files=tuple(files))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+        shutil.rmtree(folder)
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+# --- the relay --------------------------------------------------------------------------------------------------------
+
+
+class _Delay:
+    """One direction: bytes leave half a round trip after they came, and room for new ones comes back as late."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, one_way_seconds: float) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._one_way = one_way_seconds
+        self._in_flight = 0
+        self._room = asyncio.Event()
+        self._queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        sender = asyncio.create_task(self._send())
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await self._reader.read(min(64 << 10, WINDOW_BYTES - self._in_flight)):
+                self._in_flight += len(data)
+                self._queue.put_nowait((loop.time() + self._one_way, data))
+                while self._in_flight >= WINDOW_BYTES:
+                    self._room.clear()
+                    await self._room.wait()
+            self._queue.put_nowait((loop.time() + self._one_way, b""))
+            await sender
+        except (ConnectionError, asyncio.CancelledError):
+            sender.cancel()
+        finally:
+            self._writer.close()
+
+    async def _send(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due, data = await self._queue.get()
+            wait = due - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if not data:
+                return
+            self._writer.write(data)
+            await self._writer.drain()
+            loop.call_later(self._one_way, self._acknowledge, len(data))
+
+    def _acknowledge(self, count: int) -> None:
+        self._in_flight -= count
+        self._room.set()
+
+
+async def relay(port: int, target: int, rtt_seconds: float) -> None:
+    """Connections take one round trip to be made, as TCP's handshake does."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(rtt_seconds)
+        try:
+            back_reader, back_writer = await asyncio.open_connection("127.0.0.1", target)
+        except ConnectionError:
+            writer.close()
+            return
+        await asyncio.gather(
+            _Delay(reader, back_writer, rtt_seconds / 2).run(), _Delay(back_reader, writer, rtt_seconds / 2).run()
+        )
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=WINDOW_BYTES)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(relay(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

@@ -1,0 +1,115 @@
+"""What loading and generating really took on this machine, kept for the next time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import psutil
+
+if TYPE_CHECKING:
+    from modeldeck.llama.guard import Guarded
+
+_FILE_NAME = "measured.json"
+_MAX_ENTRIES = 500
+_MIN_TOKENS = 8
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One load and its first generation. ``memory_bytes`` is what the process grew by."""
+
+    load_seconds: float
+    tokens_per_second: float
+    memory_bytes: int
+    n_ctx: int
+
+
+class MeasurementStore:
+    """Keeps the last measurement of each file on each machine in one JSON file; a home may be on several machines.
+
+    What cannot be read or written is done without: a measurement is never worth an error.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _FILE_NAME
+
+    def find(self, path: Path) -> Measurement | None:
+        """The measurement of a model file on this machine."""
+        return self._read().get(_key(path))
+
+    def save(self, path: Path, measurement: Measurement) -> None:
+        entries = self._read()
+        key = _key(path)
+        entries.pop(key, None)
+        entries[key] = measurement
+        newest = dict(list(entries.items())[-_MAX_ENTRIES:])
+        draft = self._path.with_name(f"{_FILE_NAME}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(msgspec.json.encode(newest))
+            draft.replace(self._path)
+
+    def _read(self) -> dict[str, Measurement]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Measurement])
+        except (OSError, msgspec.DecodeError):
+            return {}
+
+
+class Recorder:
+    """Measures one load from its creation on, and saves it after the first generation of some tokens."""
+
+    def __init__(self, store: MeasurementStore, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._path = path
+        self._clock = clock
+        self._started = clock()
+        self._memory_before = _memory()
+        self._load_seconds: float | None = None
+
+    def loaded(self) -> None:
+        self._load_seconds = self._clock() - self._started
+
+    def record(self, llama: Guarded) -> bool:
+        """Save what can be known by now. ``False`` until enough has been generated."""
+        from llama_cpp import llama_cpp
+
+        times = llama_cpp.llama_perf_context(llama._ctx.ctx)
+        if self._load_seconds is None or times.n_eval < _MIN_TOKENS or times.t_eval_ms <= 0:
+            return False
+        measurement = Measurement(
+            load_seconds=self._load_seconds,
+            tokens_per_second=times.n_eval / times.t_eval_ms * 1000,
+            memory_bytes=max(0, _memory() - self._memory_before),
+            n_ctx=llama._n_ctx,
+        )
+        self._store.save(self._path, measurement)
+        return True
+
+
+def _memory() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _key(path: Path) -> str:
+    """The content's digest where the Hugging Face cache names it; otherwise name, size and time of change."""
+    target = path.resolve()
+    if _SHA256.fullmatch(target.name):
+        name = target.name
+    else:
+        try:
+            status = target.stat()
+            name = f"{target.name}:{status.st_size}:{status.st_mtime_ns}"
+        except OSError:
+            name = str(target)
+    return f"{platform.node()}:{os.cpu_count()}:{name}"

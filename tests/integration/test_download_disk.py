@@ -1,0 +1,171 @@
+"""The disk: room is checked before and during a download, and what came is never thrown away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from modeldeck._types import DownloadState, EngineLimits, GGUFFile
+from modeldeck.download import disk, partial
+from modeldeck.localhub import Throttle
+
+if TYPE_CHECKING:
+    from conftest import Playground, Until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def small_disk(playground: Playground) -> Iterator[Path]:
+    """The cache on a real filesystem of 16 MiB."""
+    playground.cache_dir.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(playground.cache_dir)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a filesystem needs root and the right to mount")
+    yield playground.cache_dir
+    playground.assert_sound()
+    subprocess.run(["umount", str(playground.cache_dir)], check=True)
+
+
+async def test_the_filesystem_of_the_cache_is_the_one_that_counts(playground: Playground, small_disk: Path) -> None:
+    failed = await playground.download()
+    playground.assert_failed(failed, "disk_full")
+    assert failed.error is not None
+    assert failed.error.details["free_bytes"] <= 16 << 20
+    assert playground.hub.requests.to("cdn") == ()
+
+
+async def test_a_disk_that_fills_up_on_the_way_pauses_with_everything_kept(
+    playground: Playground, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "check_room", lambda *_, **__: None)
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        paused = await manager.wait(job.job_id)
+        assert paused.state is DownloadState.PAUSED
+        assert paused.error is not None
+        assert paused.error.code == "disk_full"
+        assert "MB of this download are still to be written" in paused.error.message
+        needed = paused.error.details["needed_bytes"]
+        assert 8 << 20 <= needed <= 16 << 20
+        assert {"resume", "cancel"} == set(paused.actions)
+        received = paused.received
+        assert received > 8 << 20
+        await anyio.run_process(["mount", "-o", "remount,size=64m", str(small_disk)])
+        playground.hub.requests.clear()
+        await manager.resume(job.job_id)
+        done = await manager.wait(job.job_id)
+    playground.assert_exact(done)
+    assert playground.hub.requests.bytes_sent <= len(playground.content) - received + (8 << 20)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state", "words"),
+    [
+        (errno.ENOSPC, "disk_full", DownloadState.PAUSED, "full"),
+        (errno.EDQUOT, "disk_full", DownloadState.PAUSED, "quota"),
+        (errno.EROFS, "permission_denied", DownloadState.FAILED, "read-only"),
+        (errno.EACCES, "permission_denied", DownloadState.FAILED, "may not write"),
+        (errno.EFBIG, "error", DownloadState.FAILED, "files this large"),
+        (errno.EIO, "error", DownloadState.FAILED, "failed"),
+    ],
+)
+async def test_each_failure_of_the_disk_says_what_it_is(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch, number: int, code: str, state: DownloadState, words: str
+) -> None:
+    """The write itself fails, after a few that worked: what a quota does cannot be had in a test otherwise."""
+    real = partial.write_at
+    count = 0
+
+    def failing(descriptor: int, buffers: Any, offset: int) -> None:
+        nonlocal count
+        count += 1
+        if count > 12:
+            raise OSError(number, os.strerror(number))
+        real(descriptor, buffers, offset)
+
+    async with playground.manager() as manager:
+        monkeypatch.setattr(partial, "write_at", failing)
+        job = await manager.submit(playground.request())
+        stopped = await manager.wait(job.job_id)
+        assert (stopped.state, stopped.error and stopped.error.code) == (state, code)
+        assert stopped.error is not None
+        assert words in stopped.error.message
+        assert str(playground.cache_dir) not in stopped.error.message
+        assert stopped.received > 0
+        monkeypatch.undo()
+        go_on = manager.resume if state is DownloadState.PAUSED else manager.retry
+        await go_on(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_a_failed_journal_write_is_a_failed_disk(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: partial.Partial, block: partial.Block) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with playground.manager() as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(partial.Partial, "record", failing)
+            job = await manager.submit(playground.request())
+            stopped = await manager.wait(job.job_id)
+        assert stopped.error is not None
+        assert stopped.error.code == "disk_full"
+        await (manager.resume if stopped.state is DownloadState.PAUSED else manager.retry)(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_no_permission(playground: Playground) -> None:
+    blocked = playground.cache_dir.parent / "elsewhere"
+    blocked.write_text("a file where a folder should be")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request(cache_dir=str(blocked / "cache")))
+        failed = await manager.wait(job.job_id)
+    assert failed.state is DownloadState.FAILED
+    assert failed.error is not None
+    assert failed.error.code in ("permission_denied", "error")
+
+
+async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
+    """Half of the file is there already, so half of the room is enough."""
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 16 << 20)
+        await manager.pause(job.job_id)
+        monkeypatch.setattr(disk, "free_bytes", lambda path: 12 << 20)
+        playground.hub.faults.clear()
+        await manager.resume(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_queued_downloads_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one, and two are wanted: the second is refused now, not when its turn comes."""
+    second = {"other-Q8_0.gguf": playground.content}
+    playground.hub.add_repo("owner/other", second)
+    other = playground.request(
+        repo_id="owner/other",
+        commit_hash=None,
+        files=(GGUFFile(filename="other-Q8_0.gguf", size=len(playground.content), sha256=playground.sha256),),
+        variant_id="other-Q8_0.gguf",
+    )
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 40 << 20)
+    playground.hub.faults.add(Throttle(2e6), origin="cdn")
+    async with playground.manager(limits=EngineLimits(max_active_jobs=1)) as manager:
+        first = await manager.submit(playground.request())
+        refused = await manager.submit(other)
+        assert refused.state is DownloadState.FAILED
+        assert refused.error is not None
+        assert refused.error.code == "disk_full"
+        assert "for other downloads" in refused.error.message
+        assert manager.waiting == 0
+        playground.hub.faults.clear()
+        playground.assert_exact(await manager.wait(first.job_id))
+        await manager.retry(refused.job_id)
+        assert (await manager.wait(refused.job_id)).state is DownloadState.READY

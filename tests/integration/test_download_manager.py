@@ -1,0 +1,351 @@
+"""The manager: queue, limits, watchers, and what a restart remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
+from modeldeck.download.retry import RetryPolicy
+from modeldeck.download.transfer import Patience
+from modeldeck.localhub import Reply, Stall, Throttle
+
+if TYPE_CHECKING:
+    from conftest import Playground, Until
+
+pytestmark = pytest.mark.anyio
+
+S = DownloadState
+
+
+def several(playground: Playground, count: int) -> list[DownloadRequest]:
+    requests = []
+    for number in range(count):
+        repo_id = f"owner/model-{number}"
+        commit_hash = playground.hub.add_repo(repo_id, {"m.gguf": playground.content[: 3_000_000 + number]})
+        file = GGUFFile(filename="m.gguf", size=3_000_000 + number, sha256=playground.hub.sha256(repo_id, "m.gguf"))
+        requests.append(
+            playground.request(repo_id=repo_id, commit_hash=commit_hash, files=(file,), variant_id="m.gguf")
+        )
+    return requests
+
+
+async def test_the_same_request_joins(playground: Playground) -> None:
+    playground.hub.faults.add(Throttle(20e6), origin="cdn")
+    async with playground.manager() as manager:
+        first = await manager.submit(playground.request())
+        second = await manager.submit(playground.request(label="another text"))
+        assert first.job_id == second.job_id
+        assert len(manager.snapshots()) == 1
+        playground.assert_exact(await manager.wait(first.job_id))
+        third = await manager.submit(playground.request())
+        assert third.job_id != first.job_id
+        assert (await manager.wait(third.job_id)).bytes_fetched == 0
+        assert len(manager.snapshots()) == 1
+
+
+async def test_pause_and_resume_act_at_once(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        for share in (3_000_000, 8_000_000):
+            await until(lambda share=share: manager.snapshots()[0].received > share)
+            with anyio.fail_after(5):  # a second on a quiet machine
+                paused = await manager.pause(job.job_id)
+            assert paused.state is S.PAUSED
+            assert paused.connections == 0
+            assert paused.rate is None
+            received = paused.received
+            assert (await manager.wait(job.job_id)).state is S.PAUSED
+            assert manager.active == 0
+            with anyio.fail_after(5):  # a second on a quiet machine
+                resumed = await manager.resume(job.job_id)
+            assert resumed.state in (S.QUEUED, S.RESOLVING)
+            assert resumed.received >= received
+        playground.hub.faults.clear()
+        done = await manager.wait(job.job_id)
+    playground.assert_exact(done)
+    assert done.bytes_fetched <= len(playground.content) + 1_000_000
+
+
+async def test_submitting_a_paused_or_failed_one_goes_on(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 3_000_000)
+        await manager.pause(job.job_id)
+        fault = playground.hub.faults.add(Reply(404), origin="hub")
+        again = await manager.submit(playground.request())
+        assert again.job_id == job.job_id
+        assert (await manager.wait(job.job_id)).state is S.FAILED
+        playground.hub.faults.remove(fault)
+        playground.hub.faults.clear()
+        assert (await manager.submit(playground.request())).job_id == job.job_id
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+@pytest.mark.parametrize("phase", [S.RESOLVING, S.DOWNLOADING])
+@pytest.mark.parametrize("request_", ["pause", "cancel"])
+async def test_stopping_before_the_connection_exists(
+    playground: Playground, until: Until, phase: DownloadState, request_: str
+) -> None:
+    where = {"origin": "hub"} if phase is S.RESOLVING else {"origin": "cdn"}
+    playground.hub.faults.add(Stall(-1), **where)  # type: ignore[arg-type]
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].state is phase)
+        with anyio.fail_after(5):  # a second on a quiet machine
+            stopped = await getattr(manager, request_)(job.job_id)
+        assert stopped.state is (S.PAUSED if request_ == "pause" else S.CANCELLED)
+        if request_ == "cancel":
+            assert playground.left_overs() == []
+
+
+async def test_cancelling_a_paused_or_failed_one_deletes_what_it_has(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 3_000_000)
+        await manager.pause(job.job_id)
+        assert playground.left_overs() != []
+        assert (await manager.cancel(job.job_id)).state is S.CANCELLED
+        assert playground.left_overs() == []
+        await manager.dismiss(job.job_id)
+        assert manager.snapshots() == ()
+        with pytest.raises(InvalidRequestError):
+            await manager.wait(job.job_id)
+
+
+async def test_what_makes_no_sense_is_refused(playground: Playground) -> None:
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        for request in (manager.resume, manager.retry, manager.dismiss):
+            with pytest.raises(InvalidRequestError):
+                await request(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+        for request in (manager.pause, manager.resume, manager.retry, manager.cancel):
+            with pytest.raises(InvalidRequestError):
+                await request(job.job_id)
+            with pytest.raises(InvalidRequestError):
+                await request("nobody")
+        for limits in (EngineLimits(max_active_jobs=0), EngineLimits(max_connections=0)):
+            with pytest.raises(InvalidRequestError):
+                manager.set_limits(limits)
+
+
+async def test_no_more_run_than_allowed_and_in_order(playground: Playground) -> None:
+    requests = several(playground, 6)
+    playground.hub.faults.add(Throttle(20e6), origin="cdn")
+    most = 0
+    begun: list[str] = []
+    async with playground.manager(limits=EngineLimits(max_active_jobs=2)) as manager:
+
+        def watch(snapshot: DownloadSnapshot) -> None:
+            nonlocal most
+            most = max(most, sum(other.state.is_active for other in manager.snapshots()))
+            if snapshot.state is S.RESOLVING and snapshot.job_id not in begun:
+                begun.append(snapshot.job_id)
+
+        manager.subscribe(watch)
+        jobs = [await manager.submit(request) for request in requests]
+        assert manager.waiting == 4
+        for job in jobs:
+            assert (await manager.wait(job.job_id)).state is S.READY
+    assert most == 2
+    assert begun == [job.job_id for job in jobs]
+
+
+async def test_limits_change_while_it_runs(playground: Playground, until: Until) -> None:
+    requests = several(playground, 4)
+    playground.hub.faults.add(Throttle(300_000), origin="cdn")
+    async with playground.manager(limits=EngineLimits(max_active_jobs=1, max_connections=1)) as manager:
+        for request in requests:
+            await manager.submit(request)
+        await until(lambda: sum(snapshot.connections for snapshot in manager.snapshots()) == 1)
+        assert manager.active == 1
+        manager.set_limits(EngineLimits(max_active_jobs=4, max_connections=8))
+        assert manager.active == 4
+        await until(lambda: sum(snapshot.connections for snapshot in manager.snapshots()) >= 4)
+        playground.hub.faults.clear()
+        for snapshot in manager.snapshots():
+            assert (await manager.wait(snapshot.job_id)).state is S.READY
+
+
+async def test_the_bandwidth_limit_holds_and_can_be_lifted(playground: Playground, until: Until) -> None:
+    limit = 4_000_000
+    async with playground.manager(limits=EngineLimits(bandwidth_bytes_per_second=limit)) as manager:
+        started = time.monotonic()
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].bytes_fetched > 12_000_000)
+        assert 12_000_000 / (time.monotonic() - started) < 1.4 * limit
+        manager.set_limits(EngineLimits())
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_progress_is_told_four_times_a_second_at_most(playground: Playground) -> None:
+    playground.hub.faults.add(Throttle(1.2e6), origin="cdn")
+    playground.put(playground.content[: 20 << 20])
+    seen: list[tuple[float, DownloadSnapshot]] = []
+    async with playground.manager() as manager:
+        unsubscribe = manager.subscribe(lambda snapshot: seen.append((time.monotonic(), snapshot)))
+        job = await manager.submit(playground.request())
+        done = await manager.wait(job.job_id)
+        unsubscribe()
+        count = len(seen)
+        await manager.dismiss(job.job_id)
+        assert len(seen) == count
+    playground.assert_exact(done)
+    moving = [moment for moment, snapshot in seen if snapshot.state is S.DOWNLOADING]
+    assert len(moving) <= (moving[-1] - moving[0]) * 4.5 + 3
+    rates = [snapshot.rate for _, snapshot in seen if snapshot.rate]
+    assert rates
+    assert all(snapshot.eta_seconds is None for _, snapshot in seen if snapshot.rate is None)
+    assert all(snapshot.percent != 100 for _, snapshot in seen if snapshot.state is not S.READY)
+
+
+async def test_a_watcher_that_fails_harms_nobody(playground: Playground) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+    seen = []
+    async with playground.manager() as manager:
+
+        def fail(snapshot: DownloadSnapshot) -> None:
+            raise ZeroDivisionError
+
+        manager.subscribe(fail)
+        manager.subscribe(seen.append)
+        job = await manager.submit(playground.request())
+        playground.assert_exact(await manager.wait(job.job_id))
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert seen
+    assert all(isinstance(error, ZeroDivisionError) for error in reported)
+
+
+async def test_a_stall_and_a_retry_are_told(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Reply(503, {"Retry-After": "2"}), origin="cdn", times=1)
+    async with playground.manager(policy=RetryPolicy(base_seconds=0.01)) as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].retry_in_seconds is not None)
+        (snapshot,) = manager.snapshots()
+        assert snapshot.state is S.DOWNLOADING
+        assert snapshot.attempt == 1
+        assert 0 <= (snapshot.retry_in_seconds or 0) <= 2.1
+        assert snapshot.rate is None
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(2e6), origin="cdn")
+    requests = [playground.request(), *several(playground, 3)]
+    async with playground.manager(state_dir=playground.state_dir, limits=EngineLimits(max_active_jobs=1)) as manager:
+        jobs = [await manager.submit(request, token="hf_testtesttest") for request in requests]
+        await manager.pause(jobs[2].job_id)
+        await until(lambda: manager.snapshots()[0].received > 4_000_000)
+    for path in playground.state_dir.iterdir():
+        assert b"hf_testtesttest" not in path.read_bytes()
+    for path in playground.cache_dir.rglob("*"):
+        assert not path.is_file() or b"hf_testtesttest" not in path.read_bytes()
+    playground.hub.requests.clear()
+    playground.hub.faults.clear()
+    async with playground.manager(state_dir=playground.state_dir, limits=EngineLimits(max_active_jobs=1)) as manager:
+        again = manager.snapshots()
+        assert [snapshot.job_id for snapshot in again] == [job.job_id for job in jobs]
+        assert [snapshot.request for snapshot in again] == [job.request for job in jobs]
+        assert again[2].state is S.PAUSED
+        assert again[0].received > 4_000_000
+        playground.assert_exact(await manager.wait(jobs[0].job_id))
+        assert (await manager.wait(jobs[1].job_id)).state is S.READY
+        assert (await manager.wait(jobs[2].job_id)).state is S.PAUSED
+        await manager.resume(jobs[2].job_id)
+        for job in jobs:
+            assert (await manager.wait(job.job_id)).state is S.READY
+    assert list(playground.state_dir.iterdir()) == []
+
+
+async def test_a_gated_download_asks_for_the_token_after_a_restart(playground: Playground, until: Until) -> None:
+    hub = playground.hub
+    hub._site.tokens = {"hf_granted": {playground.repo_id}}  # type: ignore[assignment]
+    playground.put(playground.content, gated="auto")
+    hub.faults.add(Throttle(2e6), origin="cdn")
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        job = await manager.submit(playground.request(), token="hf_granted")
+        await until(lambda: manager.snapshots()[0].received > 4_000_000)
+    hub.faults.clear()
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        failed = await manager.wait(job.job_id)
+        assert failed.state is S.FAILED
+        assert failed.error is not None
+        assert failed.error.code == "gated"
+        assert failed.received > 4_000_000
+        await manager.retry(job.job_id, token="hf_granted")
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_a_state_directory_full_of_rubbish_harms_nobody(playground: Playground) -> None:
+    playground.state_dir.mkdir()
+    (playground.state_dir / ("a" * 32 + ".download.json")).write_text("{not json")
+    (playground.state_dir / ("b" * 32 + ".download.json")).write_text('{"job_id": 7}')
+    (playground.state_dir / "notes.txt").write_text("mine")
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        assert manager.snapshots() == ()
+        job = await manager.submit(playground.request())
+        playground.assert_exact(await manager.wait(job.job_id))
+    assert (playground.state_dir / "notes.txt").read_text() == "mine"
+
+
+async def test_a_thousand_queued_downloads_cost_nothing(playground: Playground) -> None:
+    """The loop is as quiet with them as without: nothing is done for each of them by the clock."""
+    playground.hub.faults.add(Stall(-1), origin="hub")
+    patient = Patience(silence_seconds=100)
+    async with playground.manager(limits=EngineLimits(max_active_jobs=1), patience=patient) as manager:
+        file = GGUFFile(filename="m.gguf", size=10, sha256="a" * 64)
+        request = playground.request(files=(file,))
+        await manager.submit(request)
+        for number in range(1000):
+            await manager.submit(replace(request, repo_id=f"owner/m{number}"))
+        assert manager.waiting == 1000
+        before = time.process_time()
+        await anyio.sleep(2)
+        assert time.process_time() - before < 0.2
+        for snapshot in manager.snapshots()[1:]:
+            await manager.cancel(snapshot.job_id)
+        assert manager.waiting == 0
+
+
+async def test_two_downloads_with_one_file_in_common_fetch_it_once(playground: Playground) -> None:
+    names = {"a.gguf": playground.content[:5_000_000], "b.gguf": playground.content[:6_000_000]}
+    shared = {"mmproj.gguf": playground.content[:8_000_000]}
+    commit_hash = playground.hub.add_repo(playground.repo_id, {**names, **shared})
+    files = {
+        name: GGUFFile(filename=name, size=len(data), sha256=playground.hub.sha256(playground.repo_id, name))
+        for name, data in {**names, **shared}.items()
+    }
+    async with playground.manager() as manager:
+        jobs = [
+            await manager.submit(
+                playground.request(files=(files[name], files["mmproj.gguf"]), commit_hash=commit_hash, variant_id=name)
+            )
+            for name in names
+        ]
+        done = [await manager.wait(job.job_id) for job in jobs]
+    assert [snapshot.state for snapshot in done] == [S.READY, S.READY]
+    assert sum(snapshot.bytes_fetched for snapshot in done) == 19_000_000
+
+
+async def test_no_task_and_no_connection_is_left(playground: Playground, until: Until) -> None:
+    before = asyncio.all_tasks()
+    playground.hub.faults.add(Throttle(2e6), origin="cdn")
+    async with playground.manager() as manager:
+        await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 1_000_000)
+    assert asyncio.all_tasks() == before
+    with contextlib.suppress(TimeoutError):
+        playground.hub.requests.wait_until(lambda records: all(record.is_finished for record in records))
+    assert all(record.is_finished for record in playground.hub.requests)
