@@ -245,6 +245,16 @@ async def test_a_killed_engine_is_started_again_and_the_download_ends_exact(
 
 
 @pytest.mark.anyio
+async def test_a_new_engine_keeps_the_limits(engine: ProcessEngine) -> None:
+    limits = EngineLimits(max_active_jobs=1, bandwidth_bytes_per_second=12345)
+    await engine.set_limits(limits)
+    os.kill((await engine.status()).pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while (await engine.status()).limits != limits:  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.anyio
 async def test_a_killed_engine_gets_the_token_again(
     engines: "Engines", make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +413,27 @@ async def test_an_idle_engine_leaves_only_without_clients_and_work(
     await engine.aclose()
     await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
     assert sorted(path.suffix for path in engines.runtime_dir.glob("*")) == [".lock", ".log"]
+
+
+def test_no_client_meets_an_engine_that_leaves(engines: "Engines", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each engine leaves at once with its last client, at the moment when the next one comes."""
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0")
+
+    async def use() -> int:
+        engine = await asyncio.to_thread(engines.connect)
+        try:
+            return (await engine.status()).pid
+        finally:
+            await engine.aclose()
+
+    async def use_repeatedly() -> list[int]:
+        return [await use() for _ in range(8)]
+
+    async def main() -> list[list[int]]:
+        return await asyncio.gather(use_repeatedly(), use_repeatedly())
+
+    assert len(asyncio.run(main())) == 2
+    engines.wait_until(lambda: engines.processes() == [])
 
 
 @pytest.mark.anyio

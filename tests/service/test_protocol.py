@@ -70,6 +70,10 @@ def test_requests_come_through_unchanged(message: protocol.Request) -> None:
     assert protocol.decode_request(content) == message
 
 
+def test_a_message_never_shows_the_token() -> None:
+    assert "hf_secret" not in repr(protocol.Submit(id=1, request=REQUEST, token="hf_secret"))
+
+
 def test_snapshots_come_through_unchanged() -> None:
     snapshot = DownloadSnapshot(
         job_id="j",

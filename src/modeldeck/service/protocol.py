@@ -31,7 +31,10 @@ RequestId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """Base of all messages."""
+    """Base of all messages. They are never shown: some hold a token."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 # --- from the client --------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ IDLE_SECONDS = 60.0
 HELLO_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
 RELAX_SECONDS = 1.0
-RACE_SECONDS = 20.0
+RACE_SECONDS = 10.0
 RACE_STEP_SECONDS = 0.02
 MAX_REQUESTS_AT_ONCE = 32
 READ_BYTES = 64 * 1024
@@ -54,6 +54,7 @@ class EngineServer:
         self.secret = secret
         self.is_stopping = False
         self._idle_seconds = idle_seconds
+        self._had_client = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,6 +97,7 @@ class EngineServer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, reader, writer)
         self._connections.add(connection)
+        self._had_client = True
         self._watch_idle()
         try:
             await connection.run()
@@ -110,7 +112,8 @@ class EngineServer:
                 self._idle_timer.cancel()
                 self._idle_timer = None
         elif self._idle_timer is None:
-            self._idle_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._leave)
+            patience = self._idle_seconds if self._had_client else max(self._idle_seconds, HELLO_SECONDS)
+            self._idle_timer = asyncio.get_running_loop().call_later(patience, self._leave)
 
     def _work_changed(self) -> None:
         self._watch_idle()
