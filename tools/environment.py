@@ -94,7 +94,7 @@ def build_javascript() -> None:
 
     def install() -> None:
         say("Installing the Node packages of js/package-lock.json")
-        run(npm("ci", "--no-audit", "--no-fund"))
+        run(npm("ci", "--no-audit", "--no-fund", "--loglevel=error"))
 
     once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
     run(npm("run", "--silent", "build"))

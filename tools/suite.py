@@ -87,6 +87,7 @@ def run_tests(run: Run, reports: Path) -> None:
 def test() -> int:
     began = time.monotonic()
     setup_test()
+    say(f"Set up in {time.monotonic() - began:.0f} s")
     run = Run()
     run_checks(run)
     with tempfile.TemporaryDirectory() as reports:

@@ -111,6 +111,16 @@ print(child.pid)
     assert started_by(environment[RUN_ID]) == []
 
 
+def test_the_processes_of_an_inner_run_belong_to_the_outer_one() -> None:
+    wait = [sys.executable, "-c", "input()"]
+    with run_environment(os.environ) as outer, run_environment(outer) as inner:
+        process = subprocess.Popen(wait, env=inner, stdin=subprocess.PIPE)
+        assert [one.pid for one in started_by(outer[RUN_ID])] == [process.pid]
+        assert [one.pid for one in started_by(inner[RUN_ID])] == [process.pid]
+        process.communicate(b"\n")
+        assert started_by(outer[RUN_ID]) == []
+
+
 def test_hub_settings_are_left_out() -> None:
     assert without_hub_settings({"HF_TOKEN": "x", "HUGGING_FACE_HUB_TOKEN": "x", "PATH": "/bin"}) == {"PATH": "/bin"}
 
