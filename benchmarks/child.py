@@ -65,11 +65,8 @@ def main() -> None:
     if kind == "hub":
         import huggingface_hub  # noqa: F401 - its import is no part of the download
     else:
-<<<<<<< HEAD
-=======
         import modeldeck.engine.manager  # noqa: F401
 
->>>>>>> download
         if kind == "unverified":
             _stop_hashing({file["size"]: file["sha256"] for file in work["files"]})
     idle = resource.getrusage(resource.RUSAGE_SELF)

@@ -234,7 +234,7 @@ def test_damaged_headers_never_end_the_process(run_child: Any, tmp_path: Path, c
         header = data.index(b"output_norm.weight") + 4000
         randomness = random.Random(7)
         loaded = refused = 0
-        for number in range(250):
+        for number in range(150):
             mutated = bytearray(data)
             for _ in range(randomness.randint(1, 4)):
                 place = randomness.randrange(header)
@@ -253,7 +253,7 @@ def test_damaged_headers_never_end_the_process(run_child: Any, tmp_path: Path, c
     )
     assert outcome.exit_code == 0, outcome.output[-3000:]
     loaded, refused = map(int, outcome.lines[-1].split())
-    assert loaded > 50
+    assert loaded > 30
     assert refused > 50
 
 

@@ -67,6 +67,8 @@ def estimate_fit(
         reason = _partial_reason(n_gpu_layers)
     elif verdict == "too_large":
         reason = "Needs more memory than this machine has free."
+    elif metadata is not None and metadata.context_length and n_ctx > metadata.context_length:
+        reason = f"The model was made for {metadata.context_length} tokens; beyond them its answers get worse."
     if hardware.ram_total <= 0:
         verdict, reason = "unknown", "The memory of this machine could not be read."
     return FitEstimate(

@@ -63,7 +63,8 @@ class ContextOptions:
     swa_full: bool = True
 
 
-DEFAULT_CONTEXT_OPTIONS = ContextOptions()
+DEFAULT_CONTEXT_OPTIONS = ContextOptions(flash_attn=True)
+"""As ``modeldeck.load`` loads a model unless told otherwise. ``Llama(...)`` itself has flash attention off."""
 
 
 def memory_use(

@@ -124,6 +124,9 @@ def ask_about_header(
 
     Blocks for about a second; call it on a worker thread. Answers are remembered by the headers' digest.
     """
+    if sys.platform == "win32":
+        # A sparse file must be asked for there; without that the model's full size would be taken from the disk.
+        return NativeAnswer(status="unavailable", reason="On Windows llama.cpp is asked about local files only.")
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part.header).to_bytes(8, "little") + part.size.to_bytes(8, "little") + part.header)
@@ -186,7 +189,10 @@ def list_llama_devices(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> tupl
     reply = _ask({"kind": "devices"}, timeout_seconds)
     for line in reply.lines:
         if line.get("kind") == "devices":
-            devices = msgspec.convert(line["devices"], tuple[GPU, ...])
+            try:
+                devices = msgspec.convert(line["devices"], tuple[GPU, ...])
+            except msgspec.ValidationError:
+                return None
             is_for_good = not line["can_offload"]
             _devices = (devices, math.inf if is_for_good else time.monotonic() + DEVICES_FRESH_SECONDS)
             return devices
