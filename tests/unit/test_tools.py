@@ -62,6 +62,24 @@ pathlib.Path({str(report)!r}).write_text('<testsuite tests="{tests}" failures="{
     assert capfd.readouterr().out.splitlines()[-1] == str(counts)
 
 
+def test_a_step_beside_others_is_counted_and_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It really runs beside them: it ends only when it sees what they do."""
+    report, flag = tmp_path / "report.xml", tmp_path / "flag"
+    program = f"""
+import pathlib, time
+while not pathlib.Path({str(flag)!r}).exists():
+    time.sleep(0.01)
+pathlib.Path({str(report)!r}).write_text('<testsuite tests="3" failures="1"/>')
+print("what it said")
+"""
+    run = Run()
+    with run.tests_beside("a step", [sys.executable, "-c", program], report):
+        run.check("another", [sys.executable, "-c", f"open({str(flag)!r}, 'w').close()"])
+    assert run.total == Counts(2, 1, 0)
+    assert run.failures == ["a step"]
+    assert "what it said\n" in capfd.readouterr().out
+
+
 def test_the_closing_line_has_the_plain_form() -> None:
     assert str(Counts(12, 0, 1) + Counts(1, 2, 0)) == "13 passed, 2 failed, 1 skipped"
 
