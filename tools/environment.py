@@ -49,8 +49,12 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 
 
 def status_of(command: Sequence[str | Path], **variables: str) -> int:
-    """Run a command in the checkout to its end. Ctrl-C reaches it too, and it gets the time to clean up."""
-    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables})
+    """Run a command in the checkout to its end."""
+    return wait_to_the_end(subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables}))
+
+
+def wait_to_the_end(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C reaches the process too, and it gets the time to clean up."""
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -94,7 +98,7 @@ def build_javascript() -> None:
 
     def install() -> None:
         say("Installing the Node packages of js/package-lock.json")
-        run(npm("ci", "--no-audit", "--no-fund"))
+        run(npm("ci", "--no-audit", "--no-fund", "--loglevel=error"))
 
     once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
     run(npm("run", "--silent", "build"))

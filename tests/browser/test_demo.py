@@ -8,17 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tools.environment import ROOT
-from tools.processes import run_environment
+from tools.processes import RUN_ID, run_environment, started_by
 
 
 @contextlib.contextmanager
-def demo() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running demo and JupyterLab's address. A window is not opened: there is no display."""
+def demo() -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The running demo, JupyterLab's address and the run's id. A window is not opened: there is no display."""
     variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "HUB")}
     with run_environment(variables) as environment:
         process = subprocess.Popen(
@@ -29,7 +28,7 @@ def demo() -> Iterator[tuple[subprocess.Popen[str], str]]:
             line = next(line for line in process.stdout if line.startswith("JupyterLab"))
             address = re.search(r"http://\S+", line)
             assert address
-            yield process, address[0]
+            yield process, address[0], environment[RUN_ID]
         finally:
             process.kill()
             process.communicate()
@@ -37,7 +36,7 @@ def demo() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_quickstart_shows_models_and_a_signal_ends_everything(browser: Browser, number: signal.Signals) -> None:
-    with demo() as (process, address):
+    with demo() as (process, address, run_id):
         page = browser.new_page()
         page.goto(address)
         page.get_by_role("heading", name="modeldeck in one minute").wait_for(timeout=30_000)
@@ -46,9 +45,7 @@ def test_the_quickstart_shows_models_and_a_signal_ends_everything(browser: Brows
         expect(page.get_by_role("searchbox", name="Search models")).to_be_visible(timeout=30_000)
         expect(page.get_by_text("SmolLM2-135M-Instruct-GGUF").first).to_be_visible(timeout=30_000)
         page.close()
-        started = psutil.Process(process.pid).children(recursive=True)
-        assert started
+        assert len(started_by(run_id)) >= 3  # the demo, JupyterLab, a kernel
         process.send_signal(number)
         assert process.wait(60) == 0
-        _, alive = psutil.wait_procs(started, timeout=10)
-        assert alive == []
+        assert started_by(run_id) == []
