@@ -17,18 +17,26 @@ from tests.browser.harness import LAB, NOTEBOOK_7, Notebook, Notebooks
 from tools.jupyter import JupyterServer
 from tools.kernels import kernel_variables
 
-REPO_ID = "modeldeck-demo/SmolLM2-135M-Instruct-GGUF"
-LABEL = "Q4_1"
+BIG = ("Q4_1", "modeldeck-demo/SmolLM2-135M-Instruct-GGUF")
+"""A download that takes long when the hub is slow: label and repository."""
+
+TINY = ("Q8_0", "modeldeck-demo/tiny-chat-GGUF")
+"""One that is soon there and loaded."""
+
 SLOW_BYTES_PER_SECOND = 2e6
 PATIENCE_SECONDS = 60.0
 NEWEST = "7.4.0"
 
-SHOW = 'from modeldeck import ModelBrowser\nbrowser = ModelBrowser("smollm2")\nbrowser'
+SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
+
+# ipykernel 7.4 sends a comm's messages to where its last publisher runs; here that is the busy cell.
+_BEGIN = "browser.send({})\nprint('began', flush=True)\n"
 
 BUSY = {
-    "sleep": "import time\nprint('began', flush=True)\ntime.sleep(600)",
-    "loop": "print('began', flush=True)\nwhile True:\n    pass",
-    "await": "import asyncio\nprint('began', flush=True)\nawait asyncio.sleep(600)",
+    "sleep": f"import time\n{_BEGIN}time.sleep(600)",
+    "loop": f"{_BEGIN}while True:\n    pass",
+    # ipykernel notices an interrupt only when its loop wakes up.
+    "await": f"import asyncio\n{_BEGIN}while True:\n    await asyncio.sleep(0.5)",
 }
 """Cells that run until they are interrupted."""
 
@@ -92,12 +100,13 @@ class Scene:
         return Deck(self.notebook, self.widget_cell)
 
     def show_widget(self, source: str = SHOW) -> Deck:
-        """A new widget at the notebook's end, with the repository's files open."""
+        """A new widget at the notebook's end, with the files of both repositories open."""
         self.widget_cell = self.notebook.append(source)
         self.notebook.run(self.widget_cell)
         deck = self.deck
-        deck.open(REPO_ID)
-        deck.row(LABEL, REPO_ID).wait_for()
+        for label, repo_id in (BIG, TINY):
+            deck.open(repo_id)
+            deck.row(label, repo_id).wait_for()
         return deck
 
     def begin(self, source: str) -> int:
@@ -115,10 +124,10 @@ class Scene:
             self.notebook.wait(cell)
 
     def click(self, action: str, *, state: str) -> None:
-        """Click, and note how long the new state of the row, and the hub's part of it, took."""
+        """Click at the big download, and note how long the new state of its row, and the hub's part of it, took."""
         deck = self.deck
-        button = deck.button(action, LABEL, REPO_ID)
-        watch = deck.row(LABEL, REPO_ID).evaluate_handle(_WATCH, state)
+        button = deck.button(action, *BIG)
+        watch = deck.row(*BIG).evaluate_handle(_WATCH, state)
         button.click()
         at_hub = self._wait_for_hub(state)
         seen = watch.evaluate("watch => watch.seen")
