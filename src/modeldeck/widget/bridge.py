@@ -98,7 +98,13 @@ class Bridge:
         self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
         self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
         self._machine = MachineView()
-        self.llm: Llama | None = None
+        self._llm: Llama | None = None
+
+    @property
+    def llm(self) -> Llama | None:
+        """The loaded model, unless its user has unloaded it meanwhile."""
+        llm = self._llm
+        return llm if llm is not None and llm.is_loaded else None
 
     @property
     def endpoint(self) -> str:
@@ -417,7 +423,7 @@ class Bridge:
         llm = await self._session.load(
             model, n_ctx=n_ctx, progress=self._post_load_progress, on_notice=partial(self._toast, "info")
         )
-        self.llm = llm
+        self._llm = llm
         self._set_load(replace(self._load, status="ready", progress=LoadProgress(stage="ready", fraction=1.0)))
         self._toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
         self._loaded.set()
@@ -436,7 +442,7 @@ class Bridge:
         await self._refresh()
 
     async def _drop_llm(self) -> None:
-        llm, self.llm = self.llm, None
+        llm, self._llm = self._llm, None
         self._loaded.clear()
         if llm is not None:
             await anyio.to_thread.run_sync(llm.unload)
@@ -458,9 +464,10 @@ class Bridge:
                     "No notebook page shows this widget, so nobody can press Load. Display it first (`browser` as the "
                     'last line of a cell), or load without it: modeldeck.load("owner/name:Q4_K_M").'
                 )
-        while self.llm is None:
+        while (llm := self.llm) is None:
+            self._loaded.clear()
             await self._loaded.wait()
-        return self.llm
+        return llm
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
