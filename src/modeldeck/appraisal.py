@@ -54,14 +54,15 @@ class Appraiser:
 
         facts = self._facts.get((details.repo_id, details.commit_hash), _Facts())
         if facts.answer is None and native.is_available() and details.variants:
-            try:
-                headers, parts = await self._whole_headers(details)
-            except ModelDeckError:
-                return await self.appraise(details, n_ctx=n_ctx)
             from modeldeck.gguf.metadata import read_metadata
 
+            try:
+                headers, parts = await self._whole_headers(details)
+                metadata = read_metadata(headers[0])
+            except ModelDeckError:
+                return await self.appraise(details, n_ctx=n_ctx)
             answer = await anyio.to_thread.run_sync(native.ask_about_header, parts)
-            self._remember(details, _Facts(read_metadata(headers[0]), answer))
+            self._remember(details, _Facts(metadata, answer))
         return await self.appraise(details, n_ctx=n_ctx)
 
     def _remember(self, details: RepoDetails, facts: _Facts) -> None:
@@ -81,8 +82,13 @@ class Appraiser:
             from modeldeck.fit.estimate import estimate_fit
 
             measured = None
-            if facts.answer is not None and facts.answer.status == "ok" and variant.model_size is not None:
-                measured = facts.answer.memory(n_ctx, weights_bytes=variant.model_size)
+            answer = facts.answer
+            if answer is not None and answer.status in ("refused", "would_abort"):
+                return FitEstimate(
+                    verdict="unknown", n_ctx=n_ctx, reason=f"llama.cpp cannot load this model here: {answer.reason}"
+                )
+            if answer is not None and answer.status == "ok" and variant.model_size is not None:
+                measured = answer.memory(n_ctx, weights_bytes=variant.model_size)
             return estimate_fit(
                 facts.metadata,
                 weights_bytes=variant.model_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import warnings
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ import anyio.to_thread
 
 from modeldeck._errors import (
     DownloadCancelledError,
+    EngineLostError,
     InvalidRequestError,
+    LoadFailedError,
     NetworkError,
     RemoteFileNotFoundError,
     error_from_info,
@@ -40,7 +43,7 @@ from modeldeck.library import group_local, local_model_of
 if TYPE_CHECKING:
     from modeldeck.appraisal import Appraiser
     from modeldeck.hub.client import HubClient
-    from modeldeck.llama import Llama
+    from modeldeck.llama import Llama, Measurement, MeasurementStore
     from modeldeck.service.client import Engine
 
 DEFAULT_N_CTX = 4096
@@ -344,9 +347,12 @@ class Session:
         n_ctx: int | None = None,
         progress: Callable[[LoadProgress], object] | None = None,
         download_progress: ProgressCallback | None = None,
+        on_notice: Callable[[str], object] = warnings.warn,
         **kwargs: Any,
     ) -> Llama:
         """Load a model and return it as a ready `Llama`; cancelling the call cancels the load.
+
+        A vision projector that was downloaded with the model is loaded with it where llama-cpp-python can.
 
         Parameters
         ----------
@@ -357,18 +363,55 @@ class Session:
             Context length in tokens.
         progress : callable, optional
             Called with a `LoadProgress`, on a worker thread.
+        on_notice : callable
+            Called with a sentence when the model is loaded without its vision projector, and why.
         **kwargs
             Passed on to ``llama_cpp.Llama``.
         """
         from modeldeck import llama
 
         path, mmproj = await self._model_paths(model, download_progress)
-        cancel = threading.Event()
+        measurements = self._measurements()
 
-        def run() -> Llama:
-            return llama.load(path, n_ctx=n_ctx, progress=progress, cancel=cancel, mmproj=mmproj, **kwargs)
+        async def attempt(mmproj: Path | None) -> Llama:
+            cancel = threading.Event()
+            return await _run_cancellable(
+                partial(
+                    llama.load,
+                    path,
+                    n_ctx=n_ctx,
+                    progress=progress,
+                    cancel=cancel,
+                    mmproj=mmproj,
+                    measurements=measurements,
+                    **kwargs,
+                ),
+                cancel,
+            )
 
-        return await _run_cancellable(run, cancel)
+        try:
+            return await attempt(mmproj)
+        except LoadFailedError as error:
+            if mmproj is None:
+                raise
+            loaded = await attempt(None)
+            on_notice(f"Loaded without its vision projector, for text only. {error.message}")
+            return loaded
+
+    async def measured(self, model: LocalModel) -> Measurement | None:
+        """What loading and generating took on this machine the last time, or ``None``."""
+        store = self._measurements()
+        return None if store is None else await anyio.to_thread.run_sync(store.find, model.path)
+
+    def _measurements(self) -> MeasurementStore | None:
+        from modeldeck.llama import MeasurementStore
+        from modeldeck.service.discovery import find_state_directory
+
+        try:
+            return MeasurementStore(find_state_directory(self.settings.cache_dir))
+        except EngineLostError:
+            # Nowhere to keep anything, such as in a locked-down container: loading works all the same.
+            return None
 
     async def _model_paths(
         self, model: LocalModel | str | Path, progress: ProgressCallback | None

@@ -24,7 +24,9 @@ def test_every_public_name_is_there() -> None:
     package = Path(modeldeck.__file__).parent
     for name in modeldeck.__all__:
         assert getattr(modeldeck, name) is not None
-        assert not (package / name).exists(), "a module of that name would take the name's place once it is imported"
+        assert not (package / name / "__init__.py").exists(), (
+            "a module of that name would take the name's place once it is imported"
+        )
         assert not (package / f"{name}.py").exists()
     with pytest.raises(AttributeError):
         modeldeck.no_such_name  # noqa: B018

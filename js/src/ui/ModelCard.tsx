@@ -125,6 +125,9 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: Repo }) {
   return (
     <div class="files">
       {repo.gated ? <Licence repo={repo} /> : null}
+      {repo.model?.has_chat_template === false && !repo.model.is_embedding ? (
+        <p class="note small">No chat template: a base model, for completion rather than chat.</p>
+      ) : null}
       <ul aria-label={`Files of ${repoId}`}>
         {variants.map((variant) => (
           <VariantRow

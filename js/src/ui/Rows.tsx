@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { describeFit } from "../describe";
+import { describeFit, describeMeasured } from "../describe";
 import { fileSize } from "../format";
 import { openJob, type Row, type Store } from "../store";
 import type { Action, ErrorInfo, FitEstimate, FitVerdict, Job, SidecarKind, Variant } from "../wire";
@@ -79,6 +79,7 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended 
           + {SIDECAR[kind] ?? kind}
         </span>
       ))}
+      {variant.measured ? <span>{describeMeasured(variant.measured)}</span> : null}
       {isAmbiguous ? <span class="code">{variant.variant_id}</span> : null}
     </RowShell>
   );

@@ -20,13 +20,13 @@ from modeldeck.engine import disk
 from modeldeck.engine.file import Tools
 from modeldeck.engine.job import Job
 from modeldeck.engine.limits import Bandwidth, Connections
-from modeldeck.engine.network import EngineTransport
 from modeldeck.engine.partial import clean_partials, list_partials
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, is_settled
 from modeldeck.engine.store import JobStore, StoredJob
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transfer import Patience
+from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 

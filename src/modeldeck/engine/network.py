@@ -1,38 +1,57 @@
-"""httpx over asyncio's own transports: the engine's way to the network.
+"""asyncio's own transports behind httpcore's network interface.
 
 httpx's stock backend reads a TLS connection in records of 16 KiB, each through several layers, and spends a core at
-190 MB/s. Here asyncio's transport decrypts straight into one buffer of this module, as much as has arrived, and stops
-reading while the buffer is full.
+190 MB/s. Here asyncio's transport decrypts straight into large buffers of this module, which are handed on as they are
+and come back when they were written to the disk. It stops reading while a buffer is full.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import httpcore
-import httpx
 
-READ_BUFFER_BYTES = 256 << 10
-KEEP_ALIVE_SECONDS = 30.0
+BLOCK_BYTES = 512 << 10
+"""What is handed on at once, and the size of a buffer."""
+FLUSH_SECONDS = 0.25
+"""A slow connection hands on what has come after this long."""
+MAX_SPARE_BUFFERS = 32
 CONNECT_TIMEOUT_SECONDS = 15.0
 HAPPY_EYEBALLS_SECONDS = 0.25
 """The next address of a name is tried when one is silent for so long (RFC 8305)."""
 
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
+_spare_buffers: list[bytearray] = []
+
+
+def recycle(block: object) -> None:
+    """Give the buffer of a block back for the next one. Nobody may look at the block afterwards.
+
+    Fresh memory costs more than the copy that it saves: the kernel clears each page first.
+    """
+    buffer = block.obj if isinstance(block, memoryview) else None
+    if isinstance(buffer, bytearray) and len(buffer) == BLOCK_BYTES and len(_spare_buffers) < MAX_SPARE_BUFFERS:
+        _spare_buffers.append(buffer)
+
+
+def _new_buffer() -> memoryview:
+    return memoryview(_spare_buffers.pop() if _spare_buffers else bytearray(BLOCK_BYTES))
+
 
 class _Receiver(asyncio.BufferedProtocol):
-    """Collects what arrives in one buffer, for one reader at a time."""
+    """Collects what arrives in a buffer, for one reader at a time. Unread bytes are ``_start`` to ``_stop``."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(READ_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
-        self._filled = 0
+        self._view = memoryview(b"")
+        self._start = 0
+        self._stop = 0
+        self._wanted = 1
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._is_reading_paused = False
@@ -48,14 +67,17 @@ class _Receiver(asyncio.BufferedProtocol):
         self.transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view[self._filled :]
+        if not self._view:
+            self._view = _new_buffer()
+        return self._view[self._stop :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._filled += nbytes
-        if self._filled == READ_BUFFER_BYTES and self.transport is not None:
+        self._stop += nbytes
+        if self._stop == BLOCK_BYTES and self.transport is not None:
             self._is_reading_paused = True
             self.transport.pause_reading()
-        self._wake()
+        if self._unread >= self._wanted or self._is_reading_paused:
+            self._wake()
 
     def eof_received(self) -> None:
         self._is_at_end = True
@@ -82,60 +104,97 @@ class _Receiver(asyncio.BufferedProtocol):
     # the stream calls these
 
     @property
-    def has_something_to_read(self) -> bool:
-        return self._filled > 0 or self._is_at_end
+    def _unread(self) -> int:
+        return self._stop - self._start
 
-    async def read(self, timeout: float | None) -> bytes:
-        """All that has arrived; empty at the end of the connection."""
-        if not self.has_something_to_read:
-            self._reader = asyncio.get_running_loop().create_future()
-            await _wait(self._reader, timeout)
-        if self._filled == 0:
-            if self._error is not None:
-                raise self._error
-            return b""
-        data = bytes(self._view[: self._filled])
-        self._filled = 0
+    @property
+    def has_something_to_read(self) -> bool:
+        return self._unread > 0 or self._is_at_end
+
+    async def read(self, timeout: float | None) -> memoryview:
+        """All that has arrived, to be looked at before the next await only; empty at the end of the connection."""
+        await self._wait_for(1, timeout)
+        data = self._view[self._start : self._stop]
+        self._start = self._stop = 0
+        self._go_on()
+        return data
+
+    async def read_block(self, size: int, timeout: float | None) -> memoryview:
+        """``size`` bytes or a full buffer, fewer from a slow connection; the caller owns it and may recycle it."""
+        await self._wait_for(min(size, BLOCK_BYTES - self._start), timeout)
+        stop = min(self._stop, self._start + size)
+        data = self._view[self._start : stop]
+        rest = self._view[stop : self._stop]
+        self._view = memoryview(b"")
+        if rest:
+            self._view = _new_buffer()
+            self._view[: len(rest)] = rest
+        self._start, self._stop = 0, len(rest)
+        self._go_on()
+        return data
+
+    def _go_on(self) -> None:
         if self._is_reading_paused and self.transport is not None and not self.transport.is_closing():
             self._is_reading_paused = False
             self.transport.resume_reading()
-        return data
+
+    async def _wait_for(self, wanted: int, timeout: float | None) -> None:
+        """Wait until so much is there, or anything after a while, or the end."""
+        loop = asyncio.get_running_loop()
+        begun_at = loop.time()
+        self._wanted = wanted
+        while self._unread < wanted and not self._is_at_end and not self._is_reading_paused:
+            waited = loop.time() - begun_at
+            if waited >= FLUSH_SECONDS and self._unread:
+                return
+            if timeout is not None and waited >= timeout:
+                raise TimeoutError
+            # What is there after a while wakes nobody by itself, so the wait is cut; what comes later does.
+            self._wanted = wanted if waited < FLUSH_SECONDS else 1
+            limit = FLUSH_SECONDS if waited < FLUSH_SECONDS else timeout
+            self._reader = loop.create_future()
+            await _wait(self._reader, None if limit is None else max(0.0, limit - waited))
+        if not self._unread and self._error is not None:
+            raise self._error
 
     async def flush(self, timeout: float | None) -> None:
         if self._is_writing_paused:
             self._writer = asyncio.get_running_loop().create_future()
             await _wait(self._writer, timeout)
+            if self._is_writing_paused:
+                raise TimeoutError
 
 
-async def _wait(future: asyncio.Future[None], timeout: float | None) -> None:
-    """Wait with a plain timer: a cancel scope for each read would cost more than the read."""
-    if timeout is None:
+async def _wait(future: asyncio.Future[None], seconds: float | None) -> None:
+    """Wait with a plain timer, no longer than so long: a cancel scope for each read would cost more than the read."""
+    if seconds is None:
         return await future
-    timer = asyncio.get_running_loop().call_later(timeout, _expire, future)
+    timer = asyncio.get_running_loop().call_later(seconds, _give_up, future)
     try:
         await future
     finally:
         timer.cancel()
 
 
-def _expire(future: asyncio.Future[None]) -> None:
+def _give_up(future: asyncio.Future[None]) -> None:
     if not future.done():
-        future.set_exception(TimeoutError())
+        future.set_result(None)
 
 
-class _Stream(httpcore.AsyncNetworkStream):
+class Stream(httpcore.AsyncNetworkStream):
     def __init__(self, transport: asyncio.Transport, receiver: _Receiver) -> None:
         self._transport = transport
         self._receiver = receiver
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """What has arrived, also when it is more than ``max_bytes``: h11 takes any amount."""
-        try:
-            return await self._receiver.read(timeout)
-        except TimeoutError as exc:
-            raise httpcore.ReadTimeout(exc) from exc
-        except (OSError, ssl.SSLError) as exc:
-            raise httpcore.ReadError(exc) from exc
+        """What has arrived, also when it is more than ``max_bytes``: h11 takes any amount, and copies it at once."""
+        with _read_errors():
+            return await self._receiver.read(timeout)  # type: ignore[return-value]
+
+    async def read_block(self, size: int, timeout: float | None = None) -> memoryview:
+        """See there; of at most ``size`` bytes."""
+        with _read_errors():
+            return await self._receiver.read_block(size, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not buffer:
@@ -155,7 +214,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> _Stream:
+    ) -> Stream:
         loop = asyncio.get_running_loop()
         receiver = _Receiver()
         try:
@@ -177,7 +236,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise
         assert transport is not None
         receiver.transport = transport
-        return _Stream(transport, receiver)
+        return Stream(transport, receiver)
 
     def get_extra_info(self, info: str) -> Any:
         match info:
@@ -201,7 +260,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[_SocketOption] | None = None,
-    ) -> _Stream:
+    ) -> Stream:
         loop = asyncio.get_running_loop()
         local = (local_address, 0) if local_address else None
         # A cancelled race between addresses can leave a socket to the garbage collector: race only where there is one.
@@ -218,7 +277,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         sock = transport.get_extra_info("socket")
         for option in socket_options or ():
             sock.setsockopt(*option)
-        return _Stream(transport, receiver)
+        return Stream(transport, receiver)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -232,48 +291,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-class EngineTransport(httpx.AsyncBaseTransport):
-    """Sends each request directly or through the proxy that the environment names for its address.
-
-    It is shared by all clients of one engine, so closing a client leaves it open; `shut_down` closes it.
-    """
-
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        self._ssl_context = ssl_context
-        self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport_to(request.url).handle_async_request(request)
-
-    async def aclose(self) -> None:
-        """Leave the connections to the other clients."""
-
-    async def shut_down(self) -> None:
-        transports = list(self._transports.values())
-        self._transports.clear()
-        for transport in transports:
-            await transport.aclose()
-
-    def _transport_to(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
-        proxy = _proxy_for(url)
-        if proxy not in self._transports:
-            if self._ssl_context is None:
-                self._ssl_context = httpx.create_ssl_context()
-            self._transports[proxy] = _transport(self._ssl_context, proxy)
-        return self._transports[proxy]
-
-
-def _transport(ssl_context: ssl.SSLContext, proxy: str | None) -> httpx.AsyncHTTPTransport:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEP_ALIVE_SECONDS)
-    transport = httpx.AsyncHTTPTransport(verify=ssl_context, limits=limits, proxy=proxy)
-    # httpx has no argument for httpcore's public `network_backend`, and maps httpcore's exceptions for us.
-    transport._pool._network_backend = AsyncioBackend()
-    return transport
-
-
-def _proxy_for(url: httpx.URL) -> str | None:
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.netloc.decode("ascii")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+@contextmanager
+def _read_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as exc:
+        raise httpcore.ReadTimeout(exc) from exc
+    except (OSError, ssl.SSLError) as exc:
+        raise httpcore.ReadError(exc) from exc

@@ -16,7 +16,7 @@ import httpx
 from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.limits import Bandwidth
-from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS
+from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
 from modeldeck.engine.partial import Buffer, OwnershipLostError, Partial, SegmentWriter
 from modeldeck.engine.plan import FIRST_REQUEST_BYTES, Lease, Planner, fair_request_bytes, request_bytes
 from modeldeck.engine.retry import Attempts, RetryPolicy
@@ -262,7 +262,7 @@ class Transfer:
             self._request_bytes = request_bytes((lease.position - before) / seconds, first_byte_seconds)
 
     async def _receive(self, body: Body, lease: Lease) -> None:
-        sink = _Sink(self, lease.position)
+        sink = _Sink(self, lease.position, owns_buffers=True)
         watch = _DripWatch(self._patience)
         before = lease.position
         try:
@@ -322,11 +322,13 @@ class Transfer:
         return self._planner.take(UNKNOWN_SIZE, may_split=False)
 
     async def _accept(self, data: Buffer, sink: _Sink, watch: _DripWatch) -> None:
-        self.fetched += len(data)
         watch.saw(len(data))
-        await sink.add(data)
-        if self._bandwidth.is_limited:
-            await self._bandwidth.take(len(data))
+        try:
+            await sink.add(data)
+            if self._bandwidth.is_limited:
+                await self._bandwidth.take(len(data))
+        finally:
+            self.fetched += len(data)
 
     # --- for the sink -------------------------------------------------------------------------------------------------
 
@@ -351,10 +353,18 @@ class Transfer:
 
 
 class _Sink:
-    """Collects what one connection brings and writes it on a thread, while the next bytes come."""
+    """Collects what one connection brings and writes it on a thread, while the next bytes come.
 
-    def __init__(self, transfer: Transfer, position: int) -> None:
+    Parameters
+    ----------
+    owns_buffers
+        Nobody else looks at what is added, so that its buffers can be used again.
+    """
+
+    def __init__(self, transfer: Transfer, position: int, *, owns_buffers: bool = False) -> None:
         self._transfer = transfer
+        self._owns_buffers = owns_buffers
+        self._in_writing: list[Buffer] = []
         self._writer = transfer.writer_at(position)
         self._buffers: list[Buffer] = []
         self._size = 0
@@ -368,14 +378,17 @@ class _Sink:
 
     async def _write(self) -> None:
         await self._finish_writing()
-        buffers, self._buffers, self._size = self._buffers, [], 0
-        self._writing = self._transfer.threads.submit(self._writer.write, buffers)
+        self._in_writing, self._buffers, self._size = self._buffers, [], 0
+        self._writing = self._transfer.threads.submit(self._writer.write, self._in_writing)
 
     async def _finish_writing(self) -> None:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             with self._storage_errors():
                 await self._transfer.threads.finish(writing)
+            if self._owns_buffers:
+                for block in self._in_writing:
+                    recycle(block)
             self._transfer.wrote()
 
     async def finish(self) -> None:

@@ -11,11 +11,11 @@ from modeldeck._types import DownloadRequest, EngineLimits, GGUFFile, LocalModel
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
 from modeldeck.engine.file import Crew, FileDownload, Tools
 from modeldeck.engine.limits import Bandwidth, Connections
-from modeldeck.engine.network import EngineTransport
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.source import Source
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transfer import Patience
+from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub.client import HubClient
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import is_commit_hash, is_sha256

@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
@@ -26,7 +27,7 @@ from modeldeck.widget.throttle import Throttle
 from modeldeck.widget.wire import LoadView, MachineView, SearchView
 
 if TYPE_CHECKING:
-    from modeldeck.llama import Llama
+    from modeldeck.llama import Llama, Measurement
     from modeldeck.service.client import Engine
 
 PUBLISH_INTERVAL_SECONDS = 0.25
@@ -86,6 +87,7 @@ class Bridge:
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._jobs_rev = 0
         self._local: set[tuple[str, str, str]] = set()
+        self._measured: dict[tuple[str, str, str], Measurement] = {}
         self._load = LoadView()
         self._load_scope: anyio.CancelScope | None = None
         self._loaded = asyncio.Event()
@@ -287,9 +289,12 @@ class Bridge:
 
     async def _refresh(self) -> None:
         """Look again at what is on disk."""
-        self._local = {
-            (model.repo_id, model.commit_hash, model.variant_id) for model in await self._session.local_models()
+        models = {
+            (model.repo_id, model.commit_hash, model.variant_id): model for model in await self._session.local_models()
         }
+        measured = {key: await self._session.measured(model) for key, model in models.items()}
+        self._local = set(models)
+        self._measured = {key: measurement for key, measurement in measured.items() if measurement is not None}
         self._publish_repos()
 
     def _opened(self, repo_id: str) -> RepoDetails:
@@ -409,7 +414,9 @@ class Bridge:
             raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
         n_ctx = self._n_ctx_for(repo_id)
         self._set_load(replace(self._load, label=model.label, n_ctx=n_ctx))
-        llm = await self._session.load(model, n_ctx=n_ctx, progress=self._post_load_progress)
+        llm = await self._session.load(
+            model, n_ctx=n_ctx, progress=self._post_load_progress, on_notice=partial(self._toast, "info")
+        )
         self.llm = llm
         self._set_load(replace(self._load, status="ready", progress=LoadProgress(stage="ready", fraction=1.0)))
         self._toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
@@ -426,6 +433,7 @@ class Bridge:
     async def _unload(self) -> None:
         await self._drop_llm()
         self._set_load(LoadView())
+        await self._refresh()
 
     async def _drop_llm(self) -> None:
         llm, self.llm = self.llm, None
@@ -472,12 +480,14 @@ class Bridge:
             return wire.opening_wire()
         if isinstance(known, ModelDeckError):
             return wire.failed_repo_wire(known)
-        local = {
-            variant_id
-            for repo_id, commit_hash, variant_id in self._local
-            if (repo_id, commit_hash) == (known.repo_id, known.commit_hash)
-        }
-        return wire.open_repo_wire(known, endpoint=self.endpoint, local=local, load=self._load)
+        here = (known.repo_id, known.commit_hash)
+        return wire.open_repo_wire(
+            known,
+            endpoint=self.endpoint,
+            local={key[2] for key in self._local if key[:2] == here},
+            measured={key[2]: measurement for key, measurement in self._measured.items() if key[:2] == here},
+            load=self._load,
+        )
 
     def _publish_downloads(self) -> None:
         self._jobs_rev += 1

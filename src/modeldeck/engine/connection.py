@@ -1,0 +1,209 @@
+"""HTTP/1.1 connections that hand bodies on in the buffers they were received in.
+
+httpcore's own connection passes every byte of a body through h11, which copies it three times. Here h11 reads the
+heads, and bodies of a known length come straight from the socket (or the decrypter) in large blocks. Everything else
+about a request stays httpcore's: the pool, keep-alive, the exceptions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from enum import Enum
+
+import h11
+import httpcore
+
+from modeldeck.engine.network import AsyncioBackend, Stream
+
+MAX_HEAD_BYTES = 100 << 10
+
+
+class _State(Enum):
+    NEW = "new"
+    ACTIVE = "active"
+    IDLE = "idle"
+    CLOSED = "closed"
+
+
+class DirectPool(httpcore.AsyncConnectionPool):
+    """httpcore's pool with the connections of this module."""
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return _Connection(origin, self._ssl_context, self._keepalive_expiry)
+
+
+class _Connection(httpcore.AsyncConnectionInterface):
+    def __init__(self, origin: httpcore.Origin, ssl_context: object, keepalive_expiry: float | None) -> None:
+        self._origin = origin
+        self._ssl_context = ssl_context
+        self._keepalive_expiry = keepalive_expiry
+        self._stream: Stream | None = None
+        self._state = _State.NEW
+        self._expires_at: float | None = None
+        self._request_count = 0
+
+    # --- what the pool asks -------------------------------------------------------------------------------------------
+
+    def can_handle_request(self, origin: httpcore.Origin) -> bool:
+        return origin == self._origin
+
+    def is_available(self) -> bool:
+        return self._state is _State.IDLE
+
+    def is_idle(self) -> bool:
+        return self._state is _State.IDLE
+
+    def is_closed(self) -> bool:
+        return self._state is _State.CLOSED
+
+    def has_expired(self) -> bool:
+        if self._state is not _State.IDLE or self._stream is None:
+            return False
+        is_old = self._expires_at is not None and time.monotonic() > self._expires_at
+        return is_old or bool(self._stream.get_extra_info("is_readable"))
+
+    def info(self) -> str:
+        return f"{str(self._origin)!r}, HTTP/1.1, {self._state.name}, Request Count: {self._request_count}"
+
+    async def aclose(self) -> None:
+        self._state = _State.CLOSED
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    # --- a request ----------------------------------------------------------------------------------------------------
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        if self._state in (_State.ACTIVE, _State.CLOSED):
+            raise httpcore.ConnectionNotAvailable
+        is_new = self._state is _State.NEW
+        self._state = _State.ACTIVE
+        self._request_count += 1
+        timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
+        try:
+            if is_new:
+                self._stream = await self._connect(timeouts.get("connect"))
+            return await self._exchange(request, timeouts)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _connect(self, timeout: float | None) -> Stream:
+        stream = await AsyncioBackend().connect_tcp(
+            self._origin.host.decode("ascii"), self._origin.port, timeout=timeout
+        )
+        if self._origin.scheme != b"https":
+            return stream
+        return await stream.start_tls(
+            self._ssl_context,  # type: ignore[arg-type]
+            server_hostname=self._origin.host.decode("ascii"),
+            timeout=timeout,
+        )
+
+    async def _exchange(self, request: httpcore.Request, timeouts: dict[str, float | None]) -> httpcore.Response:
+        stream = self._stream
+        assert stream is not None
+        protocol = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        try:
+            head = h11.Request(method=request.method, target=request.url.target, headers=request.headers)
+            await stream.write(protocol.send(head) or b"", timeouts.get("write"))
+            assert not isinstance(request.stream, bytes)
+            async for data in request.stream:  # type: ignore[union-attr]
+                await stream.write(protocol.send(h11.Data(data=data)) or b"", timeouts.get("write"))
+            await stream.write(protocol.send(h11.EndOfMessage()) or b"", timeouts.get("write"))
+        except h11.LocalProtocolError as exc:
+            raise httpcore.LocalProtocolError(exc) from exc
+        read_timeout = timeouts.get("read")
+        while not isinstance(event := await _next_event(protocol, stream, read_timeout), h11.Response):
+            if not isinstance(event, h11.InformationalResponse):
+                raise httpcore.RemoteProtocolError("The server did not send a response.")
+        length = _body_length(request.method, event)
+        if length is None:
+            body = self._any_body(protocol, stream, read_timeout)
+        else:
+            body = self._plain_body(protocol, stream, read_timeout, length, is_last=_is_last(event))
+        if length == 0 or request.method == b"HEAD":
+            self._done(is_reusable=not _is_last(event))  # nobody may care to read a body that is empty
+        return httpcore.Response(
+            status=event.status_code,
+            headers=event.headers.raw_items(),
+            content=_BodyStream(self, body),
+            extensions={"http_version": b"HTTP/" + event.http_version, "reason_phrase": event.reason},
+        )
+
+    async def _plain_body(
+        self, protocol: h11.Connection, stream: Stream, timeout: float | None, length: int, *, is_last: bool
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        remaining = length
+        while remaining and isinstance(event := protocol.next_event(), h11.Data):  # came together with the head
+            remaining -= len(event.data)
+            yield event.data
+        while remaining:
+            block = await stream.read_block(remaining, timeout)
+            if not block:
+                raise httpcore.RemoteProtocolError(
+                    f"peer closed connection without sending complete message body "
+                    f"(received {length - remaining} bytes, expected {length})"
+                )
+            remaining -= len(block)
+            yield block
+        self._done(is_reusable=not is_last)
+
+    async def _any_body(
+        self, protocol: h11.Connection, stream: Stream, timeout: float | None
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        while isinstance(event := await _next_event(protocol, stream, timeout), h11.Data):
+            yield event.data
+        self._done(is_reusable=protocol.our_state is h11.DONE and protocol.their_state is h11.DONE)
+
+    def _done(self, *, is_reusable: bool) -> None:
+        if is_reusable and self._state is _State.ACTIVE:
+            self._state = _State.IDLE
+            if self._keepalive_expiry is not None:
+                self._expires_at = time.monotonic() + self._keepalive_expiry
+
+    async def finish(self) -> None:
+        """The response is of no more interest. A connection with an unread rest cannot be used again."""
+        if self._state is not _State.IDLE:
+            await self.aclose()
+
+
+class _BodyStream:
+    def __init__(self, connection: _Connection, body: AsyncGenerator[bytes | memoryview, None]) -> None:
+        self._connection = connection
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._body  # type: ignore[return-value]
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+        await self._connection.finish()
+
+
+async def _next_event(protocol: h11.Connection, stream: Stream, timeout: float | None) -> object:
+    try:
+        while (event := protocol.next_event()) is h11.NEED_DATA:
+            data = await stream.read(MAX_HEAD_BYTES, timeout)
+            if not data and protocol.their_state is h11.SEND_RESPONSE:
+                raise httpcore.RemoteProtocolError("Server disconnected without sending a response.")
+            protocol.receive_data(data)
+    except h11.RemoteProtocolError as exc:
+        raise httpcore.RemoteProtocolError(exc) from exc
+    return event
+
+
+def _body_length(method: bytes, head: h11.Response) -> int | None:
+    """The length of a body that is sent as it is, or ``None`` where h11 must find its end."""
+    if method == b"HEAD" or head.status_code in (204, 304):
+        return None
+    fields = dict(head.headers)
+    if b"transfer-encoding" in fields or b"content-length" not in fields:
+        return None
+    return int(fields[b"content-length"])
+
+
+def _is_last(head: h11.Response) -> bool:
+    """Whether the server closes the connection after this answer."""
+    wishes = b",".join(value for name, value in head.headers if name == b"connection").lower().split(b",")
+    return head.http_version != b"1.1" or b"close" in (wish.strip() for wish in wishes)
