@@ -17,8 +17,7 @@ from tools.chromium import HOW_TO_INSTALL, find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
-PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 JAVASCRIPT = ROOT / "js"
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -100,7 +99,8 @@ def build_javascript() -> None:
 
     def install() -> None:
         say("Installing the Node packages of js/package-lock.json")
-        run(npm("ci", "--no-audit", "--no-fund", "--loglevel=error"))
+        # The lock file has a digest for each package, so npm's cache needs no second opinion from the registry.
+        run(npm("ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"))
 
     once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
     run(npm("run", "--silent", "build"))

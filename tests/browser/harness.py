@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from tools.jupyter import JupyterServer
 LAB = "lab/tree"
 NOTEBOOK_7 = "notebooks"
 TIMEOUT_SECONDS = 60.0
-POLL_MS = 50
 VIEWPORT: ViewportSize = {"width": 1280, "height": 960}
 
 _IS_READY = """path => {
@@ -109,13 +107,6 @@ class Notebook:
             if output["output_type"] == "error":
                 raise CellError(f"{output['ename']}: {output['evalue']}\n" + "\n".join(output["traceback"]))
         return "".join(_text_of(output) for output in outputs)
-
-    def wait_for(self, condition: Callable[[], bool], *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait until something outside the page is so; the page goes on meanwhile."""
-        deadline = time.monotonic() + timeout_seconds
-        while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
-            self.page.wait_for_timeout(POLL_MS)
 
     def run(self, index: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
         """Run a cell to its end, and return its text: what it printed and the text form of its values."""
