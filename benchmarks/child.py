@@ -26,7 +26,7 @@ def hub(work: dict[str, Any], repo_id: str) -> dict[str, float]:
 
 async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[str, float]:
     from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
-    from modeldeck.download.manager import DownloadManager
+    from modeldeck.engine.manager import DownloadManager
 
     files = [GGUFFile(filename=f["name"], size=f["size"], sha256=f["sha256"]) for f in work["files"]]
     groups = [files] if work["is_one_variant"] else [[file] for file in files]
@@ -65,7 +65,7 @@ def main() -> None:
     if kind == "hub":
         import huggingface_hub  # noqa: F401 - its import is no part of the download
     else:
-        import modeldeck.download.manager  # noqa: F401
+        import modeldeck.engine.manager  # noqa: F401
 
         if kind == "unverified":
             _stop_hashing({file["size"]: file["sha256"] for file in work["files"]})
@@ -82,8 +82,8 @@ def main() -> None:
 
 def _stop_hashing(digests: dict[int, str]) -> None:
     """What the sha256 costs is seen by leaving it out; the product has no such switch."""
-    from modeldeck.download import file
-    from modeldeck.download.digest import FrontHasher
+    from modeldeck.engine import file
+    from modeldeck.engine.digest import FrontHasher
 
     class NoHasher(FrontHasher):
         def __init__(self, digest: str | None, size: int | None) -> None:

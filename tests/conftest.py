@@ -1,10 +1,8 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from modeldeck.localhub import LocalHub
-from modeldeck.localhub.demo import GATED_REPO_ID, TOKEN, add_demo_repos
+from modeldeck.localhub import LocalHub, demo
 
 
 @pytest.fixture(scope="session")
@@ -13,11 +11,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def demo_hub(tmp_path: Path) -> Iterator[LocalHub]:
+def demo_hub() -> Iterator[LocalHub]:
     """A running hub with the demo's repositories, the real model among them."""
-    folder = tmp_path / "demo-models"
-    folder.mkdir()
-    hub = LocalHub(tokens={TOKEN: {GATED_REPO_ID}})
-    assert list(add_demo_repos(hub, folder)) == []
-    with hub:
+    missing: list[str] = []
+    with demo.demo_hub(missing.append) as hub:
+        assert missing == []
         yield hub

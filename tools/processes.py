@@ -15,11 +15,11 @@ PATIENCE_SECONDS = 10.0
 
 
 def started_by(run_id: str) -> list[psutil.Process]:
-    """Every living process whose environment carries the run's id."""
+    """Every living process of the run and of the runs inside it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(RUN_ID) == run_id:
+            if process.environ().get(RUN_ID, "").startswith(run_id):
                 found.append(process)
     return found
 
@@ -39,8 +39,8 @@ def end_all(run_id: str, *, patience_seconds: float) -> None:
 def run_environment(
     variables: Mapping[str, str], *, patience_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[dict[str, str]]:
-    """An environment for subprocesses; whatever still runs with it at the end is ended."""
-    run_id = uuid.uuid4().hex
+    """An environment for subprocesses; whatever still runs with it at the end is ended. A run may be inside another."""
+    run_id = f"{variables.get(RUN_ID, '')}/{uuid.uuid4().hex}"
     try:
         yield {**variables, RUN_ID: run_id}
     finally:

@@ -1,13 +1,17 @@
 """Runs every check and every test, and closes with one line of counts."""
 
+import contextlib
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.environment import PYTHON, npm, say, setup_test, status_of
+from tools.environment import PYTHON, ROOT, npm, say, setup_test, status_of, wait_to_the_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,24 @@ class Run:
 
     def tests(self, name: str, command: Sequence[str | Path], report: Path) -> None:
         """A test runner with a JUnit report. One that fails in silence, or runs nothing, counts as one failure."""
-        status = self._run(name, command)
-        counts = read_junit(report)
-        if counts.failed == 0 and (status != 0 or counts.passed == 0):
-            counts += Counts(failed=1)
-        self._add(name, counts)
+        self._count(name, self._run(name, command), report)
+
+    @contextlib.contextmanager
+    def tests_beside(self, name: str, command: Sequence[str | Path], report: Path) -> Iterator[None]:
+        """A test runner that runs while other steps do; its output is shown when all have ended."""
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+            say(f"{name}, beside the next")
+            process = subprocess.Popen(
+                [str(part) for part in command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            )
+            try:
+                yield
+            finally:
+                status = wait_to_the_end(process)
+            output.seek(0)
+            say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}; it said:")
+            shutil.copyfileobj(output, sys.stdout)
+        self._count(name, status, report)
 
     def _run(self, name: str, command: Sequence[str | Path]) -> int:
         say(name)
@@ -61,6 +78,12 @@ class Run:
         status = status_of(command)
         say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}, {time.monotonic() - began:.0f} s")
         return status
+
+    def _count(self, name: str, status: int, report: Path) -> None:
+        counts = read_junit(report)
+        if counts.failed == 0 and (status != 0 or counts.passed == 0):
+            counts += Counts(failed=1)
+        self._add(name, counts)
 
     def _add(self, name: str, counts: Counts) -> None:
         self.total += counts
@@ -76,17 +99,23 @@ def run_checks(run: Run) -> None:
 
 
 def run_tests(run: Run, reports: Path) -> None:
-    vitest, tests, notebooks = (reports / f"{name}.xml" for name in ("vitest", "tests", "notebooks"))
+    vitest, browser, tests, notebooks = (
+        reports / f"{name}.xml" for name in ("vitest", "browser", "tests", "notebooks")
+    )
     run.tests(
         "vitest", npm("test", "--", "--reporter=default", "--reporter=junit", f"--outputFile.junit={vitest}"), vitest
     )
-    run.tests("pytest", [PYTHON, "-m", "pytest", f"--junitxml={tests}"], tests)
-    run.tests("notebooks", [PYTHON, "-m", "pytest", "--nbval-lax", f"--junitxml={notebooks}", "notebooks"], notebooks)
+    pytest: list[str | Path] = [PYTHON, "-m", "pytest"]
+    # The browser tests mostly wait, the others mostly compute.
+    with run.tests_beside("browser tests", [*pytest, "tests/browser", f"--junitxml={browser}"], browser):
+        run.tests("pytest", [*pytest, "--ignore=tests/browser", f"--junitxml={tests}"], tests)
+        run.tests("notebooks", [*pytest, "--nbval-lax", f"--junitxml={notebooks}", "notebooks"], notebooks)
 
 
 def test() -> int:
     began = time.monotonic()
     setup_test()
+    say(f"Set up in {time.monotonic() - began:.0f} s")
     run = Run()
     run_checks(run)
     with tempfile.TemporaryDirectory() as reports:

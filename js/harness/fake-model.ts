@@ -10,6 +10,9 @@ export interface FakeKernel {
   username: string;
   sent: { channel: string; header: { msg_type: string; msg_id: string }; content: Record<string, unknown> }[];
   sendControlMessage(message: FakeKernel["sent"][number]): { done: Promise<void> };
+  disposed: { connect(listener: () => void): void; disconnect(listener: () => void): void };
+  /** The kernel is shut down. */
+  dispose(): void;
 }
 
 export class FakeModel {
@@ -100,7 +103,17 @@ export class FakeModel {
 }
 
 export function fakeKernel(): FakeKernel {
+  const listeners = new Set<() => void>();
   return {
+    disposed: {
+      connect: (listener) => void listeners.add(listener),
+      disconnect: (listener) => void listeners.delete(listener),
+    },
+    dispose() {
+      for (const listener of listeners) {
+        listener();
+      }
+    },
     clientId: "client-1",
     username: "someone",
     sent: [],

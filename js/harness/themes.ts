@@ -4,11 +4,13 @@ const LAB_LIGHT = {
   "--jp-layout-color1": "#fff",
   "--jp-ui-font-color1": "rgba(0, 0, 0, 0.87)",
   "--jp-brand-color1": "#1976d2",
+  "--jp-border-color2": "#e0e0e0",
 };
 const LAB_DARK = {
   "--jp-layout-color1": "#111",
   "--jp-ui-font-color1": "rgba(255, 255, 255, 0.87)",
   "--jp-brand-color1": "#2196f3",
+  "--jp-border-color2": "#424242",
 };
 const FONTS = {
   "--jp-ui-font-family": "system-ui, sans-serif",
@@ -30,6 +32,7 @@ export const THEMES: Record<string, HostTheme> = {
     variables: {
       ...LAB_LIGHT,
       "--vscode-editor-background": "#1f1f1f",
+      "--vscode-panel-border": "#2b2b2b",
       "--vscode-foreground": "#cccccc",
       "--vscode-button-background": "#0078d4",
       "--vscode-textLink-foreground": "#4daafc",
@@ -49,6 +52,7 @@ export const THEMES: Record<string, HostTheme> = {
       "--vscode-textLink-foreground": "#21a6ff",
       "--vscode-button-foreground": "#ffffff",
       "--vscode-contrastBorder": "#6fc3df",
+      "--vscode-panel-border": "#6fc3df",
       "--vscode-focusBorder": "#f38518",
       "--vscode-font-family": "sans-serif",
     },

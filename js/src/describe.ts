@@ -1,7 +1,7 @@
 // What the parts of the state mean, in words.
 
 import * as format from "./format";
-import type { FitEstimate, Hardware, Job, Load } from "./wire";
+import type { FitEstimate, Hardware, Job, Load, Measured } from "./wire";
 
 /** A fit estimate in one line: "fits: 1.9 of 7.2 GiB at 4096 tokens". */
 export function describeFit(fit: FitEstimate): string {
@@ -89,4 +89,10 @@ export function describeMemory(hardware: Hardware): MemoryMeter[] {
     ...hardware.gpus.flatMap((gpu) => meter(gpu.name, gpu.free, gpu.total)),
     ...meter("RAM", hardware.ram_available, hardware.ram_total),
   ];
+}
+
+/** The last load and its first generation here: "62 tokens/s, loaded in 0.3 s last time". */
+export function describeMeasured({ load_seconds, tokens_per_second }: Measured): string {
+  const rate = tokens_per_second < 10 ? tokens_per_second.toFixed(1) : tokens_per_second.toFixed(0);
+  return `${rate} tokens/s, loaded in ${load_seconds.toFixed(1)} s last time`;
 }

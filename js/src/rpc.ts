@@ -20,8 +20,9 @@ export interface Channel {
   widget_manager?: unknown;
 }
 
-/** The part of JupyterLab's kernel connection that a control message needs. */
+/** The part of JupyterLab's kernel connection that is used here. */
 interface Kernel {
+  disposed?: { connect(listener: () => void): void; disconnect(listener: () => void): void };
   clientId: string;
   username: string;
   sendControlMessage(message: unknown, expectReply?: boolean, disposeOnDone?: boolean): { done?: Promise<unknown> };

@@ -191,6 +191,7 @@ export class Store {
       this.#lose();
       this.#greet();
     });
+    this.#watchKernel();
     this.#greet();
     const timer = setTimeout(() => {
       if (!kernelOf(model)) {
@@ -392,6 +393,14 @@ export class Store {
   #on<T>(event: string, listener: (argument: T) => void): void {
     this.#model.on(event, listener);
     this.#abort.addEventListener("abort", () => this.#model.off(event as "msg:custom", listener));
+  }
+
+  /** A kernel that is shut down tells its connection, but not the comm. */
+  #watchKernel(): void {
+    const disposed = kernelOf(this.#model)?.disposed;
+    const lose = () => this.#lose();
+    disposed?.connect(lose);
+    this.#abort.addEventListener("abort", () => disposed?.disconnect(lose));
   }
 
   #receive(message: FromPython): void {

@@ -86,6 +86,14 @@ export type Action =
   | "remove"
   | "cancel_load";
 
+/** What the last load and its first generation took on this machine. */
+export interface Measured {
+  load_seconds: number;
+  tokens_per_second: number;
+  memory_bytes: number;
+  n_ctx: number;
+}
+
 export interface Variant {
   variant_id: string;
   label: string;
@@ -96,6 +104,7 @@ export interface Variant {
   fit: FitEstimate | null;
   state: "available" | "downloaded" | "loading" | "loaded";
   actions: Action[];
+  measured?: Measured | null;
 }
 
 export interface Repo {

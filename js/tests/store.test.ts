@@ -124,6 +124,18 @@ describe("connection", () => {
     expect(store.toasts.value).toEqual([]);
   });
 
+  it("is lost when the kernel is shut down, of which the comm says nothing", () => {
+    const kernel = fakeKernel();
+    const { model, store, last, abort } = setUp({}, kernel);
+    model.answer(last("hello"));
+    kernel.dispose();
+    expect(store.connection.value).toBe("lost");
+    model.answer(last("hello"));
+    abort.abort();
+    kernel.dispose();
+    expect(store.connection.value).toBe("live");
+  });
+
   it("is unusable when Python has closed the browser", () => {
     const { store } = setUp({ view: view({ status: "closed" }) });
     expect(store.isUsable.value).toBe(false);

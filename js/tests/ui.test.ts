@@ -161,7 +161,7 @@ describe("cards", () => {
     const card = root.querySelector("li.card") as HTMLElement;
     expect(card.querySelector("h3")?.textContent).toBe("ggml-org/gemma-3-4b-it-GGUF");
     const facts = text(card.querySelector("p"));
-    for (const fact of ["gated", "3.9B", "gemma3", "128K context", "gemma", "311k", "207", "updated"]) {
+    for (const fact of ["gated", "3.9B", "gemma3", "128K context", "gemma", "311k", "207", "Updated"]) {
       expect(facts).toContain(fact);
     }
     expect(get(card, "link").getAttribute("href")).toBe("https://huggingface.co/ggml-org/gemma-3-4b-it-GGUF");

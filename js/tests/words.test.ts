@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { estimate, job, load, model, variant } from "../harness/data";
-import { describeFit, describeJob, describeMemory, describeStage } from "../src/describe";
+import { describeFit, describeJob, describeMeasured, describeMemory, describeStage } from "../src/describe";
 import { isKept, mayFit } from "../src/fits";
 import { endpointName, repoPage, safeLink } from "../src/links";
 import { share } from "../src/share";
@@ -122,4 +122,11 @@ it("shares what has not changed", () => {
   expect(share({ a: undefined }, { b: undefined })).toEqual({ b: undefined });
   expect(share(null, { a: 1 })).toEqual({ a: 1 });
   expect(share([], {})).toEqual({});
+});
+
+it.each([
+  [62.4, 0.31, "62 tokens/s, loaded in 0.3 s last time"],
+  [4.06, 12.5, "4.1 tokens/s, loaded in 12.5 s last time"],
+])("tells what %s tokens a second and %s s were", (tokens_per_second, load_seconds, words) => {
+  expect(describeMeasured({ tokens_per_second, load_seconds, memory_bytes: 1, n_ctx: 512 })).toBe(words);
 });

@@ -181,7 +181,7 @@ class RepoDetails:
 
 
 class DownloadState(StrEnum):
-    """Where a download stands. The legal moves are in ``modeldeck.download.state``."""
+    """Where a download stands. The legal moves are in ``modeldeck.engine.state``."""
 
     QUEUED = "queued"
     RESOLVING = "resolving"

@@ -112,11 +112,13 @@ def describe(
     revision: str = "main",
     *,
     n_ctx: int = DEFAULT_N_CTX,
+    is_exact: bool = True,
     endpoint: str | None = None,
     token: str | bool | None = None,
 ) -> RepoDetails:
     """A repository's variants with sizes, sha256, fit on this machine, and the one to take. See `Session.describe`."""
-    return shared_loop().wait(_session(endpoint, None, token).describe(repo_id, revision, n_ctx=n_ctx))
+    session = _session(endpoint, None, token)
+    return shared_loop().wait(session.describe(repo_id, revision, n_ctx=n_ctx, is_exact=is_exact))
 
 
 @overload

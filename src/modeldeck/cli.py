@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from modeldeck import __version__
@@ -149,6 +150,38 @@ async def _downloads(session: Session, arguments: argparse.Namespace, output: _O
     return EXIT_OK
 
 
+async def _engine(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
+    from modeldeck.service.control import engine_status, stop_engine
+
+    if arguments.action == "stop":
+        was_running = await anyio.to_thread.run_sync(stop_engine, session.settings)
+        output.record({"stopped": was_running}, "The engine is stopped." if was_running else "No engine runs.")
+        return EXIT_OK
+    status = await anyio.to_thread.run_sync(engine_status, session.settings)
+    if status is None:
+        output.record({"running": False}, "No engine runs.")
+    else:
+        output.record(
+            {"running": True, **msgspec.to_builtins(status)},
+            f"Engine {status.version}, process {status.pid}: {status.active} active, {status.waiting} waiting, "
+            f"{status.clients} clients.",
+        )
+    return EXIT_OK
+
+
+async def _demo(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
+    from modeldeck.localhub.demo import demo_hub
+
+    with demo_hub(output.note) as hub:
+        output.record(
+            {"endpoint": hub.endpoint}, f"A local hub answers at {hub.endpoint}. Set HF_ENDPOINT to it; Ctrl-C ends it."
+        )
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
+    return EXIT_OK
+
+
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +305,10 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--filename", metavar="F")
     download.add_argument("--revision", default="main")
 
+    engine = add("engine", _engine, "what the download engine does, or end it; running downloads are paused")
+    engine.add_argument("action", choices=["status", "stop"])
+
+    add("demo", _demo, "serve a local hub with small models, for trying things without the internet")
     add("ls", _ls, "the models in the cache")
     add("downloads", _downloads, "what the engine runs, holds paused, and remembers")
 

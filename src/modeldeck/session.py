@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +17,9 @@ import anyio.to_thread
 
 from modeldeck._errors import (
     DownloadCancelledError,
+    EngineLostError,
     InvalidRequestError,
-    ModelDeckError,
+    LoadFailedError,
     NetworkError,
     RemoteFileNotFoundError,
     error_from_info,
@@ -29,12 +29,9 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
-    FitEstimate,
-    GGUFFile,
     LoadProgress,
     LocalModel,
     RepoDetails,
-    RepoListing,
     SearchPage,
     SearchQuery,
     SortKey,
@@ -44,13 +41,12 @@ from modeldeck._types import (
 from modeldeck.library import group_local, local_model_of
 
 if TYPE_CHECKING:
-    from modeldeck.gguf.metadata import GGUFMetadata
+    from modeldeck.appraisal import Appraiser
     from modeldeck.hub.client import HubClient
-    from modeldeck.llama import Llama
+    from modeldeck.llama import Llama, Measurement, MeasurementStore
     from modeldeck.service.client import Engine
 
 DEFAULT_N_CTX = 4096
-_HEADERS_KEPT = 64
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
 
@@ -94,7 +90,7 @@ class Session:
         self._hub: HubClient | None = None
         self._engine: Engine | None = None
         self._engine_lock = asyncio.Lock()
-        self._headers: OrderedDict[tuple[str, str], GGUFMetadata | None] = OrderedDict()
+        self._appraiser: Appraiser | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,72 +149,40 @@ class Session:
         """
         return await self.hub.search(SearchQuery(text=text, sort=sort, limit=limit, author=author), cursor)
 
-    async def describe(self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX) -> RepoDetails:
+    async def describe(
+        self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX, is_exact: bool = True
+    ) -> RepoDetails:
         """A repository's variants with sizes, sha256, fit on this machine, and the one to take.
 
-        The Hub is asked for the listing and for the first bytes of one model file; a gated repository is described
-        by its sizes alone.
+        Parameters
+        ----------
+        n_ctx : int
+            Context length in tokens to judge for.
+        is_exact : bool
+            Ask llama.cpp itself about the model's header, where llama-cpp-python is installed: takes about a second
+            more. Otherwise a formula decides, on average within 1 % of llama.cpp.
         """
         from modeldeck.gguf.names import group_variants
 
         listing = await self.hub.listing(repo_id, revision)
-        variants = group_variants(listing.files).variants
-        metadata = await self._metadata(listing, variants)
-        return await self._assess(_details(listing, variants), metadata, n_ctx)
-
-    async def reassess(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
-        """The same repository judged at another context length, without asking the Hub again."""
-        return await self._assess(details, self._headers.get((details.repo_id, details.commit_hash)), n_ctx)
-
-    async def _assess(self, details: RepoDetails, metadata: GGUFMetadata | None, n_ctx: int) -> RepoDetails:
-        from modeldeck.fit.estimate import estimate_fit
-        from modeldeck.fit.hardware import probe_hardware
-        from modeldeck.gguf.metadata import model_traits
-        from modeldeck.gguf.names import recommend
-
-        hardware = await anyio.to_thread.run_sync(probe_hardware)
-        fits: dict[str, FitEstimate] = {}
-        for variant in details.variants:
-            if variant.model_size is not None:
-                fits[variant.variant_id] = estimate_fit(
-                    metadata,
-                    weights_bytes=variant.model_size,
-                    sidecar_bytes=(variant.size or variant.model_size) - variant.model_size,
-                    n_ctx=n_ctx,
-                    hardware=hardware,
-                )
-        return replace(
-            details,
-            fits=fits,
-            recommended=recommend(details.variants, fits),
-            model=model_traits(metadata) if metadata is not None else None,
+        details = RepoDetails(
+            repo_id=listing.repo_id,
+            revision=listing.revision,
+            commit_hash=listing.commit_hash,
+            variants=group_variants(listing.files).variants,
+            gated=listing.gated,
+            license=listing.license,
         )
+        return await self.reassess(details, n_ctx=n_ctx, is_exact=is_exact)
 
-    async def _metadata(self, listing: RepoListing, variants: Iterable[Variant]) -> GGUFMetadata | None:
-        """The facts of the header that all quantizations of a repository share, or ``None`` when it cannot be read."""
-        key = (listing.repo_id, listing.commit_hash)
-        if key not in self._headers:
-            first = next((variant.files[0] for variant in variants), None)
-            self._headers[key] = await self._read_metadata(listing, first) if first is not None else None
-            while len(self._headers) > _HEADERS_KEPT:
-                self._headers.popitem(last=False)
-        return self._headers[key]
+    async def reassess(self, details: RepoDetails, *, n_ctx: int, is_exact: bool = False) -> RepoDetails:
+        """The same repository judged for another context length, or exactly. What was fetched once is not again."""
+        if self._appraiser is None:
+            from modeldeck.appraisal import Appraiser
 
-    async def _read_metadata(self, listing: RepoListing, file: GGUFFile) -> GGUFMetadata | None:
-        """Read the first bytes of a remote file; ``None`` where the Hub or the file does not let us."""
-        from modeldeck.gguf.header import HeaderReader
-        from modeldeck.gguf.metadata import read_metadata
-
-        reader = HeaderReader(is_quick=True, file_size=file.size)
-        try:
-            while (needed := reader.needed) is not None:
-                start, stop = needed
-                data = await self.hub.fetch_range(listing.repo_id, listing.commit_hash, file.filename, start, stop)
-                reader.feed(data, start)
-        except ModelDeckError:
-            # A gated repository, a Hub without ranges, a broken header: the sizes still tell something.
-            return None
-        return read_metadata(reader.header) if reader.header is not None else None
+            self._appraiser = Appraiser(self.hub)
+        judge = self._appraiser.appraise_exactly if is_exact else self._appraiser.appraise
+        return await judge(details, n_ctx=n_ctx)
 
     # --- downloading -------------------------------------------------------------------------------------------------
 
@@ -236,7 +200,7 @@ class Session:
         """
         from modeldeck.gguf.names import find_variant
 
-        details = await self.describe(repo_id, revision)
+        details = await self.describe(repo_id, revision, is_exact=False)
         selector = filename or variant or details.recommended
         if selector is None:
             raise RemoteFileNotFoundError(
@@ -305,13 +269,21 @@ class Session:
 
         return tuple(group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir)))
 
-    async def find_local(self, repo_id: str, selector: str | None = None) -> LocalModel | None:
-        """The newest local variant of a repository that fits a label, a file name or a ``variant_id``."""
-        found = [model for model in await self.local_models() if model.repo_id.lower() == repo_id.lower()]
-        if selector is not None:
-            wanted = selector.lower()
-            found = [model for model in found if wanted in (model.label.lower(), model.variant_id.lower())]
-        return found[0] if found else None
+    async def find_local(
+        self, repo_id: str, selector: str | None = None, *, commit_hash: str | None = None
+    ) -> LocalModel | None:
+        """A local variant of a repository that fits a label or a ``variant_id``.
+
+        Of several commits the given one counts, else one that a branch or tag means.
+        """
+        found = [
+            model
+            for model in await self.local_models()
+            if model.repo_id.lower() == repo_id.lower()
+            and commit_hash in (None, model.commit_hash)
+            and (selector is None or selector.lower() in (model.label.lower(), model.variant_id.lower()))
+        ]
+        return min(found, key=lambda model: model.revision is None, default=None)
 
     async def verify(
         self,
@@ -329,7 +301,7 @@ class Session:
         progress : callable, optional
             Called with bytes hashed and bytes in all.
         """
-        from modeldeck.download.verify import verify_files
+        from modeldeck.engine.verify import verify_files
 
         return await verify_files(await self._local(model), hub=self.hub, repair=repair, progress=progress)
 
@@ -375,9 +347,12 @@ class Session:
         n_ctx: int | None = None,
         progress: Callable[[LoadProgress], object] | None = None,
         download_progress: ProgressCallback | None = None,
+        on_notice: Callable[[str], object] = warnings.warn,
         **kwargs: Any,
     ) -> Llama:
         """Load a model and return it as a ready `Llama`; cancelling the call cancels the load.
+
+        A vision projector that was downloaded with the model is loaded with it where llama-cpp-python can.
 
         Parameters
         ----------
@@ -388,18 +363,55 @@ class Session:
             Context length in tokens.
         progress : callable, optional
             Called with a `LoadProgress`, on a worker thread.
+        on_notice : callable
+            Called with a sentence when the model is loaded without its vision projector, and why.
         **kwargs
             Passed on to ``llama_cpp.Llama``.
         """
         from modeldeck import llama
 
         path, mmproj = await self._model_paths(model, download_progress)
-        cancel = threading.Event()
+        measurements = self._measurements()
 
-        def run() -> Llama:
-            return llama.load(path, n_ctx=n_ctx, progress=progress, cancel=cancel, mmproj=mmproj, **kwargs)
+        async def attempt(mmproj: Path | None) -> Llama:
+            cancel = threading.Event()
+            return await _run_cancellable(
+                partial(
+                    llama.load,
+                    path,
+                    n_ctx=n_ctx,
+                    progress=progress,
+                    cancel=cancel,
+                    mmproj=mmproj,
+                    measurements=measurements,
+                    **kwargs,
+                ),
+                cancel,
+            )
 
-        return await _run_cancellable(run, cancel)
+        try:
+            return await attempt(mmproj)
+        except LoadFailedError as error:
+            if mmproj is None:
+                raise
+            loaded = await attempt(None)
+            on_notice(f"Loaded without its vision projector, for text only. {error.message}")
+            return loaded
+
+    async def measured(self, model: LocalModel) -> Measurement | None:
+        """What loading and generating took on this machine the last time, or ``None``."""
+        store = self._measurements()
+        return None if store is None else await anyio.to_thread.run_sync(store.find, model.path)
+
+    def _measurements(self) -> MeasurementStore | None:
+        from modeldeck.llama import MeasurementStore
+        from modeldeck.service.discovery import find_state_directory
+
+        try:
+            return MeasurementStore(find_state_directory(self.settings.cache_dir))
+        except EngineLostError:
+            # Nowhere to keep anything, such as in a locked-down container: loading works all the same.
+            return None
 
     async def _model_paths(
         self, model: LocalModel | str | Path, progress: ProgressCallback | None
@@ -473,7 +485,8 @@ class Download:
 
         def take(snapshot: DownloadSnapshot) -> None:
             news.set()
-            if progress is not None:
+            # The last one is told once, below: it may come both ways.
+            if progress is not None and not snapshot.state.is_final:
                 progress(snapshot)
 
         def on_snapshot(snapshot: DownloadSnapshot) -> None:
@@ -503,17 +516,6 @@ class Download:
         if snapshot.error is not None:
             raise error_from_info(snapshot.error)
         raise DownloadCancelledError("The download was cancelled. Start it again when you want it.")
-
-
-def _details(listing: RepoListing, variants: tuple[Variant, ...]) -> RepoDetails:
-    return RepoDetails(
-        repo_id=listing.repo_id,
-        revision=listing.revision,
-        commit_hash=listing.commit_hash,
-        variants=variants,
-        gated=listing.gated,
-        license=listing.license,
-    )
 
 
 _TARGET = re.compile(r"[\w.-]+/[\w.-]+(:.+)?", re.ASCII)

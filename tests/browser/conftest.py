@@ -15,10 +15,12 @@ from tools.chromium import HOW_TO_INSTALL, find_chromium
 from tools.jupyter import JupyterServer, jupyter_server
 from tools.processes import run_environment, without_hub_settings
 
-CHROMIUM_ARGUMENTS = (
-    *("--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+CHROMIUM_ARGUMENTS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 TEST_SECONDS = 300
 
 
@@ -36,11 +38,8 @@ def browser() -> Iterator[Browser]:
     executable = find_chromium()
     if executable is None:
         pytest.fail(HOW_TO_INSTALL)
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=[*CHROMIUM_ARGUMENTS, *(["--no-sandbox"] if is_root else [])]
-        )
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
 

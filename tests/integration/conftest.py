@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
-from modeldeck.download.manager import DownloadManager
-from modeldeck.download.retry import RetryPolicy
-from modeldeck.download.transfer import Patience
+from modeldeck.engine.manager import DownloadManager
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.transfer import Patience
 from modeldeck.localhub import LocalHub
 
 TOKEN = "hf_testtesttest"

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from modeldeck._types import DownloadState
-from modeldeck.download import partial
-from modeldeck.download.partial import (
+from modeldeck.engine import partial
+from modeldeck.engine.partial import (
     LEFT_OVER_SECONDS,
     Partial,
     PartialHeader,
@@ -34,8 +34,8 @@ CHILD = """
 import asyncio, sys
 import msgspec
 from modeldeck._types import DownloadRequest
-from modeldeck.download import partial
-from modeldeck.download.manager import DownloadManager
+from modeldeck.engine import partial
+from modeldeck.engine.manager import DownloadManager
 
 if sys.argv[2] == "lying":
     partial._try_lock = lambda descriptor: True

@@ -25,8 +25,8 @@ import asyncio, os, signal, sys
 from pathlib import Path
 import msgspec
 from modeldeck._types import DownloadRequest
-from modeldeck.download import partial
-from modeldeck.download.manager import DownloadManager
+from modeldeck.engine import partial
+from modeldeck.engine.manager import DownloadManager
 from modeldeck.hub import cache
 
 request, state_dir, moment, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from modeldeck._types import DownloadState, EngineLimits, GGUFFile
-from modeldeck.download import disk, partial
+from modeldeck.engine import disk, partial
 from modeldeck.localhub import Throttle
 
 if TYPE_CHECKING:

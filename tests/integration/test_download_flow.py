@@ -13,7 +13,7 @@ import pytest
 
 from modeldeck._errors import DiskFullError
 from modeldeck._types import DownloadSnapshot, DownloadState
-from modeldeck.download import disk
+from modeldeck.engine import disk
 from modeldeck.localhub import Cut, FlipBit, Throttle
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def test_resume_in_a_new_process(playground: Playground) -> None:
     script = (
         "import asyncio, sys, msgspec\n"
         "from modeldeck._types import DownloadRequest\n"
-        "from modeldeck.download.manager import DownloadManager\n"
+        "from modeldeck.engine.manager import DownloadManager\n"
         "async def main():\n"
         "    async with DownloadManager() as manager:\n"
         "        job = await manager.submit(msgspec.json.decode(sys.argv[1], type=DownloadRequest))\n"

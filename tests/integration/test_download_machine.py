@@ -19,10 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
-from modeldeck.download.manager import DownloadManager
-from modeldeck.download.retry import RetryPolicy
-from modeldeck.download.state import actions_of, can_move
-from modeldeck.download.transfer import Patience
+from modeldeck.engine.manager import DownloadManager
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.state import actions_of, can_move
+from modeldeck.engine.transfer import Patience
 from modeldeck.localhub import (
     Cut,
     EmptyRange,

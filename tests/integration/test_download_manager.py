@@ -13,8 +13,8 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
-from modeldeck.download.retry import RetryPolicy
-from modeldeck.download.transfer import Patience
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.transfer import Patience
 from modeldeck.localhub import Reply, Stall, Throttle
 
 if TYPE_CHECKING:

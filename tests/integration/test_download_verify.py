@@ -13,7 +13,7 @@ import pytest
 from modeldeck._errors import IntegrityError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import LocalModel
-from modeldeck.download.verify import verify_files
+from modeldeck.engine.verify import verify_files
 from modeldeck.hub.client import HubClient
 from modeldeck.localhub import FlipBit
 

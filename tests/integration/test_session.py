@@ -51,20 +51,29 @@ async def test_search_finds_by_name_and_pages(session: Session) -> None:
 async def test_describe_tells_sizes_digests_fit_and_a_recommendation(session: Session, demo_hub: LocalHub) -> None:
     details = await session.describe(TINY)
     assert {variant.label for variant in details.variants} == {"F16", "Q8_0", "Q4_0"}
+    assert details.model is not None
+    assert details.model.has_chat_template is True
     for variant in details.variants:
         assert variant.files[0].sha256 == demo_hub.sha256(TINY, variant.variant_id)
         fit = details.fits[variant.variant_id]
         assert fit.verdict == "fits"
-        assert fit.method == "formula"
+        assert fit.method == "native"
     assert details.recommended == "tiny-chat-F16.gguf"
-    assert details.model is not None
     assert details.model.context_length == 2048
+
+
+async def test_formula_and_llama_cpp_agree(session: Session) -> None:
+    quick = await session.describe(TINY, is_exact=False)
+    exact = await session.describe(TINY)
+    for variant_id, fit in quick.fits.items():
+        assert fit.method == "formula"
+        assert fit.needed_bytes == pytest.approx(exact.fits[variant_id].needed_bytes, rel=0.12)
 
 
 async def test_another_context_length_changes_the_fit_without_asking_the_hub(
     session: Session, demo_hub: LocalHub
 ) -> None:
-    details = await session.describe(TINY, n_ctx=512)
+    details = await session.describe(TINY, n_ctx=512, is_exact=False)
     asked = len(demo_hub.requests)
     larger = await session.reassess(details, n_ctx=2048)
     assert len(demo_hub.requests) == asked

@@ -7,9 +7,8 @@ import struct
 import textwrap
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -94,7 +93,7 @@ exec(compile(code, "<child>", "exec"), variables)
 
 
 @pytest.fixture(scope="session")
-def run_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunChild]:
+def run_child(tmp_path_factory: pytest.TempPathFactory) -> RunChild:
     """Run code in a process of its own, which may die of it. They are forked from one that has imported llama_cpp."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["llama_cpp", "modeldeck.llama.guard", "modeldeck.llama.loading"])
@@ -111,5 +110,4 @@ def run_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunChild]:
             process.join()
         return Outcome(process.exitcode, output_path.read_text(errors="replace") if output_path.exists() else "")
 
-    yield run
-    forkserver._forkserver._stop()
+    return run

@@ -3,6 +3,7 @@
 The numbers are those of the models' own ``config.json``, the tensor names and shapes those llama.cpp asks for.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -260,6 +261,20 @@ def qwen3next(model: Model) -> Shapes:
         yield f"blk.{layer}.ffn_down_shexp.weight", (shared, embedding)
 
 
+def from_list(tensors: list[tuple[str, list[int]] | tuple[str, list[int], list[int]]]) -> Callable[[Model], Shapes]:
+    """Tensors by name, shape, and the layers that have them where not all do."""
+
+    def shapes(model: Model) -> Shapes:
+        for name, shape, *layers in tensors:
+            if "*" not in name:
+                yield name, tuple(shape)
+                continue
+            for layer in layers[0] if layers else model.layers:
+                yield name.replace("*", str(layer)), tuple(shape)
+
+    return shapes
+
+
 def _keys(
     layers: int, context: int, embedding: int, feed_forward_length: int, vocab: int, **more: Value
 ) -> dict[str, Value]:
@@ -281,7 +296,10 @@ def _heads(heads: int, heads_kv: int | list[int], head: int | None = None) -> di
     return keys
 
 
+_LISTED = json.loads((Path(__file__).parents[1] / "data/fit/shapes.json").read_text(encoding="utf-8"))
+
 MODELS = (
+    *(Model(each["name"], each["architecture"], each["keys"], from_list(each["tensors"])) for each in _LISTED),
     Model("Llama-3.1-8B", "llama", _keys(32, 131072, 4096, 14336, 128256) | _heads(32, 8), dense()),
     Model("Mistral-7B", "llama", _keys(32, 32768, 4096, 14336, 32768) | _heads(32, 8), dense()),
     Model("SmolLM2-135M", "llama", _keys(30, 8192, 576, 1536, 49152) | _heads(9, 3), dense(has_output=False)),

@@ -64,7 +64,7 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_header_is_enough_for_the_numbers_of_a_real_load(smollm2: Path) -> None:
     part = header_part(smollm2)
     assert len(part.header) < 2 << 20 < part.size
-    answer = ask_about_header([part], contexts=(2048,))
+    answer = ask_about_header([part], contexts=(2048,), options=ContextOptions(flash_attn=False))
     assert answer.status == "ok", answer.reason
     run = subprocess.run(
         [sys.executable, "-c", REAL_LOAD, str(smollm2), "2048"], capture_output=True, check=True, timeout=60
@@ -98,7 +98,7 @@ def test_a_missing_shard_is_refused_in_llama_cpps_words(tmp_path: Path) -> None:
 
 def test_options_and_contexts_change_the_answer(tmp_path: Path) -> None:
     path = write_header(next(model for model in MODELS if model.name == "Llama-3.1-8B"), tmp_path)
-    plain = ask_about_file(path, contexts=(32768,)).contexts[0]
+    plain = ask_about_file(path, contexts=(32768,), options=ContextOptions(flash_attn=False)).contexts[0]
     lean = ask_about_file(
         path, contexts=(32768,), options=ContextOptions(flash_attn=True, type_k="q8_0", type_v="q8_0")
     ).contexts[0]

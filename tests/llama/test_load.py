@@ -234,7 +234,7 @@ def test_damaged_headers_never_end_the_process(run_child: Any, tmp_path: Path, c
         header = data.index(b"output_norm.weight") + 4000
         randomness = random.Random(7)
         loaded = refused = 0
-        for number in range(250):
+        for number in range(150):
             mutated = bytearray(data)
             for _ in range(randomness.randint(1, 4)):
                 place = randomness.randrange(header)
@@ -253,7 +253,7 @@ def test_damaged_headers_never_end_the_process(run_child: Any, tmp_path: Path, c
     )
     assert outcome.exit_code == 0, outcome.output[-3000:]
     loaded, refused = map(int, outcome.lines[-1].split())
-    assert loaded > 50
+    assert loaded > 30
     assert refused > 50
 
 
@@ -356,6 +356,27 @@ def test_a_projector_of_another_model_is_an_error_of_the_load(
     with pytest.raises(LoadFailedError, match=r"mmproj-chat\.gguf cannot be loaded with this model: .*n_embd"):
         load(smollm2, n_ctx=512, mmproj=projector)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_projector_that_would_crash_is_refused(
+    run_child: Any, tmp_path: Path, chat_model: Path, projector: Path
+) -> None:
+    """Without one of its tensors llama.cpp follows a null pointer."""
+    path = tmp_path / "mmproj-damaged.gguf"
+    path.write_bytes(projector.read_bytes().replace(b"mm.0.bias", b"mm.0.none"))
+    outcome = run_child(
+        """
+        from modeldeck.llama import load
+        try:
+            load(model, mmproj=path)
+        except Exception as error:
+            print(type(error).__name__, error)
+        """,
+        path=path,
+        model=chat_model,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.output.startswith("LoadFailedError The vision projector mmproj-damaged.gguf makes llama.cpp crash")
 
 
 # --- llama-cpp-python itself ------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_a_hostile_template_is_an_error_of_the_chat_only(run_child: Any, tmp_pat
         import psutil, resource, time
         from modeldeck.llama import load
         llm = load(path, n_threads=1, n_threads_batch=1)
-        llm._guard.renderer._max_seconds = 1.5
+        llm._control.renderer._max_seconds = 1.0
         for _ in range(2):
             try:
                 print(llm.create_chat_completion([{"role": "user", "content": "x"}])["choices"])
@@ -59,8 +59,8 @@ def test_a_hostile_template_is_an_error_of_the_chat_only(run_child: Any, tmp_pat
     )
     assert outcome.exit_code == 0, outcome.output
     first, second, megabytes, answer = outcome.lines
-    assert first == second
-    assert first.startswith("ChatTemplateError The model's chat template failed: ")
+    for refusal in (first, second):
+        assert refusal.startswith("ChatTemplateError The model's chat template failed: ")
     assert int(megabytes) < 400
     assert answer == ANSWER
 
@@ -105,7 +105,7 @@ def test_messages_that_are_no_json(chat_model: Path) -> None:
 def test_a_render_that_hangs_is_given_up_and_the_next_one_works() -> None:
     renderer = TemplateRenderer(max_seconds=0.5)
     started = time.monotonic()
-    with pytest.raises(ChatTemplateError, match=r"stopped after 0\.5 seconds"):
+    with pytest.raises(ChatTemplateError, match=r"more than 0\.5 seconds"):
         renderer.render(HOSTILE["endless loop"], {})
     assert time.monotonic() - started < 10
     renderer._max_seconds = 60

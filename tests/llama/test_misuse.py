@@ -12,6 +12,7 @@ pytestmark = pytest.mark.llama
 
 HARNESS = """
 import threading, time
+import llama_cpp
 from llama_cpp import LlamaGrammar
 from modeldeck._errors import ModelUnloadedError
 import functools, modeldeck.llama
@@ -47,7 +48,16 @@ MISUSES = {
     "prompt beyond the context": ("llm.eval([5] * 10000)", "RuntimeError"),
     "sample at a wrong place": ("llm.eval([5, 6]); llm.sample(idx=9)", "LlamaCrashedError"),
     "sample before anything": ("llm.n_tokens = 3; llm.sample()", "LlamaCrashedError"),
-    "exception in C++": ("llm._exclusively(lambda: llm._model.token_get_text(10**6))", "LlamaCrashedError"),
+    "text of a token out of range": ("llm._model.token_get_text(10**6)", "InvalidRequestError"),
+    "tokenizer and a token out of range": ("llm.tokenizer().decode([10**6])", "InvalidRequestError"),
+    "exception in C++": (
+        "llm._exclusively(lambda: llama_cpp.llama_vocab_get_text(llm._model.vocab, 10**6))",
+        "LlamaCrashedError",
+    ),
+    "crash while looking something up": (
+        "llm._control.look_up(lambda: llama_cpp.llama_vocab_get_text(llm._model.vocab, 10**6))",
+        "LlamaCrashedError",
+    ),
     "crash on a thread of OpenMP": (
         "modeldeck.llama.Llama(str(embedding_model), embedding=True, n_ctx=4096, n_batch=4096, n_ubatch=4096,"
         " n_threads=2, n_threads_batch=2).embed('a b c d ' * 600)",

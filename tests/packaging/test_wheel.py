@@ -49,7 +49,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the sdist, where neither Node nor npm can be found."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later have it
+        archive.extractall(folder)
     return build(folder / sdist.name.removesuffix(".tar.gz"), "wheel", folder / "dist", PATH=os.fspath(folder))
 
 

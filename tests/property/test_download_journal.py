@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeldeck.download.partial import (
+from modeldeck.engine.partial import (
     Block,
     Partial,
     PartialHeader,

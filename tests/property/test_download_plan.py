@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modeldeck.download.plan import (
+from modeldeck.engine.plan import (
     LARGEST_REQUEST_BYTES,
     SMALLEST_REQUEST_BYTES,
     Lease,

@@ -1,6 +1,6 @@
 """A small download manager that copies local files at a given rate, for tests of the engine's homes.
 
-It follows the interface of ``modeldeck.download.manager.DownloadManager`` and keeps its promises: a partial file that a
+It follows the interface of ``modeldeck.engine.manager.DownloadManager`` and keeps its promises: a partial file that a
 kill leaves behind, a list of jobs in ``state_dir``, tokens in memory only. ``request.endpoint`` is the source file;
 the repository "gated/…" wants a token.
 """

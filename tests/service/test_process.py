@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from modeldeck._errors import EngineLostError, InvalidRequestError
+from modeldeck._errors import EngineLostError, InvalidRequestError, ProtocolError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.service import control, process
+from modeldeck.service.client import connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.process import RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
 
@@ -244,6 +245,16 @@ async def test_a_killed_engine_is_started_again_and_the_download_ends_exact(
 
 
 @pytest.mark.anyio
+async def test_a_new_engine_keeps_the_limits(engine: ProcessEngine) -> None:
+    limits = EngineLimits(max_active_jobs=1, bandwidth_bytes_per_second=12345)
+    await engine.set_limits(limits)
+    os.kill((await engine.status()).pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while (await engine.status()).limits != limits:  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.anyio
 async def test_a_killed_engine_gets_the_token_again(
     engines: "Engines", make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,6 +415,27 @@ async def test_an_idle_engine_leaves_only_without_clients_and_work(
     assert sorted(path.suffix for path in engines.runtime_dir.glob("*")) == [".lock", ".log"]
 
 
+def test_no_client_meets_an_engine_that_leaves(engines: "Engines", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each engine leaves at once with its last client, at the moment when the next one comes."""
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0")
+
+    async def use() -> int:
+        engine = await asyncio.to_thread(engines.connect)
+        try:
+            return (await engine.status()).pid
+        finally:
+            await engine.aclose()
+
+    async def use_repeatedly() -> list[int]:
+        return [await use() for _ in range(8)]
+
+    async def main() -> list[list[int]]:
+        return await asyncio.gather(use_repeatedly(), use_repeatedly())
+
+    assert len(asyncio.run(main())) == 2
+    engines.wait_until(lambda: engines.processes() == [])
+
+
 @pytest.mark.anyio
 async def test_stop_pauses_what_runs_and_nothing_is_left(
     engines: "Engines", engine: ProcessEngine, make_request: RequestFactory, source: Path, cache_dir: Path
@@ -532,12 +564,26 @@ async def test_tcp_needs_the_secret(
     original = place.address_path.read_text()
     secret = original.split('"secret":"')[1].split('"')[0]
     place.address_path.write_text(original.replace(secret, "guessed"))
-    with pytest.raises(Exception, match="secret is wrong"):
+    with pytest.raises(ProtocolError, match="secret is wrong"):
         await asyncio.to_thread(engine_status, engines.settings)
     place.address_path.write_text(original)
     assert await asyncio.to_thread(stop_engine, engines.settings)
     assert not place.address_path.exists()
     await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_engine_of_another_version_is_refused_with_a_way_out(
+    engines: "Engines", engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions have sockets of their own, so this is a development tree that changed under a running engine."""
+    monkeypatch.setattr(process, "__version__", "9.9.9")
+    with pytest.raises(EngineLostError, match=r"of modeldeck .* the client of 9\.9\.9.*modeldeck engine stop"):
+        await asyncio.to_thread(engines.connect)
+    other = await asyncio.to_thread(connect_engine, engines.settings)
+    assert other.mode == "inline"
+    assert "9.9.9" in (other.notice or "")
+    await other.aclose()
 
 
 @pytest.mark.anyio

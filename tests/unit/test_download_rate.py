@@ -1,6 +1,6 @@
 import pytest
 
-from modeldeck.download.rate import STALL_SECONDS, WARM_UP_SECONDS, RateMeter
+from modeldeck.engine.rate import STALL_SECONDS, WARM_UP_SECONDS, RateMeter
 
 
 def fed(rate: float, seconds: float, *, step: float = 0.25) -> RateMeter:

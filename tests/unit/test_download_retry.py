@@ -10,7 +10,7 @@ from modeldeck._errors import (
     RateLimitedError,
     ServerError,
 )
-from modeldeck.download.retry import Attempts, RetryPolicy
+from modeldeck.engine.retry import Attempts, RetryPolicy
 
 POLICY = RetryPolicy(max_attempts=4, base_seconds=1.0, cap_seconds=3.0, longest_wait_seconds=100.0, progress_bytes=10)
 

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 from modeldeck._types import DownloadState
-from modeldeck.download.state import LEGAL_MOVES, actions_of, can_move, is_settled
+from modeldeck.engine.state import LEGAL_MOVES, actions_of, can_move, is_settled
 
 S = DownloadState
 

@@ -7,7 +7,7 @@ import pytest
 from modeldeck.fit.devices import GPU
 from modeldeck.fit.estimate import estimate_fit
 from modeldeck.fit.hardware import Hardware
-from modeldeck.fit.memory import ContextOptions, MemoryUse, memory_use
+from modeldeck.fit.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
 from modeldeck.gguf.metadata import GGUFMetadata
 
 MIB = 1 << 20
@@ -77,7 +77,7 @@ def test_cache_by_kind_of_attention(metadata: GGUFMetadata, n_ctx: int, options:
 def test_verdict_in_ram() -> None:
     fit = estimate_fit(LLAMA_8B, weights_bytes=Q4_K_M_BYTES, n_ctx=4096, hardware=machine(8))
     assert (fit.verdict, fit.method, fit.n_gpu_layers) == ("fits", "formula", None)
-    assert fit.needed_bytes == use_of(LLAMA_8B, 4096).ram_bytes
+    assert fit.needed_bytes == use_of(LLAMA_8B, 4096, DEFAULT_CONTEXT_OPTIONS).ram_bytes
     assert fit.available_bytes == 8 * GIB
     assert estimate_fit(LLAMA_8B, weights_bytes=Q4_K_M_BYTES, n_ctx=4096, hardware=machine(5)).verdict == "too_large"
 
@@ -134,10 +134,16 @@ def test_unknown_stays_unknown() -> None:
 
 def test_sidecars_and_measurements_count() -> None:
     measured = MemoryUse(weights_bytes=GIB, cache_bytes=GIB, compute_bytes=GIB, touched_bytes=0, host_bytes=0)
-    fit = estimate_fit(
-        LLAMA_8B, weights_bytes=GIB, sidecar_bytes=GIB, n_ctx=4096, hardware=machine(4), measured=measured
-    )
+    fit = estimate_fit(None, weights_bytes=GIB, sidecar_bytes=GIB, n_ctx=4096, hardware=machine(4), measured=measured)
     assert (fit.verdict, fit.method, fit.needed_bytes) == ("fits", "native", 3 * GIB)
+
+
+def test_a_context_beyond_the_models_own_is_told() -> None:
+    small = replace(LLAMA_8B, context_length=8192)
+    fit = estimate_fit(small, weights_bytes=Q4_K_M_BYTES, n_ctx=16384, hardware=machine(32))
+    assert fit.verdict == "fits"
+    assert "8192 tokens" in (fit.reason or "")
+    assert estimate_fit(small, weights_bytes=Q4_K_M_BYTES, n_ctx=8192, hardware=machine(32)).reason is None
 
 
 def test_no_context_given_means_the_models_own() -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from modeldeck.fit import hardware as hardware_module
+from modeldeck.fit.devices import GPU
 from modeldeck.fit.hardware import cgroup_cpu_quota, cgroup_memory, cpu_count, probe_hardware
 
 GIB = 1 << 30
@@ -74,6 +76,29 @@ def test_no_control_groups(tmp_path: Path) -> None:
 def test_v2_cpu_quota(tmp_path: Path, text: str, expected: float | None) -> None:
     root = tree(tmp_path / "fs", {"a/cpu.max": text})
     assert cgroup_cpu_quota(process_in(tmp_path, "0::/a\n"), root) == expected
+
+
+def test_a_machine_that_tells_nothing_raises_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise OSError("no /proc here")
+
+    monkeypatch.setattr(hardware_module.psutil, "virtual_memory", fail)
+    monkeypatch.setattr(hardware_module, "_PROC_CGROUP", tmp_path / "missing")
+    monkeypatch.setattr(hardware_module, "list_llama_devices", lambda: None)
+    blind = probe_hardware()
+    assert (blind.ram_total, blind.ram_available, blind.gpus) == (0, 0, ())
+    assert blind.cpu_count >= 1
+
+
+def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = GPU(name="NVIDIA H200", total=GIB, free=GIB)
+    monkeypatch.setattr(hardware_module, "list_nvidia_gpus", lambda: (gpu,))
+    monkeypatch.setattr(hardware_module, "list_llama_devices", lambda: ())
+    assert "NVIDIA H200 is there" in (probe_hardware().notice or "")
+    monkeypatch.setattr(hardware_module, "list_llama_devices", lambda: (gpu,))
+    usable = probe_hardware()
+    assert usable.notice is None
+    assert usable.gpus == (gpu,)
 
 
 def test_the_real_machine_answers() -> None:

@@ -203,6 +203,13 @@ def test_raw_is_the_header_byte_for_byte() -> None:
     data = gguf([ARCHITECTURE, scores, BLOCKS, vocabulary(500)], [tensor("a", (64, 2))], data=b"\1" * 512)
     reader = read(data, keeps_bytes=True, step=10_000)
     assert reader.raw == data[:-512]
+    quick = read(data, keeps_bytes=True, is_quick=True)
+    assert quick.raw is None
+    quick.read_on()
+    while quick.needed is not None:
+        start, stop = quick.needed
+        quick.feed(data[start:stop], start)
+    assert quick.raw == data[:-512]
 
 
 def test_the_real_model_agrees_with_the_gguf_package(smollm2: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tools import environment
 from tools.environment import ROOT, once
 from tools.processes import RUN_ID, run_environment, started_by, without_hub_settings
 from tools.suite import Counts, Run, close, read_junit
@@ -61,6 +62,24 @@ pathlib.Path({str(report)!r}).write_text('<testsuite tests="{tests}" failures="{
     assert capfd.readouterr().out.splitlines()[-1] == str(counts)
 
 
+def test_a_step_beside_others_is_counted_and_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It really runs beside them: it ends only when it sees what they do."""
+    report, flag = tmp_path / "report.xml", tmp_path / "flag"
+    program = f"""
+import pathlib, time
+while not pathlib.Path({str(flag)!r}).exists():
+    time.sleep(0.01)
+pathlib.Path({str(report)!r}).write_text('<testsuite tests="3" failures="1"/>')
+print("what it said")
+"""
+    run = Run()
+    with run.tests_beside("a step", [sys.executable, "-c", program], report):
+        run.check("another", [sys.executable, "-c", f"open({str(flag)!r}, 'w').close()"])
+    assert run.total == Counts(2, 1, 0)
+    assert run.failures == ["a step"]
+    assert "what it said\n" in capfd.readouterr().out
+
+
 def test_the_closing_line_has_the_plain_form() -> None:
     assert str(Counts(12, 0, 1) + Counts(1, 2, 0)) == "13 passed, 2 failed, 1 skipped"
 
@@ -87,6 +106,28 @@ def test_a_failed_set_up_step_runs_again(tmp_path: Path) -> None:
     assert not (tmp_path / "stamp").exists()
 
 
+def test_a_wheel_is_built_once_for_each_set_of_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    def pip(command: str, *arguments: str, CMAKE_ARGS: str) -> None:  # noqa: N803
+        assert command == "wheel"
+        built.append(CMAKE_ARGS)
+        folder = Path(arguments[arguments.index("--wheel-dir") + 1])
+        (folder / "llama_cpp_python-1-py3-none-any.whl").write_text(CMAKE_ARGS)
+
+    monkeypatch.setattr(environment, "pip", pip)
+    monkeypatch.setenv("MODELDECK_WHEEL_CACHE", str(tmp_path / "a cache"))
+    for options in (None, None, "-DGGML_CUDA=on", "-DGGML_CUDA=on", None):
+        if options is None:
+            monkeypatch.delenv("CMAKE_ARGS", raising=False)
+        else:
+            monkeypatch.setenv("CMAKE_ARGS", options)
+        wheel = environment.llama_wheel()
+        assert wheel.read_text() == (options or environment.LLAMA_CMAKE_ARGS)
+    assert built == [environment.LLAMA_CMAKE_ARGS, "-DGGML_CUDA=on"]
+    assert len(list((tmp_path / "a cache").iterdir())) == 2
+
+
 def test_a_process_that_left_its_group_and_its_parent_is_ended() -> None:
     """Also one that ignores the polite request."""
     orphan = """
@@ -109,6 +150,16 @@ print(child.pid)
         assert [process.pid for process in started_by(environment[RUN_ID])] == [pid]
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert started_by(environment[RUN_ID]) == []
+
+
+def test_the_processes_of_an_inner_run_belong_to_the_outer_one() -> None:
+    wait = [sys.executable, "-c", "input()"]
+    with run_environment(os.environ) as outer, run_environment(outer) as inner:
+        process = subprocess.Popen(wait, env=inner, stdin=subprocess.PIPE)
+        assert [one.pid for one in started_by(outer[RUN_ID])] == [process.pid]
+        assert [one.pid for one in started_by(inner[RUN_ID])] == [process.pid]
+        process.communicate(b"\n")
+        assert started_by(outer[RUN_ID]) == []
 
 
 def test_hub_settings_are_left_out() -> None:

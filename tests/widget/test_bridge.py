@@ -11,8 +11,10 @@ import pytest
 from modeldeck import NoFrontEndError, Session
 from modeldeck._loop import LoopThread
 from modeldeck._types import SearchQuery
+from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.localhub.demo import GATED_REPO_ID
+from modeldeck.service.discovery import find_state_directory
 from modeldeck.widget import bridge as bridge_module
 from modeldeck.widget.bridge import Bridge
 
@@ -91,7 +93,8 @@ def loop() -> Iterator[LoopThread]:
 
 
 @pytest.fixture
-def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread) -> Iterator[Page]:
+def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
     page = Page()
     session = Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True)
     page.bridge = Bridge(page, loop, session, query=SearchQuery(text="tiny", limit=3), revision="main", n_ctx=1024)
@@ -224,6 +227,18 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     page.ask("unload")
     assert page.bridge.llm is None
     assert page.variant(TINY, "F16")["state"] == "downloaded"
+
+
+def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    assert page.variant(TINY, "F16")["measured"] is None
+    (path,) = (tmp_path / "cache").rglob("tiny-chat-F16.gguf")
+    taken = Measurement(load_seconds=0.5, tokens_per_second=42.0, memory_bytes=10**8, n_ctx=1024)
+    MeasurementStore(find_state_directory(tmp_path / "cache")).save(path, taken)
+    page.ask("refresh")
+    assert page.variant(TINY, "F16")["measured"]["tokens_per_second"] == 42.0
 
 
 def test_waiting_without_a_page_fails_with_the_headless_call(

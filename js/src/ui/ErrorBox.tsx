@@ -17,7 +17,8 @@ interface ErrorBoxProps {
 
 /** An error where it happened: what it is, what to do next, and where. It stays until somebody acts. */
 export function ErrorBox({ error, name, onRetry, onDismiss, isOff }: ErrorBoxProps) {
-  const { message, code, details = {} } = error;
+  const { message, code } = error;
+  const details = error.details ?? {};
   const url = safeLink(details.url);
   return (
     <div class="error" data-tone="bad" role="alert" data-code={code}>

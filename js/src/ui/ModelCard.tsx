@@ -57,7 +57,7 @@ function Facts({ model }: { model: ModelSummary }) {
     ["Licence", model.license],
     ["Downloads", downloads === null ? null : count(downloads), "download"],
     ["Likes", likes === null ? null : count(likes), "heart"],
-    ["Updated", updated && `updated ${updated}`],
+    ["Updated", updated],
   ];
   return (
     <p class="line small">
@@ -69,7 +69,7 @@ function Facts({ model }: { model: ModelSummary }) {
       {facts.map(([name, text, icon]) =>
         text ? (
           <span key={name} title={name}>
-            <span class="hidden">{name}: </span>
+            <span class={name === "Updated" ? "" : "hidden"}>{name} </span>
             {icon ? <Icon name={icon} /> : null}
             {text}
           </span>
@@ -125,6 +125,9 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: Repo }) {
   return (
     <div class="files">
       {repo.gated ? <Licence repo={repo} /> : null}
+      {repo.model?.has_chat_template === false && !repo.model.is_embedding ? (
+        <p class="note small">No chat template: a base model, for completion rather than chat.</p>
+      ) : null}
       <ul aria-label={`Files of ${repoId}`}>
         {variants.map((variant) => (
           <VariantRow

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { describeFit } from "../describe";
+import { describeFit, describeMeasured } from "../describe";
 import { fileSize } from "../format";
 import { openJob, type Row, type Store } from "../store";
 import type { Action, ErrorInfo, FitEstimate, FitVerdict, Job, SidecarKind, Variant } from "../wire";
@@ -66,18 +66,20 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended 
     >
       <span class="size">{fileSize(size)}</span>
       {fit ? <FitPill fit={fit} /> : null}
-      {isRecommended ? (
+      {status ? (
+        <Pill tone="good">{status}</Pill>
+      ) : isRecommended ? (
         <Pill tone="accent" icon="star">
           Recommended
         </Pill>
       ) : null}
-      {status ? <Pill tone="good">{status}</Pill> : null}
       {variant.filenames.length > 1 ? <span>{variant.filenames.length} files</span> : null}
       {variant.sidecars.map(({ kind, filename }) => (
         <span key={filename} title={filename}>
           + {SIDECAR[kind] ?? kind}
         </span>
       ))}
+      {variant.measured ? <span>{describeMeasured(variant.measured)}</span> : null}
       {isAmbiguous ? <span class="code">{variant.variant_id}</span> : null}
     </RowShell>
   );

@@ -55,7 +55,7 @@ function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHel
       <span data-tone={tone}>
         <Icon name={icon} />
       </span>
-      <span>
+      <span class="grow">
         {toast.message}
         {count > 1 ? ` (${count} times)` : null}
       </span>

@@ -65,14 +65,20 @@ def cache_bytes(
     k_bytes: float,
     v_bytes: float,
     swa_full: bool,
+    flash_attn: bool,
 ) -> int:
-    """Bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are per element."""
+    """Bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are per element.
+
+    Without flash attention the values are kept transposed, and every layer gets the width of the widest.
+    """
     cells = padded_cells(n_ctx)
     window_cells = cells if swa_full else padded_window_cells(window, n_ctx, n_ubatch)
+    widest = max((shape.v_elements for shape in shapes), default=0)
     total = 0.0
     for shape in shapes:
         kept = window_cells if shape.kind == "window" else cells
-        total += kept * (shape.k_elements * k_bytes + shape.v_elements * v_bytes) + shape.state_bytes
+        values = shape.v_elements if flash_attn or not shape.v_elements else widest
+        total += kept * (shape.k_elements * k_bytes + values * v_bytes) + shape.state_bytes
     return int(total)
 
 

@@ -55,7 +55,11 @@ def estimate_fit(
         return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason="The size of the file is not known.")
     machine = _Machine(hardware)
     model = _Model(metadata, weights_bytes + sidecar_bytes, options)
-    use = model.memory(n_ctx) if measured is None else _with_sidecars(measured, sidecar_bytes)
+    use = model.memory(n_ctx)
+    if measured is not None:
+        # llama.cpp knows what it reserves, not what will be touched of it.
+        touched = min(use.touched_bytes if metadata is not None else measured.touched_bytes, measured.compute_bytes)
+        use = replace(measured, weights_bytes=measured.weights_bytes + sidecar_bytes, touched_bytes=touched)
     verdict, needed, available = machine.verdict(use)
     n_gpu_layers, reason = None, None
     if verdict == "partial":
@@ -63,6 +67,8 @@ def estimate_fit(
         reason = _partial_reason(n_gpu_layers)
     elif verdict == "too_large":
         reason = "Needs more memory than this machine has free."
+    elif metadata is not None and metadata.context_length and n_ctx > metadata.context_length:
+        reason = f"The model was made for {metadata.context_length} tokens; beyond them its answers get worse."
     if hardware.ram_total <= 0:
         verdict, reason = "unknown", "The memory of this machine could not be read."
     return FitEstimate(
@@ -124,10 +130,6 @@ class _Machine:
         """How many layers go to the GPUs: what is free there, shared out evenly over the layers."""
         per_layer = (use.weights_bytes + use.cache_bytes) / (block_count + 1)
         return max(0, min(block_count, int((self._vram - use.compute_bytes) / per_layer))) if per_layer else 0
-
-
-def _with_sidecars(use: MemoryUse, sidecar_bytes: int) -> MemoryUse:
-    return replace(use, weights_bytes=use.weights_bytes + sidecar_bytes)
 
 
 def _partial_reason(n_gpu_layers: int) -> str:

@@ -23,7 +23,7 @@ from modeldeck.gguf.metadata import GGUFMetadata
 DEFAULT_N_UBATCH = 512
 
 _F32_BYTES = 4
-_HOST_BYTES = 40 << 20
+_HOST_BYTES = 50 << 20
 _HOST_BYTES_PER_TOKEN = 250
 
 
@@ -63,7 +63,8 @@ class ContextOptions:
     swa_full: bool = True
 
 
-DEFAULT_CONTEXT_OPTIONS = ContextOptions()
+DEFAULT_CONTEXT_OPTIONS = ContextOptions(flash_attn=True)
+"""As ``modeldeck.load`` loads a model unless told otherwise. ``Llama(...)`` itself has flash attention off."""
 
 
 def memory_use(
@@ -81,6 +82,7 @@ def memory_use(
         k_bytes=element_bytes(options.type_k),
         v_bytes=element_bytes(options.type_v),
         swa_full=options.swa_full,
+        flash_attn=options.flash_attn,
     )
     compute, touched = _compute_bytes(metadata, n_ctx, options)
     return MemoryUse(
@@ -102,7 +104,7 @@ def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) 
 
     llama.cpp reuses one buffer for all intermediate results, so it is as large as the fullest moment: the logits, the
     attention scores, or the feed-forward step. How many rows are alive at each was read off llama.cpp's own figures.
-    The logits' part is reserved for a whole batch and only ever written for single tokens.
+    The logits' part is reserved for a whole batch and only ever written for single tokens, so a CPU never touches it.
     """
     n_ubatch = min(options.n_ubatch, n_ctx)
     row = n_ubatch * _F32_BYTES
@@ -122,7 +124,8 @@ def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) 
     attention = scores + mask + 3 * width + 2 * query + cached
     feed_forward = mask + 3 * _feed_forward_width(metadata) + 4 * width
     output = vocab * _F32_BYTES
-    return max(logits, attention, feed_forward) * row + output, scores * row
+    touched = max(attention, feed_forward)
+    return max(logits, touched) * row + output, touched * row
 
 
 def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
@@ -136,5 +139,7 @@ def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
 
 
 def _feed_forward_width(metadata: GGUFMetadata) -> int:
-    experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or 0)
-    return max(*metadata.feed_forward_length, experts, 0)
+    """Elements of one token inside the widest feed-forward step: all experts that are used together count."""
+    dense = max(metadata.feed_forward_length, default=0)
+    experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or dense)
+    return max(dense, experts)

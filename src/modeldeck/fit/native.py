@@ -124,6 +124,9 @@ def ask_about_header(
 
     Blocks for about a second; call it on a worker thread. Answers are remembered by the headers' digest.
     """
+    if sys.platform == "win32":
+        # A sparse file must be asked for there; without that the model's full size would be taken from the disk.
+        return NativeAnswer(status="unavailable", reason="On Windows llama.cpp is asked about local files only.")
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part.header).to_bytes(8, "little") + part.size.to_bytes(8, "little") + part.header)
@@ -186,7 +189,10 @@ def list_llama_devices(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> tupl
     reply = _ask({"kind": "devices"}, timeout_seconds)
     for line in reply.lines:
         if line.get("kind") == "devices":
-            devices = msgspec.convert(line["devices"], tuple[GPU, ...])
+            try:
+                devices = msgspec.convert(line["devices"], tuple[GPU, ...])
+            except msgspec.ValidationError:
+                return None
             is_for_good = not line["can_offload"]
             _devices = (devices, math.inf if is_for_good else time.monotonic() + DEVICES_FRESH_SECONDS)
             return devices
@@ -247,7 +253,8 @@ def _answer(reply: _Reply, options: ContextOptions) -> NativeAnswer:
     if reply.returncode is None:
         return NativeAnswer(status="unavailable", reason=last_words)
     if _is_abort(reply.returncode):
-        return NativeAnswer(status="would_abort", reason=_assertion(reply.errors))
+        reason = _assertion(reply.errors) or f"llama.cpp ended with {_signal_name(reply.returncode)}."
+        return NativeAnswer(status="would_abort", reason=reason)
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for line in reply.lines:
         by_kind.setdefault(line.get("kind", ""), []).append(line)
@@ -270,6 +277,10 @@ def _is_abort(returncode: int) -> bool:
     if sys.platform == "win32":
         return returncode not in (0, 1)
     return returncode in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL, -signal.SIGBUS)
+
+
+def _signal_name(returncode: int) -> str:
+    return signal.Signals(-returncode).name if returncode < 0 else f"code {returncode}"
 
 
 def _assertion(errors: str) -> str | None:

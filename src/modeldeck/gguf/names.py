@@ -59,6 +59,7 @@ _QUALITY = {name: rank for rank, name in enumerate(_QUALITY_ORDER)}
 _UNQUANTIZED = ("F32", "BF16", "F16")
 
 _PROJECTOR_PRECISIONS = ("F16", "BF16", "F32", "Q8_0")
+_MAX_PROJECTORS = 256
 _FALLBACK_CHOICES = ("Q4_K_M", "Q8_0")
 
 
@@ -138,7 +139,8 @@ def group_variants(files: Iterable[GGUFFile]) -> Grouping:
     groups = [*families, *((file,) for file in singles)]
     for family in incomplete:
         others.extend(family.files)
-    projectors = [sidecar.file for sidecar in sidecars if sidecar.kind == "mmproj"]
+    # Every model is compared with every projector; a repository made to be slow must not succeed.
+    projectors = [sidecar.file for sidecar in sidecars if sidecar.kind == "mmproj"][:_MAX_PROJECTORS]
     paired = _pair_projectors([group[0].filename for group in groups], projectors)
     variants = [_variant(group, paired.get(group[0].filename)) for group in groups]
     used = {file.filename for file in paired.values()}

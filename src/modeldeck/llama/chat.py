@@ -18,7 +18,7 @@ class SafeFormatter:
     """What ``llama_cpp.llama_chat_format.Jinja2ChatFormatter`` is, without jinja in this process."""
 
     def __init__(self, llama: Guarded, llama_cpp: ModuleType, template: str) -> None:
-        self._renderer: TemplateRenderer = llama._guard.renderer
+        self._renderer: TemplateRenderer = llama._control.renderer
         self._llama_cpp = llama_cpp
         self._template = template
         self._eos_id = llama.token_eos()

@@ -7,19 +7,18 @@ import ctypes
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from modeldeck._errors import GenerationCancelledError, InvalidRequestError, LoadFailedError
+from modeldeck._errors import LoadFailedError
 from modeldeck.llama import chat, hooks
+from modeldeck.llama.checked import check_model, checked_llama_class
+from modeldeck.llama.control import Control
 from modeldeck.llama.install import import_llama_cpp
-from modeldeck.llama.measured import Recorder
-from modeldeck.llama.native import NativeThread
-from modeldeck.llama.templates import TemplateRenderer
-from modeldeck.llama.turn import Hold, Turn, unloaded_error
+from modeldeck.llama.turn import Hold, unloaded_error
 
 T = TypeVar("T")
 
@@ -40,7 +39,6 @@ _EXCLUSIVE_METHODS = (
 """Change or read the state of the context: one at a time, on the model's own thread."""
 
 _LOOKUP_METHODS = (
-    "detokenize",
     "n_ctx",
     "n_embd",
     "n_vocab",
@@ -48,62 +46,11 @@ _LOOKUP_METHODS = (
     "token_bos",
     "token_eos",
     "token_nl",
-    "tokenize",
 )
 """Only read what never changes: at any time, on the caller's thread."""
 
 _NATIVE_PARTS = ("_ctx", "_model", "_batch")
 _MEMORY_PARTS = ("_sampler", "_candidates", "scores", "input_ids", "cache")
-
-
-class StopFlag:
-    """Stops a running ``llama_decode`` from any thread, within one operation of the graph.
-
-    llama.cpp asks a callback before each of some thousand operations a token. A Python callback would take the GIL each
-    time: measured, generation falls from 24 to 4 tokens/s beside a busy cell. So the callback is ``strlen`` of the C
-    library, on two bytes of ours: it returns 0 (go on) while the first is zero, and 1 (stop) when it is not.
-    """
-
-    def __init__(self) -> None:
-        self._bytes = ctypes.create_string_buffer(2)
-
-    def set(self) -> None:
-        self._bytes[0] = b"\x01"
-
-    def clear(self) -> None:
-        self._bytes[0] = b"\x00"
-
-    def attach(self, bindings: Any, context: object) -> None:
-        libc = ctypes.CDLL("msvcrt") if sys.platform == "win32" else ctypes.CDLL(None)
-        strlen = ctypes.cast(libc.strlen, bindings.ggml_abort_callback)
-        bindings.llama_set_abort_callback(context, strlen, ctypes.cast(self._bytes, ctypes.c_void_p))
-
-
-class Guard:
-    """What a `Llama` needs besides llama.cpp: its thread, its turn, its stop flag, its template renderer."""
-
-    def __init__(self) -> None:
-        self.thread = NativeThread()
-        self.stop_flag = StopFlag()
-        self.turn = Turn(stop=self.stop_flag.set, unstop=self.stop_flag.clear)
-        self.renderer = TemplateRenderer()
-        self.recorder: Recorder | None = None
-
-    def run(self, function: Callable[[], T]) -> T:
-        """Run on the model's thread; interrupting the wait ends the generation."""
-        return self.thread.call(function, interrupt=self.turn.cancel)
-
-    def after_use(self, llama: Guarded) -> None:
-        """A generation has ended well, and the turn is still ours."""
-        if self.recorder is not None and self.recorder.record(llama):
-            self.recorder = None
-
-    def check_going(self) -> None:
-        """Raise when the running generation has been asked to end."""
-        if self.turn.is_closed:
-            raise unloaded_error()
-        if self.turn.is_stopping:
-            raise GenerationCancelledError("The generation was cancelled. The model can be used again at once.")
 
 
 class Stream(Generator[Any, Any, None]):
@@ -114,12 +61,12 @@ class Stream(Generator[Any, Any, None]):
         self._iterator = iterator
         self._hold = hold
         self._is_done = False
-        llama._guard.turn.suspend(hold)
+        llama._control.turn.suspend(hold)
 
     def send(self, value: Any) -> Any:
         if self._is_done:
             raise StopIteration
-        guard = self._llama._guard
+        guard = self._llama._control
         guard.turn.resume(self._hold)
         self._is_done = True
         try:
@@ -137,13 +84,13 @@ class Stream(Generator[Any, Any, None]):
 
     def throw(self, *error: Any) -> Any:
         self._is_done = True
-        self._llama._guard.turn.release(self._hold)
+        self._llama._control.turn.release(self._hold)
         if isinstance(self._iterator, Generator):
             return self._iterator.throw(*error)
         raise error[0]
 
     def __del__(self) -> None:
-        self._llama._guard.turn.release(self._hold)
+        self._llama._control.turn.release(self._hold)
 
     def _step(self, value: Any) -> Any:
         with _Interruptible(self._llama):
@@ -159,10 +106,10 @@ class _Interruptible:
         self._llama = llama
 
     def __enter__(self) -> None:
-        self._llama._guard.check_going()
+        self._llama._control.check_going()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        guard = self._llama._guard
+        guard = self._llama._control
         if error is None or isinstance(error, StopIteration) or not guard.turn.is_stopping:
             return
         if not guard.turn.is_closed:
@@ -170,47 +117,6 @@ class _Interruptible:
             self._llama.reset()
             self._llama._ctx.kv_cache_clear()
         guard.check_going()
-
-
-class Checked:
-    """Between the guard and ``llama_cpp.Llama``: arguments that would end the process are refused."""
-
-    if TYPE_CHECKING:
-        _guard: Guard
-
-        def __getattr__(self, name: str) -> Any: ...
-
-    def eval(self, tokens: Sequence[int]) -> None:
-        self._guard.check_going()
-        if self._ctx.memory is None:
-            raise InvalidRequestError(
-                "This model cannot generate text: it makes embeddings, or was loaded with vocab_only=True. Use embed()."
-            )
-        super().eval(tokens)  # type: ignore[misc]
-
-    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
-        n_vocab = self._model.n_vocab()
-        wrong = next((token for token in (*tokens, *(prev_tokens or ())) if not 0 <= token < n_vocab), None)
-        if wrong is not None:
-            raise InvalidRequestError(f"{wrong} is no token of this model: tokens are 0 to {n_vocab - 1}.")
-        return super().detokenize(tokens, prev_tokens, special)  # type: ignore[misc, no-any-return]
-
-    def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
-        if grammar is not None:
-            self._check_grammar(grammar)
-        return super()._init_sampler(*args, grammar=grammar, **kwargs)  # type: ignore[misc]
-
-    def _check_grammar(self, grammar: Any) -> None:
-        """llama.cpp answers a wrong grammar with a null sampler, which llama-cpp-python then uses."""
-        bindings = import_llama_cpp().llama_cpp
-        self._guard.thread.log.clear()
-        sampler = bindings.llama_sampler_init_grammar(
-            self._model.vocab, grammar._grammar.encode(), grammar._root.encode()
-        )
-        if not sampler:
-            reason = self._guard.thread.log.reason() or "see the GBNF guide of llama.cpp"
-            raise InvalidRequestError(f"The grammar cannot be used: {reason}.")
-        bindings.llama_sampler_free(sampler)
 
 
 class Guarded:
@@ -235,8 +141,8 @@ class Guarded:
         **kwargs: Any,
     ) -> None:
         hooks.install(import_llama_cpp())
-        self._guard = Guard()
-        thread = self._guard.thread
+        self._control = Control()
+        thread = self._control.thread
         thread.on_progress = on_load_progress
         thread.is_verbose = verbose
         with ExitStack() as on_failure:
@@ -256,7 +162,8 @@ class Guarded:
         super().__init__(model_path, **kwargs)  # type: ignore[call-arg]
         self._hides_templates = False
         llama_cpp = import_llama_cpp()
-        self._guard.stop_flag.attach(llama_cpp.llama_cpp, self._ctx.ctx)
+        check_model(self._model, self._control)
+        self._control.stop_flag.attach(llama_cpp.llama_cpp, self._ctx.ctx)
         chat.add_template_handlers(self, llama_cpp)
         if kwargs.get("chat_format") is None and kwargs.get("chat_handler") is None:
             self.chat_format = chat.default_format(self, llama_cpp)
@@ -275,7 +182,7 @@ class Guarded:
     @property
     def is_loaded(self) -> bool:
         """Whether the model is still in memory."""
-        return not self._guard.turn.is_closed
+        return not self._control.turn.is_closed and self._control.thread.crash is None
 
     def cancel(self) -> bool:
         """End the running generation, from any thread; its caller gets `GenerationCancelledError`.
@@ -285,22 +192,24 @@ class Guarded:
         bool
             Whether there was anything to end.
         """
-        return self._guard.turn.cancel()
+        return self._control.turn.cancel()
 
     def unload(self) -> None:
         """Give the memory back, once what is running has been stopped. Safe at any time, from any thread, twice."""
-        thread = self._guard.thread
+        thread = self._control.thread
         if thread.is_of_other_process:
             return
-        is_first = self._guard.turn.close()
-        self._guard.renderer.close()
+        is_first = self._control.turn.close()
         if thread.crash is not None:
+            self._control.renderer.close()
             _kill_parts(vars(self))
             return
         if is_first:
             thread.post(functools.partial(_free, vars(self)))
             thread.stop()
+            self._control.lookups.stop()
         thread.join()
+        self._control.lookups.join()
 
     def close(self) -> None:
         """The same as ``unload()``."""
@@ -313,11 +222,15 @@ class Guarded:
         self.unload()
 
     def __del__(self) -> None:
-        if "_guard" in vars(self) and not sys.is_finalizing():
+        if "_control" in vars(self) and not sys.is_finalizing():
             self.unload()
 
+    def __repr__(self) -> str:
+        name = Path(self.model_path).name
+        return f"<Llama {name}, n_ctx={self._n_ctx}>" if self.is_loaded else f"<Llama {name}, unloaded>"
+
     def _exclusively(self, function: Callable[[], Any]) -> Any:
-        guard = self._guard
+        guard = self._control
         if guard.thread.is_current:
             return function()
         hold = guard.turn.take()
@@ -338,9 +251,9 @@ class Guarded:
             return function()
 
     def _visiting(self, function: Callable[[], T]) -> T:
-        if self._guard.thread.is_current:
+        if self._control.thread.is_current:
             return function()
-        with self._guard.turn.visit():
+        with self._control.turn.visit():
             return function()
 
 
@@ -357,7 +270,7 @@ _live: weakref.WeakSet[Guarded] = weakref.WeakSet()
 @functools.cache
 def llama_class() -> type[Guarded]:
     """The class of loaded models: ``llama_cpp.Llama`` with the guard around it."""
-    base = type("CheckedLlama", (Checked, import_llama_cpp().Llama), {})
+    base = checked_llama_class()
     methods = {name: _guarded(getattr(base, name), Guarded._exclusively) for name in _EXCLUSIVE_METHODS}
     methods |= {name: _guarded(getattr(base, name), Guarded._visiting) for name in _LOOKUP_METHODS}
     atexit.register(_unload_all)
@@ -378,6 +291,7 @@ def _free(state: dict[str, Any]) -> None:
         state.pop(name, None)
     if "_stack" in state:
         state["_stack"].close()
+    state["_control"].renderer.close()
     _kill_parts(state)
     _trim_heap()
 

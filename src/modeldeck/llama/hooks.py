@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from modeldeck.llama.native import current_thread, install_parking
+from modeldeck.llama.native import current_thread
+from modeldeck.llama.parking import install_parking
 
 _lock = threading.Lock()
 _kept: list[object] = []
@@ -32,16 +33,20 @@ def install(llama_cpp: ModuleType) -> None:
         if not _kept:
             _hook_default_params(llama_cpp.llama_cpp)
             _hook_stdout_swap(llama_cpp)
-            install_parking(_libggml_base(llama_cpp))
+            library = _libggml_base(llama_cpp)
+            if library is not None:
+                install_parking(library)
         _hook_log(llama_cpp.llama_cpp)
 
 
-def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL:
+def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL | None:
     """The library that has ``ggml_abort``. Asked for its symbols, libllama answers for those it depends on as well."""
-    if sys.platform == "win32":
+    if sys.platform != "win32":
+        return getattr(llama_cpp.llama_cpp, "_lib", None)
+    try:
         return ctypes.CDLL("ggml-base.dll")  # loaded already, and found by name
-    library: ctypes.CDLL = llama_cpp.llama_cpp._lib
-    return library
+    except OSError:
+        return None
 
 
 def _hook_default_params(bindings: Any) -> None:
@@ -64,13 +69,15 @@ def _hook_default_params(bindings: Any) -> None:
 
 
 def _hook_stdout_swap(llama_cpp: ModuleType) -> None:
-    original: Callable[..., AbstractContextManager[object]] = llama_cpp._utils.suppress_stdout_stderr
+    original: Callable[..., AbstractContextManager[object]] | None = None
 
     def suppress_stdout_stderr(disable: bool = True) -> AbstractContextManager[object]:
-        return original(disable=disable) if current_thread() is None else nullcontext()
+        return original(disable=disable) if original and current_thread() is None else nullcontext()
 
-    for module in (llama_cpp.llama, llama_cpp._internals, llama_cpp.llama_chat_format):
-        if hasattr(module, "suppress_stdout_stderr"):
+    for name in ("llama", "_internals", "llama_chat_format"):
+        module = getattr(llama_cpp, name, None)
+        if module is not None and hasattr(module, "suppress_stdout_stderr"):
+            original = original or module.suppress_stdout_stderr
             module.suppress_stdout_stderr = suppress_stdout_stderr
 
 

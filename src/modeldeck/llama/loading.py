@@ -75,6 +75,8 @@ def load(
     if kwargs.get("lora_path"):
         check_adapter(Path(kwargs["lora_path"]))
     options = choose_options(model, probe_hardware(), {"n_ctx": n_ctx, **kwargs}, mmproj=projector)
+    if projector is not None:
+        vision.try_projector(path, projector, stages.check)
     if options["use_mmap"]:
         stages.read(model.paths)
     stages.enter("opening")
@@ -89,7 +91,7 @@ def load(
             vision.open_projector(llama, projector)
         if recorder is not None:
             recorder.loaded()
-            llama._guard.recorder = recorder
+            llama._control.recorder = recorder
         stages.enter("ready", 1.0)
     except BaseException:
         llama.unload()

@@ -5,19 +5,15 @@ What the thread is good for:
 * calls from several threads queue, and OpenMP keeps one team of workers for the model instead of one per caller;
 * the caller waits in Python, so that an interrupt of the kernel arrives at once, also in the middle of a long prompt;
 * what llama.cpp logs or reports on this thread belongs to this model, so that no process-wide state is needed;
-* when llama.cpp gives up (``GGML_ASSERT``, an uncaught C++ exception) it ends the process. We are asked just before:
-  then this thread is parked for good, its memory is lost, and the caller gets an exception instead of a dead kernel.
+* when llama.cpp gives up, this thread can be parked and its caller told (see :mod:`modeldeck.llama.parking`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import cache
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +23,6 @@ from modeldeck.llama.log import LogBook
 T = TypeVar("T")
 
 _WAIT_SECONDS = 0.5  # on Windows an interrupt is only seen between two waits
-_STDERR = 2
 
 
 class _Job(Generic[T]):
@@ -51,9 +46,9 @@ class _Job(Generic[T]):
         self._error = error
         self._done.set()
 
-    def wait(self) -> None:
-        while not self._done.wait(_WAIT_SECONDS):
-            pass
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done, after at most this long."""
+        return self._done.wait(seconds)
 
     def result(self) -> T:
         error, self._error = self._error, None
@@ -94,7 +89,7 @@ class NativeThread:
     @property
     def is_current(self) -> bool:
         """Whether the caller is on this thread."""
-        return threading.get_ident() == self._thread.ident
+        return current_thread() is self
 
     @property
     def is_of_other_process(self) -> bool:
@@ -117,11 +112,11 @@ class NativeThread:
             return function()
         job = self._put(function)
         try:
-            job.wait()
+            self._wait_for(job)
         except BaseException:
             if interrupt is not None:
                 interrupt()
-                job.wait()
+                self._wait_for(job)
             raise
         return job.result()
 
@@ -134,15 +129,20 @@ class NativeThread:
         self._jobs.put(None)
 
     def join(self) -> None:
-        """Wait for the end; not on the thread itself."""
-        if not self.is_current:
-            self._thread.join()
+        """Wait for the end, which never comes after a crash; not on the thread itself."""
+        while not self.is_current and self.crash is None and self._thread.is_alive():
+            self._thread.join(_WAIT_SECONDS)
 
     def give_up(self, reason: str) -> None:
         """llama.cpp is about to end the process: whoever waits gets an error, and nothing runs here any more."""
         self.crash = reason
         if self._current is not None:
             self._current.fail(self._crash_error())
+
+    def _wait_for(self, job: _Job[Any]) -> None:
+        while not job.wait(_WAIT_SECONDS):
+            if self.crash is not None:
+                raise self._crash_error()
 
     def _put(self, function: Callable[[], T]) -> _Job[T]:
         if self.crash is not None:
@@ -181,61 +181,6 @@ def current_thread() -> NativeThread | None:
     return _threads.get(threading.get_ident())
 
 
-@cache
-def install_parking(libggml_base: ctypes.CDLL) -> tuple[object, ...]:
-    """Make llama.cpp ask us before it ends the process. Returns what must be kept alive.
-
-    Threads that are not ours, and models loaded without modeldeck, end the process as before.
-    """
-    kept: list[object] = []
-    if hasattr(libggml_base, "ggml_set_abort_callback"):
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-
-        def abort(message: bytes) -> None:
-            _park_if_ours(message.decode(errors="replace"))
-            os.write(_STDERR, message + b"\n")
-
-        on_abort = prototype(abort)
-        libggml_base.ggml_set_abort_callback(on_abort)
-        kept.append(on_abort)
-    if sys.platform.startswith("linux"):
-        kept += _install_terminate_handler()
-    return tuple(kept)
-
-
-def _install_terminate_handler() -> list[object]:
-    """An exception that leaves llama.cpp ends in ``std::terminate``; this is ``std::set_terminate``."""
-    try:
-        set_terminate = ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"]
-    except (OSError, AttributeError):
-        return []
-    prototype = ctypes.CFUNCTYPE(None)
-    set_terminate.restype = ctypes.c_void_p
-    set_terminate.argtypes = [prototype]
-    kept: list[object] = []
-
-    def on_terminate() -> None:
-        _park_if_ours("an uncaught C++ exception")
-        previous()
-
-    handler = prototype(on_terminate)
-    previous = prototype(set_terminate(handler))
-    kept += [handler, previous]
-    return kept
-
-
-def _park_if_ours(reason: str) -> None:
-    """Park the calling thread when it works for one of our models; return when it does not."""
-    thread = current_thread()
-    # llama.cpp's own workers are not known to Python: then it can be any model that is computing now.
-    victims = [thread] if thread is not None else [each for each in list(_threads.values()) if each.is_busy]
-    for victim in victims:
-        victim.give_up(_shortened(reason))
-    if victims:
-        threading.Event().wait()
-
-
-def _shortened(reason: str) -> str:
-    """``/long/build/path/llama-vocab.cpp:12: GGML_ASSERT(x) failed`` without the path."""
-    place, separator, text = reason.partition(": ")
-    return f"{place.replace(chr(92), '/').rpartition('/')[2]}{separator}{text}".strip()
+def busy_threads() -> list[NativeThread]:
+    """The native threads on which something runs."""
+    return [thread for thread in list(_threads.values()) if thread.is_busy]

@@ -57,7 +57,7 @@ def choose_options(
         raise _does_not_fit(model, fit)
     options["n_ctx"] = wanted
     options.setdefault("n_gpu_layers", _gpu_layers(hardware, fit))
-    options.setdefault("use_mmap", options["n_gpu_layers"] != 0)
+    options.setdefault("use_mmap", bool(hardware.gpus) and options["n_gpu_layers"] != 0)
     if options["embedding"]:
         # An encoder must see a text at once: more tokens than n_ubatch end the process.
         options.setdefault("n_batch", wanted)

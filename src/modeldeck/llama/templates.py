@@ -46,6 +46,11 @@ class TemplateRenderer:
         prompt: str = answer["prompt"]
         return prompt
 
+    def stop(self) -> None:
+        """End the rendering that is going on, if any."""
+        if self._lock.locked():
+            self.close()
+
     def close(self) -> None:
         """End the child, also while it renders."""
         child, self._child = self._child, None
@@ -53,9 +58,9 @@ class TemplateRenderer:
             _end(child)
 
     def _ask(self, request: bytes) -> dict[str, str]:
-        if self._child is None or self._child.poll() is not None:
-            self._child = _start()
         child = self._child
+        if child is None or child.poll() is not None:
+            child = self._child = _start()
         assert child.stdin is not None
         assert child.stdout is not None
         killer = threading.Timer(self._max_seconds, child.kill)
@@ -64,13 +69,13 @@ class TemplateRenderer:
             child.stdin.write(request)
             child.stdin.flush()
             line = child.stdout.readline()
-        except OSError:  # it died while it was being asked
+        except (OSError, ValueError):  # it died, or was stopped, while it was being asked
             line = b""
         finally:
             killer.cancel()
         if not line.endswith(b"\n"):
             self.close()
-            return {"error": f"it was stopped after {self._max_seconds:g} seconds, or needs too much memory"}
+            return {"error": f"it took more than {self._max_seconds:g} seconds or too much memory, or was stopped"}
         answer: dict[str, str] = json.loads(line)
         return answer
 

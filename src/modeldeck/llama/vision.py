@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,8 +18,13 @@ from modeldeck.llama.chat import TEMPLATE_KEY, special_tokens
 if TYPE_CHECKING:
     from modeldeck.llama.guard import Guarded
 
+_CHILD = Path(__file__).with_name("projector_child.py")
+_CHECK_SECONDS = 0.1
 _TEMPLATE_VARIABLE = "modeldeck_prompt"
 _SIGN_OF_A_PRINTED_LIST = "{'type': 'text'"
+
+_survived: set[tuple[Path, int, int]] = set()
+"""Projectors that have been tried in this process, with size and time of change."""
 
 
 def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool) -> Any:
@@ -35,15 +44,47 @@ def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool
     return _template_handler_class(llama_cpp)(clip_model_path=str(projector), verbose=False)
 
 
+def try_projector(model: Path, projector: Path, check: Callable[[], None]) -> None:
+    """Open the projector in a child process first, and raise when the child dies of it.
+
+    Parameters
+    ----------
+    check
+        Called now and then; what it raises ends the trial.
+    """
+    status = projector.stat()
+    key = (projector, status.st_size, status.st_mtime_ns)
+    if key in _survived:
+        return
+    if not _survives([sys.executable, "-P", str(_CHILD), str(model), str(projector)], check):
+        raise LoadFailedError(
+            f"The vision projector {projector.name} makes llama.cpp crash: it is damaged. Download it again, or load "
+            "the model without mmproj for text only."
+        )
+    _survived.add(key)
+
+
+def _survives(command: list[str], check: Callable[[], None]) -> bool:
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as child:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(_CHECK_SECONDS) == 0
+                check()
+        finally:
+            child.kill()
+
+
 def open_projector(llama: Guarded, projector: Path) -> None:
     """Load the projector now, so that a wrong one is an error of the load and not of the first message."""
     if not hasattr(llama.chat_handler, "_init_mtmd_context"):
         return
     hooks.install_projector_log(llama.chat_handler._mtmd_cpp)
-    log = llama._guard.thread.log
+    log = llama._control.thread.log
     log.clear()
     try:
-        llama._guard.thread.call(functools.partial(llama.chat_handler._init_mtmd_context, llama))
+        llama._control.thread.call(functools.partial(llama.chat_handler._init_mtmd_context, llama))
     except ValueError as error:
         raise LoadFailedError(
             f"The vision projector {projector.name} cannot be loaded with this model: {log.reason() or error}. "
@@ -72,7 +113,7 @@ def _render(handler: Any, llama: Guarded, messages: list[Any], kwargs: dict[str,
     variables = {name: kwargs.get(name) for name in ("functions", "function_call", "tools", "tool_choice")}
     variables |= {"eos_token": eos_token, "bos_token": bos_token, "add_generation_prompt": True}
     marked = handler._get_template_messages(messages, marker)
-    render = functools.partial(llama._guard.renderer.render, llama.metadata[TEMPLATE_KEY])
+    render = functools.partial(llama._control.renderer.render, llama.metadata[TEMPLATE_KEY])
     prompt = render({"messages": marked, **variables})
     if _SIGN_OF_A_PRINTED_LIST in prompt:  # a template that knows only text contents
         prompt = render({"messages": [_with_text_content(message) for message in marked], **variables})

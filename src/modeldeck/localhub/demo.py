@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modeldeck.localhub.server import LocalHub
@@ -27,6 +29,17 @@ def find_real_model() -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+@contextlib.contextmanager
+def demo_hub(tell: Callable[[str], object] = print) -> Iterator[LocalHub]:
+    """Serve the demo's repositories; the tiny models are generated for it. ``tell`` gets what is missing."""
+    with tempfile.TemporaryDirectory(prefix="modeldeck-hub-") as folder:
+        hub = LocalHub(tokens={TOKEN: {GATED_REPO_ID}})
+        for notice in add_demo_repos(hub, Path(folder)):
+            tell(notice)
+        with hub:
+            yield hub
 
 
 def add_demo_repos(hub: LocalHub, folder: Path) -> Iterator[str]:

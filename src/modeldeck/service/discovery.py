@@ -120,6 +120,17 @@ def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir:
     yield place.directory / f"{place.name}.state"
 
 
+def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where to keep what is worth knowing the next time. It may be missing yet, and it may not be writable.
+
+    Raises
+    ------
+    EngineLostError
+        As `find_place`.
+    """
+    return next(state_directories(environ, find_place(cache_dir, environ), cache_dir, sys.platform))
+
+
 def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:
     """The place in ``directory``, under a shorter name when the path gets too long; ``None`` when it still is."""
     is_tcp = sys.platform == "win32" or environ.get(TRANSPORT_VARIABLE) == "tcp"

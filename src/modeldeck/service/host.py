@@ -18,7 +18,7 @@ SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. 
 
 
 class Manager(Protocol):
-    """What the hosts need of ``modeldeck.download.manager.DownloadManager``."""
+    """What the hosts need of ``modeldeck.engine.manager.DownloadManager``."""
 
     @property
     def limits(self) -> EngineLimits: ...
@@ -44,7 +44,7 @@ ManagerFactory: TypeAlias = Callable[[Path | None], Manager]
 
 def create_manager(state_dir: Path | None) -> Manager:
     """The real one. Imported here because it brings httpx, which a client never needs."""
-    from modeldeck.download.manager import DownloadManager
+    from modeldeck.engine.manager import DownloadManager
 
     return DownloadManager(state_dir=state_dir)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import site
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     result = {name: value for name, value in environ.items() if name not in SECRET_VARIABLES}
     paths = [os.path.abspath(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     package_root = str(Path(modeldeck.__file__).parent.parent)
-    if package_root not in (*paths, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+    if package_root not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
         paths.append(package_root)
     if paths:
         result["PYTHONPATH"] = os.pathsep.join(paths)

@@ -44,7 +44,7 @@ LOST_NOTICE = "The download engine ended and could not be started again."
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    """A request without its answer. It has no ``repr`` because the message may hold a token."""
+    """A request without its answer."""
 
     message: protocol.Request
     answer: asyncio.Future[msgspec.Raw]
@@ -84,6 +84,7 @@ class ProcessEngine(Engine):
         self._wishes: dict[str, _Wish] = {}
         self._lost: set[str] = set()
         self._owed: set[str] = set()
+        self._limits: EngineLimits | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_connecting = False
@@ -117,7 +118,7 @@ class ProcessEngine(Engine):
         await self._thread.run(self._ask(protocol.Dismiss(id=self._next_id(), job_id=job_id), type(None)))
 
     async def set_limits(self, limits: EngineLimits) -> None:
-        await self._thread.run(self._ask(protocol.SetLimits(id=self._next_id(), limits=limits), type(None)))
+        await self._thread.run(self._set_limits(limits))
 
     async def status(self) -> EngineStatus:
         return await self._thread.run(self._ask(protocol.Status(id=self._next_id()), EngineStatus))
@@ -167,6 +168,10 @@ class ProcessEngine(Engine):
         snapshot = await self._steer(message)
         self._wishes[snapshot.job_id] = _Wish(snapshot.request, token)
         return snapshot
+
+    async def _set_limits(self, limits: EngineLimits) -> None:
+        await self._ask(protocol.SetLimits(id=self._next_id(), limits=limits), type(None))
+        self._limits = limits
 
     def _token_of(self, job_id: str) -> str | None:
         wish = self._wishes.get(job_id)
@@ -289,6 +294,7 @@ class ProcessEngine(Engine):
             case protocol.Update():
                 self._take_snapshot(self._shift(reply.snapshot))
             case protocol.Removed():
+                self._wishes.pop(reply.job_id, None)
                 self._remove(reply.job_id)
             case protocol.Answer() | protocol.Failure():
                 pending = self._pending.get(reply.id) if reply.id is not None else None
@@ -307,6 +313,8 @@ class ProcessEngine(Engine):
         if engine != self._engine:
             self._engine = engine
             self._rev_base = max((snapshot.rev for snapshot in before.values()), default=0)
+            if self._limits is not None:
+                self._spawn(self._quietly(self._set_limits(self._limits)))
         for pending in tuple(self._pending.values()):
             self._send(pending)
         now = {snapshot.job_id: self._shift(snapshot) for snapshot in snapshots}
@@ -332,12 +340,12 @@ class ProcessEngine(Engine):
         if job_id in self._owed and lacks_token(snapshot):
             self._owed.discard(job_id)
             self._spawn(self._quietly(self._retry(job_id, None), instead=snapshot))
-        else:
-            self._publish(snapshot)
+            return
+        if snapshot.state in (DownloadState.READY, DownloadState.CANCELLED):
+            self._wishes.pop(job_id, None)
+        self._publish(snapshot)
 
-    async def _quietly(
-        self, request: Coroutine[Any, Any, DownloadSnapshot], instead: DownloadSnapshot | None = None
-    ) -> None:
+    async def _quietly(self, request: Coroutine[Any, Any, object], instead: DownloadSnapshot | None = None) -> None:
         """Make a request that nobody waits for; when it fails, what is known is the truth."""
         try:
             await request

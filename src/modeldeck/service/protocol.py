@@ -31,7 +31,10 @@ RequestId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """Base of all messages."""
+    """Base of all messages. They are never shown: some hold a token."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 # --- from the client --------------------------------------------------------------------------------------------------
@@ -164,8 +167,8 @@ class FrameReader:
 
 
 def encode(message: Request | Reply) -> bytes:
-    """The frame that carries ``message``."""
-    content = msgspec.json.encode(message)
+    """The frame that carries ``message``. Details of an error that JSON does not know become text."""
+    content = msgspec.json.encode(message, enc_hook=str)
     return len(content).to_bytes(_LENGTH_BYTES, "big") + content
 
 

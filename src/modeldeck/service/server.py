@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import hmac
 import itertools
 import logging
@@ -22,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError
-from modeldeck._types import DownloadSnapshot, EngineStatus, ErrorInfo
+from modeldeck._types import DownloadSnapshot, EngineStatus
 from modeldeck.service import protocol
 from modeldeck.service.discovery import EnginePlace, claim_directory, state_directories
 from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
@@ -33,7 +35,8 @@ IDLE_VARIABLE = "MODELDECK_ENGINE_IDLE_SECONDS"
 IDLE_SECONDS = 60.0
 HELLO_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
-RACE_SECONDS = 20.0
+RELAX_SECONDS = 1.0
+RACE_SECONDS = 10.0
 RACE_STEP_SECONDS = 0.02
 MAX_REQUESTS_AT_ONCE = 32
 READ_BYTES = 64 * 1024
@@ -51,12 +54,13 @@ class EngineServer:
         self.secret = secret
         self.is_stopping = False
         self._idle_seconds = idle_seconds
+        self._had_client = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
         self._listening: asyncio.Server | None = None
-        host.on_work_change = self._watch_idle
+        host.on_work_change = self._work_changed
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept clients until it is time to leave. Closes the listener."""
@@ -93,6 +97,7 @@ class EngineServer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, reader, writer)
         self._connections.add(connection)
+        self._had_client = True
         self._watch_idle()
         try:
             await connection.run()
@@ -107,7 +112,17 @@ class EngineServer:
                 self._idle_timer.cancel()
                 self._idle_timer = None
         elif self._idle_timer is None:
-            self._idle_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._leave)
+            patience = self._idle_seconds if self._had_client else max(self._idle_seconds, HELLO_SECONDS)
+            self._idle_timer = asyncio.get_running_loop().call_later(patience, self._leave)
+
+    def _work_changed(self) -> None:
+        self._watch_idle()
+        if not self.host.has_work:
+            asyncio.get_running_loop().call_later(RELAX_SECONDS, self._relax)
+
+    def _relax(self) -> None:
+        if not self.host.has_work:
+            give_memory_back()
 
     def _leave(self) -> None:
         self._close_door()
@@ -253,11 +268,11 @@ class _Connection:
         self._post(protocol.Update(snapshot=snapshot), key=snapshot.job_id)
 
     def _post_removed(self, job_id: str) -> None:
-        self._post(protocol.Removed(job_id=job_id), key=job_id)
+        # Beside the last snapshot, not instead of it: somebody may still wait for how it ended.
+        self._post(protocol.Removed(job_id=job_id))
 
     def _fail(self, request_id: int | None, error: ModelDeckError) -> None:
-        info = ErrorInfo(code=error.code, message=error.message, details=error.details)
-        self._post(protocol.Failure(id=request_id, error=info))
+        self._post(protocol.Failure(id=request_id, error=error.to_info()))
 
     def _post(self, reply: protocol.Reply, key: object = None) -> None:
         self._outbox[next(self._numbers) if key is None else key] = reply
@@ -323,6 +338,13 @@ async def _run(
     finally:
         if state_lock is not None:
             state_lock.release()
+
+
+def give_memory_back() -> None:
+    """Let go of what the last download needed: the C library keeps freed memory until it is asked (malloc_trim(3))."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def idle_seconds(environ: Mapping[str, str]) -> float:

@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
@@ -19,14 +20,14 @@ from modeldeck._errors import (
     NoFrontEndError,
 )
 from modeldeck._loop import LoopThread
-from modeldeck._types import DownloadSnapshot, DownloadState, LoadProgress, RepoDetails, SearchQuery
+from modeldeck._types import DownloadSnapshot, DownloadState, LoadProgress, LocalModel, RepoDetails, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget import protocol, wire
 from modeldeck.widget.throttle import Throttle
 from modeldeck.widget.wire import LoadView, MachineView, SearchView
 
 if TYPE_CHECKING:
-    from modeldeck.llama import Llama
+    from modeldeck.llama import Llama, Measurement
     from modeldeck.service.client import Engine
 
 PUBLISH_INTERVAL_SECONDS = 0.25
@@ -86,6 +87,7 @@ class Bridge:
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._jobs_rev = 0
         self._local: set[tuple[str, str, str]] = set()
+        self._measured: dict[tuple[str, str, str], Measurement] = {}
         self._load = LoadView()
         self._load_scope: anyio.CancelScope | None = None
         self._loaded = asyncio.Event()
@@ -96,7 +98,13 @@ class Bridge:
         self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
         self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
         self._machine = MachineView()
-        self.llm: Llama | None = None
+        self._llm: Llama | None = None
+
+    @property
+    def llm(self) -> Llama | None:
+        """The loaded model, unless its user has unloaded it meanwhile."""
+        llm = self._llm
+        return llm if llm is not None and llm.is_loaded else None
 
     @property
     def endpoint(self) -> str:
@@ -256,14 +264,26 @@ class Bridge:
         self._publish_repos()
         outcome: RepoDetails | ModelDeckError
         try:
-            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx)
+            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx, is_exact=False)
         except ModelDeckError as error:
             outcome = error
+        self._show_repo(repo_id, outcome)
+        if isinstance(outcome, ModelDeckError):
+            raise outcome
+        self._tasks.start_soon(self._guard, self._refine_repo, repo_id, outcome)
+
+    async def _refine_repo(self, repo_id: str, details: RepoDetails) -> None:
+        """Let llama.cpp correct the formula, while the user already looks at the card."""
+        n_ctx = self._n_ctx
+        exact = await self._session.reassess(details, n_ctx=n_ctx, is_exact=True)
+        if n_ctx != self._n_ctx:
+            exact = await self._session.reassess(details, n_ctx=self._n_ctx)
+        self._show_repo(repo_id, exact)
+
+    def _show_repo(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
         if repo_id in self._repos:
             self._repos[repo_id] = outcome
             self._publish_repos()
-        if isinstance(outcome, ModelDeckError):
-            raise outcome
 
     async def _set_n_ctx(self, n_ctx: int) -> None:
         self._n_ctx = n_ctx
@@ -275,9 +295,12 @@ class Bridge:
 
     async def _refresh(self) -> None:
         """Look again at what is on disk."""
-        self._local = {
-            (model.repo_id, model.commit_hash, model.variant_id) for model in await self._session.local_models()
+        models = {
+            (model.repo_id, model.commit_hash, model.variant_id): model for model in await self._session.local_models()
         }
+        measured = {key: await self._session.measured(model) for key, model in models.items()}
+        self._local = set(models)
+        self._measured = {key: measurement for key, measurement in measured.items() if measurement is not None}
         self._publish_repos()
 
     def _opened(self, repo_id: str) -> RepoDetails:
@@ -285,6 +308,18 @@ class Bridge:
         if not isinstance(details, RepoDetails):
             raise InvalidRequestError(f"The files of {repo_id} are not open. Open the card and try again.")
         return details
+
+    def _n_ctx_for(self, repo_id: str) -> int:
+        """The context length to load with: the user's, but no more than the model was made for."""
+        details = self._repos.get(repo_id)
+        known = details.model.context_length if isinstance(details, RepoDetails) and details.model else None
+        return min(self._n_ctx, known or self._n_ctx)
+
+    async def _find_local(self, repo_id: str, variant_id: str) -> LocalModel | None:
+        """The files of a variant, of the commit that its card shows."""
+        details = self._repos.get(repo_id)
+        commit_hash = details.commit_hash if isinstance(details, RepoDetails) else None
+        return await self._session.find_local(repo_id, variant_id, commit_hash=commit_hash)
 
     # --- downloads ----------------------------------------------------------------------------------------------------
 
@@ -350,7 +385,7 @@ class Bridge:
     async def _remove(self, repo_id: str, variant_id: str) -> None:
         if self._load.is_about(repo_id, variant_id) and self._load.status in ("loading", "ready"):
             raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
-        model = await self._session.find_local(repo_id, variant_id)
+        model = await self._find_local(repo_id, variant_id)
         if model is not None:
             await self._session.remove(model)
         for snapshot in list(self._jobs.values()):
@@ -379,13 +414,16 @@ class Bridge:
 
     async def _load_model(self, repo_id: str, variant_id: str) -> None:
         await self._drop_llm()
-        model = await self._session.find_local(repo_id, variant_id)
+        model = await self._find_local(repo_id, variant_id)
         if model is None:
             await self._refresh()
             raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
-        self._set_load(replace(self._load, label=model.label))
-        llm = await self._session.load(model, n_ctx=self._n_ctx, progress=self._post_load_progress)
-        self.llm = llm
+        n_ctx = self._n_ctx_for(repo_id)
+        self._set_load(replace(self._load, label=model.label, n_ctx=n_ctx))
+        llm = await self._session.load(
+            model, n_ctx=n_ctx, progress=self._post_load_progress, on_notice=partial(self._toast, "info")
+        )
+        self._llm = llm
         self._set_load(replace(self._load, status="ready", progress=LoadProgress(stage="ready", fraction=1.0)))
         self._toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
         self._loaded.set()
@@ -401,9 +439,10 @@ class Bridge:
     async def _unload(self) -> None:
         await self._drop_llm()
         self._set_load(LoadView())
+        await self._refresh()
 
     async def _drop_llm(self) -> None:
-        llm, self.llm = self.llm, None
+        llm, self._llm = self._llm, None
         self._loaded.clear()
         if llm is not None:
             await anyio.to_thread.run_sync(llm.unload)
@@ -425,9 +464,10 @@ class Bridge:
                     "No notebook page shows this widget, so nobody can press Load. Display it first (`browser` as the "
                     'last line of a cell), or load without it: modeldeck.load("owner/name:Q4_K_M").'
                 )
-        while self.llm is None:
+        while (llm := self.llm) is None:
+            self._loaded.clear()
             await self._loaded.wait()
-        return self.llm
+        return llm
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
@@ -447,12 +487,14 @@ class Bridge:
             return wire.opening_wire()
         if isinstance(known, ModelDeckError):
             return wire.failed_repo_wire(known)
-        local = {
-            variant_id
-            for repo_id, commit_hash, variant_id in self._local
-            if (repo_id, commit_hash) == (known.repo_id, known.commit_hash)
-        }
-        return wire.open_repo_wire(known, endpoint=self.endpoint, local=local, load=self._load)
+        here = (known.repo_id, known.commit_hash)
+        return wire.open_repo_wire(
+            known,
+            endpoint=self.endpoint,
+            local={key[2] for key in self._local if key[:2] == here},
+            measured={key[2]: measurement for key, measurement in self._measured.items() if key[:2] == here},
+            load=self._load,
+        )
 
     def _publish_downloads(self) -> None:
         self._jobs_rev += 1

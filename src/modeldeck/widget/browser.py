@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from modeldeck.llama import Llama
 
 _BUNDLE = Path(__file__).parent / "static" / "widget.js"
+_WAKE_SECONDS = 0.25
 
 
 def _bundle_text() -> str:
@@ -108,7 +110,14 @@ class ModelBrowser(anywidget.AnyWidget):
         return self._ready().__await__()
 
     async def _ready(self) -> Llama:
-        return await self._loop.run(self._bridge.ready())
+        ready = asyncio.wrap_future(self._loop.start(self._bridge.ready()))
+        try:
+            while not ready.done():
+                # ipykernel notices the user's interrupt of an `await` only when its loop wakes up.
+                await asyncio.wait({ready}, timeout=_WAKE_SECONDS)
+        finally:
+            ready.cancel()
+        return ready.result()
 
     def wait(self, timeout: float | None = None) -> Llama:
         """Block until a model is loaded, and return it. Interrupting stops the waiting, not the download.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from modeldeck._wire import Json, error_wire, job_wire, variant_wire
 
 if TYPE_CHECKING:
     from modeldeck.fit.hardware import Hardware
-    from modeldeck.llama import LlamaAvailability
+    from modeldeck.llama import LlamaAvailability, Measurement
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -100,8 +100,19 @@ def failed_repo_wire(error: ModelDeckError) -> Json:
     return _repo_wire("failed", error=_error(error))
 
 
-def open_repo_wire(details: RepoDetails, *, endpoint: str, local: Collection[str], load: LoadView) -> Json:
-    """An opened repository. ``local`` holds the ``variant_id`` that are complete in the cache at this commit."""
+def open_repo_wire(
+    details: RepoDetails,
+    *,
+    endpoint: str,
+    local: Collection[str],
+    measured: Mapping[str, Measurement],
+    load: LoadView,
+) -> Json:
+    """An opened repository.
+
+    ``local`` holds the ``variant_id`` that are complete in the cache at this commit, ``measured`` what loading and
+    generating took the last time.
+    """
     return _repo_wire(
         "open",
         revision=details.revision,
@@ -116,6 +127,7 @@ def open_repo_wire(details: RepoDetails, *, endpoint: str, local: Collection[str
                 **variant_wire(variant, details.fits.get(variant.variant_id)),
                 "state": (state := _variant_state(details.repo_id, variant.variant_id, local, load)),
                 "actions": _VARIANT_ACTIONS[state],
+                "measured": msgspec.to_builtins(measured.get(variant.variant_id)),
             }
             for variant in details.variants
         ],

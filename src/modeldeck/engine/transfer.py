@@ -14,14 +14,14 @@ import anyio.abc
 import httpx
 
 from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
-from modeldeck.download.disk import error_from_write
-from modeldeck.download.limits import Bandwidth
-from modeldeck.download.network import CONNECT_TIMEOUT_SECONDS, recycle
-from modeldeck.download.partial import Buffer, OwnershipLostError, Partial, SegmentWriter
-from modeldeck.download.plan import FIRST_REQUEST_BYTES, Lease, Planner, fair_request_bytes, request_bytes
-from modeldeck.download.retry import Attempts, RetryPolicy
-from modeldeck.download.source import Body, DoubtfulAddressError, Source, WrongRangeError
-from modeldeck.download.threads import DiskThreads
+from modeldeck.engine.disk import error_from_write
+from modeldeck.engine.limits import Bandwidth
+from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
+from modeldeck.engine.partial import Buffer, OwnershipLostError, Partial, SegmentWriter
+from modeldeck.engine.plan import FIRST_REQUEST_BYTES, Lease, Planner, fair_request_bytes, request_bytes
+from modeldeck.engine.retry import Attempts, RetryPolicy
+from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
+from modeldeck.engine.threads import DiskThreads
 
 WRITE_BYTES = 512 << 10
 UNKNOWN_SIZE = 1 << 62

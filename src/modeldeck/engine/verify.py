@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 
 from modeldeck._types import DownloadRequest, EngineLimits, GGUFFile, LocalModel, VerifiedFile
-from modeldeck.download.digest import STEP_BYTES, FrontHasher
-from modeldeck.download.file import Crew, FileDownload, Tools
-from modeldeck.download.limits import Bandwidth, Connections
-from modeldeck.download.retry import RetryPolicy
-from modeldeck.download.source import Source
-from modeldeck.download.threads import DiskThreads
-from modeldeck.download.transfer import Patience
-from modeldeck.download.transport import EngineTransport
+from modeldeck.engine.digest import STEP_BYTES, FrontHasher
+from modeldeck.engine.file import Crew, FileDownload, Tools
+from modeldeck.engine.limits import Bandwidth, Connections
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.source import Source
+from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.transfer import Patience
+from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub.client import HubClient
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import is_commit_hash, is_sha256

@@ -7,8 +7,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from modeldeck.download.connection import DirectPool
-from modeldeck.download.network import AsyncioBackend
+from modeldeck.engine.connection import DirectPool
+from modeldeck.engine.network import AsyncioBackend
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32

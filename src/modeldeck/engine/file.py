@@ -15,10 +15,10 @@ import httpx
 
 from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
 from modeldeck._types import DownloadRequest, GGUFFile
-from modeldeck.download.digest import STEP_BYTES, FrontHasher
-from modeldeck.download.disk import error_from_write
-from modeldeck.download.limits import Bandwidth, Connections
-from modeldeck.download.partial import (
+from modeldeck.engine.digest import STEP_BYTES, FrontHasher
+from modeldeck.engine.disk import error_from_write
+from modeldeck.engine.limits import Bandwidth, Connections
+from modeldeck.engine.partial import (
     BLOCK_BYTES,
     Block,
     OwnershipLostError,
@@ -27,10 +27,10 @@ from modeldeck.download.partial import (
     discard_partials,
     list_partials,
 )
-from modeldeck.download.retry import Attempts, RetryPolicy
-from modeldeck.download.source import Source
-from modeldeck.download.threads import DiskThreads
-from modeldeck.download.transfer import UNKNOWN_SIZE, Patience, Transfer
+from modeldeck.engine.retry import Attempts, RetryPolicy
+from modeldeck.engine.source import Source
+from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.transfer import UNKNOWN_SIZE, Patience, Transfer
 from modeldeck.hub import cache
 from modeldeck.hub.errors import host_of
 

@@ -12,12 +12,12 @@ from anyio.lowlevel import checkpoint
 from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, GGUFFile, total_size
-from modeldeck.download import disk
-from modeldeck.download.file import Crew, FileDownload, Phase, Tools
-from modeldeck.download.partial import discard_partials
-from modeldeck.download.rate import RateMeter
-from modeldeck.download.source import Source
-from modeldeck.download.state import actions_of, can_move, is_settled
+from modeldeck.engine import disk
+from modeldeck.engine.file import Crew, FileDownload, Phase, Tools
+from modeldeck.engine.partial import discard_partials
+from modeldeck.engine.rate import RateMeter
+from modeldeck.engine.source import Source
+from modeldeck.engine.state import actions_of, can_move, is_settled
 from modeldeck.hub import cache
 from modeldeck.hub.client import HubClient
 

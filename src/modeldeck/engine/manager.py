@@ -16,17 +16,17 @@ import httpx
 
 from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
-from modeldeck.download import disk
-from modeldeck.download.file import Tools
-from modeldeck.download.job import Job
-from modeldeck.download.limits import Bandwidth, Connections
-from modeldeck.download.partial import clean_partials, list_partials
-from modeldeck.download.retry import RetryPolicy
-from modeldeck.download.state import actions_of, is_settled
-from modeldeck.download.store import JobStore, StoredJob
-from modeldeck.download.threads import DiskThreads
-from modeldeck.download.transfer import Patience
-from modeldeck.download.transport import EngineTransport
+from modeldeck.engine import disk
+from modeldeck.engine.file import Tools
+from modeldeck.engine.job import Job
+from modeldeck.engine.limits import Bandwidth, Connections
+from modeldeck.engine.partial import clean_partials, list_partials
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.state import actions_of, is_settled
+from modeldeck.engine.store import JobStore, StoredJob
+from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.transfer import Patience
+from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 

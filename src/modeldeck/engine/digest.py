@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from modeldeck._errors import StorageError
-from modeldeck.download.partial import read_at
+from modeldeck.engine.partial import read_at
 
 PIECE_BYTES = 1 << 20
 STEP_BYTES = 8 << 20

@@ -14,7 +14,7 @@ from enum import Enum
 import h11
 import httpcore
 
-from modeldeck.download.network import AsyncioBackend, Stream
+from modeldeck.engine.network import AsyncioBackend, Stream
 
 MAX_HEAD_BYTES = 100 << 10
 

@@ -33,7 +33,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from modeldeck.download.plan import RangeSet
+from modeldeck.engine.plan import RangeSet
 
 try:
     import fcntl

@@ -1,0 +1,51 @@
+"""``make demo`` as its user sees it: an address that shows the quickstart, and nothing left after Ctrl-C."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tools.environment import ROOT
+from tools.processes import RUN_ID, run_environment, started_by
+
+
+@contextlib.contextmanager
+def demo() -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The running demo, JupyterLab's address and the run's id. A window is not opened: there is no display."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "HUB")}
+    with run_environment(variables) as environment:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tools.demo"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if line.startswith("JupyterLab"))
+            address = re.search(r"http://\S+", line)
+            assert address
+            yield process, address[0], environment[RUN_ID]
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_quickstart_shows_models_and_a_signal_ends_everything(browser: Browser, number: signal.Signals) -> None:
+    with demo() as (process, address, run_id):
+        page = browser.new_page()
+        page.goto(address)
+        page.get_by_role("heading", name="modeldeck in one minute").wait_for(timeout=30_000)
+        page.locator(".jp-CodeCell").first.click()
+        page.keyboard.press("Shift+Enter")
+        expect(page.get_by_role("searchbox", name="Search models")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("SmolLM2-135M-Instruct-GGUF").first).to_be_visible(timeout=30_000)
+        page.close()
+        assert len(started_by(run_id)) >= 3  # the demo, JupyterLab, a kernel
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert started_by(run_id) == []

@@ -1,0 +1,119 @@
+"""The public functions, as a script without ``await`` uses them."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+import modeldeck
+from modeldeck.localhub import LocalHub, Throttle
+
+TINY = "modeldeck-demo/tiny-chat-GGUF"
+SPLIT = "modeldeck-demo/tiny-split-GGUF"
+TIMEOUT_SECONDS = 60
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODELDECK_INLINE", "1")
+    return tmp_path / "cache"
+
+
+def test_every_public_name_is_there() -> None:
+    package = Path(modeldeck.__file__).parent
+    for name in modeldeck.__all__:
+        assert getattr(modeldeck, name) is not None
+        assert not (package / name / "__init__.py").exists(), (
+            "a module of that name would take the name's place once it is imported"
+        )
+        assert not (package / f"{name}.py").exists()
+    with pytest.raises(AttributeError):
+        modeldeck.no_such_name  # noqa: B018
+
+
+def test_search_describe_download_verify_remove(demo_hub: LocalHub, cache: Path) -> None:
+    page = modeldeck.search("tiny", limit=1, endpoint=demo_hub.endpoint)
+    assert [model.repo_id for model in page.models] == [TINY]
+    repo = modeldeck.describe(TINY, endpoint=demo_hub.endpoint, is_exact=False)
+    assert repo.recommended is not None
+    states: list[str] = []
+    model = modeldeck.download(
+        TINY,
+        repo.recommended,
+        endpoint=demo_hub.endpoint,
+        cache_dir=cache,
+        progress=lambda snapshot: states.append(snapshot.state),
+    )
+    assert model.path.is_file()
+    assert states[-1] == "ready"
+    assert states.count("ready") == 1
+    assert [local.path for local in modeldeck.local_models(cache_dir=cache)] == [model.path]
+    assert [file.is_valid for file in modeldeck.verify(model, cache_dir=cache)] == [True]
+    assert modeldeck.remove(model, cache_dir=cache) == model.size
+    assert modeldeck.local_models(cache_dir=cache) == ()
+
+
+def test_a_job_is_steered_and_awaited(demo_hub: LocalHub, cache: Path) -> None:
+    throttle = demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    job = modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False)
+    with pytest.raises(TimeoutError):
+        job.result(timeout=0.2)
+    assert job.pause().state == "paused"
+    assert job.snapshot.state == "paused"
+    assert "paused" in repr(job)
+    demo_hub.faults.remove(throttle)
+    assert job.resume().state != "paused"
+
+    async def wait() -> modeldeck.LocalModel:
+        return await job
+
+    model = asyncio.run(asyncio.wait_for(wait(), TIMEOUT_SECONDS))
+    assert all(path.is_file() for path in model.paths)
+    assert job.result(TIMEOUT_SECONDS) == model
+
+
+def test_two_threads_that_want_one_file_share_one_download(demo_hub: LocalHub, cache: Path) -> None:
+    demo_hub.faults.add(Throttle(4e6, is_shared=True), origin="cdn")
+    found: list[modeldeck.LocalModel] = []
+
+    def work() -> None:
+        found.append(modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_SECONDS)
+    assert [model.path for model in found] == [found[0].path] * 3
+    fetched = sum(
+        record.bytes_sent for record in demo_hub.requests if record.origin == "cdn" and record.method == "GET"
+    )
+    assert fetched < 1.5 * found[0].size
+
+
+@pytest.mark.llama
+def test_load_downloads_what_is_not_there(demo_hub: LocalHub, cache: Path) -> None:
+    stages: list[str] = []
+    with modeldeck.load(
+        f"{TINY}:Q8_0",
+        n_ctx=512,
+        endpoint=demo_hub.endpoint,
+        cache_dir=cache,
+        progress=lambda progress: stages.append(progress.stage),
+    ) as llm:
+        assert llm("Hi", max_tokens=32)["choices"][0]["text"] == " Hello from a tiny test model."
+    assert stages[-1] == "ready"
+    demo_hub.stop()
+    with modeldeck.load(f"{TINY}:Q8_0", n_ctx=512, endpoint=demo_hub.endpoint, cache_dir=cache) as llm:
+        assert llm.n_ctx() == 512
+    with pytest.raises(modeldeck.OfflineError):
+        modeldeck.load(f"{TINY}:F16", endpoint=demo_hub.endpoint, cache_dir=cache)
+
+
+@pytest.mark.llama
+def test_a_projector_on_disk_is_handed_to_the_loader(demo_hub: LocalHub, cache: Path) -> None:
+    model = modeldeck.download("modeldeck-demo/tiny-vision-GGUF", endpoint=demo_hub.endpoint, cache_dir=cache)
+    assert model.sidecar_paths[0].is_file()
+    with modeldeck.load(model, n_ctx=512) as llm:
+        assert llm("Hi", max_tokens=32)["choices"][0]["text"]
