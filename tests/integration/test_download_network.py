@@ -14,9 +14,9 @@ import httpx
 import pytest
 import trustme
 
-from modeldeck.download.connection import DirectPool
-from modeldeck.download.network import BLOCK_BYTES, recycle
-from modeldeck.download.transport import EngineTransport
+from modeldeck.engine.connection import DirectPool
+from modeldeck.engine.network import BLOCK_BYTES, recycle
+from modeldeck.engine.transport import EngineTransport
 from modeldeck.localhub import Chunked, Cut, LocalHub, Throttle
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def test_only_whole_buffers_come_back() -> None:
     recycle(memoryview(buffer)[:10])
     recycle(b"not a buffer")
     recycle(memoryview(bytearray(10)))
-    from modeldeck.download import network
+    from modeldeck.engine import network
 
     assert any(spare is buffer for spare in network._spare_buffers)
     assert all(len(spare) == BLOCK_BYTES for spare in network._spare_buffers)
