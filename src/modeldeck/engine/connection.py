@@ -17,6 +17,8 @@ import httpcore
 from modeldeck.engine.network import AsyncioBackend, Stream
 
 MAX_HEAD_BYTES = 100 << 10
+WAIT_SECONDS = "modeldeck.wait_seconds"
+"""A response's extension: from the request to the head of the answer, without the time to connect."""
 
 
 class _State(Enum):
@@ -103,6 +105,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
     async def _exchange(self, request: httpcore.Request, timeouts: dict[str, float | None]) -> httpcore.Response:
         stream = self._stream
         assert stream is not None
+        begun_at = time.monotonic()
         protocol = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         try:
             head = h11.Request(method=request.method, target=request.url.target, headers=request.headers)
@@ -128,7 +131,11 @@ class _Connection(httpcore.AsyncConnectionInterface):
             status=event.status_code,
             headers=event.headers.raw_items(),
             content=_BodyStream(self, body),
-            extensions={"http_version": b"HTTP/" + event.http_version, "reason_phrase": event.reason},
+            extensions={
+                "http_version": b"HTTP/" + event.http_version,
+                "reason_phrase": event.reason,
+                WAIT_SECONDS: time.monotonic() - begun_at,
+            },
         )
 
     async def _plain_body(

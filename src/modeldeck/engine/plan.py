@@ -6,6 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 SMALLEST_REQUEST_BYTES = 4 << 20
+FIRST_REQUEST_BYTES = 16 << 20
+"""Before anything was measured. Small, so that the contiguous front, and its sha256, stay close to the newest bytes."""
 LARGEST_REQUEST_BYTES = 64 << 20
 OVERHEAD_RATIO = 50
 """A request should last this many times the wait for its first byte, so that the wait costs 2 %."""

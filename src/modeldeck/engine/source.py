@@ -12,6 +12,7 @@ import httpx
 
 from modeldeck._errors import ContentChangedError, ModelDeckError, ServerError
 from modeldeck._types import GGUFFile
+from modeldeck.engine.connection import WAIT_SECONDS
 from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
 from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, not_a_hub_error
 from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin, join_url
@@ -44,6 +45,11 @@ class Body:
     stop: int | None
     is_whole: bool
     response: httpx.Response = field(repr=False)
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """From the request to the answer's head; ``None`` where the connection does not tell."""
+        return self.response.extensions.get(WAIT_SECONDS)
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self.response.aiter_raw()

@@ -20,7 +20,7 @@ from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
 from modeldeck.engine.partial import Buffer, OwnershipLostError, Partial, SegmentWriter
 from modeldeck.engine.plan import (
-    LARGEST_REQUEST_BYTES,
+    FIRST_REQUEST_BYTES,
     SMALLEST_REQUEST_BYTES,
     Lease,
     Planner,
@@ -164,7 +164,7 @@ class Transfer:
             return UNKNOWN_SIZE
         waiting, workers = self._planner.waiting, self._target()
         if not self._is_measured:
-            return max(SMALLEST_REQUEST_BYTES, min(LARGEST_REQUEST_BYTES, waiting // workers))
+            return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // workers))
         return fair_request_bytes(self._request_bytes, waiting=waiting, workers=workers)
 
     # --- one connection -----------------------------------------------------------------------------------------------
@@ -267,17 +267,16 @@ class Transfer:
                     raise WrongRangeError(ServerError("The server stopped serving parts of files.", status_code=502))
                 await self._receive_whole(body, lease)
                 return
-            first_byte_seconds = time.monotonic() - started_at
+            waited_seconds = time.monotonic() - started_at
             if not self._has_ranges:
                 self._has_ranges = True
                 self._ceiling = UNKNOWN_SIZE
                 self.adjust()
             before = lease.position
             await self._receive(body, lease)
-            seconds = max(1e-6, time.monotonic() - started_at - first_byte_seconds)
+            seconds = max(1e-6, time.monotonic() - started_at - waited_seconds)
             self._is_measured = True
-            # The shortest wait seen: a first request has to wait for its connection too.
-            self._first_byte_seconds = min(self._first_byte_seconds, first_byte_seconds)
+            self._first_byte_seconds = min(self._first_byte_seconds, body.wait_seconds or waited_seconds)
             self._request_bytes = request_bytes((lease.position - before) / seconds, self._first_byte_seconds)
 
     async def _receive(self, body: Body, lease: Lease) -> None:
