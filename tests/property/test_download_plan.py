@@ -90,6 +90,18 @@ class PlannerMachine(RuleBasedStateMachine):
         self.leases.remove(lease)
         self.planner.give_back(lease)
 
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def restart(self, data: st.DataObject) -> None:
+        """A server without ranges: what it sends begins at 0, so nothing lower may be left to others."""
+        lease = data.draw(st.sampled_from(self.leases))
+        self.planner.restart(lease)
+        others = RangeSet((other.position, other.stop) for other in self.leases)
+        missing = RangeSet(self.fetched.missing(self.size))
+        for start, stop in others:
+            missing.remove(start, stop)
+        assert not [start for start, _ in missing if start < lease.position]
+
     @invariant()
     def nothing_is_lost(self) -> None:
         assert self.planner.remaining == self.size - self.fetched.total

@@ -158,6 +158,14 @@ class Planner:
         self._leases.append(lease)
         return lease
 
+    def restart(self, lease: Lease) -> None:
+        """Let a lease hold the lowest range that nobody fetches: the server begins at the start of the file."""
+        self.give_back(lease)
+        start, stop = next(iter(self._waiting), (lease.position, lease.position))
+        self._waiting.remove(start, stop)
+        lease.position, lease.stop = start, stop
+        self._leases.append(lease)
+
     def give_back(self, lease: Lease) -> None:
         """End a lease; what it has not fetched waits again."""
         self._leases.remove(lease)

@@ -303,6 +303,7 @@ class Transfer:
         self._ceiling = 1
         watch = _DripWatch(self._patience)
         position = 0
+        self._planner.restart(lease)
         current: Lease | None = lease
         sink = _Sink(self, lease.position)
         try:
@@ -320,7 +321,7 @@ class Transfer:
                     await self._accept(data, sink, watch)
                     if current.remaining == 0:
                         await sink.finish()
-                        current = self._next_lease(current, lease)
+                        current = self._next_lease(current, lease, position)
                         sink = _Sink(self, current.position if current else position)
                 if current is None:
                     break
@@ -334,10 +335,15 @@ class Transfer:
             raise ServerError("The file ended early. Try again later.", status_code=502)
         current.stop = current.position
 
-    def _next_lease(self, done: Lease, first: Lease) -> Lease | None:
+    def _next_lease(self, done: Lease, first: Lease, position: int) -> Lease | None:
+        """The next missing range; ``None`` when there is none behind ``position``."""
         if done is not first:
             self._planner.give_back(done)
-        return self._planner.take(UNKNOWN_SIZE, split_bytes=None)
+        lease = self._planner.take(UNKNOWN_SIZE, split_bytes=None)
+        if lease is not None and lease.position < position:
+            self._planner.give_back(lease)
+            return None
+        return lease
 
     async def _accept(self, data: Buffer, sink: _Sink, watch: _DripWatch) -> None:
         watch.saw(len(data))
