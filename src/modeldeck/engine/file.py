@@ -233,7 +233,8 @@ class FileDownload:
         self._enter(Phase.RESOLVING)
         await self.resolve()
         async with self._only_writer():
-            partial = await self._tools.threads.run(Partial.take_over, self._blobs_dir, self._header(), damaged)
+            with anyio.CancelScope(shield=True):  # what is opened must be closed
+                partial = await self._tools.threads.run(Partial.take_over, self._blobs_dir, self._header(), damaged)
             self._partial = partial
             self._is_mending = True
             self._enter(Phase.FETCHING)
@@ -326,7 +327,8 @@ class FileDownload:
     async def _download(self) -> None:
         await self._tools.threads.run(cache.prepare_repo, self._cache_dir, self._repo_id)
         for _ in range(2):
-            partial = await self._tools.threads.run(Partial.open, self._blobs_dir, self._header())
+            with anyio.CancelScope(shield=True):  # what is opened must be closed
+                partial = await self._tools.threads.run(Partial.open, self._blobs_dir, self._header())
             self._partial = partial
             try:
                 await self._fill(partial)

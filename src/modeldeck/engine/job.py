@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
@@ -181,12 +182,17 @@ class Job:
 
     # --- the work -----------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Work until the download is ready, has failed, or was stopped. A queued job only."""
+    def prepare(self) -> None:
+        """Be stoppable from now on: ``run`` is about to be called."""
         self._stopped = anyio.Event()
         self._scope = anyio.CancelScope()
+
+    async def run(self) -> None:
+        """Work until the download is ready, has failed, or was stopped. A prepared job only."""
+        assert self._scope is not None
         try:
             with self._scope:
+                await checkpoint()
                 await self._run()
         finally:
             self._scope = None

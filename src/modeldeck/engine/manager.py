@@ -287,6 +287,7 @@ class DownloadManager:
         while self._is_open and self._queue and len(self._tasks) < self._limits.max_active_jobs:
             job_id = next(iter(self._queue))
             job = self._queue.pop(job_id)
+            job.prepare()
             task = asyncio.get_running_loop().create_task(self._run(job), name=f"modeldeck-download-{job_id}")
             self._tasks[job_id] = task
             task.add_done_callback(_report)
