@@ -532,15 +532,16 @@ describe("without a kernel", () => {
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
   });
 
-  it("a closed browser says so; notices of the engine and of llama are shown", () => {
+  it("a closed browser says so; notices of the engine, the machine and of llama are shown", () => {
     const { root, write } = show({ view: view({ status: "closed" }) });
     expect(text(root)).toContain("This browser was closed.");
     write({
       view: view({
         engine: { mode: "inline", notice: "Runs here." },
+        hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU." },
         llama: { is_available: false, message: "Install it." },
       }),
     });
-    expect(all(root, "note").map(text)).toEqual(["Runs here.", "Install it."]);
+    expect(all(root, "note").map(text)).toEqual(["Runs here.", "An unused GPU.", "Install it."]);
   });
 });
