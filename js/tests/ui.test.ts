@@ -208,6 +208,17 @@ describe("cards", () => {
     expect(request("open_repo")?.params).toEqual({ repo_id: QWEN });
   });
 
+  it.each([
+    [false, false, true],
+    [false, true, false],
+    [true, false, false],
+    [null, null, false],
+  ])("chat template %s, embedding %s: a base model is told: %s", (has_chat_template, is_embedding, isTold) => {
+    const model = { architecture: "llama", name: null, context_length: null, is_embedding, has_chat_template };
+    const { root } = show({ ...opened, repos: { [QWEN]: repo([variant("Q4_K_M")], { model }) } });
+    expect(text(root).includes("a base model, for completion rather than chat")).toBe(isTold);
+  });
+
   it("show text of the Hub as text", () => {
     const evil = '<img src=x onerror="alert(1)">';
     const { root } = show({
