@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools import kernels
+from tools import older
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +89,7 @@ def setup_test() -> None:
     """What `make test` needs."""
     build_javascript()
     install_python(TEST_EXTRAS)
-    install_kernels()
+    install_older()
     ensure_chromium()
 
 
@@ -138,10 +138,10 @@ def install_python(extras: str) -> None:
     once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS, llama_cmake_args()], install)
 
 
-def install_kernels(python: str | Path = PYTHON) -> None:
-    """Install the older ipykernels that some browser tests run; ``python`` is the interpreter whose pip does it."""
-    for version, packages in kernels.PACKAGES.items():
-        folder = kernels.FOLDER / version
+def install_older(python: str | Path = PYTHON) -> None:
+    """Install the older packages that some tests run; ``python`` is the interpreter whose pip does it."""
+    for name, packages in older.PACKAGES.items():
+        folder = older.FOLDER / name
 
         def install(folder: Path = folder, packages: tuple[str, ...] = packages) -> None:
             say(f"Installing {' and '.join(packages)} beside .venv")
@@ -149,7 +149,7 @@ def install_kernels(python: str | Path = PYTHON) -> None:
             quietly = ("--quiet", "--disable-pip-version-check", "--no-deps")
             run([python, "-m", "pip", "install", *quietly, "--target", folder, *packages])
 
-        once(kernels.FOLDER / f"{version}.stamp", [*packages, sys.version], install)
+        once(older.FOLDER / f"{name}.stamp", [*packages, sys.version], install)
 
 
 def build_requirements() -> list[str]:

@@ -15,7 +15,7 @@ from modeldeck.localhub import LocalHub, RequestRecord, Throttle
 from tests.browser.deck import Deck
 from tests.browser.harness import LAB, NOTEBOOK_7, Notebook, Notebooks
 from tools.jupyter import JupyterServer
-from tools.kernels import kernel_variables
+from tools.older import older_variables
 
 BIG = ("Q4_1", "modeldeck-demo/SmolLM2-135M-Instruct-GGUF")
 """A download that takes long when the hub is slow: label and repository."""
@@ -169,7 +169,7 @@ def scene(browser: Browser, server: JupyterServer, hub: LocalHub, front: Front) 
     with tempfile.TemporaryDirectory(prefix="modeldeck-cache-") as folder:
         variables = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": f"{folder}/hub", "HF_HOME": folder}
         if front.ipykernel != NEWEST:
-            variables |= kernel_variables(front.ipykernel)
+            variables |= older_variables(f"ipykernel-{front.ipykernel}")
         notebooks = Notebooks(browser, server, f"{front}-{Path(folder).name}", variables)
         try:
             notebook = notebooks.open([], application=front.application)

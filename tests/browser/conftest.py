@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from modeldeck.localhub import LocalHub, demo
+from tests.browser.busy import slow_down
 from tests.browser.harness import Notebooks
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 from tools.jupyter import JupyterServer, jupyter_server
@@ -81,6 +83,14 @@ def start_jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.fixture(scope="package")
 def jupyter(start_jupyter: Callable[..., JupyterServer]) -> JupyterServer:
     return start_jupyter()
+
+
+@pytest.fixture(scope="package")
+def slow_hub() -> Iterator[LocalHub]:
+    """The demo's hub, so slow that a download is still there when a test has done with it."""
+    with demo.demo_hub() as hub:
+        slow_down(hub)
+        yield hub
 
 
 @pytest.fixture

@@ -144,6 +144,10 @@ class Notebook:
         self.reload_without_waiting()
         self._wait_until_ready()
 
+    def open_again(self) -> "Notebook":
+        """The same notebook, with the same kernel, in one more tab."""
+        return Notebook(self.page.context.new_page(), self._server, self.path, application=self._application)
+
     def reload_without_waiting(self) -> None:
         """For a reload while a cell runs: the kernel is busy, so the notebook never becomes ready."""
         self.page.reload(wait_until="load")
@@ -177,11 +181,11 @@ class Notebook:
             (target or self.page).screenshot(path=path)
 
     def shut_down(self) -> None:
-        """End the notebook's kernel and close the page."""
+        """End the notebook's kernel and close its pages."""
         for session in self._server.request("GET", "api/sessions"):
             if session["path"] == self.path:
                 self._server.request("DELETE", f"api/sessions/{session['id']}")
-        self.page.close()
+        self.page.context.close()
 
 
 def _text_of(output: Mapping[str, Any]) -> str:
@@ -226,7 +230,7 @@ class Notebooks:
         name = f"{self._name}-{len(self.opened)}"
         _write_kernel(self._server, name, python=python, environment={**self._environment, **(environment or {})})
         _write_notebook(self._server.root / f"{name}.ipynb", notebook, kernel=name)
-        page = self._browser.new_page(viewport=VIEWPORT)
+        page = self._browser.new_context(viewport=VIEWPORT).new_page()
         opened = Notebook(page, self._server, f"{name}.ipynb", application=application)
         self.opened.append(opened)
         return opened

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from modeldeck.localhub import LocalHub, demo
-from tests.browser.busy import ALL_FRONTS, BIG, BUSY, NEWEST, ONE_SHELL, TINY, Front, Scene, scene, slow_down
+from modeldeck.localhub import LocalHub
+from tests.browser.busy import ALL_FRONTS, BIG, BUSY, NEWEST, ONE_SHELL, TINY, Front, Scene, scene
 from tests.browser.deck import TIMEOUT_MS
 from tests.browser.harness import CellError
 from tools.jupyter import JupyterServer
@@ -21,13 +21,6 @@ TELLING = {f"lab-{NEWEST}", "notebook-6.31.0"}
 
 GENEROUS_MS = 10_000
 """A click that waits for the cell waits for ever; this leaves room for a slow machine."""
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[LocalHub]:
-    with demo.demo_hub() as hub:
-        slow_down(hub)
-        yield hub
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +48,10 @@ def busy(
     browser: Browser,
     jupyter: JupyterServer,
     one_shell: Callable[[], JupyterServer],
-    hub: LocalHub,
+    slow_hub: LocalHub,
 ) -> Iterator[Scene]:
     front: Front = request.param
-    with scene(browser, jupyter if front.has_subshells else one_shell(), hub, front) as opened:
+    with scene(browser, jupyter if front.has_subshells else one_shell(), slow_hub, front) as opened:
         version = opened.notebook.execute("import ipykernel; print(ipykernel.__version__)")
         assert version.strip() == front.ipykernel
         opened.show_widget()

@@ -1,11 +1,8 @@
-"""The published cache as other versions of huggingface_hub read it, each in an environment of its own.
-
-``MODELDECK_HUB_PYTHONS`` names their interpreters, separated like ``PATH``. Without it there is nothing to test here.
-"""
+"""The published cache as other versions of huggingface_hub read it, each from a folder of its own."""
 
 import json
-import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,11 @@ import pytest
 
 from modeldeck.hub import cache
 from modeldeck.localhub import LocalHub
+from tools.older import PACKAGES, older_variables
 
 from .test_hub_cache_readers import FILES, environment, published
 
-PYTHONS = [path for path in os.environ.get("MODELDECK_HUB_PYTHONS", "").split(os.pathsep) if path]
+VERSIONS = [name.removeprefix("huggingface_hub-") for name in PACKAGES if name.startswith("huggingface_hub-")]
 READ = """
 import json, sys
 import huggingface_hub
@@ -52,19 +50,18 @@ def hub() -> Iterator[LocalHub]:
         yield hub
 
 
-def run(python: str, code: str, env: dict[str, str], *arguments: str) -> str:
+def run(code: str, env: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(
-        [python, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.skipif(not PYTHONS, reason="MODELDECK_HUB_PYTHONS names no other versions")
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("has_symlinks", [True, False])
 def test_every_version_finds_verifies_and_removes_it(
-    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, has_symlinks: bool
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, has_symlinks: bool
 ) -> None:
     cache_dir = tmp_path / "hub"
     if not has_symlinks:
@@ -73,11 +70,14 @@ def test_every_version_finds_verifies_and_removes_it(
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
     commit_hash = published(cache_dir, hub)
     paths = [str(cache.snapshot_path(cache_dir, "o/n", commit_hash, name)) for name in FILES]
-    environment_variables = {**environment(hub, cache_dir), "PYTHONPATH": ""}
+    environment_variables = {
+        **environment(hub, cache_dir),
+        **older_variables(f"huggingface_hub-{version}"),
+    }
     said: dict[str, Any] = json.loads(
-        run(python, READ, environment_variables, json.dumps([list(FILES), commit_hash])).splitlines()[-1]
+        run(READ, environment_variables, json.dumps([list(FILES), commit_hash])).splitlines()[-1]
     )
-    version = said.pop("version")
+    assert said.pop("version") == version
     assert said.pop("verified", None) == (None if version.startswith("0.") else [len(FILES), [], [], []])
     assert said == {
         "offline main": paths,
@@ -90,5 +90,5 @@ def test_every_version_finds_verifies_and_removes_it(
         "online": paths,
     }, version
     assert "GET" not in {record.method for record in hub.requests.to("cdn")}
-    run(python, REMOVE, environment_variables)
+    run(REMOVE, environment_variables)
     assert cache.list_models(cache_dir) == ()
