@@ -243,9 +243,14 @@ async def relay(port: int, target: int, rtt_seconds: float) -> None:
         except ConnectionError:
             writer.close()
             return
-        await asyncio.gather(
-            _Delay(reader, back_writer, rtt_seconds / 2).run(), _Delay(back_reader, writer, rtt_seconds / 2).run()
-        )
+        ways = {
+            asyncio.create_task(_Delay(reader, back_writer, rtt_seconds / 2).run()),
+            asyncio.create_task(_Delay(back_reader, writer, rtt_seconds / 2).run()),
+        }
+        _, others = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     server = await asyncio.start_server(serve, "127.0.0.1", port, limit=WINDOW_BYTES)
     async with server:

@@ -230,7 +230,8 @@ async def test_a_watcher_that_fails_harms_nobody(playground: Playground) -> None
 
 async def test_a_stall_and_a_retry_are_told(playground: Playground, until: Until) -> None:
     playground.hub.faults.add(Reply(503, {"Retry-After": "2"}), origin="cdn", times=1)
-    async with playground.manager(policy=RetryPolicy(base_seconds=0.01)) as manager:
+    one = EngineLimits(max_connections=1)  # with others beside it, a refused connection waits for nothing
+    async with playground.manager(policy=RetryPolicy(base_seconds=0.01), limits=one) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].retry_in_seconds is not None)
         (snapshot,) = manager.snapshots()
