@@ -221,8 +221,11 @@ class _Delay:
                 await asyncio.sleep(wait)
             if not data:
                 return
-            self._writer.write(data)
-            await self._writer.drain()
+            try:
+                self._writer.write(data)
+                await self._writer.drain()
+            except ConnectionError:  # the other side has left; the reading end will notice too
+                return
             loop.call_later(self._one_way, self._acknowledge, len(data))
 
     def _acknowledge(self, count: int) -> None:

@@ -1,8 +1,16 @@
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from modeldeck.localhub import LocalHub, demo
+
+
+def pytest_configure() -> None:
+    """A run in the background or under nohup ignores these signals. What the tests start would inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

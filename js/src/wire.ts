@@ -15,6 +15,8 @@ export interface Hardware {
   ram_total: number | null;
   ram_available: number | null;
   gpus: { name: string; total: number | null; free: number | null }[];
+  /** Such as a GPU that the installed llama-cpp-python cannot use. */
+  notice?: string | null;
 }
 
 export interface View {

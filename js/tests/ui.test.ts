@@ -208,6 +208,17 @@ describe("cards", () => {
     expect(request("open_repo")?.params).toEqual({ repo_id: QWEN });
   });
 
+  it.each([
+    [false, false, true],
+    [false, true, false],
+    [true, false, false],
+    [null, null, false],
+  ])("chat template %s, embedding %s: a base model is told: %s", (has_chat_template, is_embedding, isTold) => {
+    const model = { architecture: "llama", name: null, context_length: null, is_embedding, has_chat_template };
+    const { root } = show({ ...opened, repos: { [QWEN]: repo([variant("Q4_K_M")], { model }) } });
+    expect(text(root).includes("a base model, for completion rather than chat")).toBe(isTold);
+  });
+
   it("show text of the Hub as text", () => {
     const evil = '<img src=x onerror="alert(1)">';
     const { root } = show({
@@ -532,15 +543,16 @@ describe("without a kernel", () => {
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
   });
 
-  it("a closed browser says so; notices of the engine and of llama are shown", () => {
+  it("a closed browser says so; notices of the engine, the machine and of llama are shown", () => {
     const { root, write } = show({ view: view({ status: "closed" }) });
     expect(text(root)).toContain("This browser was closed.");
     write({
       view: view({
         engine: { mode: "inline", notice: "Runs here." },
+        hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU." },
         llama: { is_available: false, message: "Install it." },
       }),
     });
-    expect(all(root, "note").map(text)).toEqual(["Runs here.", "Install it."]);
+    expect(all(root, "note").map(text)).toEqual(["Runs here.", "An unused GPU.", "Install it."]);
   });
 });

@@ -67,9 +67,9 @@ class PlannerMachine(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.fetched = RangeSet()
 
-    @rule(wanted=st.integers(1, 16 << 20), may_split=st.booleans())
-    def take(self, wanted: int, may_split: bool) -> None:
-        lease = self.planner.take(wanted, may_split=may_split)
+    @rule(wanted=st.integers(1, 16 << 20), split_bytes=st.one_of(st.none(), st.integers(0, 1 << 20)))
+    def take(self, wanted: int, split_bytes: int | None) -> None:
+        lease = self.planner.take(wanted, split_bytes=split_bytes)
         if lease is not None:
             assert lease.remaining > 0
             self.leases.append(lease)

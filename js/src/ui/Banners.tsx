@@ -3,7 +3,7 @@ import { Icon } from "./icons";
 
 /** What the whole widget has to say: that it cannot act, and why; that something is missing. */
 export function Banners({ store }: { store: Store }) {
-  const { engine, llama, status } = store.view.value;
+  const { engine, hardware, llama, status } = store.view.value;
   const connection = store.connection.value;
   if (connection === "lost") {
     const downloads = engine.mode === "process" ? " Downloads go on by themselves." : "";
@@ -25,6 +25,7 @@ export function Banners({ store }: { store: Store }) {
   return (
     <>
       {engine.notice ? <Banner text={engine.notice} /> : null}
+      {hardware?.notice ? <Banner text={hardware.notice} /> : null}
       {!llama.is_available && llama.message ? <Banner text={llama.message} /> : null}
     </>
   );

@@ -6,10 +6,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 SMALLEST_REQUEST_BYTES = 4 << 20
-FIRST_REQUEST_BYTES = 16 << 20
 LARGEST_REQUEST_BYTES = 64 << 20
 OVERHEAD_RATIO = 50
 """A request should last this many times the wait for its first byte, so that the wait costs 2 %."""
+FAIRNESS_RATIO = 3
+"""Requests shrink to this part of the wanted size at most, so that towards the end the wait costs 6 %."""
+SPLIT_RATIO = 32
 SMALLEST_SPLIT_BYTES = 1 << 20
 
 
@@ -129,18 +131,24 @@ class Planner:
     def remaining(self) -> int:
         return self.waiting + sum(lease.remaining for lease in self._leases)
 
-    def take(self, request_bytes: int, *, may_split: bool = True) -> Lease | None:
-        """The next range to fetch, at most ``request_bytes`` long, or ``None`` when others have all that is left."""
+    def take(self, request_bytes: int, *, split_bytes: int | None = SMALLEST_SPLIT_BYTES) -> Lease | None:
+        """The next range to fetch, at most ``request_bytes`` long, or ``None`` when others have all that is left.
+
+        Parameters
+        ----------
+        split_bytes
+            Take half of what another one still has to fetch if that is at least so much; ``None`` never does.
+        """
         for start, stop in self._waiting:
             lease = Lease(start, min(stop, start + request_bytes))
             self._waiting.remove(lease.position, lease.stop)
             self._leases.append(lease)
             return lease
-        return self._split() if may_split else None
+        return None if split_bytes is None else self._split(split_bytes)
 
-    def _split(self) -> Lease | None:
+    def _split(self, split_bytes: int) -> Lease | None:
         longest = max(self._leases, key=lambda lease: lease.remaining, default=None)
-        if longest is None or longest.remaining < 2 * SMALLEST_SPLIT_BYTES:
+        if longest is None or longest.remaining < 2 * max(1, split_bytes):
             return None
         middle = longest.position + longest.remaining // 2
         lease = Lease(middle, longest.stop)
@@ -163,6 +171,12 @@ def request_bytes(rate: float, first_byte_seconds: float) -> int:
 def fair_request_bytes(wanted: int, *, waiting: int, workers: int) -> int:
     """The request size that lets all connections end together: shrinking with what is left, but not to crumbs.
 
-    Guided self-scheduling: each takes its share of what remains, halved (Polychronopoulos and Kuck, 1987).
+    Guided self-scheduling: each takes its share of what remains (Polychronopoulos and Kuck, 1987).
     """
-    return max(SMALLEST_REQUEST_BYTES, min(wanted, waiting // (2 * max(1, workers))))
+    smallest = max(SMALLEST_REQUEST_BYTES, wanted // FAIRNESS_RATIO)
+    return min(max(wanted, SMALLEST_REQUEST_BYTES), max(smallest, waiting // max(1, workers)))
+
+
+def smallest_split_bytes(wanted: int) -> int:
+    """What is left of a running request must be worth the wait for another one, and perhaps for a connection."""
+    return max(SMALLEST_SPLIT_BYTES, wanted // SPLIT_RATIO)

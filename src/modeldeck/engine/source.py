@@ -87,6 +87,11 @@ class Source:
         return self._listed.filename
 
     @property
+    def is_storage(self) -> bool:
+        """Whether the bytes come from where the Hub sends downloads to, and not from the endpoint itself."""
+        return self.resolved.is_signed_elsewhere and self.size is not None
+
+    @property
     def commit_hash(self) -> str | None:
         return None if self._resolved is None else self._resolved.commit_hash
 

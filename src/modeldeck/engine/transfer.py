@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,15 @@ from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
 from modeldeck.engine.partial import Buffer, OwnershipLostError, Partial, SegmentWriter
-from modeldeck.engine.plan import FIRST_REQUEST_BYTES, Lease, Planner, fair_request_bytes, request_bytes
+from modeldeck.engine.plan import (
+    LARGEST_REQUEST_BYTES,
+    SMALLEST_REQUEST_BYTES,
+    Lease,
+    Planner,
+    fair_request_bytes,
+    request_bytes,
+    smallest_split_bytes,
+)
 from modeldeck.engine.retry import Attempts, RetryPolicy
 from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
 from modeldeck.engine.threads import DiskThreads
@@ -92,12 +101,15 @@ class Transfer:
         self._is_mending = is_mending
         self._task_group: anyio.abc.TaskGroup | None = None
         self._failure: ModelDeckError | OwnershipLostError | None = None
-        self._request_bytes = FIRST_REQUEST_BYTES
+        self._request_bytes = SMALLEST_REQUEST_BYTES
+        self._is_measured = False
+        self._first_byte_seconds = math.inf
         self._has_ranges = False
         self._wrong_ranges = 0
         self._doubts = 0
         self._fetched_at_doubt = -1
-        self._ceiling = 1
+        # A Hub's storage has ranges. Of others the first answer has to show it before more connections are opened.
+        self._ceiling = UNKNOWN_SIZE if source.is_storage else 1
         self._refused_at = 0.0
         self.working = 0
         self.connections = 0
@@ -150,14 +162,18 @@ class Transfer:
     def _wanted(self) -> int:
         if self._source.size is None:
             return UNKNOWN_SIZE
-        return fair_request_bytes(self._request_bytes, waiting=self._planner.waiting, workers=self._target())
+        waiting, workers = self._planner.waiting, self._target()
+        if not self._is_measured:
+            return max(SMALLEST_REQUEST_BYTES, min(LARGEST_REQUEST_BYTES, waiting // workers))
+        return fair_request_bytes(self._request_bytes, waiting=waiting, workers=workers)
 
     # --- one connection -----------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         try:
             while self._failure is None and self.working <= self._target():
-                lease = self._planner.take(self._wanted(), may_split=self._has_ranges)
+                split_bytes = smallest_split_bytes(self._request_bytes) if self._has_ranges else None
+                lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
                 if lease is None or not await self._attempt(lease):
                     return
         finally:
@@ -259,7 +275,10 @@ class Transfer:
             before = lease.position
             await self._receive(body, lease)
             seconds = max(1e-6, time.monotonic() - started_at - first_byte_seconds)
-            self._request_bytes = request_bytes((lease.position - before) / seconds, first_byte_seconds)
+            self._is_measured = True
+            # The shortest wait seen: a first request has to wait for its connection too.
+            self._first_byte_seconds = min(self._first_byte_seconds, first_byte_seconds)
+            self._request_bytes = request_bytes((lease.position - before) / seconds, self._first_byte_seconds)
 
     async def _receive(self, body: Body, lease: Lease) -> None:
         sink = _Sink(self, lease.position, owns_buffers=True)
@@ -319,7 +338,7 @@ class Transfer:
     def _next_lease(self, done: Lease, first: Lease) -> Lease | None:
         if done is not first:
             self._planner.give_back(done)
-        return self._planner.take(UNKNOWN_SIZE, may_split=False)
+        return self._planner.take(UNKNOWN_SIZE, split_bytes=None)
 
     async def _accept(self, data: Buffer, sink: _Sink, watch: _DripWatch) -> None:
         watch.saw(len(data))
