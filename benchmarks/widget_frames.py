@@ -1,6 +1,6 @@
 """Frame times of the widget in a real JupyterLab while many downloads run.
 
-    python benchmarks/widget_frames.py [--jobs 100] [--updates-per-second 4] [--seconds 10] [--json]
+    python -m benchmarks.widget_frames [--jobs 100] [--updates-per-second 4] [--seconds 10] [--json]
 
 Needs Chromium and the packages of the ``test`` extra. The downloads are not real ones: the kernel publishes what the
 engine would say of so many, each with new numbers in every update. Frames are the page's own animation frames.
