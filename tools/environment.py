@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools import older
+from tools import html_manager, older
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +91,7 @@ def setup_test() -> None:
     build_javascript()
     install_python(TEST_EXTRAS)
     install_older()
+    install_html_manager()
     ensure_chromium()
 
 
@@ -150,6 +152,23 @@ def install_older(python: str | Path = PYTHON) -> None:
             run([python, "-m", "pip", "install", *quietly, "--target", folder, *packages])
 
         once(older.FOLDER / f"{name}.stamp", [*packages, sys.version], install)
+
+
+def install_html_manager() -> None:
+    """Get what the pages of exported notebooks load, for the browser test that opens one."""
+
+    def install() -> None:
+        say(f"Getting {' and '.join(html_manager.FILES)} for the browser tests")
+        html_manager.FOLDER.mkdir(parents=True, exist_ok=True)
+        for package, member in html_manager.FILES.items():
+            with tempfile.TemporaryDirectory() as work:
+                run(npm("pack", "--silent", "--pack-destination", work, package))
+                with tarfile.open(next(Path(work).iterdir())) as archive:
+                    content = archive.extractfile(f"package/{member}")
+                    assert content is not None
+                    (html_manager.FOLDER / Path(member).name).write_bytes(content.read())
+
+    once(html_manager.FOLDER.with_suffix(".stamp"), list(html_manager.FILES), install)
 
 
 def build_requirements() -> list[str]:

@@ -110,6 +110,21 @@ def test_download_and_load_while_a_cell_waits_for_the_model(busy: Scene, wait: s
     deck.expect_state(*TINY, "available")
 
 
+@pytest.mark.parametrize("pause", ["time.sleep", "await asyncio.sleep"])
+def test_a_widget_is_heard_from_in_the_cell_that_shows_it(busy: Scene, pause: str) -> None:
+    seconds = busy.notebook.execute(
+        "import asyncio, time\n"
+        "began = time.monotonic()\n"
+        "display(browser := ModelBrowser())\n"
+        "while not browser._bridge._heard.is_set() and time.monotonic() < began + 60:\n"
+        f"    {pause}(0.05)\n"
+        "print('', time.monotonic() - began)"
+    ).split()[-1]
+    busy.latencies_ms["hello"] = (float(seconds) * 1000, 0.0)
+    busy.report(pause)
+    assert float(seconds) < 60
+
+
 @pytest.mark.parametrize("wait", ["await browser", "browser.wait()"])
 def test_an_interrupt_ends_the_waiting_and_not_the_download(busy: Scene, wait: str) -> None:
     cell = busy.begin(f"print('began', flush=True)\n{wait}")

@@ -162,23 +162,31 @@ MOMENTS = [
 ]
 
 
+def forget_the_file(playground: Playground) -> None:
+    for path in (playground.pointer, playground.blob, playground.repo_dir / "refs" / "main"):
+        path.unlink(missing_ok=True)
+
+
 @pytest.mark.timeout(300)
 def test_kills_at_chosen_moments(playground: Playground) -> None:
     """One after the other on one download, so that each finds what the one before left."""
     killed = 0
     playground.put(playground.content[: 12 << 20])
     for moment, count in MOMENTS:
-        child = start(playground, moment, count)
-        out, _ = child.communicate(timeout=100)
-        playground.assert_sound()
-        if child.returncode == -9:
-            killed += 1
-        else:
+        # How often a moment comes before the file is ready depends on the machine; once it always comes.
+        for attempt in dict.fromkeys((count, 1)):
+            child = start(playground, moment, attempt)
+            out, _ = child.communicate(timeout=100)
+            playground.assert_sound()
+            if child.returncode == -9:
+                killed += 1
+                break
             assert out.strip() == "ready None"
+            if playground.blob.exists():
+                forget_the_file(playground)
         if playground.blob.exists():
             finish(playground)
-            for path in (playground.pointer, playground.blob, playground.repo_dir / "refs" / "main"):
-                path.unlink(missing_ok=True)
+            forget_the_file(playground)
     finish(playground)
     assert killed >= 18
     assert RANDOM_KILLS + killed >= 50

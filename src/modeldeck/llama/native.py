@@ -85,6 +85,7 @@ class NativeThread:
         self._current: _Job[Any] | None = None
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="modeldeck-llama", daemon=True)
+        self._starting = threading.Lock()
 
     @property
     def is_current(self) -> bool:
@@ -151,8 +152,10 @@ class NativeThread:
             raise ModelUnloadedError("This model lives in the parent process. Load it again in this one to use it.")
         job = _Job(function)
         self._jobs.put(job)
-        if self._thread.ident is None:
-            self._thread.start()
+        # Two callers at once would both find it unstarted, and `start` does not keep them apart.
+        with self._starting:
+            if self._thread.ident is None:
+                self._thread.start()
         return job
 
     def _crash_error(self) -> LlamaCrashedError:

@@ -1,0 +1,126 @@
+"""Frame times of the widget in a real JupyterLab while many downloads run.
+
+    python -m benchmarks.widget_frames [--jobs 100] [--updates-per-second 4] [--seconds 10] [--json]
+
+Needs Chromium and the packages of the ``test`` extra. The downloads are not real ones: the kernel publishes what the
+engine would say of so many, each with new numbers in every update. Frames are the page's own animation frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from modeldeck.localhub import demo
+from tests.browser.conftest import CHROMIUM_ARGUMENTS
+from tests.browser.harness import Notebook, Notebooks
+from tools.chromium import find_chromium
+from tools.jupyter import jupyter_server
+from tools.processes import run_environment, without_hub_settings
+
+SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
+
+PUBLISH = """
+import threading, time
+def publish(jobs, updates_per_second, seconds):
+    for rev in range(1, int(seconds * updates_per_second) + 1):
+        received = [(rev * 7 + number * 13) % 1000 * 10**6 for number in range(jobs)]
+        browser._downloads = {{"rev": 10**6 + rev, "jobs": [{{
+            "job_id": f"job-{{number}}", "repo_id": f"owner/model-{{number}}-GGUF", "variant_id": "model-Q4_K_M.gguf",
+            "label": "Q4_K_M", "state": "downloading", "received": received[number], "total": 10**9,
+            "percent": received[number] // 10**7, "rate": 10**7 + rev * 10**5, "eta_seconds": 90 - rev % 60,
+            "connections": 4, "attempt": 0, "retry_in_seconds": None, "is_stalled": False, "error": None,
+            "notice": None, "actions": ["pause", "cancel"],
+        }} for number in range(jobs)]}}
+        time.sleep(1 / updates_per_second)
+threading.Thread(target=publish, args=({jobs}, {updates_per_second}, {seconds}), daemon=True).start()
+"""
+
+_FRAMES = """seconds => new Promise((resolve) => {
+  const times = [];
+  const end = performance.now() + seconds * 1000;
+  const step = (now) => {
+    times.push(now);
+    now < end ? requestAnimationFrame(step) : resolve(times.slice(1).map((time, index) => time - times[index]));
+  };
+  requestAnimationFrame(step);
+})"""
+
+
+@contextmanager
+def shown_widget() -> Iterator[Notebook]:
+    with (
+        tempfile.TemporaryDirectory(prefix="modeldeck-frames-") as folder,
+        demo.demo_hub() as hub,
+        run_environment(
+            {
+                **without_hub_settings(os.environ),
+                "HF_ENDPOINT": hub.endpoint,
+                "HF_HOME": folder,
+                "MODELDECK_RUNTIME_DIR": f"{folder}/run",
+            }
+        ) as environment,
+        jupyter_server(
+            root=Path(folder),
+            home=Path(folder),
+            environment=environment,
+            arguments=("--ServerApp.port=0", "--LabApp.expose_app_in_browser=True"),
+        ) as server,
+        sync_playwright() as playwright,
+    ):
+        is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(), args=[*CHROMIUM_ARGUMENTS, *(["--no-sandbox"] if is_root else [])]
+        )
+        notebooks = Notebooks(browser, server, "frames", {})
+        notebook = notebooks.open([SHOW])
+        notebook.run(0)
+        notebook.widget(0).get_by_role("searchbox", name="Search models").wait_for()
+        yield notebook
+        notebooks.close()
+        browser.close()
+
+
+def frame_times(notebook: Notebook, seconds: float) -> dict[str, float]:
+    times: list[float] = notebook.page.evaluate(_FRAMES, seconds)
+    return {
+        "frames": len(times),
+        "median_ms": round(statistics.median(times), 1),
+        "p95_ms": round(statistics.quantiles(times, n=20)[-1], 1),
+        "worst_ms": round(max(times), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=100)
+    parser.add_argument("--updates-per-second", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with shown_widget() as notebook:
+        figures = {"at_rest": frame_times(notebook, options.seconds)}
+        notebook.execute(
+            PUBLISH.format(
+                jobs=options.jobs, updates_per_second=options.updates_per_second, seconds=options.seconds + 10
+            )
+        )
+        notebook.widget(0).get_by_text(f"owner/model-{options.jobs - 1}-GGUF").first.wait_for(state="attached")
+        figures["busy"] = frame_times(notebook, options.seconds)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for name, row in figures.items():
+            print(f"{name:8} " + "  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

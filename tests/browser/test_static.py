@@ -1,0 +1,67 @@
+"""A widget on a page without a kernel: an exported notebook."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from playwright.sync_api import Browser, Route, expect
+
+from modeldeck.localhub import LocalHub
+from tests.browser.busy import SHOW
+from tests.browser.deck import TIMEOUT_MS
+from tools.html_manager import local_copy
+from tools.processes import run_environment, without_hub_settings
+
+READY = "modeldeck-demo/tiny-chat-GGUF"
+CELLS = (
+    SHOW,
+    f"import modeldeck\nmodeldeck.download('{READY}:Q8_0')",
+    "import time\nwhile browser._search['state'] != 'done' or not browser._downloads['jobs']:\n    time.sleep(0.1)",
+)
+
+
+def export(folder: Path, endpoint: str) -> Path:
+    """Run a notebook without a page, and export it with the state of its widgets."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    user = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(folder),
+        "IPYTHONDIR": str(folder / "ipython"),
+        **{f"MODELDECK_{kind}_DIR": str(folder / kind.lower()) for kind in ("RUNTIME", "STATE")},
+    }
+    with run_environment({**without_hub_settings(os.environ), **user}) as environment:
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "notebook.ipynb"]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "notebook.html"
+
+
+def answer(route: Route) -> None:
+    """The page's scripts come from this machine; all else is not there."""
+    if "anywidget" in route.request.url:
+        path: Path | None = Path(sys.prefix, "share", "jupyter", "nbextensions", "anywidget", "index.js")
+    else:
+        path = local_copy(route.request.url)
+    if path is None:
+        route.abort()
+    else:
+        route.fulfill(path=path, content_type="text/javascript")
+
+
+def test_an_exported_notebook_shows_the_last_state_and_its_buttons_are_off(
+    browser: Browser, slow_hub: LocalHub, tmp_path: Path
+) -> None:
+    exported = export(tmp_path, slow_hub.endpoint)
+    page = browser.new_page()
+    page.route(lambda address: address.startswith("https:"), answer)
+    page.goto(exported.as_uri())
+    expect(page.get_by_role("note")).to_contain_text("the buttons are off", timeout=TIMEOUT_MS)
+    expect(page.get_by_role("heading", name=READY)).to_be_visible()
+    expect(page.locator("div.modeldeck")).to_contain_text("Q8_0")
+    expect(page.get_by_role("searchbox", name="Search models")).to_be_disabled()
+    buttons = page.get_by_role("button", name="Show files of").all()
+    assert buttons
+    assert all(button.is_disabled() for button in buttons)
+    page.close()
