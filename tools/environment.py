@@ -162,7 +162,7 @@ def install_html_manager() -> None:
         html_manager.FOLDER.mkdir(parents=True, exist_ok=True)
         for package, member in html_manager.FILES.items():
             with tempfile.TemporaryDirectory() as work:
-                run(npm("pack", "--silent", "--pack-destination", work, package))
+                run(npm("pack", "--silent", "--prefer-offline", "--pack-destination", work, package))
                 with tarfile.open(next(Path(work).iterdir())) as archive:
                     content = archive.extractfile(f"package/{member}")
                     assert content is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import anyio
 import pytest
 
 from modeldeck._errors import DiskFullError
-from modeldeck._types import DownloadSnapshot, DownloadState
+from modeldeck._types import DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
 from modeldeck.localhub import Cut, FlipBit, Throttle
 
@@ -159,3 +160,16 @@ def test_the_disk_error_names_no_path(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError) as caught:
         disk.check_room(tmp_path / "not" / "there", needed=1 << 60, reserved=0)
     assert str(tmp_path) not in caught.value.message
+
+
+async def test_a_slow_connection_shows_its_progress_in_small_steps(playground: Playground) -> None:
+    playground.put(playground.content[: 2 << 20])
+    playground.hub.faults.add(Throttle(400_000, is_shared=True), origin="cdn")
+    received: list[int] = []
+    async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
+        manager.subscribe(lambda snapshot: received.append(snapshot.received))
+        job = await manager.submit(playground.request(), token=None)
+        playground.assert_exact(await manager.wait(job.job_id))
+    steps = [after - before for before, after in itertools.pairwise(received)]
+    assert min(steps) >= 0
+    assert max(steps) < 512 << 10, "less than a whole buffer at once"

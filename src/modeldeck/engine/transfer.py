@@ -33,6 +33,8 @@ from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRan
 from modeldeck.engine.threads import DiskThreads
 
 WRITE_BYTES = 512 << 10
+WRITE_SECONDS = 0.25
+"""What a slow connection brings is written this often, so that its progress is seen."""
 UNKNOWN_SIZE = 1 << 62
 MAX_DOUBTS = 2
 """Addresses in a row that brought nothing, before a doubtful answer is believed."""
@@ -392,17 +394,19 @@ class _Sink:
         self._writer = transfer.writer_at(position)
         self._buffers: list[Buffer] = []
         self._size = 0
+        self._written_at = time.monotonic()
         self._writing: asyncio.Future[None] | None = None
 
     async def add(self, data: Buffer) -> None:
         self._buffers.append(data)
         self._size += len(data)
-        if self._size >= WRITE_BYTES:
+        if self._size >= WRITE_BYTES or time.monotonic() - self._written_at >= WRITE_SECONDS:
             await self._write()
 
     async def _write(self) -> None:
         await self._finish_writing()
         self._in_writing, self._buffers, self._size = self._buffers, [], 0
+        self._written_at = time.monotonic()
         self._writing = self._transfer.threads.submit(self._writer.write, self._in_writing)
 
     async def _finish_writing(self) -> None:
