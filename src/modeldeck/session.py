@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -371,7 +371,7 @@ class Session:
         from modeldeck import llama
 
         path, mmproj = await self._model_paths(model, download_progress)
-        measurements = self._measurements()
+        measurements = await anyio.to_thread.run_sync(self._measurements)
 
         async def attempt(mmproj: Path | None) -> Llama:
             cancel = threading.Event()
@@ -398,10 +398,15 @@ class Session:
             on_notice(f"Loaded without its vision projector, for text only. {error.message}")
             return loaded
 
-    async def measured(self, model: LocalModel) -> Measurement | None:
-        """What loading and generating took on this machine the last time, or ``None``."""
-        store = self._measurements()
-        return None if store is None else await anyio.to_thread.run_sync(store.find, model.path)
+    async def measured(self, models: Iterable[LocalModel]) -> dict[Path, Measurement]:
+        """What loading and generating took on this machine the last time, by path, for those models that know."""
+        paths = [model.path for model in models]
+
+        def find() -> dict[Path, Measurement]:
+            store = self._measurements()
+            return {} if store is None else store.find_all(paths)
+
+        return await anyio.to_thread.run_sync(find)
 
     def _measurements(self) -> MeasurementStore | None:
         from modeldeck.llama import MeasurementStore

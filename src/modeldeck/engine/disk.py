@@ -74,9 +74,5 @@ def error_from_write(exc: OSError, path: Path, *, missing: int | None) -> Storag
     )
 
 
-def is_out_of_room(error: StorageError) -> bool:
-    return isinstance(error, DiskFullError)
-
-
 def _gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count, 0) / 1e6:.1f} MB"

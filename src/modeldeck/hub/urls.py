@@ -14,7 +14,6 @@ import httpx
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import SearchQuery, SortKey
 
-DEFAULT_REVISION = "main"
 PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
 """A mirror may send a client on to the public Hub. Such a redirect is followed, without the token."""
 

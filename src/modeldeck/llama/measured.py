@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,12 @@ class MeasurementStore:
 
     def find(self, path: Path) -> Measurement | None:
         """The measurement of a model file on this machine."""
-        return self._read().get(_key(path))
+        return self.find_all([path]).get(path)
+
+    def find_all(self, paths: Iterable[Path]) -> dict[Path, Measurement]:
+        """The measurements of those model files that have one, from one look at the disk."""
+        entries = self._read()
+        return {path: entries[key] for path in paths if (key := _key(path)) in entries}
 
     def save(self, path: Path, measurement: Measurement) -> None:
         entries = self._read()

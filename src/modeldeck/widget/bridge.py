@@ -298,9 +298,9 @@ class Bridge:
         models = {
             (model.repo_id, model.commit_hash, model.variant_id): model for model in await self._session.local_models()
         }
-        measured = {key: await self._session.measured(model) for key, model in models.items()}
+        measured = await self._session.measured(models.values())
         self._local = set(models)
-        self._measured = {key: measurement for key, measurement in measured.items() if measurement is not None}
+        self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
         self._publish_repos()
 
     def _opened(self, repo_id: str) -> RepoDetails:
