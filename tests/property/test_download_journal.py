@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ blocks = st.builds(
     Block,
     start=st.integers(0, SIZE - 1),
     length=st.integers(1, 100),
-    crc=st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+    xxh3=st.one_of(st.none(), st.integers(0, 2**64 - 1)),
 )
 HEADER = PartialHeader(
     digest="ab" * 32, size=SIZE, repo_id="o/n", filename="m.gguf", commit_hash="c" * 40, endpoint="http://h"
@@ -76,7 +76,7 @@ def test_the_newest_block_of_a_byte_is_the_one_that_counts(written: list[Block])
         model.update(dict.fromkeys(range(block.start, block.stop), block))
     live = live_blocks(written)
     assert live == sorted(live, key=lambda block: block.start)
-    assert live == sorted({owner for owner in model.values() if owner.crc is not None}, key=lambda block: block.start)
+    assert live == sorted({owner for owner in model.values() if owner.xxh3 is not None}, key=lambda block: block.start)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "zero"])
@@ -115,7 +115,7 @@ def test_a_reopened_partial_is_never_believed_where_it_is_wrong(
     again.drop(bad)
     for block in again.blocks():
         assert again.data_path.read_bytes()[block.start : block.stop] == content[block.start : block.stop]
-        assert zlib.crc32(content[block.start : block.stop]) == block.crc
+        assert xxhash.xxh3_64_intdigest(content[block.start : block.stop]) == block.xxh3
     again.discard()
     assert not any(info.journal_path == again.journal_path for info in list_partials(directory))
 

@@ -5,7 +5,7 @@ Beside the place of the finished blob lie two files::
     blobs/<digest>.<id>.part        the bytes, each at its final offset
     blobs/<digest>.<owner>.journal  text: a header, then one line for each block that is there
 
-A block line is appended after its bytes were written, and carries their CRC-32. A line that was cut short or damaged
+A block line is appended after its bytes were written, and carries their XXH3-64. A line that was cut short or damaged
 does not pass its own check and is skipped. Nothing the journal claims is trusted before the bytes were read again and
 agree with it, so neither a lost page nor a file full of zeros can get through; the sha256 of the whole decides in the
 end.
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import msgspec
 import psutil
+import xxhash
 
 from modeldeck.engine.plan import RangeSet
 
@@ -51,9 +52,9 @@ ABANDONED_SECONDS = 120.0
 LARGEST_JOURNAL_BYTES = 64 << 20
 LEFT_OVER_SECONDS = 7 * 86_400.0
 
-_FORMAT = 1
+_FORMAT = 2
 _NEW_SUFFIX = "-new"
-_BLOCK = re.compile(r"(\d{1,18}) (\d{1,18}) (-|[0-9a-f]{8})")
+_BLOCK = re.compile(r"(\d{1,18}) (\d{1,18}) (-|[0-9a-f]{16})")
 _NAME = re.compile(r"(?P<digest>[0-9A-Za-z_-]{1,128})\.(?P<id>[0-9a-f]{8})\.(?P<kind>part|journal)")
 
 
@@ -85,11 +86,11 @@ class _FirstLine(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Bytes that were written, with their CRC-32; ``None`` takes back all that was claimed of them."""
+    """Bytes that were written, with their XXH3-64; ``None`` takes back all that was claimed of them."""
 
     start: int
     length: int
-    crc: int | None
+    xxh3: int | None
 
     @property
     def stop(self) -> int:
@@ -131,8 +132,8 @@ def _unsealed(line: bytes) -> str | None:
 
 
 def encode_block(block: Block) -> bytes:
-    crc = "-" if block.crc is None else f"{block.crc:08x}"
-    return _sealed(f"{block.start} {block.length} {crc}")
+    check = "-" if block.xxh3 is None else f"{block.xxh3:016x}"
+    return _sealed(f"{block.start} {block.length} {check}")
 
 
 def parse_blocks(lines: Iterable[bytes], size: int | None) -> tuple[list[Block], bool]:
@@ -163,7 +164,7 @@ def live_blocks(blocks: Sequence[Block]) -> list[Block]:
     covered = RangeSet()
     live = []
     for block in reversed(blocks):
-        if block.crc is not None and not covered.overlaps(block.start, block.stop):
+        if block.xxh3 is not None and not covered.overlaps(block.start, block.stop):
             live.append(block)
         covered.add(block.start, block.stop)
     return sorted(live, key=lambda block: block.start)
@@ -321,6 +322,7 @@ class Partial:
         self.data_path = directory / data_name
         self.journal_path = directory / f"{header.digest}.{owner_id}.journal"
         self._lock = threading.Lock()
+        self._write_lock = threading.Lock()
         length = self.data_path.stat().st_size if self.data_path.exists() else 0
         self._blocks = [block for block in blocks if block.stop <= length]
         self._written = RangeSet((block.start, block.stop) for block in self._blocks)
@@ -415,6 +417,11 @@ class Partial:
         with self._lock:
             return live_blocks(self._blocks)
 
+    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all buffers, one after the other, at ``offset``."""
+        with self._write_lock:  # the kernel lets one write into a file at a time; others would spin for their turn
+            write_at(self._descriptor, buffers, offset)
+
     def record(self, block: Block) -> None:
         """Journal a block that was written."""
         with self._lock:
@@ -436,7 +443,7 @@ class Partial:
     def check(self, block: Block, scratch: memoryview) -> memoryview | None:
         """The block's bytes if they are what the journal says, else ``None``."""
         data = scratch[: block.length]
-        if read_at(self._descriptor, data, block.start) < block.length or zlib.crc32(data) != block.crc:
+        if read_at(self._descriptor, data, block.start) < block.length or xxhash.xxh3_64_intdigest(data) != block.xxh3:
             return None
         return data
 
@@ -507,7 +514,7 @@ class SegmentWriter:
         self.mended_bytes = 0
         self._block_start = start
         self._block_length = 0
-        self._crc = 0
+        self._hash = xxhash.xxh3_64()
         self._begun_at = time.monotonic()
 
     @property
@@ -518,9 +525,9 @@ class SegmentWriter:
         self._partial.beat()
         start = self.position
         if not (self._is_mending and self._is_there(buffers, start)):
-            write_at(self._partial.descriptor, buffers, start)
+            self._partial.write(buffers, start)
         for buffer in buffers:
-            self._crc = zlib.crc32(buffer, self._crc)
+            self._hash.update(buffer)
             self._block_length += len(buffer)
         self._partial.mark_written(start, self.position)
         if self._block_length >= BLOCK_BYTES or time.monotonic() - self._begun_at >= BLOCK_SECONDS:
@@ -538,8 +545,9 @@ class SegmentWriter:
     def flush(self) -> None:
         """Journal what has been written since the last block."""
         if self._block_length:
-            self._partial.record(Block(self._block_start, self._block_length, self._crc))
-            self._block_start, self._block_length, self._crc = self.position, 0, 0
+            self._partial.record(Block(self._block_start, self._block_length, self._hash.intdigest()))
+            self._block_start, self._block_length = self.position, 0
+            self._hash.reset()
         self._begun_at = time.monotonic()
 
 
