@@ -1,8 +1,9 @@
-"""The servers of the benchmarks: nginx as Hub and storage over TLS, and a relay that adds a round trip."""
+"""The servers of the benchmarks: nginx as Hub and storage over TLS, and relays that add a round trip or a limit."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +47,6 @@ http {{
   server {{
     listen 127.0.0.1:{cdn_port} ssl;
     root {folder}/files;
-    {limit}
   }}
 }}
 """
@@ -107,7 +108,8 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
     Parameters
     ----------
     limit_bytes_per_second
-        For each connection.
+        Put a relay before the storage whose connections are paced by the kernel. nginx's own limit lets the first
+        second of each request through at once, so that a tool with small requests is hardly limited.
     rtt_seconds
         Put a relay before the storage that adds this round trip and lets ``WINDOW_BYTES`` be in flight.
     """
@@ -127,11 +129,11 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
             files.append(File(name=name, size=size, sha256=write_file(folder / "files" / name, size)))
         hub_port, cdn_port = free_port(), free_port()
         open_port = cdn_port
-        if rtt_seconds:
-            open_port = free_port()
-            processes.append(
-                subprocess.Popen([sys.executable, __file__, str(open_port), str(cdn_port), str(rtt_seconds)])
-            )
+        for kind, amount in (("delay", rtt_seconds), ("pace", limit_bytes_per_second)):
+            if amount:
+                target, open_port = open_port, free_port()
+                relay = [sys.executable, __file__, kind, str(open_port), str(target), str(amount)]
+                processes.append(subprocess.Popen(relay))
         storage = f"https://localhost:{open_port}"
         resolves = "".join(
             _RESOLVE.format(
@@ -147,7 +149,6 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
             for revision in ("main", COMMIT)
         )
         config = folder / "nginx.conf"
-        limit = f"limit_rate {limit_bytes_per_second};" if limit_bytes_per_second else ""
         config.write_text(
             _CONFIG.format(
                 user="user root;" if os.geteuid() == 0 else "",
@@ -155,7 +156,6 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
                 hub_port=hub_port,
                 cdn_port=cdn_port,
                 resolves=resolves,
-                limit=limit,
             )
         )
         processes.append(subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder), "-e", "stderr"]))
@@ -181,7 +181,38 @@ def _wait_for(port: int) -> None:
             time.sleep(0.02)
 
 
-# --- the relay --------------------------------------------------------------------------------------------------------
+# --- the relay that paces ---------------------------------------------------------------------------------------------
+
+SO_MAX_PACING_RATE = 47
+"""Bytes per second at which the kernel lets a socket send (socket(7), asm-generic/socket.h)."""
+
+
+def pace(port: int, target: int, bytes_per_second: int) -> None:
+    """Connections whose answers come at this rate. The bytes stay in the kernel, so that it costs little."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+        while True:
+            front, _ = server.accept()
+            front.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, bytes_per_second)
+            front.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10)
+            back = socket.create_connection(("127.0.0.1", target))
+            for source, sink in ((front, back), (back, front)):
+                threading.Thread(target=_splice, args=(source, sink), daemon=True).start()
+
+
+def _splice(source: socket.socket, sink: socket.socket) -> None:
+    pipe_out, pipe_in = os.pipe()
+    with contextlib.suppress(OSError):
+        while waiting := os.splice(source.fileno(), pipe_in, 256 << 10):
+            while waiting:
+                waiting -= os.splice(pipe_out, sink.fileno(), waiting)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    os.close(pipe_out)
+    os.close(pipe_in)
+
+
+# --- the relay that delays --------------------------------------------------------------------------------------------
 
 
 class _Delay:
@@ -233,7 +264,7 @@ class _Delay:
         self._room.set()
 
 
-async def relay(port: int, target: int, rtt_seconds: float) -> None:
+async def delay(port: int, target: int, rtt_seconds: float) -> None:
     """Connections take one round trip to be made, as TCP's handshake does."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -258,4 +289,8 @@ async def relay(port: int, target: int, rtt_seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(relay(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    kind, port, target, amount = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    if kind == "pace":
+        pace(port, target, int(amount))
+    else:
+        asyncio.run(delay(port, target, float(amount)))
