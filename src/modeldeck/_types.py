@@ -280,7 +280,7 @@ class EngineLimits:
     """What the engine may use at once. ``bandwidth_bytes_per_second`` of ``None`` means no limit."""
 
     max_active_jobs: int = 3
-    max_connections: int = 8
+    max_connections: int = 16
     bandwidth_bytes_per_second: int | None = None
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trustme
 
-from modeldeck.engine.connection import DirectPool
+from modeldeck.engine.connection import DIRECT_BODY, DirectPool
 from modeldeck.engine.network import BLOCK_BYTES, recycle
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.localhub import Chunked, Cut, LocalHub, Throttle
@@ -142,6 +142,63 @@ async def test_bodies_of_every_kind_are_read_to_their_end(playground: Playground
         playground.hub.faults.add(Cut(after_bytes=1000), origin="cdn")
         with pytest.raises(httpx.RemoteProtocolError, match="closed connection"):
             await client.get(storage)
+    await transport.shut_down()
+
+
+class Taker:
+    """Wants all, and says when it had something and when it was stopped."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.received = 0
+        self.has_some = threading.Event()
+        self.is_stopped = threading.Event()
+
+    def consume(self, block: memoryview) -> None:
+        self.received += len(block)
+        self.wanted -= len(block)
+        self.has_some.set()
+
+    def stop(self) -> None:
+        self.is_stopped.set()
+
+
+@pytest.mark.parametrize("is_secure", [False, True])
+async def test_a_cancelled_receiver_lets_go_of_its_socket(
+    request: pytest.FixtureRequest, playground: Playground, trusting: ssl.SSLContext, is_secure: bool, until: Until
+) -> None:
+    """In the middle of a body that hardly moves, at once, and no thread stays behind."""
+    if is_secure:
+        request.getfixturevalue("secure")
+    transport = EngineTransport(ssl_context=trusting)
+    taker = Taker(len(playground.content))
+    async with httpx.AsyncClient(transport=transport) as client:
+        head = await client.head(f"{playground.hub.endpoint}/{playground.repo_id}/resolve/main/{playground.filename}")
+        playground.hub.faults.add(Throttle(50_000), origin="cdn")
+
+        async def receive() -> None:
+            async with client.stream("GET", head.headers["location"]) as response:
+                await response.extensions[DIRECT_BODY].receive(taker)
+
+        receiving = asyncio.create_task(receive())
+        await until(taker.has_some.is_set)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert taker.is_stopped.is_set()
+        await until(lambda: playground.hub.requests.to("cdn")[-1].is_finished)
+    assert 0 < taker.received < len(playground.content)
+    await transport.shut_down()
+
+
+async def test_a_receiver_that_has_enough_ends_the_answer(playground: Playground) -> None:
+    transport = EngineTransport()
+    taker = Taker(wanted := 1_000_000)
+    async with httpx.AsyncClient(transport=transport) as client:
+        head = await client.head(f"{playground.hub.endpoint}/{playground.repo_id}/resolve/main/{playground.filename}")
+        async with client.stream("GET", head.headers["location"]) as response:
+            await response.extensions[DIRECT_BODY].receive(taker)
+    assert taker.received == wanted
     await transport.shut_down()
 
 

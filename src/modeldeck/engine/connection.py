@@ -1,24 +1,30 @@
 """HTTP/1.1 connections that hand bodies on in the buffers they were received in.
 
 httpcore's own connection passes every byte of a body through h11, which copies it three times. Here h11 reads the
-heads, and bodies of a known length come straight from the socket (or the decrypter) in large blocks. Everything else
-about a request stays httpcore's: the pool, keep-alive, the exceptions.
+heads, and bodies of a known length come straight from the socket in large blocks: to whoever iterates over the answer,
+or, by its extension `DIRECT_BODY`, to a consumer on the connection's own thread. Everything else about a request stays
+httpcore's: the pool, keep-alive, the exceptions.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from enum import Enum
 
 import h11
 import httpcore
+import httpx
 
-from modeldeck.engine.network import AsyncioBackend, Stream
+from modeldeck.engine.network import Consumer, Stream
 
 MAX_HEAD_BYTES = 100 << 10
+FRESH_SECONDS = 1.0
+"""A connection that was used just now is taken for alive without a look."""
 WAIT_SECONDS = "modeldeck.wait_seconds"
 """A response's extension: from the request to the head of the answer, without the time to connect."""
+DIRECT_BODY = "modeldeck.direct_body"
+"""A response's extension: its `DirectBody`, where the length of the body is known."""
 
 
 class _State(Enum):
@@ -32,16 +38,24 @@ class DirectPool(httpcore.AsyncConnectionPool):
     """httpcore's pool with the connections of this module."""
 
     def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        return _Connection(origin, self._ssl_context, self._keepalive_expiry)
+        return _Connection(origin, self._network_backend, self._ssl_context, self._keepalive_expiry)
 
 
 class _Connection(httpcore.AsyncConnectionInterface):
-    def __init__(self, origin: httpcore.Origin, ssl_context: object, keepalive_expiry: float | None) -> None:
+    def __init__(
+        self,
+        origin: httpcore.Origin,
+        backend: httpcore.AsyncNetworkBackend,
+        ssl_context: object,
+        keepalive_expiry: float | None,
+    ) -> None:
         self._origin = origin
+        self._backend = backend
         self._ssl_context = ssl_context
         self._keepalive_expiry = keepalive_expiry
         self._stream: Stream | None = None
         self._state = _State.NEW
+        self._idle_since = 0.0
         self._expires_at: float | None = None
         self._request_count = 0
 
@@ -62,8 +76,12 @@ class _Connection(httpcore.AsyncConnectionInterface):
     def has_expired(self) -> bool:
         if self._state is not _State.IDLE or self._stream is None:
             return False
-        is_old = self._expires_at is not None and time.monotonic() > self._expires_at
-        return is_old or bool(self._stream.get_extra_info("is_readable"))
+        now = time.monotonic()
+        if self._expires_at is not None and now > self._expires_at:
+            return True
+        if now - self._idle_since < FRESH_SECONDS:  # the pool asks all its connections at every request
+            return False
+        return bool(self._stream.get_extra_info("is_readable"))
 
     def info(self) -> str:
         return f"{str(self._origin)!r}, HTTP/1.1, {self._state.name}, Request Count: {self._request_count}"
@@ -91,9 +109,8 @@ class _Connection(httpcore.AsyncConnectionInterface):
             raise
 
     async def _connect(self, timeout: float | None) -> Stream:
-        stream = await AsyncioBackend().connect_tcp(
-            self._origin.host.decode("ascii"), self._origin.port, timeout=timeout
-        )
+        stream = await self._backend.connect_tcp(self._origin.host.decode("ascii"), self._origin.port, timeout=timeout)
+        assert isinstance(stream, Stream)
         if self._origin.scheme != b"https":
             return stream
         return await stream.start_tls(
@@ -121,63 +138,118 @@ class _Connection(httpcore.AsyncConnectionInterface):
             if not isinstance(event, h11.InformationalResponse):
                 raise httpcore.RemoteProtocolError("The server did not send a response.")
         length = _body_length(request.method, event)
+        extensions: dict[str, object] = {
+            "http_version": b"HTTP/" + event.http_version,
+            "reason_phrase": event.reason,
+            WAIT_SECONDS: time.monotonic() - begun_at,
+        }
         if length is None:
             body = self._any_body(protocol, stream, read_timeout)
         else:
-            body = self._plain_body(protocol, stream, read_timeout, length, is_last=_is_last(event))
+            direct = DirectBody(self, protocol, stream, length, read_timeout, is_last=_is_last(event))
+            extensions[DIRECT_BODY] = direct
+            body = direct.blocks()
         if length == 0 or request.method == b"HEAD":
-            self._done(is_reusable=not _is_last(event))  # nobody may care to read a body that is empty
+            self.done(is_reusable=not _is_last(event))  # nobody may care to read a body that is empty
         return httpcore.Response(
             status=event.status_code,
             headers=event.headers.raw_items(),
-            content=_BodyStream(self, body),
-            extensions={
-                "http_version": b"HTTP/" + event.http_version,
-                "reason_phrase": event.reason,
-                WAIT_SECONDS: time.monotonic() - begun_at,
-            },
+            content=_BodyStream(self, self._request_count, body),
+            extensions=extensions,
         )
-
-    async def _plain_body(
-        self, protocol: h11.Connection, stream: Stream, timeout: float | None, length: int, *, is_last: bool
-    ) -> AsyncGenerator[bytes | memoryview, None]:
-        remaining = length
-        while remaining and isinstance(event := protocol.next_event(), h11.Data):  # came together with the head
-            remaining -= len(event.data)
-            yield event.data
-        while remaining:
-            block = await stream.read_block(remaining, timeout)
-            if not block:
-                raise httpcore.RemoteProtocolError(
-                    f"peer closed connection without sending complete message body "
-                    f"(received {length - remaining} bytes, expected {length})"
-                )
-            remaining -= len(block)
-            yield block
-        self._done(is_reusable=not is_last)
 
     async def _any_body(
         self, protocol: h11.Connection, stream: Stream, timeout: float | None
     ) -> AsyncGenerator[bytes | memoryview, None]:
         while isinstance(event := await _next_event(protocol, stream, timeout), h11.Data):
             yield event.data
-        self._done(is_reusable=protocol.our_state is h11.DONE and protocol.their_state is h11.DONE)
+        self.done(is_reusable=protocol.our_state is h11.DONE and protocol.their_state is h11.DONE)
 
-    def _done(self, *, is_reusable: bool) -> None:
+    def done(self, *, is_reusable: bool) -> None:
         if is_reusable and self._state is _State.ACTIVE:
             self._state = _State.IDLE
+            self._idle_since = time.monotonic()
             if self._keepalive_expiry is not None:
-                self._expires_at = time.monotonic() + self._keepalive_expiry
+                self._expires_at = self._idle_since + self._keepalive_expiry
 
-    async def finish(self) -> None:
-        """The response is of no more interest. A connection with an unread rest cannot be used again."""
-        if self._state is not _State.IDLE:
+    async def finish(self, number: int) -> None:
+        """A request is over. With an unread rest of its answer the connection cannot be used again."""
+        if self._request_count == number and self._state is not _State.IDLE:
             await self.aclose()
 
 
-class _BodyStream:
-    def __init__(self, connection: _Connection, body: AsyncGenerator[bytes | memoryview, None]) -> None:
+class DirectBody:
+    """A body of known length, to be read once: iterated over, or received by a consumer."""
+
+    def __init__(
+        self,
+        connection: _Connection,
+        protocol: h11.Connection,
+        stream: Stream,
+        length: int,
+        timeout: float | None,
+        *,
+        is_last: bool,
+    ) -> None:
         self._connection = connection
+        self._protocol = protocol
+        self._stream = stream
+        self._length = length
+        self._remaining = length
+        self._timeout = timeout
+        self._is_last = is_last
+
+    async def blocks(self) -> AsyncGenerator[bytes | memoryview, None]:
+        for early in self._early_blocks():
+            yield early
+        while self._remaining:
+            block = await self._stream.read_block(self._remaining, self._timeout)
+            if not block:
+                raise httpcore.RemoteProtocolError(self._cut_short())
+            self._remaining -= len(block)
+            yield block
+        self._finish()
+
+    async def receive(self, consumer: Consumer) -> None:
+        """Bring the body to a consumer, until it wants no more.
+
+        Raises
+        ------
+        httpx.TransportError
+            As for a body that httpx reads.
+        """
+        early = b"".join(self._early_blocks())
+        try:
+            self._remaining -= await self._stream.receive(self._remaining, consumer, self._timeout, early=early)
+        except httpcore.ReadTimeout as exc:
+            raise httpx.ReadTimeout(str(exc)) from exc
+        except httpcore.ReadError as exc:
+            raise httpx.ReadError(str(exc)) from exc
+        if self._remaining and consumer.wanted > 0:
+            raise httpx.RemoteProtocolError(self._cut_short())
+        self._finish()
+
+    def _early_blocks(self) -> Iterator[bytes]:
+        """What came together with the head."""
+        while self._remaining and isinstance(event := self._protocol.next_event(), h11.Data):
+            self._remaining -= len(event.data)
+            yield event.data
+
+    def _cut_short(self) -> str:
+        return (
+            "peer closed connection without sending complete message body "
+            f"(received {self._length - self._remaining} bytes, expected {self._length})"
+        )
+
+    def _finish(self) -> None:
+        if self._remaining == 0:
+            self._connection.done(is_reusable=not self._is_last)
+
+
+class _BodyStream:
+    def __init__(self, connection: _Connection, number: int, body: AsyncGenerator[bytes | memoryview, None]) -> None:
+        self._connection = connection
+        self._number = number
         self._body = body
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -185,7 +257,7 @@ class _BodyStream:
 
     async def aclose(self) -> None:
         await self._body.aclose()
-        await self._connection.finish()
+        await self._connection.finish(self._number)
 
 
 async def _next_event(protocol: h11.Connection, stream: Stream, timeout: float | None) -> object:

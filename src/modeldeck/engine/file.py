@@ -13,10 +13,11 @@ from pathlib import Path
 import anyio
 import httpx
 
-from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
+from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError
 from modeldeck._types import DownloadRequest, GGUFFile
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
 from modeldeck.engine.disk import error_from_write
+from modeldeck.engine.front import Front
 from modeldeck.engine.limits import Bandwidth, Connections
 from modeldeck.engine.partial import (
     BLOCK_BYTES,
@@ -39,6 +40,7 @@ MAX_RESOLVE_ATTEMPTS = 3
 """Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
 SYNC_BYTES = 256 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
+SYNC_SECONDS = 1.0
 _GGUF_MAGIC = b"GGUF"
 
 
@@ -73,6 +75,11 @@ class Crew:
         self._transfers: list[Transfer] = []
         self._waiting: list[object] = []
         self._freed = anyio.Event()
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a transfer has no connection yet."""
+        return bool(self._waiting)
 
     def allowance(self, transfer: Transfer) -> int:
         """Connections that a transfer may have now."""
@@ -397,9 +404,11 @@ class FileDownload:
         missing = [(0, whole)] if is_mending else await self._tools.threads.run(partial.missing, whole)
         if not missing:
             return 0
+        front = None if hasher is None else Front(partial, hasher, self._tools.threads)
         transfer = Transfer(
             source=self.source,
             partial=partial,
+            front=front,
             missing=missing,
             threads=self._tools.threads,
             bandwidth=self._tools.bandwidth,
@@ -412,42 +421,36 @@ class FileDownload:
         self._transfer = transfer
         try:
             async with anyio.create_task_group() as task_group:
-                follower = anyio.CancelScope()
-                if hasher is not None:
-                    task_group.start_soon(self._follow, partial, transfer, hasher, follower)
+                task_group.start_soon(self._sync, partial, transfer)
                 failure = await _outcome(transfer)
-                follower.cancel()
+                task_group.cancel_scope.cancel()
         finally:
             self._crew.release(transfer)
             self._fetched_before += transfer.fetched
             self._transfer = None
             self.adjust()
+            if front is not None:
+                with anyio.CancelScope(shield=True):
+                    await front.settle()
         if failure is not None:
             raise failure
         if self.size is None:
             self.source.learn_size(partial.received)
         return transfer.mended_bytes
 
-    async def _follow(
-        self, partial: Partial, transfer: Transfer, hasher: FrontHasher, scope: anyio.CancelScope
-    ) -> None:
-        """Hash the contiguous front while the transfer goes on, and bring it to the disk in steps."""
-        synced = hasher.position
-        try:
-            with scope:
-                while True:
-                    advanced = transfer.advanced
-                    if partial.front - hasher.position < STEP_BYTES:
-                        await advanced.wait()
-                        continue
-                    await self._advance(partial, hasher, hasher.position + STEP_BYTES)
-                    if hasher.position - synced >= SYNC_BYTES:
-                        synced = hasher.position
-                        await self._tools.threads.run(partial.sync)
-        except StorageError as error:
-            transfer.fail(error)
-        except OSError as exc:
-            transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
+    async def _sync(self, partial: Partial, transfer: Transfer) -> None:
+        """Bring the bytes to the disk in steps while the transfer goes on."""
+        synced = partial.received
+        while True:
+            await anyio.sleep(SYNC_SECONDS)
+            received = partial.received
+            if received - synced < SYNC_BYTES:
+                continue
+            synced = received
+            try:
+                await self._tools.threads.run(partial.sync)
+            except OSError as exc:
+                transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
 
     async def _advance(self, partial: Partial, hasher: FrontHasher, stop: int) -> None:
         await self._tools.threads.run(hasher.advance, partial.descriptor, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import anyio
@@ -12,32 +13,29 @@ BURST_SECONDS = 0.25
 
 
 class Bandwidth:
-    """Spreads bytes over time. ``None`` means no limit."""
+    """Spreads bytes over time, for any number of threads. ``None`` means no limit."""
 
     def __init__(self, bytes_per_second: int | None) -> None:
+        self._lock = threading.Lock()
         self._limit = bytes_per_second
         self._free_at = 0.0
-        self._changed = anyio.Event()
-
-    @property
-    def is_limited(self) -> bool:
-        return self._limit is not None
 
     def set_limit(self, bytes_per_second: int | None) -> None:
-        self._limit = bytes_per_second
-        self._free_at = 0.0
-        self._changed.set()
-        self._changed = anyio.Event()
+        with self._lock:
+            self._limit = bytes_per_second
+            self._free_at = 0.0
 
-    async def take(self, count: int) -> None:
-        """Wait until ``count`` bytes may have passed."""
-        if self._limit is None:
-            return
-        self._free_at = max(self._free_at, time.monotonic() - BURST_SECONDS) + count / self._limit
-        wait = self._free_at - time.monotonic()
-        if wait > 0:
-            with anyio.move_on_after(wait):
-                await self._changed.wait()
+    def take(self, count: int, stopped: threading.Event) -> None:
+        """Block until ``count`` bytes may have passed, the limit has changed, or the bytes are of no more use."""
+        with self._lock:
+            limit = self._limit
+            if limit is None:
+                return
+            self._free_at = max(self._free_at, time.monotonic() - BURST_SECONDS) + count / limit
+            free_at = self._free_at
+        while self._limit == limit and (wait := free_at - time.monotonic()) > 0:
+            if stopped.wait(min(wait, BURST_SECONDS)):
+                return
 
 
 class Connections:

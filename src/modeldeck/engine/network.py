@@ -1,30 +1,43 @@
-"""asyncio's own transports behind httpcore's network interface.
+"""Connections that are read and written on threads, behind httpcore's network interface.
 
-httpx's stock backend reads a TLS connection in records of 16 KiB, each through several layers, and spends a core at
-190 MB/s. Here asyncio's transport decrypts straight into large buffers of this module, which are handed on as they are
-and come back when they were written to the disk. It stops reading while a buffer is full.
+asyncio's TLS goes over memory buffers: it copies each byte three times and wakes the loop for every piece. Here OpenSSL
+reads the socket itself, on a thread for each connection, straight into buffers of this module, and `Stream.receive`
+hands them to their consumer on that same thread: from the socket to the disk without a switch, while the loop is free.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import select
+import socket
 import ssl
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import aiohappyeyeballs
+import anyio
 import httpcore
 
 BLOCK_BYTES = 512 << 10
 """What is handed on at once, and the size of a buffer."""
 FLUSH_SECONDS = 0.25
 """A slow connection hands on what has come after this long."""
+READS_PER_LOOK = 8
+"""A read brings one TLS record, 16 KiB at most: to look at the clock after each would cost as much as it does."""
+LOW_WATER_BYTES = 64 << 10
+"""A thread that waits for bytes is not woken for fewer, so that a slow link costs less. Twice as much fits into any
+socket's buffer."""
 MAX_SPARE_BUFFERS = 32
+MAX_THREADS = 128
+"""More than all connections that an engine has at once; they are started when they are needed."""
 CONNECT_TIMEOUT_SECONDS = 15.0
 HAPPY_EYEBALLS_SECONDS = 0.25
 """The next address of a name is tried when one is silent for so long (RFC 8305)."""
-
+T = TypeVar("T")
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 _spare_buffers: list[bytearray] = []
@@ -40,218 +53,193 @@ def recycle(block: object) -> None:
         _spare_buffers.append(buffer)
 
 
+def drop_spare_buffers() -> None:
+    """Give their memory back while nothing is received."""
+    _spare_buffers.clear()
+
+
 def _new_buffer() -> memoryview:
-    return memoryview(_spare_buffers.pop() if _spare_buffers else bytearray(BLOCK_BYTES))
-
-
-class _Receiver(asyncio.BufferedProtocol):
-    """Collects what arrives in a buffer, for one reader at a time. Unread bytes are ``_start`` to ``_stop``."""
-
-    def __init__(self) -> None:
-        self._view = memoryview(b"")
-        self._start = 0
-        self._stop = 0
-        self._wanted = 1
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
-        self._is_reading_paused = False
-        self._is_writing_paused = False
-        self._is_at_end = False
-        self._error: Exception | None = None
-        self.transport: asyncio.Transport | None = None
-
-    # asyncio calls these
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        if not self._view:
-            self._view = _new_buffer()
-        return self._view[self._stop :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._stop += nbytes
-        if self._stop == BLOCK_BYTES and self.transport is not None:
-            self._is_reading_paused = True
-            self.transport.pause_reading()
-        if self._unread >= self._wanted or self._is_reading_paused:
-            self._wake()
-
-    def eof_received(self) -> None:
-        self._is_at_end = True
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_at_end = True
-        self._error = exc
-        self._wake()
-        self.resume_writing()
-
-    def pause_writing(self) -> None:
-        self._is_writing_paused = True
-
-    def resume_writing(self) -> None:
-        self._is_writing_paused = False
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    # the stream calls these
-
-    @property
-    def _unread(self) -> int:
-        return self._stop - self._start
-
-    @property
-    def has_something_to_read(self) -> bool:
-        return self._unread > 0 or self._is_at_end
-
-    async def read(self, timeout: float | None) -> memoryview:
-        """All that has arrived, to be looked at before the next await only; empty at the end of the connection."""
-        await self._wait_for(1, timeout)
-        data = self._view[self._start : self._stop]
-        self._start = self._stop = 0
-        self._go_on()
-        return data
-
-    async def read_block(self, size: int, timeout: float | None) -> memoryview:
-        """``size`` bytes or a full buffer, fewer from a slow connection; the caller owns it and may recycle it."""
-        await self._wait_for(min(size, BLOCK_BYTES - self._start), timeout)
-        stop = min(self._stop, self._start + size)
-        data = self._view[self._start : stop]
-        rest = self._view[stop : self._stop]
-        self._view = memoryview(b"")
-        if rest:
-            self._view = _new_buffer()
-            self._view[: len(rest)] = rest
-        self._start, self._stop = 0, len(rest)
-        self._go_on()
-        return data
-
-    def _go_on(self) -> None:
-        if self._is_reading_paused and self.transport is not None and not self.transport.is_closing():
-            self._is_reading_paused = False
-            self.transport.resume_reading()
-
-    async def _wait_for(self, wanted: int, timeout: float | None) -> None:
-        """Wait until so much is there, or anything after a while, or the end."""
-        loop = asyncio.get_running_loop()
-        begun_at = loop.time()
-        self._wanted = wanted
-        while self._unread < wanted and not self._is_at_end and not self._is_reading_paused:
-            waited = loop.time() - begun_at
-            if waited >= FLUSH_SECONDS and self._unread:
-                return
-            if timeout is not None and waited >= timeout:
-                raise TimeoutError
-            # What is there after a while wakes nobody by itself, so the wait is cut; what comes later does.
-            self._wanted = wanted if waited < FLUSH_SECONDS else 1
-            limit = FLUSH_SECONDS if waited < FLUSH_SECONDS else timeout
-            self._reader = loop.create_future()
-            await _wait(self._reader, None if limit is None else max(0.0, limit - waited))
-        if not self._unread and self._error is not None:
-            raise self._error
-
-    async def flush(self, timeout: float | None) -> None:
-        if self._is_writing_paused:
-            self._writer = asyncio.get_running_loop().create_future()
-            await _wait(self._writer, timeout)
-            if self._is_writing_paused:
-                raise TimeoutError
-
-
-async def _wait(future: asyncio.Future[None], seconds: float | None) -> None:
-    """Wait with a plain timer, no longer than so long: a cancel scope for each read would cost more than the read."""
-    if seconds is None:
-        return await future
-    timer = asyncio.get_running_loop().call_later(seconds, _give_up, future)
     try:
-        await future
-    finally:
-        timer.cancel()
+        return memoryview(_spare_buffers.pop())
+    except IndexError:
+        return memoryview(bytearray(BLOCK_BYTES))
 
 
-def _give_up(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+class Consumer(Protocol):
+    """Who takes what a connection brings."""
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that are still wanted. Asked on the connection's thread before each block; 0 ends it."""
+
+    def consume(self, block: memoryview) -> None:
+        """Take the block over, and its buffer. Called on the connection's thread."""
+
+    def stop(self) -> None:
+        """Let a ``consume`` that waits return soon: its connection is being closed. Called on the loop."""
 
 
 class Stream(httpcore.AsyncNetworkStream):
-    def __init__(self, transport: asyncio.Transport, receiver: _Receiver) -> None:
-        self._transport = transport
-        self._receiver = receiver
+    """One connection, plain or TLS. One call at a time; a cancelled call closes the connection."""
+
+    def __init__(self, sock: socket.socket, threads: ThreadPoolExecutor) -> None:
+        self._sock = sock
+        self._threads = threads
+        self._call: asyncio.Future[Any] | None = None
+        self._low_water = 1
+        self._is_interrupted = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """What has arrived, also when it is more than ``max_bytes``: h11 takes any amount, and copies it at once."""
         with _read_errors():
-            return await self._receiver.read(timeout)  # type: ignore[return-value]
+            return await self._on_thread(lambda: self._read(max_bytes, timeout))
+
+    def _read(self, max_bytes: int, timeout: float | None) -> bytes:
+        self._sock.settimeout(timeout)
+        return self._sock.recv(max_bytes)
 
     async def read_block(self, size: int, timeout: float | None = None) -> memoryview:
-        """See there; of at most ``size`` bytes."""
+        """``size`` bytes or a full buffer, fewer from a slow connection, none at its end. The caller may recycle it."""
         with _read_errors():
-            return await self._receiver.read_block(size, timeout)
+            return await self._on_thread(lambda: self._read_block(size, timeout))
+
+    def _read_block(self, size: int, timeout: float | None) -> memoryview:
+        """Fill a buffer, but hand on what is there after a while."""
+        self._sock.settimeout(FLUSH_SECONDS if timeout is None else min(FLUSH_SECONDS, timeout))
+        view = _new_buffer()[: min(size, BLOCK_BYTES)]
+        filled = 0
+        begun_at = time.monotonic()
+        while filled < len(view) and not self._is_interrupted:
+            try:
+                for _ in range(READS_PER_LOOK):
+                    count = self._sock.recv_into(view[filled:])
+                    filled += count
+                    if count == 0 or filled == len(view):
+                        return view[:filled]
+            except TimeoutError:
+                self._set_low_water(1)  # what is below it may be there
+                if not filled and timeout is not None and time.monotonic() - begun_at >= timeout:
+                    raise
+            if filled and time.monotonic() - begun_at >= FLUSH_SECONDS:
+                break
+        return view[:filled]
+
+    async def receive(self, size: int, consumer: Consumer, timeout: float | None, *, early: bytes = b"") -> int:
+        """Bring what came ``early`` and ``size`` more bytes to a consumer, fewer when it has enough or at the end.
+
+        Returns
+        -------
+        int
+            The number of bytes that were received, without the early ones.
+        """
+        return await self._on_thread(lambda: self._receive(size, consumer, timeout, early), on_cancel=consumer.stop)
+
+    def _receive(self, size: int, consumer: Consumer, timeout: float | None, early: bytes) -> int:
+        received = 0
+        if early:
+            consumer.consume(memoryview(early))
+        while received < size and (wanted := min(size - received, consumer.wanted)) > 0:
+            is_far_from_end = size - received > 2 * BLOCK_BYTES
+            with _read_errors():
+                self._set_low_water(LOW_WATER_BYTES if is_far_from_end else 1)
+                block = self._read_block(wanted, timeout)
+            if not block:
+                break
+            received += len(block)
+            consumer.consume(block)
+        return received
+
+    def _set_low_water(self, count: int) -> None:
+        if count != self._low_water:
+            self._low_water = count
+            with contextlib.suppress(OSError):  # Windows has none
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not buffer:
             return
-        if self._transport.is_closing():
-            raise httpcore.WriteError("the connection is closed")
         try:
-            self._transport.write(buffer)
-            await self._receiver.flush(timeout)
+            await self._on_thread(lambda: self._write(buffer, timeout))
         except TimeoutError as exc:
             raise httpcore.WriteTimeout(exc) from exc
         except OSError as exc:
             raise httpcore.WriteError(exc) from exc
 
-    async def aclose(self) -> None:
-        self._transport.abort()  # nothing is owed to the other side, and a farewell could block
+    def _write(self, buffer: bytes, timeout: float | None) -> None:
+        self._sock.settimeout(timeout)
+        self._sock.sendall(buffer)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> Stream:
-        loop = asyncio.get_running_loop()
-        receiver = _Receiver()
+        if isinstance(self._sock, ssl.SSLSocket):
+            raise httpcore.ConnectError("TLS inside of TLS")
+        secure = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname, do_handshake_on_connect=False)
+        stream = Stream(secure, self._threads)
         try:
-            transport = await loop.start_tls(
-                self._transport,
-                receiver,
-                ssl_context,
-                server_hostname=server_hostname,
-                ssl_handshake_timeout=timeout or CONNECT_TIMEOUT_SECONDS,
-            )
-        except TimeoutError as exc:
-            self._transport.abort()
-            raise httpcore.ConnectTimeout(exc) from exc
-        except (OSError, ssl.SSLError) as exc:
-            self._transport.abort()
-            raise httpcore.ConnectError(exc) from exc
-        except asyncio.CancelledError:
-            self._transport.abort()
+            secure.settimeout(timeout or CONNECT_TIMEOUT_SECONDS)
+            await stream._on_thread(secure.do_handshake)
+        except BaseException as exc:
+            await stream.aclose()
+            if isinstance(exc, TimeoutError):
+                raise httpcore.ConnectTimeout(exc) from exc
+            if isinstance(exc, OSError):
+                raise httpcore.ConnectError(exc) from exc
             raise
-        assert transport is not None
-        receiver.transport = transport
-        return Stream(transport, receiver)
+        return stream
+
+    async def aclose(self) -> None:
+        """At once: nothing is owed to the other side, and a farewell could block."""
+        self._interrupt()
+        await self._wait()
+        self._sock.close()
 
     def get_extra_info(self, info: str) -> Any:
         match info:
             case "is_readable":
-                return self._receiver.has_something_to_read or self._transport.is_closing()
+                return self._is_interrupted or _is_readable(self._sock)
+            case "ssl_object":
+                return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+            case "socket":
+                return self._sock
             case "client_addr":
-                return self._transport.get_extra_info("sockname")
+                return self._sock.getsockname()
             case "server_addr":
-                return self._transport.get_extra_info("peername")
+                return self._sock.getpeername()
             case _:
-                return self._transport.get_extra_info(info)
+                return None
+
+    async def _on_thread(self, function: Callable[[], T], *, on_cancel: Callable[[], None] | None = None) -> T:
+        """Call a blocking function; a cancellation breaks the connection, so that it returns, and waits for it."""
+        call = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        self._call = call
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            if on_cancel is not None:
+                on_cancel()
+            self._interrupt()
+            await self._wait()
+            raise
+
+    def _interrupt(self) -> None:
+        """Wake the thread that waits for this socket."""
+        self._is_interrupted = True
+        with contextlib.suppress(OSError):
+            # SSLSocket's own shutdown would have the thread read on without TLS.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    async def _wait(self) -> None:
+        """Until the thread has returned; what it says of the broken connection is of no interest."""
+        if self._call is not None:
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(self._call, return_exceptions=True)
 
 
-class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """Connections as asyncio makes them."""
+class ThreadedBackend(httpcore.AsyncNetworkBackend):
+    """Makes connections whose calls run on these threads."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
 
     async def connect_tcp(
         self,
@@ -262,33 +250,35 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[_SocketOption] | None = None,
     ) -> Stream:
         loop = asyncio.get_running_loop()
-        local = (local_address, 0) if local_address else None
-        # A cancelled race between addresses can leave a socket to the garbage collector: race only where there is one.
-        delay = None if _is_address(host) else HAPPY_EYEBALLS_SECONDS
         try:
             async with asyncio.timeout(timeout):
-                transport, receiver = await loop.create_connection(
-                    _Receiver, host, port, local_addr=local, happy_eyeballs_delay=delay
+                addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                local = await loop.getaddrinfo(local_address, 0, type=socket.SOCK_STREAM) if local_address else None
+                sock = await aiohappyeyeballs.start_connection(
+                    addresses, local_addr_infos=local, happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS
                 )
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout(exc) from exc
         except OSError as exc:
             raise httpcore.ConnectError(exc) from exc
-        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in socket_options or ():
             sock.setsockopt(*option)
-        return Stream(transport, receiver)
+        return Stream(sock, self._threads)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _is_readable(sock: socket.socket) -> bool:
+    """Whether something, or the end, has come. An idle connection that says something has no more use."""
+    if sock.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 @contextmanager
@@ -297,5 +287,5 @@ def _read_errors() -> Iterator[None]:
         yield
     except TimeoutError as exc:
         raise httpcore.ReadTimeout(exc) from exc
-    except (OSError, ssl.SSLError) as exc:
+    except OSError as exc:  # ssl.SSLError is one
         raise httpcore.ReadError(exc) from exc

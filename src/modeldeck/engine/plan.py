@@ -13,8 +13,9 @@ OVERHEAD_RATIO = 50
 """A request should last this many times the wait for its first byte, so that the wait costs 2 %."""
 FAIRNESS_RATIO = 3
 """Requests shrink to this part of the wanted size at most, so that towards the end the wait costs 6 %."""
-SPLIT_RATIO = 32
 SMALLEST_SPLIT_BYTES = 1 << 20
+SPLIT_SECONDS = 0.1
+"""What is taken from a running request must be worth a connection: the old one, with its unread rest, is closed."""
 
 
 class RangeSet:
@@ -172,9 +173,9 @@ class Planner:
         self._waiting.add(lease.position, lease.stop)
 
 
-def request_bytes(rate: float, first_byte_seconds: float) -> int:
-    """How much to ask for at once on a connection that brings ``rate`` bytes per second."""
-    wanted = int(rate * first_byte_seconds * OVERHEAD_RATIO)
+def request_bytes(rate: float, wait_seconds: float) -> int:
+    """How much to ask for at once on a connection that brings ``rate`` bytes per second after such a wait."""
+    wanted = int(rate * wait_seconds * OVERHEAD_RATIO)
     return max(SMALLEST_REQUEST_BYTES, min(wanted, LARGEST_REQUEST_BYTES))
 
 
@@ -187,6 +188,6 @@ def fair_request_bytes(wanted: int, *, waiting: int, workers: int) -> int:
     return min(max(wanted, SMALLEST_REQUEST_BYTES), max(smallest, waiting // max(1, workers)))
 
 
-def smallest_split_bytes(wanted: int) -> int:
-    """What is left of a running request must be worth the wait for another one, and perhaps for a connection."""
-    return max(SMALLEST_SPLIT_BYTES, wanted // SPLIT_RATIO)
+def smallest_split_bytes(rate: float) -> int:
+    """What is left of a running request for others to take half of, on connections of ``rate`` bytes per second."""
+    return max(SMALLEST_SPLIT_BYTES, int(rate * SPLIT_SECONDS))

@@ -32,6 +32,9 @@ class RetryPolicy:
     progress_bytes: int = 16 << 10
 
 
+_DRAW = random.Random()
+
+
 class Attempts:
     """Counts failures in a row and says how long to wait after each.
 
@@ -41,7 +44,7 @@ class Attempts:
 
     def __init__(self, policy: RetryPolicy, *, draw: random.Random | None = None) -> None:
         self._policy = policy
-        self._draw = draw or random.Random()
+        self._draw = draw or _DRAW
         self._progress_at_failure = 0
         self.failures = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,9 @@ import httpx
 
 from modeldeck._errors import ContentChangedError, ModelDeckError, ServerError
 from modeldeck._types import GGUFFile
-from modeldeck.engine.connection import WAIT_SECONDS
+from modeldeck.engine.connection import DIRECT_BODY, WAIT_SECONDS, DirectBody
+from modeldeck.engine.network import Consumer
+from modeldeck.engine.threads import DiskThreads
 from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
 from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, not_a_hub_error
 from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin, join_url
@@ -53,6 +56,23 @@ class Body:
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self.response.aiter_raw()
+
+    async def receive(self, consumer: Consumer, threads: DiskThreads) -> None:
+        """Bring the bytes to a consumer: on the connection's own thread, or through httpx."""
+        direct: DirectBody | None = self.response.extensions.get(DIRECT_BODY)
+        if direct is not None:
+            await direct.receive(consumer)
+            return
+        async for chunk in self.chunks():
+            call = threads.submit(consumer.consume, memoryview(chunk))
+            try:
+                await asyncio.shield(call)
+            except asyncio.CancelledError:
+                consumer.stop()
+                await threads.finish(call)
+                raise
+            if consumer.wanted <= 0:
+                break
 
 
 class Source:

@@ -22,6 +22,10 @@ class DiskThreads:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix="modeldeck-disk")
 
+    def start(self, function: Callable[[], object]) -> None:
+        """Start a call from any thread; the caller learns of its end in another way."""
+        self._pool.submit(function)
+
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Start a call; somebody must ``finish`` it."""
         return asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,13 @@ import httpx
 
 from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
 from modeldeck.engine.disk import error_from_write
+from modeldeck.engine.front import Front
 from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
-from modeldeck.engine.partial import Buffer, OwnershipLostError, Partial, SegmentWriter
+from modeldeck.engine.partial import OwnershipLostError, Partial, SegmentWriter
 from modeldeck.engine.plan import (
     FIRST_REQUEST_BYTES,
+    LARGEST_REQUEST_BYTES,
     SMALLEST_REQUEST_BYTES,
     Lease,
     Planner,
@@ -31,10 +32,9 @@ from modeldeck.engine.plan import (
 from modeldeck.engine.retry import Attempts, RetryPolicy
 from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
 from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.tuning import ConnectionTuner
+from modeldeck.fit.hardware import cpu_count
 
-WRITE_BYTES = 512 << 10
-WRITE_SECONDS = 0.25
-"""What a slow connection brings is written this often, so that its progress is seen."""
 UNKNOWN_SIZE = 1 << 62
 MAX_DOUBTS = 2
 """Addresses in a row that brought nothing, before a doubtful answer is believed."""
@@ -60,6 +60,9 @@ class Patience:
 class TransferCrew(Protocol):
     """What a transfer asks of those it shares connections with."""
 
+    @property
+    def has_waiting(self) -> bool: ...
+
     def allowance(self, transfer: Transfer) -> int: ...
 
     def notify(self) -> None: ...
@@ -70,6 +73,8 @@ class Transfer:
 
     Parameters
     ----------
+    front
+        Hashes the file's beginning while it grows, if somebody wants that.
     missing
         Ranges to fetch.
     crew
@@ -83,6 +88,7 @@ class Transfer:
         *,
         source: Source,
         partial: Partial,
+        front: Front | None,
         missing: Sequence[tuple[int, int]],
         threads: DiskThreads,
         bandwidth: Bandwidth,
@@ -91,21 +97,26 @@ class Transfer:
         patience: Patience,
         is_mending: bool = False,
     ) -> None:
+        self.partial = partial
+        self.front = front
+        self.bandwidth = bandwidth
+        self.patience = patience
+        self.is_mending = is_mending
         self._source = source
-        self._partial = partial
         self._planner = Planner(missing)
         self._threads = threads
-        self._bandwidth = bandwidth
         self._crew = crew
         self._policy = policy
         self._attempts = Attempts(policy)
-        self._patience = patience
-        self._is_mending = is_mending
+        self._tuner = ConnectionTuner(cpu_count())
+        self._receptions: list[_Reception] = []
+        self._fetched_before = 0
         self._task_group: anyio.abc.TaskGroup | None = None
         self._failure: ModelDeckError | OwnershipLostError | None = None
         self._request_bytes = SMALLEST_REQUEST_BYTES
         self._is_measured = False
-        self._first_byte_seconds = math.inf
+        self._wait_seconds: float | None = None
+        self._rate = 0.0
         self._has_ranges = False
         self._wrong_ranges = 0
         self._doubts = 0
@@ -115,15 +126,18 @@ class Transfer:
         self._refused_at = 0.0
         self.working = 0
         self.connections = 0
-        self.fetched = 0
         self.mended_bytes = 0
         self.retry_at: float | None = None
-        self.advanced = anyio.Event()
 
     @property
     def attempt(self) -> int:
         """Failures in a row so far."""
         return self._attempts.failures
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came, repeated ones included."""
+        return self._fetched_before + sum(reception.received for reception in self._receptions)
 
     async def run(self) -> None:
         """Fetch everything.
@@ -140,7 +154,6 @@ class Transfer:
                 self.adjust()
         finally:
             self._task_group = None
-            self._announce()
         if self._failure is not None:
             raise self._failure
 
@@ -152,6 +165,13 @@ class Transfer:
         if self._has_ranges and self._refused_at and now - self._refused_at > RECOVERY_SECONDS:
             self._ceiling += 1
             self._refused_at = now
+        self._tuner.update(
+            now,
+            fetched=self.fetched,
+            cpu_seconds=time.process_time(),
+            connections=self.connections,
+            limit=min(self._crew.allowance(self), self._ceiling),
+        )
         while self.working < self._target() and not self._planner.is_done:
             self.working += 1
             self._task_group.start_soon(self._work)
@@ -159,7 +179,7 @@ class Transfer:
                 break
 
     def _target(self) -> int:
-        return max(1, min(self._crew.allowance(self), self._ceiling))
+        return max(1, min(self._crew.allowance(self), self._ceiling, self._tuner.wanted))
 
     def _wanted(self) -> int:
         if self._source.size is None:
@@ -167,14 +187,16 @@ class Transfer:
         waiting, workers = self._planner.waiting, self._target()
         if not self._is_measured:
             return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // workers))
-        return fair_request_bytes(self._request_bytes, waiting=waiting, workers=workers)
+        wanted = LARGEST_REQUEST_BYTES if self._tuner.is_machine_busy else self._request_bytes
+        return fair_request_bytes(wanted, waiting=waiting, workers=workers)
 
     # --- one connection -----------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         try:
             while self._failure is None and self.working <= self._target():
-                split_bytes = smallest_split_bytes(self._request_bytes) if self._has_ranges else None
+                may_split = self._has_ranges and not self._crew.has_waiting
+                split_bytes = smallest_split_bytes(self._rate) if may_split else None
                 lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
                 if lease is None or not await self._attempt(lease):
                     return
@@ -262,7 +284,7 @@ class Transfer:
         asks_for_ranges = self._wrong_ranges < MAX_WRONG_RANGES and lease.stop < UNKNOWN_SIZE
         started_at = time.monotonic()
         async with self._source.open(
-            lease.position, lease.stop if asks_for_ranges else None, timeouts=self._patience.timeouts
+            lease.position, lease.stop if asks_for_ranges else None, timeouts=self.patience.timeouts
         ) as body:
             if body.is_whole:
                 if self.working > 1:
@@ -278,24 +300,18 @@ class Transfer:
             await self._receive(body, lease)
             seconds = max(1e-6, time.monotonic() - started_at - waited_seconds)
             self._is_measured = True
-            self._first_byte_seconds = min(self._first_byte_seconds, body.wait_seconds or waited_seconds)
-            self._request_bytes = request_bytes((lease.position - before) / seconds, self._first_byte_seconds)
+            wait = body.wait_seconds or waited_seconds
+            self._wait_seconds = wait if self._wait_seconds is None else (self._wait_seconds + wait) / 2
+            self._rate = (lease.position - before) / seconds
+            self._request_bytes = request_bytes(self._rate, self._wait_seconds)
 
     async def _receive(self, body: Body, lease: Lease) -> None:
-        sink = _Sink(self, lease.position, owns_buffers=True)
-        watch = _DripWatch(self._patience)
         before = lease.position
+        reception = self._begin(lease)
         try:
-            async for chunk in body.chunks():
-                data: Buffer = chunk
-                if len(data) > lease.remaining:
-                    data = memoryview(data)[: max(0, lease.remaining)]
-                lease.position += len(data)
-                await self._accept(data, sink, watch)
-                if lease.remaining <= 0 and body.stop != lease.position:
-                    break  # another connection has taken the rest, or the server sends more than was asked for
+            await body.receive(reception, self._threads)
         finally:
-            await sink.finish()
+            await self._end(reception)
         if lease.position == before:
             raise ServerError("The server sent no bytes. Try again later.", status_code=502)
 
@@ -303,32 +319,31 @@ class Transfer:
         """The server has no ranges: take what is missing out of the whole, and pass over what is there."""
         self._has_ranges = False
         self._ceiling = 1
-        watch = _DripWatch(self._patience)
+        watch = _DripWatch(self.patience)
         position = 0
         self._planner.restart(lease)
         current: Lease | None = lease
-        sink = _Sink(self, lease.position)
+        reception: _Reception | None = self._begin(lease)
         try:
             async for chunk in body.chunks():
                 rest = memoryview(chunk)
-                while rest and current is not None:
+                while rest and current is not None and reception is not None:
                     skipped = rest[: current.position - position]
-                    position += len(skipped)
-                    rest = rest[len(skipped) :]
                     watch.saw(len(skipped))
-                    data = rest[: current.remaining]
-                    rest = rest[len(data) :]
-                    position += len(data)
-                    current.position += len(data)
-                    await self._accept(data, sink, watch)
+                    data = rest[len(skipped) :][: current.remaining]
+                    rest = rest[len(skipped) + len(data) :]
+                    position += len(skipped) + len(data)
+                    if data:
+                        await self._threads.run(reception.consume, memoryview(bytes(data)))
                     if current.remaining == 0:
-                        await sink.finish()
+                        await self._end(reception)
                         current = self._next_lease(current, lease, position)
-                        sink = _Sink(self, current.position if current else position)
+                        reception = self._begin(current) if current else None
                 if current is None:
                     break
         finally:
-            await sink.finish()
+            if reception is not None:
+                await self._end(reception)
             if current is not None and current is not lease:
                 self._planner.give_back(current)
         if current is None or body.stop not in (None, position):
@@ -347,96 +362,71 @@ class Transfer:
             return None
         return lease
 
-    async def _accept(self, data: Buffer, sink: _Sink, watch: _DripWatch) -> None:
-        watch.saw(len(data))
-        try:
-            await sink.add(data)
-            if self._bandwidth.is_limited:
-                await self._bandwidth.take(len(data))
-        finally:
-            self.fetched += len(data)
+    def _begin(self, lease: Lease) -> _Reception:
+        reception = _Reception(self, lease)
+        self._receptions.append(reception)
+        return reception
 
-    # --- for the sink -------------------------------------------------------------------------------------------------
-
-    def writer_at(self, position: int) -> SegmentWriter:
-        return SegmentWriter(self._partial, position, is_mending=self._is_mending)
-
-    @property
-    def threads(self) -> DiskThreads:
-        return self._threads
-
-    def _announce(self) -> None:
-        self.advanced.set()
-        self.advanced = anyio.Event()
-
-    def storage_error(self, exc: OSError) -> StorageError:
-        size = self._source.size
-        missing = None if size is None else size - self._partial.received
-        return error_from_write(exc, self._partial.data_path, missing=missing)
-
-    def wrote(self) -> None:
-        self._announce()
-
-
-class _Sink:
-    """Collects what one connection brings and writes it on a thread, while the next bytes come.
-
-    Parameters
-    ----------
-    owns_buffers
-        Nobody else looks at what is added, so that its buffers can be used again.
-    """
-
-    def __init__(self, transfer: Transfer, position: int, *, owns_buffers: bool = False) -> None:
-        self._transfer = transfer
-        self._owns_buffers = owns_buffers
-        self._in_writing: list[Buffer] = []
-        self._writer = transfer.writer_at(position)
-        self._buffers: list[Buffer] = []
-        self._size = 0
-        self._written_at = time.monotonic()
-        self._writing: asyncio.Future[None] | None = None
-
-    async def add(self, data: Buffer) -> None:
-        self._buffers.append(data)
-        self._size += len(data)
-        if self._size >= WRITE_BYTES or time.monotonic() - self._written_at >= WRITE_SECONDS:
-            await self._write()
-
-    async def _write(self) -> None:
-        await self._finish_writing()
-        self._in_writing, self._buffers, self._size = self._buffers, [], 0
-        self._written_at = time.monotonic()
-        self._writing = self._transfer.threads.submit(self._writer.write, self._in_writing)
-
-    async def _finish_writing(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            with self._storage_errors():
-                await self._transfer.threads.finish(writing)
-            if self._owns_buffers:
-                for block in self._in_writing:
-                    recycle(block)
-            self._transfer.wrote()
-
-    async def finish(self) -> None:
+    async def _end(self, reception: _Reception) -> None:
         """Write and journal all that came, also when the connection was cancelled."""
-        with anyio.CancelScope(shield=True):
-            if self._buffers:
-                await self._write()
-            await self._finish_writing()
-            with self._storage_errors():
-                await self._transfer.threads.run(self._writer.flush)
-            self._transfer.mended_bytes += self._writer.mended_bytes
-            self._writer.mended_bytes = 0
+        try:
+            with anyio.CancelScope(shield=True), self.storage_errors():
+                if self.front is not None and reception.is_at_front:
+                    await self.front.settle()
+                    self.front.raise_error()
+                await self._threads.run(reception.writer.flush)
+        finally:
+            self._receptions.remove(reception)
+            self._fetched_before += reception.received
+            self.mended_bytes += reception.writer.mended_bytes
+
+    # --- for the receptions -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def storage_errors(self) -> Iterator[None]:
         """Name the disk's errors here: further out they would be taken for the network's."""
         try:
             yield
         except OSError as exc:
-            raise self._transfer.storage_error(exc) from exc
+            size = self._source.size
+            missing = None if size is None else size - self.partial.received
+            raise error_from_write(exc, self.partial.data_path, missing=missing) from exc
+
+
+class _Reception:
+    """What one answer brings, from its connection's thread to the disk and to the digest."""
+
+    def __init__(self, transfer: Transfer, lease: Lease) -> None:
+        self._transfer = transfer
+        self._lease = lease
+        self._watch = _DripWatch(transfer.patience)
+        self._stopped = threading.Event()
+        self.writer = SegmentWriter(transfer.partial, lease.position, is_mending=transfer.is_mending)
+        self.is_at_front = False
+        self.received = 0
+
+    @property
+    def wanted(self) -> int:
+        """Less than was asked for when another connection has taken the rest."""
+        return self._lease.remaining
+
+    def consume(self, block: memoryview) -> None:
+        self._watch.saw(len(block))
+        position = self._lease.position
+        data = block[: max(0, self._lease.remaining)]
+        self._lease.position = position + len(data)
+        with self._transfer.storage_errors():
+            front = self._transfer.front
+            if front is not None and front.take(self.writer, position, data):
+                self.is_at_front = True
+            else:
+                self.writer.write([data])
+                recycle(data)
+        self._transfer.bandwidth.take(len(block), self._stopped)
+        self.received += len(data)
+
+    def stop(self) -> None:
+        self._stopped.set()
 
 
 class _DripWatch:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from modeldeck.engine.connection import DirectPool
-from modeldeck.engine.network import AsyncioBackend
+from modeldeck.engine.network import MAX_THREADS, ThreadedBackend
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32
@@ -21,11 +23,14 @@ class EngineTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        self._ssl_context = ssl_context
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="modeldeck-connection")
+        # Reading the certificate authorities takes a tenth of a second: it begins before somebody waits for it.
+        self._ssl_context = self._threads.submit(lambda: ssl_context or _default_ssl_context())
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport_to(request.url).handle_async_request(request)
+        ssl_context = await asyncio.wrap_future(self._ssl_context)
+        return await self._transport_to(request.url, ssl_context).handle_async_request(request)
 
     async def aclose(self) -> None:
         """Leave the connections to the other clients."""
@@ -35,35 +40,42 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._transports.clear()
         for transport in transports:
             await transport.aclose()
+        self._threads.shutdown(wait=True)
 
-    def _transport_to(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
+    def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
         proxy = _proxy_for(url)
         if proxy not in self._transports:
-            if self._ssl_context is None:
-                self._ssl_context = httpx.create_ssl_context()
-                self._ssl_context.set_alpn_protocols(["http/1.1"])
-            self._transports[proxy] = _transport(self._ssl_context, proxy)
+            self._transports[proxy] = _transport(ssl_context, proxy, self._threads)
         return self._transports[proxy]
 
 
-def _transport(ssl_context: ssl.SSLContext, proxy: str | None) -> httpx.AsyncHTTPTransport:
+def _default_ssl_context() -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _transport(ssl_context: ssl.SSLContext, proxy: str | None, threads: ThreadPoolExecutor) -> httpx.AsyncHTTPTransport:
     """httpx's transport, which maps httpcore's exceptions for us, with our own connections below it.
 
-    httpx has no argument for that. Through a proxy it makes its own connections, over our transports.
+    httpx has no argument for that. Through a proxy it makes its own connections, over our streams; only a proxy that is
+    itself spoken to over TLS has TLS inside of TLS, which takes httpcore's own streams.
     """
     limits = httpx.Limits(
         max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS
     )
     transport = httpx.AsyncHTTPTransport(verify=ssl_context, limits=limits, proxy=proxy)
+    backend = ThreadedBackend(threads)
     if proxy is None:
         transport._pool = DirectPool(
             ssl_context=ssl_context,
             max_connections=None,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_SECONDS,
+            network_backend=backend,
         )
-    else:
-        transport._pool._network_backend = AsyncioBackend()
+    elif not proxy.startswith("https:"):
+        transport._pool._network_backend = backend
     return transport
 
 
