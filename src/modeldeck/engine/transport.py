@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from modeldeck.engine.connection import DirectPool
-from modeldeck.engine.network import MAX_THREADS, ThreadedBackend
+from modeldeck.engine.network import MAX_THREADS, ThreadedBackend, drop_spare_buffers
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32
@@ -35,11 +35,16 @@ class EngineTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Leave the connections to the other clients."""
 
-    async def shut_down(self) -> None:
+    async def hang_up(self) -> None:
+        """Close the connections that are kept for the next request, and let go of their memory."""
         transports = list(self._transports.values())
         self._transports.clear()
         for transport in transports:
             await transport.aclose()
+        drop_spare_buffers()
+
+    async def shut_down(self) -> None:
+        await self.hang_up()
         self._threads.shutdown(wait=True)
 
     def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
