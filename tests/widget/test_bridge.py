@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from modeldeck.localhub.demo import GATED_REPO_ID
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.widget import bridge as bridge_module
 from modeldeck.widget.bridge import Bridge
+from modeldeck.widget.throttle import Throttle as PublishThrottle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
@@ -93,6 +95,12 @@ def loop() -> Iterator[LoopThread]:
 
 
 @pytest.fixture
+def rare_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish progress so rarely that no test sees it; for bridges made afterwards."""
+    monkeypatch.setattr(bridge_module, "Throttle", partial(PublishThrottle, period_seconds=3600.0))
+
+
+@pytest.fixture
 def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
     page = Page()
@@ -138,6 +146,19 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     assert any(0 < percent < 100 for percent in percents)
     assert page.ask("remove", repo_id=SPLIT, variant_id=variant["variant_id"])["ok"]
     assert page.variant(SPLIT, "F16")["state"] == "available"
+    page.until(lambda: not page.jobs())
+
+
+@pytest.mark.usefixtures("rare_ticks")
+def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Page, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    page.ask("open_repo", repo_id=SPLIT)
+    page.ask("download", repo_id=SPLIT, variant_id=page.variant(SPLIT, "F16")["variant_id"])
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "downloading")
+    (job,) = page.jobs()
+    page.ask("pause", job_id=job["job_id"])
+    page.until(lambda: page.jobs()[0]["state"] == "paused")
+    page.ask("cancel", job_id=job["job_id"])
     page.until(lambda: not page.jobs())
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from modeldeck.llama import Llama, Measurement
     from modeldeck.service.client import Engine
 
-PUBLISH_INTERVAL_SECONDS = 0.25
+PASSING_STATE_SECONDS = 0.1
+"""A state that a download only passes through on its way is shown when it lasts longer than this."""
+_PASSING = (DownloadState.QUEUED, DownloadState.RESOLVING)
 HELLO_TIMEOUT_SECONDS = 5.0
 _IDS_REMEMBERED = 512
 _REPOS_OPEN = 32
@@ -95,8 +97,8 @@ class Bridge:
         self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._toasts = 0
         self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
-        self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
-        self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
+        self._downloads_throttle = Throttle(self._publish_downloads)
+        self._load_throttle = Throttle(self._publish_load)
         self._machine = MachineView()
         self._llm: Llama | None = None
 
@@ -362,7 +364,7 @@ class Bridge:
             self._on_transition(snapshot)
         if snapshot.state is DownloadState.CANCELLED:
             del self._jobs[snapshot.job_id]
-        self._downloads_throttle.mark()
+        self._downloads_throttle.mark(patience_seconds=_patience(before, snapshot))
 
     def _set_engine(self, mode: Literal["inline", "process"], notice: str | None) -> None:
         self._machine = replace(self._machine, engine_mode=mode, engine_notice=notice)
@@ -370,7 +372,7 @@ class Bridge:
 
     def _forget_job(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)
-        self._downloads_throttle.mark()
+        self._downloads_throttle.mark(patience_seconds=0.0)
 
     def _on_transition(self, snapshot: DownloadSnapshot) -> None:
         name = f"{snapshot.request.label} of {snapshot.request.repo_id}"
@@ -511,3 +513,10 @@ class Bridge:
     def _toast(self, level: Literal["success", "error", "info"], message: str) -> None:
         self._toasts += 1
         self._display.send_message(protocol.toast(str(self._toasts), level, message))
+
+
+def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float | None:
+    """For how many seconds the page can do without this news; ``None`` for mere progress."""
+    if before is not None and (before.state, before.notice) == (now.state, now.notice):
+        return None
+    return PASSING_STATE_SECONDS if now.state in _PASSING else 0.0
