@@ -65,6 +65,8 @@ class Bridge:
         The revision that repositories are opened at.
     n_ctx : int
         Context length in tokens for fit and load.
+    comm_id : str, optional
+        The widget's comm. The front end needs it for its very first message: that one may find the shell busy.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Bridge:
         query: SearchQuery,
         revision: str,
         n_ctx: int,
+        comm_id: str | None = None,
     ) -> None:
         self._display = display
         self._loop = loop
@@ -99,7 +102,7 @@ class Bridge:
         self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
         self._downloads_throttle = Throttle(self._publish_downloads)
         self._load_throttle = Throttle(self._publish_load)
-        self._machine = MachineView()
+        self._machine = MachineView(comm_id=comm_id)
         self._llm: Llama | None = None
 
     @property
@@ -137,24 +140,32 @@ class Bridge:
 
     def _receive(self, content: object) -> None:
         message = protocol.parse(content)
-        if message is None or message.id in self._seen_ids:
+        if message is None:
             return
-        if message.id:
-            self._seen_ids[message.id] = None
-            if len(self._seen_ids) > _IDS_REMEMBERED:
-                self._seen_ids.popitem(last=False)
         if isinstance(message, protocol.Malformed):
-            self._display.send_message(protocol.failure(message.id, message.error))
-        else:
-            self._display.send_message(protocol.acknowledgement(message.id))
+            if self._is_new(message.id):
+                self._send(protocol.failure(message.id, message.error))
+            return
+        if self._is_new(message.id):
             self._inbox.put_nowait(message)
+        # Also of a copy: a page that sends again has not heard the first one.
+        self._send(protocol.acknowledgement(message.id))
 
-    async def run(self, comm_id: str | None = None) -> None:
-        """Serve the widget, whose comm has this id, until cancelled."""
-        self._machine = replace(self._machine, comm_id=comm_id)
+    def _is_new(self, message_id: str | None) -> bool:
+        """Whether nothing with this id has come before."""
+        if not message_id:
+            return True
+        if message_id in self._seen_ids:
+            return False
+        self._seen_ids[message_id] = None
+        if len(self._seen_ids) > _IDS_REMEMBERED:
+            self._seen_ids.popitem(last=False)
+        return True
+
+    async def run(self) -> None:
+        """Serve the widget until cancelled."""
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
-            self._publish_view()
             tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
@@ -165,9 +176,9 @@ class Bridge:
     async def _answer(self, envelope: protocol.Envelope) -> None:
         error = await self._guard(self._carry_out, envelope.request)
         if error is None:
-            self._display.send_message(protocol.success(envelope.id, {"version": __version__}))
+            self._send(protocol.success(envelope.id, {"version": __version__}))
         else:
-            self._display.send_message(protocol.failure(envelope.id, error))
+            self._send(protocol.failure(envelope.id, error))
 
     async def _guard(self, function: Callable[..., Any], *args: Any) -> ModelDeckError | None:
         """Run one piece of work so that its failure, even a bug, is told and takes nothing else down."""
@@ -458,7 +469,7 @@ class Bridge:
             When nobody could press Load, because no view of the widget answers.
         """
         if self.llm is None and not self._heard.is_set():
-            self._display.send_message(protocol.ping())
+            self._send(protocol.ping())
             with anyio.move_on_after(HELLO_TIMEOUT_SECONDS):
                 await self._heard.wait()
             if not self._heard.is_set():
@@ -512,7 +523,14 @@ class Bridge:
 
     def _toast(self, level: Literal["success", "error", "info"], message: str) -> None:
         self._toasts += 1
-        self._display.send_message(protocol.toast(str(self._toasts), level, message))
+        self._send(protocol.toast(str(self._toasts), level, message))
+
+    def _send(self, content: dict[str, Any]) -> None:
+        """A message that cannot be sent is lost. It must not take with it what else the bridge does."""
+        try:
+            self._display.send_message(content)
+        except Exception:
+            _logger.exception("modeldeck's widget could not send a message")
 
 
 def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float | None:
