@@ -12,7 +12,7 @@ export const WAITING_AFTER_MS = 700;
 
 /** When an unacknowledged request is sent again, after the time before: the first copy may lie in the queue of a busy
  * shell while a later one finds a better way. The last entry repeats. */
-const RESEND_MS = [WAITING_AFTER_MS, 1300, 3000, 10_000, 60_000] as const;
+const RESEND_MS = [WAITING_AFTER_MS, 1300, 3000, 10_000, 20_000, 60_000] as const;
 
 /** What a request needs of the widget's model. */
 export interface Channel {

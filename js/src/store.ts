@@ -154,14 +154,13 @@ export class Store {
   readonly #openKeys = signal<string[]>([]);
   readonly #readyKeys = signal<string[]>([]);
   readonly #dismissedLoad = signal<ErrorInfo | null>(null);
-  #commId: string | null = null;
 
   constructor(model: AnyModel<Traits>, abort: AbortSignal) {
     this.#model = model;
     this.#abort = abort;
     this.#rpc = new Rpc({
       channel: model as RpcOptions["channel"],
-      commId: () => this.view.peek().comm_id ?? this.#commId,
+      commId: () => this.view.peek().comm_id,
       onLost: () => this.#lose(),
     });
     const readers = {
@@ -173,16 +172,12 @@ export class Store {
     };
     for (const [name, read] of Object.entries(readers)) {
       read();
-      this.#on(`change:_${name}`, (raw?: { model_id?: unknown }) => {
-        // Backbone hands the model itself to its listeners: one place where the comm's id can be had.
-        if (typeof raw?.model_id === "string") {
-          this.#commId = raw.model_id;
-        }
+      this.#on(`change:_${name}`, () =>
         batch(() => {
           this.#revive();
           read();
-        });
-      });
+        }),
+      );
     }
     this.#on("msg:custom", (message: FromPython) => this.#receive(message));
     this.#on("comm:close", () => this.#lose());

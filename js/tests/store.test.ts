@@ -15,6 +15,11 @@ function setUp(traits: Partial<State> = {}, kernel?: ReturnType<typeof fakeKerne
   return { model, store, abort, last };
 }
 
+/** What a comm message on the control channel asks for. */
+function method(content: Record<string, unknown>): string {
+  return (content.data as { content: Request }).content.method;
+}
+
 /** How often something that reads signals is run. */
 function counter(read: () => unknown): () => number {
   let runs = 0;
@@ -141,16 +146,16 @@ describe("connection", () => {
     expect(store.isUsable.value).toBe(false);
   });
 
-  it("learns the comm's id from the view, or from the first event", () => {
+  it("sends its very first message on the control channel too: the shell may be busy", () => {
     const kernel = fakeKernel();
-    const { model, store } = setUp({ view: view() }, kernel);
-    expect(kernel.sent).toHaveLength(0);
-    model.write({ view: view() });
+    const { store } = setUp({ view: view({ comm_id: "from-python" }) }, kernel);
+    const sent = () => kernel.sent.map(({ content }) => [content.comm_id, method(content)]);
+    expect(sent()).toEqual([["from-python", "hello"]]);
     store.setContext(2048);
-    expect(kernel.sent.at(-1)?.content.comm_id).toBe("comm-1");
-    const told = fakeKernel();
-    setUp({ view: view({ comm_id: "from-python" }) }, told);
-    expect(told.sent.at(-1)?.content.comm_id).toBe("from-python");
+    expect(sent()).toEqual([
+      ["from-python", "hello"],
+      ["from-python", "set_n_ctx"],
+    ]);
   });
 
   it("leaves nothing behind when the widget is removed", async () => {

@@ -40,6 +40,14 @@ BUSY = {
 }
 """Cells that run until they are interrupted."""
 
+# The cards look at the headers of their files over the same slow link. Once llama.cpp has judged them, whatever is open
+# at the hub is a download's.
+_WAIT_FOR_FITS = """
+import time
+while any(fit.method != "native" for repo in browser._bridge._repos.values() for fit in repo.fits.values()):
+    time.sleep(0.05)
+"""
+
 # Resolves with the milliseconds between the next click in the row and the row's new state being on the page.
 _WATCH = """(row, state) => {
   let clickedAt;
@@ -107,6 +115,7 @@ class Scene:
         for label, repo_id in (BIG, TINY):
             deck.open(repo_id)
             deck.row(label, repo_id).wait_for()
+        self.notebook.execute(_WAIT_FOR_FITS)
         return deck
 
     def begin(self, source: str) -> int:
@@ -135,8 +144,12 @@ class Scene:
 
     def _wait_for_hub(self, state: str) -> float:
         """When, in milliseconds since 1970, the hub saw that a download began or ended."""
-        is_asked = {"downloading": _has_open, "paused": _has_none_open, "available": _has_none_open}[state]
-        self.hub.requests.wait_until(is_asked, timeout_seconds=PATIENCE_SECONDS)
+
+        def is_as_asked(records: tuple[RequestRecord, ...]) -> bool:
+            has_open = any(record.origin == "cdn" and not record.is_finished for record in records)
+            return has_open == (state == "downloading")
+
+        self.hub.requests.wait_until(is_as_asked, timeout_seconds=PATIENCE_SECONDS)
         return time.time() * 1000
 
     def report(self, kind: str) -> None:
@@ -144,18 +157,6 @@ class Scene:
         if path := os.environ.get("MODELDECK_LATENCIES"):
             with Path(path).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"front": str(self.front), "kind": kind, "ms": self.latencies_ms}) + "\n")
-
-
-def _open_transfers(records: tuple[RequestRecord, ...]) -> list[RequestRecord]:
-    return [record for record in records if record.origin == "cdn" and not record.is_finished]
-
-
-def _has_open(records: tuple[RequestRecord, ...]) -> bool:
-    return bool(_open_transfers(records))
-
-
-def _has_none_open(records: tuple[RequestRecord, ...]) -> bool:
-    return not _open_transfers(records)
 
 
 def slow_down(hub: LocalHub, bytes_per_second: float = SLOW_BYTES_PER_SECOND) -> None:

@@ -7,8 +7,10 @@ import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anyio
+import psutil
 import pytest
 
 from modeldeck._errors import InvalidRequestError
@@ -338,6 +340,28 @@ async def test_two_downloads_with_one_file_in_common_fetch_it_once(playground: P
         done = [await manager.wait(job.job_id) for job in jobs]
     assert [snapshot.state for snapshot in done] == [S.READY, S.READY]
     assert sum(snapshot.bytes_fetched for snapshot in done) == 19_000_000
+
+
+@pytest.mark.parametrize("action", ["pause", "cancel"])
+async def test_a_stopped_download_keeps_no_connection(playground: Playground, until: Until, action: str) -> None:
+    ports = {urlsplit(origin).port for origin in (playground.hub.endpoint, playground.hub.cdn_origin)}
+
+    def connections() -> list[object]:
+        """Also those that are only kept for the next request."""
+        everything = psutil.Process().net_connections("tcp")
+        return [item for item in everything if item.status == psutil.CONN_ESTABLISHED and item.raddr.port in ports]
+
+    throttle = playground.hub.faults.add(Throttle(8e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 1_000_000)
+        assert connections()
+        await getattr(manager, action)(job.job_id)
+        await until(lambda: not connections())
+        playground.hub.faults.remove(throttle)
+        again = await manager.submit(playground.request())
+        playground.assert_exact(await manager.wait(again.job_id))
+        await until(lambda: not connections())
 
 
 async def test_no_task_and_no_connection_is_left(playground: Playground, until: Until) -> None:

@@ -2,6 +2,7 @@
 
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -149,6 +150,27 @@ def test_shared_throttle_limits_all_answers_together(hub: LocalHub) -> None:
         bodies = list(pool.map(lambda _: httpx.get(url, headers={"range": "bytes=0-149999"}).content, range(4)))
     assert bodies == [CONTENT[:150_000]] * 4
     assert time.monotonic() - started >= 0.59
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_throttled_answer_ends_when_its_client_hangs_up_and_keeps_nobody_waiting(
+    hub: LocalHub, is_reset: bool
+) -> None:
+    hub.faults.add(Throttle(bytes_per_second=1, is_shared=True), origin="cdn")
+    url = cdn_url(hub)
+    gone = [send(url) for _ in range(60)]
+    hub.requests.wait_until(
+        lambda records: sum(record.origin == "cdn" and record.status == 200 for record in records) == 60
+    )
+    for connection in gone:
+        if is_reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    hub.requests.wait_until(lambda records: all(record.is_finished for record in records))
+    with send(url) as connection:  # each of the others had a turn of a second, and this one waits 30 s at most
+        while not connection.recv(1 << 16).endswith(b"\r\n\r\n"):
+            pass
+        assert connection.recv(1) == CONTENT[:1]
 
 
 def test_a_throttle_is_lifted_while_an_answer_is_on_its_way(hub: LocalHub, client: httpx.Client) -> None:

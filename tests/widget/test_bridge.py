@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from modeldeck.localhub.demo import GATED_REPO_ID
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.widget import bridge as bridge_module
 from modeldeck.widget.bridge import Bridge
+from modeldeck.widget.throttle import Throttle as PublishThrottle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
@@ -31,6 +33,8 @@ class Page:
         self.history: list[tuple[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
         self.threads: set[str] = set()
+        self.failures = 0
+        """So many of the next messages cannot be sent."""
         self._changed = threading.Condition()
         self.bridge: Bridge
 
@@ -43,8 +47,11 @@ class Page:
 
     def send_message(self, content: dict[str, Any]) -> None:
         with self._changed:
-            self.messages.append(content)
             self._changed.notify_all()
+            if self.failures:
+                self.failures -= 1
+                raise ConnectionError("Cannot send")
+            self.messages.append(content)
 
     def until(self, condition: Callable[[], Any]) -> Any:
         with self._changed:
@@ -93,12 +100,21 @@ def loop() -> Iterator[LoopThread]:
 
 
 @pytest.fixture
+def rare_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish progress so rarely that no test sees it; for bridges made afterwards."""
+    monkeypatch.setattr(bridge_module, "Throttle", partial(PublishThrottle, period_seconds=3600.0))
+
+
+@pytest.fixture
 def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
     page = Page()
     session = Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True)
-    page.bridge = Bridge(page, loop, session, query=SearchQuery(text="tiny", limit=3), revision="main", n_ctx=1024)
-    serving = loop.start(page.bridge.run("comm-1"))
+    page.bridge = Bridge(
+        page, loop, session, query=SearchQuery(text="tiny", limit=3), revision="main", n_ctx=1024, comm_id="comm-1"
+    )
+    page.traits = {name.removeprefix("_"): value for name, value in page.bridge.initial_state().items()}
+    serving = loop.start(page.bridge.run())
     yield page
     serving.cancel()
 
@@ -141,6 +157,19 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     page.until(lambda: not page.jobs())
 
 
+@pytest.mark.usefixtures("rare_ticks")
+def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Page, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    page.ask("open_repo", repo_id=SPLIT)
+    page.ask("download", repo_id=SPLIT, variant_id=page.variant(SPLIT, "F16")["variant_id"])
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "downloading")
+    (job,) = page.jobs()
+    page.ask("pause", job_id=job["job_id"])
+    page.until(lambda: page.jobs()[0]["state"] == "paused")
+    page.ask("cancel", job_id=job["job_id"])
+    page.until(lambda: not page.jobs())
+
+
 def test_one_thread_publishes_everything(page: Page) -> None:
     page.ask("open_repo", repo_id=TINY)
     page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
@@ -167,6 +196,30 @@ def test_a_request_that_comes_twice_is_carried_out_and_answered_once(page: Page,
     assert page.ask("cancel", job_id=job["job_id"])["ok"]
     page.until(lambda: not page.jobs())
     assert page.variant(SPLIT, "F16")["state"] == "available"
+
+
+def test_the_page_knows_the_comm_before_it_sends_anything(page: Page) -> None:
+    assert page.bridge.initial_state()["_view"]["comm_id"] == "comm-1"
+
+
+def test_a_copy_is_acknowledged_again_for_a_page_that_heard_nothing(page: Page) -> None:
+    request_id = page.send("hello")
+    page.answer(request_id)
+    page.bridge.post({"kind": "modeldeck-request", "id": request_id, "method": "hello", "params": {}})
+    page.until(lambda: len(page.about(request_id, "modeldeck-ack")) == 2)
+    assert len(page.about(request_id, "modeldeck-answer")) == 1
+
+
+def test_a_message_that_cannot_be_sent_takes_nothing_with_it(page: Page, caplog: pytest.LogCaptureFixture) -> None:
+    page.failures = 1  # the acknowledgement
+    request_id = page.send("hello")
+    page.answer(request_id)
+    assert page.about(request_id, "modeldeck-ack") == []
+    page.failures = 2  # acknowledgement and answer
+    page.send("hello")
+    page.until(lambda: page.failures == 0)
+    assert page.ask("hello")["ok"]
+    assert "could not send a message" in caplog.text
 
 
 def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> None:

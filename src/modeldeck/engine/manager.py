@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import ssl
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -102,7 +102,8 @@ class DownloadManager:
         self._is_open = False
         for job_id in list(self._tasks):
             await self._jobs[job_id].stop(DownloadState.PAUSED)
-        await asyncio.gather(*self._tasks.values(), *self._chores, return_exceptions=True)
+        while self._tasks or self._chores:
+            await asyncio.gather(*self._tasks.values(), *self._chores, return_exceptions=True)
         await self._tools.http.aclose()
         await self._transport.shut_down()
         self._tools.threads.shut_down()
@@ -298,6 +299,12 @@ class DownloadManager:
         finally:
             del self._tasks[job.job_id]
             self._start_queued()
+            self._do_chore(self._hang_up())
+
+    async def _hang_up(self) -> None:
+        """Close the connections that are kept for the next request, when nothing runs that could make one."""
+        if not self._tasks:
+            await self._transport.shut_down()
 
     def _state_changed(self, job: Job) -> None:
         if job.state is not DownloadState.QUEUED:
@@ -355,7 +362,10 @@ class DownloadManager:
             with contextlib.suppress(OSError):  # left-overs of a disk that fails are the least of its problems
                 await self._tools.threads.run(clean_partials, Path(cache_dir), keep=keep)
 
-        task = asyncio.get_running_loop().create_task(clean())
+        self._do_chore(clean())
+
+    def _do_chore(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 

@@ -41,16 +41,37 @@ class _Pace:
     faults: Faults
     free_at: float = 0.0
 
-    async def take(self, most: int) -> int:
-        """Wait until some bytes may go out; how many."""
+    async def take(self, most: int, end: asyncio.Event) -> int:
+        """Wait until some bytes may go out; how many. Nobody waits for a client that has hung up: its turn is free."""
         if not self.faults.has(self.limit):
             return most
         rate = self.limit.bytes_per_second
         size = min(most, max(1, int(rate * _PACE_SECONDS)))
         now = time.monotonic()
         self.free_at = max(now, self.free_at) + size / rate
-        await asyncio.sleep(self.free_at - now)
-        return size
+        try:
+            async with asyncio.timeout(self.free_at - now):
+                await end.wait()
+        except TimeoutError:
+            return size
+        self.free_at -= size / rate
+        raise ConnectionResetError
+
+
+class HubReader(asyncio.StreamReader):
+    """A reader that tells when the other side has hung up, also when nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.end.set()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        self.end.set()
 
 
 class Connections:
@@ -66,7 +87,7 @@ class Connections:
         self._answering: Counter[Origin] = Counter()
         self._shared_paces: dict[SpeedLimit, _Pace] = {}
 
-    def accept(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, origin: Origin, reader: HubReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._converse(origin, reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -76,7 +97,7 @@ class Connections:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _converse(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, origin: Origin, reader: HubReader, writer: asyncio.StreamWriter) -> None:
         connection_id = next(self._ids)
         # With no room in the transport's own buffer, what drain() has let through has left this process.
         # asyncio's TLS transport pauses at the limit itself, so 0 would pause it for ever.
@@ -114,7 +135,7 @@ class Connections:
             writer.close()
 
     async def _exchange(
-        self, request: Request, connection_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, request: Request, connection_id: int, reader: HubReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request; whether the connection can take another."""
         key = self._log.begin(request, unquote(request.raw_path), connection_id)
@@ -127,7 +148,7 @@ class Connections:
             await _write(writer, _head(answer, is_last=not is_reusable))
             self._log.update(key, status=answer.status)
             if request.method != "HEAD" and answer.status not in (204, 304):
-                await self._send_body(answer, key, writer)
+                await self._send_body(answer, key, reader.end, writer)
                 await self._interrupt(answer, answer.body.size, reader, writer)
                 if answer.is_chunked:
                     await _write(writer, b"0\r\n\r\n")
@@ -150,7 +171,7 @@ class Connections:
                 pass
             raise ConnectionAbortedError
 
-    async def _send_body(self, answer: Answer, key: int, writer: asyncio.StreamWriter) -> None:
+    async def _send_body(self, answer: Answer, key: int, end: asyncio.Event, writer: asyncio.StreamWriter) -> None:
         limits = (answer.body.size, answer.cut_after, answer.stall_after)
         body = answer.body.part(answer.body.start, answer.body.start + min(n for n in limits if n is not None))
         pace = self._pace(answer.speed_limit)
@@ -162,7 +183,7 @@ class Connections:
             while start < body.stop:
                 size = min(block, body.stop - start)
                 if pace is not None:
-                    size = await pace.take(size)
+                    size = await pace.take(size, end)
                 part = body.part(start, start + size)
                 start = part.stop
                 if file is None:

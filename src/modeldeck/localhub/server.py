@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from modeldeck._types import Gated
 from modeldeck.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, front_matter, scan_folder
-from modeldeck.localhub.connections import Connections
+from modeldeck.localhub.connections import Connections, HubReader
 from modeldeck.localhub.faults import Faults
 from modeldeck.localhub.gguf_block import gguf_block
 from modeldeck.localhub.log import RequestLog
@@ -151,11 +151,14 @@ class LocalHub:
         await self._connections.close()
 
     async def _listen(self, origin: Origin) -> asyncio.Server:
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._connections.accept(origin, reader, writer)
+        def connect() -> asyncio.StreamReaderProtocol:
+            reader = HubReader()
+            return asyncio.StreamReaderProtocol(
+                reader, lambda _, writer: self._connections.accept(origin, reader, writer)
+            )
 
-        server = await asyncio.start_server(
-            accept, self._host, self._ports[origin], ssl=self._ssl_context, backlog=1024
+        server = await asyncio.get_running_loop().create_server(
+            connect, self._host, self._ports[origin], ssl=self._ssl_context, backlog=1024
         )
         self._ports[origin] = server.sockets[0].getsockname()[1]
         return server

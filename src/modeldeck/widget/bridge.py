@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from modeldeck.llama import Llama, Measurement
     from modeldeck.service.client import Engine
 
-PUBLISH_INTERVAL_SECONDS = 0.25
+PASSING_STATE_SECONDS = 0.1
+"""A state that a download only passes through on its way is shown when it lasts longer than this."""
+_PASSING = (DownloadState.QUEUED, DownloadState.RESOLVING)
 HELLO_TIMEOUT_SECONDS = 5.0
 _IDS_REMEMBERED = 512
 _REPOS_OPEN = 32
@@ -63,6 +65,8 @@ class Bridge:
         The revision that repositories are opened at.
     n_ctx : int
         Context length in tokens for fit and load.
+    comm_id : str, optional
+        The widget's comm. The front end needs it for its very first message: that one may find the shell busy.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Bridge:
         query: SearchQuery,
         revision: str,
         n_ctx: int,
+        comm_id: str | None = None,
     ) -> None:
         self._display = display
         self._loop = loop
@@ -95,9 +100,9 @@ class Bridge:
         self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._toasts = 0
         self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
-        self._downloads_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_downloads)
-        self._load_throttle = Throttle(PUBLISH_INTERVAL_SECONDS, self._publish_load)
-        self._machine = MachineView()
+        self._downloads_throttle = Throttle(self._publish_downloads)
+        self._load_throttle = Throttle(self._publish_load)
+        self._machine = MachineView(comm_id=comm_id)
         self._llm: Llama | None = None
 
     @property
@@ -135,24 +140,32 @@ class Bridge:
 
     def _receive(self, content: object) -> None:
         message = protocol.parse(content)
-        if message is None or message.id in self._seen_ids:
+        if message is None:
             return
-        if message.id:
-            self._seen_ids[message.id] = None
-            if len(self._seen_ids) > _IDS_REMEMBERED:
-                self._seen_ids.popitem(last=False)
         if isinstance(message, protocol.Malformed):
-            self._display.send_message(protocol.failure(message.id, message.error))
-        else:
-            self._display.send_message(protocol.acknowledgement(message.id))
+            if self._is_new(message.id):
+                self._send(protocol.failure(message.id, message.error))
+            return
+        if self._is_new(message.id):
             self._inbox.put_nowait(message)
+        # Also of a copy: a page that sends again has not heard the first one.
+        self._send(protocol.acknowledgement(message.id))
 
-    async def run(self, comm_id: str | None = None) -> None:
-        """Serve the widget, whose comm has this id, until cancelled."""
-        self._machine = replace(self._machine, comm_id=comm_id)
+    def _is_new(self, message_id: str | None) -> bool:
+        """Whether nothing with this id has come before."""
+        if not message_id:
+            return True
+        if message_id in self._seen_ids:
+            return False
+        self._seen_ids[message_id] = None
+        if len(self._seen_ids) > _IDS_REMEMBERED:
+            self._seen_ids.popitem(last=False)
+        return True
+
+    async def run(self) -> None:
+        """Serve the widget until cancelled."""
         async with self._session, anyio.create_task_group() as self._tasks:
             tasks = self._tasks
-            self._publish_view()
             tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
             tasks.start_soon(self._guard, self._refresh)
@@ -163,9 +176,9 @@ class Bridge:
     async def _answer(self, envelope: protocol.Envelope) -> None:
         error = await self._guard(self._carry_out, envelope.request)
         if error is None:
-            self._display.send_message(protocol.success(envelope.id, {"version": __version__}))
+            self._send(protocol.success(envelope.id, {"version": __version__}))
         else:
-            self._display.send_message(protocol.failure(envelope.id, error))
+            self._send(protocol.failure(envelope.id, error))
 
     async def _guard(self, function: Callable[..., Any], *args: Any) -> ModelDeckError | None:
         """Run one piece of work so that its failure, even a bug, is told and takes nothing else down."""
@@ -362,7 +375,7 @@ class Bridge:
             self._on_transition(snapshot)
         if snapshot.state is DownloadState.CANCELLED:
             del self._jobs[snapshot.job_id]
-        self._downloads_throttle.mark()
+        self._downloads_throttle.mark(patience_seconds=_patience(before, snapshot))
 
     def _set_engine(self, mode: Literal["inline", "process"], notice: str | None) -> None:
         self._machine = replace(self._machine, engine_mode=mode, engine_notice=notice)
@@ -370,7 +383,7 @@ class Bridge:
 
     def _forget_job(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)
-        self._downloads_throttle.mark()
+        self._downloads_throttle.mark(patience_seconds=0.0)
 
     def _on_transition(self, snapshot: DownloadSnapshot) -> None:
         name = f"{snapshot.request.label} of {snapshot.request.repo_id}"
@@ -456,7 +469,7 @@ class Bridge:
             When nobody could press Load, because no view of the widget answers.
         """
         if self.llm is None and not self._heard.is_set():
-            self._display.send_message(protocol.ping())
+            self._send(protocol.ping())
             with anyio.move_on_after(HELLO_TIMEOUT_SECONDS):
                 await self._heard.wait()
             if not self._heard.is_set():
@@ -510,4 +523,18 @@ class Bridge:
 
     def _toast(self, level: Literal["success", "error", "info"], message: str) -> None:
         self._toasts += 1
-        self._display.send_message(protocol.toast(str(self._toasts), level, message))
+        self._send(protocol.toast(str(self._toasts), level, message))
+
+    def _send(self, content: dict[str, Any]) -> None:
+        """A message that cannot be sent is lost. It must not take with it what else the bridge does."""
+        try:
+            self._display.send_message(content)
+        except Exception:
+            _logger.exception("modeldeck's widget could not send a message")
+
+
+def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float | None:
+    """For how many seconds the page can do without this news; ``None`` for mere progress."""
+    if before is not None and (before.state, before.notice) == (now.state, now.notice):
+        return None
+    return PASSING_STATE_SECONDS if now.state in _PASSING else 0.0

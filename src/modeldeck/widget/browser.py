@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Generator
 from concurrent.futures import Future
 from pathlib import Path
@@ -82,6 +83,7 @@ class ModelBrowser(anywidget.AnyWidget):
             raise InvalidRequestError("n_ctx must be at least 1 token.")
         self._esm = _bundle_text()
         self._loop = shared_loop()
+        comm_id = uuid.uuid4().hex
         self._bridge = Bridge(
             _Traits(self),
             self._loop,
@@ -89,12 +91,13 @@ class ModelBrowser(anywidget.AnyWidget):
             query=SearchQuery(text=query, limit=page_size),
             revision=revision,
             n_ctx=n_ctx,
+            comm_id=comm_id,
         )
-        super().__init__(**self._bridge.initial_state())
+        self.on_msg(self._on_message)
+        super().__init__(model_id=comm_id, **self._bridge.initial_state())
         if self.comm is not None:
             prepare_comm(self.comm)
-        self.on_msg(self._on_message)
-        self._serving = self._loop.start(self._bridge.run(self.model_id))
+        self._serving = self._loop.start(self._bridge.run())
 
     @property
     def llm(self) -> Llama | None:

@@ -11,10 +11,12 @@ from typing import Any
 
 
 def prepare_comm(comm: Any) -> None:
-    """Make one comm quiet and keep its messages on the route the front end chose."""
+    """Make one comm quiet, keep its messages on the route the front end chose, and let none of them hang the kernel."""
+    kernel = getattr(comm, "kernel", None) or _running_kernel()
     _keep_subshell_route(comm)
     _skip_cell_events(comm)
-    _accept_on_control_channel(comm)
+    _accept_on_control_channel(kernel)
+    _send_replies_through_the_stream(kernel)
 
 
 def _keep_subshell_route(comm: Any) -> None:
@@ -30,13 +32,22 @@ def _skip_cell_events(comm: Any) -> None:
         comm.handle_msg = callback
 
 
-def _accept_on_control_channel(comm: Any) -> None:
+def _accept_on_control_channel(kernel: Any) -> None:
     # The control channel is served by a thread of its own, so a comm_msg sent there arrives during any cell.
-    kernel: Any = getattr(comm, "kernel", None) or _running_kernel()
     handlers = getattr(kernel, "control_handlers", None)
     manager: Any = getattr(kernel, "comm_manager", None)
     if isinstance(handlers, dict) and hasattr(manager, "comm_msg"):
         handlers.setdefault("comm_msg", manager.comm_msg)
+
+
+def _send_replies_through_the_stream(kernel: Any) -> None:
+    # ipykernel 7.0 to 7.3 sends replies past the stream that reads the same socket. A message that arrives in that
+    # moment, such as a click when a cell ends, is then never read, nor anything after it: the kernel hangs. 7.4 sends
+    # them through the stream, on the same thread.
+    manager: Any = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
+    stream = getattr(kernel, "shell_stream", None)
+    if stream is not None and hasattr(manager, "_shell_socket"):
+        manager._shell_socket = stream
 
 
 def _running_kernel() -> Any:
