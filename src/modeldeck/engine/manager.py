@@ -304,7 +304,7 @@ class DownloadManager:
     async def _hang_up(self) -> None:
         """Close the connections that are kept for the next request, when nothing runs that could make one."""
         if not self._tasks:
-            await self._transport.shut_down()
+            await self._transport.hang_up()
 
     def _state_changed(self, job: Job) -> None:
         if job.state is not DownloadState.QUEUED:
