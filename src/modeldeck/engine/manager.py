@@ -49,7 +49,7 @@ class DownloadManager:
     limits
         What may be used at once; see also ``set_limits``.
     state_dir
-        Where unfinished downloads are remembered. With ``None`` only their partial files are.
+        Where downloads are remembered, also the latest finished ones. With ``None`` only partial files are.
     policy, patience
         When to try again, and when to give a connection up.
     ssl_context
@@ -149,6 +149,14 @@ class DownloadManager:
     async def dismiss(self, job_id: str) -> None:
         """Take a download that is over off the list. Partial files of a failed one stay for the next attempt."""
         self._forget(self._job(job_id, "dismiss"))
+
+    async def forget_gone(self) -> None:
+        """Take finished downloads off the list whose files are not in the cache any more."""
+        finished = [job for job in self._jobs.values() if job.state is DownloadState.READY]
+        gone = await self._tools.threads.run(lambda: [job for job in finished if _is_gone(job)])
+        for job in gone:
+            if self._jobs.get(job.job_id) is job:
+                self._forget(job)
 
     async def wait(self, job_id: str) -> DownloadSnapshot:
         """The snapshot once nothing happens any more: ready, failed, cancelled or paused."""
@@ -303,7 +311,7 @@ class DownloadManager:
         if job.state is not DownloadState.QUEUED:
             self._queue.pop(job.job_id, None)
         if self._store is not None and self._is_open:
-            if job.state in (DownloadState.READY, DownloadState.CANCELLED):
+            if job.state is DownloadState.CANCELLED:
                 self._store_thread.submit(self._store.delete, job.job_id)
             else:
                 self._store_thread.submit(self._store.save, _stored(job))
@@ -338,6 +346,9 @@ class DownloadManager:
         except InvalidRequestError:
             return
         job = self._add(stored.job_id, stored.request, created_at=stored.created_at)
+        if stored.finish is not None:
+            job.restore_finished(stored.finish)
+            return
         job.recall(await self._tools.threads.run(_claimed_bytes, stored.request))
         if stored.state in (DownloadState.PAUSED, DownloadState.FAILED):
             job.restore(stored.state, stored.error)
@@ -383,8 +394,28 @@ def _check(request: DownloadRequest) -> None:
 
 def _stored(job: Job) -> StoredJob:
     return StoredJob(
-        job_id=job.job_id, request=job.request, state=job.state, created_at=job.created_at, error=job.error
+        job_id=job.job_id,
+        request=job.request,
+        state=job.state,
+        created_at=job.created_at,
+        error=job.error,
+        finish=job.finish() if job.state is DownloadState.READY else None,
     )
+
+
+def _is_gone(job: Job) -> bool:
+    """Whether a file of a finished download is missing, or not whole. What cannot be looked at is not called gone."""
+    request = job.request
+    for file in request.files:
+        try:
+            path = cache.snapshot_path(Path(request.cache_dir), request.repo_id, job.commit_hash or "", file.filename)
+            if file.size not in (None, path.stat().st_size):
+                return True
+        except (FileNotFoundError, NotADirectoryError, InvalidRequestError):
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def _claimed_bytes(request: DownloadRequest) -> int:

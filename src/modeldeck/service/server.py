@@ -259,6 +259,7 @@ class _Connection:
             raise ProtocolError("There was a hello already.")
         self._is_greeted = True
         if not hello.is_observer:
+            await self._server.host.look_again()
             self._seat = self._server.host.attach(self._post_update, self._post_removed)
             for snapshot in self._seat.snapshots():
                 self._post_update(snapshot)
