@@ -8,9 +8,10 @@ import ssl
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import httpx
 
@@ -29,6 +30,8 @@ from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
+
+T = TypeVar("T")
 
 Subscriber = Callable[[DownloadSnapshot], None]
 
@@ -91,8 +94,8 @@ class DownloadManager:
     async def __aenter__(self) -> Self:
         self._is_open = True
         if self._store is not None:
-            for stored in await self._on_store_thread(self._store.load):
-                await self._readopt(stored)
+            for stored, received in await self._on_store_thread(partial(_recollect, self._store)):
+                self._readopt(stored, received)
         self._start_queued()
         return self
 
@@ -336,20 +339,16 @@ class DownloadManager:
 
     # --- over restarts ------------------------------------------------------------------------------------------------
 
-    async def _on_store_thread(self, function: Callable[[], list[StoredJob] | None]) -> list[StoredJob]:
-        return await asyncio.get_running_loop().run_in_executor(self._store_thread, function) or []
+    async def _on_store_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._store_thread, function)
 
-    async def _readopt(self, stored: StoredJob) -> None:
+    def _readopt(self, stored: StoredJob, received: int) -> None:
         """Go on with a download of an earlier engine. Its token is gone: where one is needed, the Hub will say so."""
-        try:
-            _check(stored.request)
-        except InvalidRequestError:
-            return
         job = self._add(stored.job_id, stored.request, created_at=stored.created_at)
         if stored.finish is not None:
             job.restore_finished(stored.finish)
             return
-        job.recall(await self._tools.threads.run(_claimed_bytes, stored.request))
+        job.recall(received)
         if stored.state in (DownloadState.PAUSED, DownloadState.FAILED):
             job.restore(stored.state, stored.error)
         else:
@@ -416,6 +415,16 @@ def _is_gone(job: Job) -> bool:
         except OSError:
             continue
     return False
+
+
+def _recollect(store: JobStore) -> list[tuple[StoredJob, int]]:
+    """The downloads of earlier engines, and the bytes there are of the unfinished ones. Blocks."""
+    found = []
+    for stored in store.load():
+        with contextlib.suppress(InvalidRequestError):
+            _check(stored.request)
+            found.append((stored, 0 if stored.finish is not None else _claimed_bytes(stored.request)))
+    return found
 
 
 def _claimed_bytes(request: DownloadRequest) -> int:
