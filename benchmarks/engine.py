@@ -1,9 +1,10 @@
 """Figures of the engine's process: its start, its rest, its haste, and what it takes from a busy notebook.
 
-    python benchmarks/engine.py [--size BYTES] [--json]
+    python benchmarks/engine.py [--only start,busy] [--links 1_gbit_s] [--pairs 5] [--size BYTES] [--json]
 
-Needs nginx on the PATH and the packages of the ``test`` extra. nginx plays the Hub and its CDN over TLS on loopback;
-the client runs in this process, as in a kernel. Everything is in a temporary directory, and nothing is left running.
+Needs Linux, nginx, unshare, ip and tc on the PATH and the packages of the ``test`` extra. nginx plays the Hub and its
+CDN over TLS on loopback; the client runs in this process, as in a kernel. Everything is in a temporary directory and a
+network namespace of its own, and nothing is left running.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import psutil
 import trustme
 
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
+from modeldeck.engine.store import JobStore, StoredJob
 from modeldeck.service.client import Engine, connect_engine
 from modeldeck.service.control import stop_engine
 
@@ -39,8 +43,17 @@ REPEATS = 5
 ATTACHES = 20
 REST_SECONDS = 10.0
 LOOP_SECONDS = 3.0
+PAIRS = 5
+STORED_ENTRIES = 1000
 LINK_BYTES_PER_SECOND = 100_000_000
 MIB = 2**20
+
+LINKS: dict[str, int | None] = {"1_gbit_s": 125_000_000, "2_5_gbit_s": 312_500_000, "flat_out": None}
+"""What the network lets through, in bytes per second over all connections together."""
+
+LINK_BURST_SECONDS = 0.005
+LINK_QUEUE_MS = 20
+NAMESPACE_VARIABLE = "MODELDECK_BENCHMARK_NAMESPACE"
 
 NGINX = """
 daemon off; pid {root}/nginx.pid; error_log {root}/error.log; worker_processes 1;
@@ -118,6 +131,8 @@ def prepare(size: int) -> Iterator[Stage]:
         os.environ["MODELDECK_RUNTIME_DIR"] = str(root / "run")
         os.environ["MODELDECK_STATE_DIR"] = str(root / "state")
         os.environ["MODELDECK_ENGINE_IDLE_SECONDS"] = "30"
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules, as pip installs them
+        os.environ["PYTHONPYCACHEPREFIX"] = str(root / "pycache")
         server = subprocess.Popen(["nginx", "-p", directory, "-c", str(root / "nginx.conf")])
         try:
             wait_for_port(port)
@@ -147,6 +162,7 @@ def wait_for_port(port: int) -> None:
 def measure_start(stage: Stage) -> dict[str, float]:
     """From nothing to a connected client, and on to the first byte on the disk."""
     ready, first_byte = [], []
+    asyncio.run(connect_engine(stage.settings, inline=False).aclose())  # compiles the modules
     for number in range(REPEATS):
         stop_engine(stage.settings)
         began = time.perf_counter()
@@ -168,6 +184,48 @@ def measure_start(stage: Stage) -> dict[str, float]:
         "start_to_first_byte_seconds": statistics.median(first_byte),
         "start_to_first_byte_seconds_max": max(first_byte),
     }
+
+
+def measure_list(stage: Stage) -> dict[str, float]:
+    """The start of an engine with so many downloads on its list, finished or paused, and the attaching to it."""
+    engine = connect_engine(stage.settings, inline=False)
+    download(engine, stage.request("stored"), is_kept=True)
+    asyncio.run(engine.aclose())
+    stop_engine(stage.settings)
+    (entry,) = (stage.root / "state").glob("*/*.download.json")
+    job = msgspec.json.decode(entry.read_bytes(), type=StoredJob)
+    entry.unlink()
+    store = JobStore(entry.parent)
+    result = {}
+    for state in (DownloadState.READY, DownloadState.PAUSED):
+        times: list[tuple[float, float]] = []
+        for count in (0, STORED_ENTRIES) * REPEATS:
+            for number in range(count):
+                stored = msgspec.structs.replace(
+                    job,
+                    job_id=f"{number:032x}",
+                    request=replace(job.request, variant_id=f"{number}.gguf"),
+                    state=state,
+                    finish=job.finish if state is DownloadState.READY else None,
+                )
+                store.save(stored)
+            began = time.perf_counter()
+            first = connect_engine(stage.settings, inline=False)
+            started = time.perf_counter()
+            second = connect_engine(stage.settings, inline=False)
+            times.append((started - began, time.perf_counter() - started))
+            asyncio.run(first.aclose())
+            asyncio.run(second.aclose())
+            stop_engine(stage.settings)
+            for path in entry.parent.glob("*.download.json"):
+                path.unlink()
+        starts, attaches = zip(*times, strict=True)
+        extra = statistics.median(after - before for before, after in zip(starts[::2], starts[1::2], strict=True))
+        result |= {
+            f"start_with_{STORED_ENTRIES}_{state}_extra_seconds": extra,
+            f"attach_with_{STORED_ENTRIES}_{state}_seconds": statistics.median(attaches[1::2]),
+        }
+    return result
 
 
 def measure_attach(stage: Stage) -> dict[str, float]:
@@ -221,30 +279,51 @@ def measure_latency(stage: Stage) -> dict[str, float]:
     }
 
 
-def measure_busy(stage: Stage) -> dict[str, float]:
-    """The same download beside an idle kernel and beside a pure-Python loop, in turns; the loop with and without it."""
+def measure_busy(stage: Stage, links: Sequence[str], pairs: int) -> dict[str, float]:
+    """The same download beside an idle kernel and beside a pure-Python loop, in turns; the loop with and without it.
+
+    Flat out on few cores, the server, the engine and the loop share what there is, and each gets less by arithmetic.
+    The limited links are where cores are left, as beside a real network.
+    """
     result = {}
-    for name, limit in (("flat_out", None), ("at_100_mb_s", LINK_BYTES_PER_SECOND)):
-        idle, busy, beside = [], [], []
-        engine = connect_engine(stage.settings, inline=False)
-        asyncio.run(engine.set_limits(limits(engine, limit)))
-        alone = [count_rounds_alone()]
-        for number in range(3):
-            idle.append(stage.size / download(engine, stage.request(f"idle-{name}-{number}")))
-            seconds, pace = download_beside_loop(engine, stage.request(f"busy-{name}-{number}"))
-            busy.append(stage.size / seconds)
-            beside.append(pace)
-            alone.append(count_rounds_alone())
-        asyncio.run(engine.set_limits(limits(engine, None)))
-        asyncio.run(engine.aclose())
-        result |= {
-            f"{name}_idle_mb_s": statistics.median(idle) / 1e6,
-            f"{name}_busy_mb_s": statistics.median(busy) / 1e6,
-            f"{name}_busy_to_idle": statistics.median(busy) / statistics.median(idle),
-            f"{name}_loop_to_alone": median_of(beside, "per_second") / median_of(alone, "per_second"),
-            f"{name}_loop_to_alone_by_cpu": median_of(beside, "per_cpu_second") / median_of(alone, "per_cpu_second"),
-        }
+    for link in links:
+        with limited_link(LINKS[link]):
+            result |= {f"{link}_{name}": value for name, value in busy_figures(stage, link, pairs).items()}
     return result
+
+
+def busy_figures(stage: Stage, link: str, pairs: int) -> dict[str, float]:
+    engine = connect_engine(stage.settings, inline=False)
+    process = psutil.Process(asyncio.run(engine.status()).pid)
+    download(engine, stage.request(f"warm-up-{link}"))
+    runs: list[BusyRun] = []
+    for number in range(pairs):
+        alone = count_rounds_alone()
+        seconds: dict[str, float] = {}
+        cpu_seconds: dict[str, float] = {}
+        for kind in ("idle", "busy") if number % 2 else ("busy", "idle"):
+            request = stage.request(f"{kind}-{link}-{number}")
+            before = sum(process.cpu_times()[:2])
+            if kind == "idle":
+                seconds[kind] = download(engine, request)
+            else:
+                seconds[kind], beside = download_beside_loop(engine, request)
+            cpu_seconds[kind] = sum(process.cpu_times()[:2]) - before
+        runs.append(BusyRun(seconds=seconds, cpu_seconds=cpu_seconds, alone=alone, beside=beside))
+    asyncio.run(engine.aclose())
+    ratios = [run.seconds["idle"] / run.seconds["busy"] for run in runs]
+    return {
+        "idle_mb_s": statistics.median(stage.size / run.seconds["idle"] for run in runs) / 1e6,
+        "busy_mb_s": statistics.median(stage.size / run.seconds["busy"] for run in runs) / 1e6,
+        "busy_to_idle": statistics.median(ratios),
+        "busy_to_idle_min": min(ratios),
+        "busy_to_idle_max": max(ratios),
+        "loop_to_alone": statistics.median(run.beside.per_second / run.alone.per_second for run in runs),
+        "loop_to_alone_by_cpu": statistics.median(run.beside.per_cpu_second / run.alone.per_cpu_second for run in runs),
+        "loop_core_share": statistics.median(run.beside.core_share for run in runs),
+        "idle_engine_cpu_s_per_gb": statistics.median(run.cpu_seconds["idle"] for run in runs) / stage.size * 1e9,
+        "busy_engine_cpu_s_per_gb": statistics.median(run.cpu_seconds["busy"] for run in runs) / stage.size * 1e9,
+    }
 
 
 def measure_pause(stage: Stage) -> dict[str, float]:
@@ -297,19 +376,21 @@ async def finish(engine: Engine, job_id: str) -> None:
     await engine.aclose()
 
 
-def download(engine: Engine, request: DownloadRequest) -> float:
-    """Seconds from the request to the verified file."""
+def download(engine: Engine, request: DownloadRequest, *, is_kept: bool = False) -> float:
+    """Seconds from the request to the verified file, which is deleted then unless it is to be kept."""
 
     async def run() -> None:
         job = await engine.submit(request)
         last = await engine.wait(job.job_id)
         assert last.state is DownloadState.READY, last.error
-        await engine.dismiss(job.job_id)
+        if not is_kept:
+            await engine.dismiss(job.job_id)
 
     began = time.perf_counter()
     asyncio.run(run())
     seconds = time.perf_counter() - began
-    shutil.rmtree(request.cache_dir)
+    if not is_kept:
+        shutil.rmtree(request.cache_dir)
     return seconds
 
 
@@ -333,10 +414,25 @@ def download_beside_loop(engine: Engine, request: DownloadRequest) -> tuple[floa
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Of a pure-Python loop. By the thread's CPU time it does not count what other processes take from the machine."""
+    """Of a pure-Python loop.
+
+    ``per_cpu_second`` leaves out the time that other processes ran in its place, and ``core_share``, that part of a
+    core which it got, leaves out how fast the machine happened to be.
+    """
 
     per_second: float
     per_cpu_second: float
+    core_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusyRun:
+    """One pair of downloads, by "idle" and "busy", and the loop's pace without and with the latter."""
+
+    seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
+    alone: Pace
+    beside: Pace
 
 
 def count_rounds(is_over: Callable[[], bool]) -> Pace:
@@ -345,7 +441,8 @@ def count_rounds(is_over: Callable[[], bool]) -> Pace:
     while not is_over():
         for _ in range(1000):
             rounds += 1
-    return Pace(rounds / (time.perf_counter() - wall), rounds / (time.thread_time() - cpu))
+    seconds, cpu_seconds = time.perf_counter() - wall, time.thread_time() - cpu
+    return Pace(rounds / seconds, rounds / cpu_seconds, cpu_seconds / seconds)
 
 
 def count_rounds_alone() -> Pace:
@@ -353,35 +450,68 @@ def count_rounds_alone() -> Pace:
     return count_rounds(lambda: time.perf_counter() > stop)
 
 
-def median_of(paces: list[Pace], name: str) -> float:
-    return statistics.median(getattr(pace, name) for pace in paces)
-
-
 def sizes_in(directory: Path) -> int:
     """Bytes that are really on the disk: partial files are sparse."""
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+
+
+# --- the link ---------------------------------------------------------------------------------------------------------
+
+
+def enter_own_network() -> None:
+    """Start this program again in a network namespace of its own, where the loopback can be made a slow link."""
+    if os.environ.get(NAMESPACE_VARIABLE) != str(os.getpid()):
+        os.environ[NAMESPACE_VARIABLE] = str(os.getpid())
+        user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+        os.execvp("unshare", ["unshare", *user, "--net", sys.executable, *sys.argv])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+@contextlib.contextmanager
+def limited_link(bytes_per_second: int | None) -> Iterator[None]:
+    """Let the kernel's traffic shaper hold all connections together to a rate, as a network does.
+
+    nginx's own ``limit_rate`` counts each request for itself and lets the first second of each through at once; the
+    engine's own limit would measure the engine with itself.
+    """
+    if bytes_per_second is None:
+        yield
+        return
+    burst = max(256 * 1024, int(bytes_per_second * LINK_BURST_SECONDS))
+    shaper = ["tbf", "rate", f"{8 * bytes_per_second}bit", "burst", f"{burst}b", "latency", f"{LINK_QUEUE_MS}ms"]
+    subprocess.run(["tc", "qdisc", "add", "dev", "lo", "root", *shaper], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1_000_000_000, help="of the file, in bytes")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", help="comma-separated names of measurements; all by default")
+    parser.add_argument("--links", default=",".join(LINKS), help="comma-separated, of the measurement 'busy'")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="of downloads, in the measurement 'busy'")
     options = parser.parse_args()
+    measurements: dict[str, Callable[[Stage], dict[str, float]]] = {
+        "start": measure_start,
+        "list": measure_list,
+        "attach": measure_attach,
+        "rest": measure_rest,
+        "latency": measure_latency,
+        "busy": lambda stage: measure_busy(stage, options.links.split(","), options.pairs),
+        "pause": measure_pause,
+    }
+    enter_own_network()
     figures: dict[str, float] = {}
     with prepare(options.size) as stage:
-        for measure in (
-            measure_start,
-            measure_attach,
-            measure_rest,
-            measure_latency,
-            measure_busy,
-            measure_pause,
-        ):
-            part = measure(stage)
+        for name in options.only.split(",") if options.only else measurements:
+            part = measurements[name](stage)
             figures |= part
             if not options.json:
-                for name, value in part.items():
-                    print(f"{name:40} {value:12.4g}", flush=True)
+                for figure, value in part.items():
+                    print(f"{figure:40} {value:12.4g}", flush=True)
     if options.json:
         print(json.dumps(figures))
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from modeldeck._types import DownloadState
+from modeldeck.engine.store import StoredJob
 from modeldeck.localhub import Throttle
 
 if TYPE_CHECKING:
@@ -106,7 +108,11 @@ def finish(playground: Playground) -> None:
     assert playground.pointer.read_bytes() == playground.content
     assert (playground.repo_dir / "refs" / "main").read_bytes() == playground.commit_hash.encode()
     assert [name for name in playground.left_overs() if name.endswith((".part", ".journal"))] == []
-    assert list(playground.state_dir.glob("*")) == []
+    (remembered,) = playground.state_dir.glob("*")
+    stored = msgspec.json.decode(remembered.read_bytes(), type=StoredJob)
+    assert stored.state is DownloadState.READY
+    assert stored.finish is not None
+    assert stored.finish.received == stored.finish.total == len(playground.content)
 
 
 @pytest.mark.timeout(400)

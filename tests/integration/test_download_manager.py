@@ -269,6 +269,11 @@ async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Pla
         await manager.resume(jobs[2].job_id)
         for job in jobs:
             assert (await manager.wait(job.job_id)).state is S.READY
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        assert [snapshot.job_id for snapshot in manager.snapshots()] == [job.job_id for job in jobs]
+        for snapshot in manager.snapshots():
+            assert snapshot.state is S.READY
+            await manager.dismiss(snapshot.job_id)
     assert list(playground.state_dir.iterdir()) == []
 
 

@@ -116,6 +116,12 @@ class CopyingManager:
         del self._jobs[job_id]
         self._save()
 
+    async def forget_gone(self) -> None:
+        for job in tuple(self._jobs.values()):
+            if job.state is DownloadState.READY and not target_of(job.request).exists():
+                del self._jobs[job.job_id]
+                self._save()
+
     def snapshots(self) -> tuple[DownloadSnapshot, ...]:
         return tuple(self._jobs.values())
 

@@ -23,6 +23,7 @@ from modeldeck.service import control, process
 from modeldeck.service.client import connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.process import RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
+from modeldeck.service.server import NICENESS
 
 if TYPE_CHECKING:
     from conftest import Engines
@@ -535,6 +536,19 @@ async def test_the_engine_is_detached(engines: "Engines", engine: ProcessEngine)
     assert process.parent() is None or process.parent().pid != os.getpid()
     targets = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)]
     assert targets == [os.devnull, os.devnull, str(engines.place.log_path)]
+
+
+def test_the_engine_gives_way_and_its_client_does_not(engines: "Engines") -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    engine = engines.connect()
+    pid = pid_of(engines)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == own + NICENESS
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    autogroup = Path("/proc/self/autogroup")
+    if autogroup.exists():  # where Linux weighs sessions
+        assert Path(f"/proc/{pid}/autogroup").read_text().endswith(f" nice {NICENESS}\n")
+        assert not autogroup.read_text().endswith(f" nice {NICENESS}\n")
+    asyncio.run(engine.aclose())
 
 
 @pytest.mark.anyio

@@ -18,9 +18,11 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._settings import Settings
-from modeldeck._types import DownloadRequest, DownloadState, EngineLimits, GGUFFile
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
+from modeldeck.engine.store import MAX_FINISHED, JobStore, StoredJob
+from modeldeck.library import local_model_of
 from modeldeck.localhub import LocalHub, Throttle
-from modeldeck.service.client import connect_engine
+from modeldeck.service.client import Engine, connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 def hub() -> Iterator[LocalHub]:
     with LocalHub(tokens={TOKEN: {"owner/gated"}}) as hub:
         hub.add_repo("owner/name", {FILENAME: CONTENT})
+        hub.add_repo("other/name", {FILENAME: CONTENT})
         hub.add_repo("owner/gated", {FILENAME: CONTENT}, gated="manual")
         yield hub
 
@@ -158,6 +161,147 @@ async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
     assert last.bytes_fetched < len(CONTENT)
     assert content(blob_of(request)) == CONTENT
     await other.aclose()
+
+
+# --- history of the finished
+
+
+async def finish_one(engine: Engine, request: DownloadRequest) -> DownloadSnapshot:
+    job = await engine.submit(request)
+    last = await engine.wait(job.job_id)
+    assert last.state is DownloadState.READY, last.error
+    return last
+
+
+async def end(engine: Engine, engines: "Engines", how: str) -> None:
+    """Let the engine's process end, and its client know that nothing is wanted any more."""
+    pid = (await engine.status()).pid
+    await engine.aclose()
+    if how == "stopped":
+        assert await asyncio.to_thread(stop_engine, engines.settings)
+    else:
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(engines.wait_until, lambda: not engines.processes())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_the_next_engine_shows_what_was_finished(
+    engines: "Engines", hub: LocalHub, cache_dir: Path, how: str
+) -> None:
+    engine = connect_engine(engines.settings)
+    before = await finish_one(engine, request_for(hub, cache_dir))
+    stored = Path(os.environ["MODELDECK_STATE_DIR"])
+    await asyncio.to_thread(engines.wait_until, lambda: any(b'"finish":{' in p.read_bytes() for p in entries(stored)))
+    await end(engine, engines, how)
+    hub.requests.clear()
+
+    other = connect_engine(engines.settings)
+    (after,) = other.snapshots()
+    assert after.state is DownloadState.READY
+    assert (after.job_id, after.request, after.created_at) == (before.job_id, before.request, before.created_at)
+    assert after.received == after.total == len(CONTENT)
+    assert after.percent == 100
+    assert before.commit_hash is not None
+    assert (after.commit_hash, after.bytes_fetched) == (before.commit_hash, before.bytes_fetched)
+    assert (after.rate, after.connections, after.error, after.actions) == (None, 0, None, ("dismiss",))
+    assert local_model_of(after).path.read_bytes() == CONTENT
+    assert await other.wait(after.job_id) == after
+    status = await other.status()
+    assert (status.active, status.waiting) == (0, 0)
+    assert len(hub.requests) == 0
+
+    await other.dismiss(after.job_id)
+    assert other.snapshots() == ()
+    assert entries(stored) == []
+    await end(other, engines, "killed")
+    last = connect_engine(engines.settings)
+    assert last.snapshots() == ()
+    await last.aclose()
+
+
+def entries(state_dir: Path) -> list[Path]:
+    return list(state_dir.glob("*/*.download.json"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("damage", ["deleted", "cut off"])
+async def test_a_finished_download_whose_file_is_gone_is_not_shown(
+    engines: "Engines", hub: LocalHub, cache_dir: Path, is_restarted: bool, damage: str
+) -> None:
+    """Neither by the next engine, nor to the next client of this one; and a client that saw it is told."""
+    engine = connect_engine(engines.settings)
+    request = request_for(hub, cache_dir)
+    gone = await finish_one(engine, request)
+    kept = await finish_one(engine, request_for(hub, cache_dir, "other/name"))
+    if damage == "deleted":
+        local_model_of(gone).path.unlink()
+    else:
+        os.truncate(blob_of(request), 1000)
+    if is_restarted:
+        await end(engine, engines, "stopped")
+    other = connect_engine(engines.settings)
+    assert [snapshot.job_id for snapshot in other.snapshots()] == [kept.job_id]
+    if not is_restarted:
+        await asyncio.to_thread(engines.wait_until, lambda: len(engine.snapshots()) == 1)
+        await engine.aclose()
+
+    again = await finish_one(other, request)
+    assert local_model_of(again).path.read_bytes() == CONTENT
+    assert again.job_id != gone.job_id
+    assert {snapshot.job_id for snapshot in other.snapshots()} == {kept.job_id, again.job_id}
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_finished_download_that_is_asked_for_again_is_looked_at_again(
+    engines: "Engines", hub: LocalHub, cache_dir: Path
+) -> None:
+    engine = connect_engine(engines.settings)
+    request = request_for(hub, cache_dir)
+    before = await finish_one(engine, request)
+    await end(engine, engines, "stopped")
+
+    other = connect_engine(engines.settings)
+    after = await finish_one(other, request)
+    assert after.job_id != before.job_id
+    assert after.bytes_fetched == 0
+    assert other.snapshots() == (after,)
+    local_model_of(after).path.unlink()
+    blob_of(request).unlink()
+    last = await finish_one(other, request)
+    assert last.bytes_fetched == len(CONTENT)
+    assert local_model_of(last).path.read_bytes() == CONTENT
+    assert other.snapshots() == (last,)
+    assert len(entries(Path(os.environ["MODELDECK_STATE_DIR"]))) == 1
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_long_history_is_cut_and_keeps_no_engine(
+    engines: "Engines", hub: LocalHub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect_engine(engines.settings)
+    last = await finish_one(engine, request_for(hub, cache_dir))
+    await end(engine, engines, "stopped")
+    (entry,) = entries(Path(os.environ["MODELDECK_STATE_DIR"]))
+    job = msgspec.json.decode(entry.read_bytes(), type=StoredJob)
+    store = JobStore(entry.parent)
+    for number in range(1000):
+        request = replace(job.request, variant_id=f"{number}.gguf")
+        store.save(msgspec.structs.replace(job, job_id=f"{number:032x}", request=request))
+
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0")
+    other = connect_engine(engines.settings)
+    assert len(other.snapshots()) == MAX_FINISHED
+    assert all(snapshot.received == last.received for snapshot in other.snapshots())
+    assert len(entries(Path(os.environ["MODELDECK_STATE_DIR"]))) == MAX_FINISHED
+    await other.aclose()
+    await asyncio.to_thread(engines.wait_until, lambda: not engines.processes())  # by itself
+
+
+# --- requests that are wrong
 
 
 @pytest.mark.anyio

@@ -4,6 +4,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from huggingface_hub import hf_hub_url
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +45,27 @@ def test_repo_ids_of_the_hub_pass(repo_id: str) -> None:
 def test_other_repo_ids_are_refused(repo_id: Any) -> None:
     with pytest.raises(InvalidRequestError, match="owner/name"):
         urls.check_repo_id(repo_id)
+
+
+REPO_ID_PIECES = st.sampled_from(
+    ["a", "Z", "0", "_", "-", ".", "/", "--", "..", ".git", " ", "\n", "é", "字", "x" * 90]
+)
+
+
+@given(st.lists(REPO_ID_PIECES, max_size=8).map("".join))
+def test_repo_ids_are_judged_as_by_huggingface_hub(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        is_valid = False
+    else:
+        is_valid = repo_id.isascii()  # some versions let other letters pass, which the Hub has not
+    try:
+        urls.check_repo_id(repo_id)
+    except InvalidRequestError:
+        assert not is_valid
+    else:
+        assert is_valid
 
 
 @pytest.mark.parametrize(

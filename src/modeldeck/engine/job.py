@@ -18,6 +18,7 @@ from modeldeck.engine.partial import discard_partials
 from modeldeck.engine.rate import RateMeter
 from modeldeck.engine.source import Source
 from modeldeck.engine.state import actions_of, can_move, is_settled
+from modeldeck.engine.store import Finish
 from modeldeck.hub import cache
 from modeldeck.hub.client import HubClient
 
@@ -92,6 +93,21 @@ class Job:
         """An earlier engine had come this far."""
         self._most_received = received
 
+    def finish(self) -> Finish:
+        """What there is to remember of a download that is ready."""
+        assert self.state is DownloadState.READY
+        return Finish(
+            at=time.time(),
+            commit_hash=self._commit_hash or "",
+            received=self.received,
+            total=self.total,
+            bytes_fetched=self.bytes_fetched,
+        )
+
+    @property
+    def commit_hash(self) -> str | None:
+        return self._commit_hash
+
     @property
     def remaining(self) -> int:
         """Bytes that will still be written, as far as is known."""
@@ -149,6 +165,12 @@ class Job:
         self.state, self.error = state, error
         if is_settled(state):
             self.settled.set()
+
+    def restore_finished(self, finish: Finish) -> None:
+        """Be ready: an earlier engine did all the work."""
+        self._most_received, self._total = finish.received, finish.total
+        self._commit_hash, self._fetched_before = finish.commit_hash, finish.bytes_fetched
+        self.restore(DownloadState.READY, None)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

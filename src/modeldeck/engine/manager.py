@@ -8,9 +8,10 @@ import ssl
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -29,6 +30,8 @@ from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
+
+T = TypeVar("T")
 
 Subscriber = Callable[[DownloadSnapshot], None]
 
@@ -49,7 +52,7 @@ class DownloadManager:
     limits
         What may be used at once; see also ``set_limits``.
     state_dir
-        Where unfinished downloads are remembered. With ``None`` only their partial files are.
+        Where downloads are remembered, also the latest finished ones. With ``None`` only partial files are.
     policy, patience
         When to try again, and when to give a connection up.
     ssl_context
@@ -91,8 +94,8 @@ class DownloadManager:
     async def __aenter__(self) -> Self:
         self._is_open = True
         if self._store is not None:
-            for stored in await self._on_store_thread(self._store.load):
-                await self._readopt(stored)
+            for stored, received in await self._on_store_thread(partial(_recollect, self._store)):
+                self._readopt(stored, received)
         self._start_queued()
         return self
 
@@ -150,6 +153,14 @@ class DownloadManager:
     async def dismiss(self, job_id: str) -> None:
         """Take a download that is over off the list. Partial files of a failed one stay for the next attempt."""
         self._forget(self._job(job_id, "dismiss"))
+
+    async def forget_gone(self) -> None:
+        """Take finished downloads off the list whose files are not in the cache any more."""
+        finished = [job for job in self._jobs.values() if job.state is DownloadState.READY]
+        gone = await self._tools.threads.run(lambda: [job for job in finished if _is_gone(job)])
+        for job in gone:
+            if self._jobs.get(job.job_id) is job:
+                self._forget(job)
 
     async def wait(self, job_id: str) -> DownloadSnapshot:
         """The snapshot once nothing happens any more: ready, failed, cancelled or paused."""
@@ -310,7 +321,7 @@ class DownloadManager:
         if job.state is not DownloadState.QUEUED:
             self._queue.pop(job.job_id, None)
         if self._store is not None and self._is_open:
-            if job.state in (DownloadState.READY, DownloadState.CANCELLED):
+            if job.state is DownloadState.CANCELLED:
                 self._store_thread.submit(self._store.delete, job.job_id)
             else:
                 self._store_thread.submit(self._store.save, _stored(job))
@@ -335,17 +346,16 @@ class DownloadManager:
 
     # --- over restarts ------------------------------------------------------------------------------------------------
 
-    async def _on_store_thread(self, function: Callable[[], list[StoredJob] | None]) -> list[StoredJob]:
-        return await asyncio.get_running_loop().run_in_executor(self._store_thread, function) or []
+    async def _on_store_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._store_thread, function)
 
-    async def _readopt(self, stored: StoredJob) -> None:
+    def _readopt(self, stored: StoredJob, received: int) -> None:
         """Go on with a download of an earlier engine. Its token is gone: where one is needed, the Hub will say so."""
-        try:
-            _check(stored.request)
-        except InvalidRequestError:
-            return
         job = self._add(stored.job_id, stored.request, created_at=stored.created_at)
-        job.recall(await self._tools.threads.run(_claimed_bytes, stored.request))
+        if stored.finish is not None:
+            job.restore_finished(stored.finish)
+            return
+        job.recall(received)
         if stored.state in (DownloadState.PAUSED, DownloadState.FAILED):
             job.restore(stored.state, stored.error)
         else:
@@ -393,8 +403,38 @@ def _check(request: DownloadRequest) -> None:
 
 def _stored(job: Job) -> StoredJob:
     return StoredJob(
-        job_id=job.job_id, request=job.request, state=job.state, created_at=job.created_at, error=job.error
+        job_id=job.job_id,
+        request=job.request,
+        state=job.state,
+        created_at=job.created_at,
+        error=job.error,
+        finish=job.finish() if job.state is DownloadState.READY else None,
     )
+
+
+def _is_gone(job: Job) -> bool:
+    """Whether a file of a finished download is missing, or not whole. What cannot be looked at is not called gone."""
+    request = job.request
+    for file in request.files:
+        try:
+            path = cache.snapshot_path(Path(request.cache_dir), request.repo_id, job.commit_hash or "", file.filename)
+            if file.size not in (None, path.stat().st_size):
+                return True
+        except (FileNotFoundError, NotADirectoryError, InvalidRequestError):
+            return True
+        except OSError:
+            continue
+    return False
+
+
+def _recollect(store: JobStore) -> list[tuple[StoredJob, int]]:
+    """The downloads of earlier engines, and the bytes there are of the unfinished ones. Blocks."""
+    found = []
+    for stored in store.load():
+        with contextlib.suppress(InvalidRequestError):
+            _check(stored.request)
+            found.append((stored, 0 if stored.finish is not None else _claimed_bytes(stored.request)))
+    return found
 
 
 def _claimed_bytes(request: DownloadRequest) -> int:

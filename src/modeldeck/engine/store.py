@@ -1,23 +1,39 @@
-"""Unfinished downloads on disk, so that the next engine goes on with them. Never a token."""
+"""The list of downloads on disk: the next engine goes on with the unfinished and shows the finished. Never a token."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from modeldeck._types import DownloadRequest, DownloadState, ErrorInfo
 
+MAX_FINISHED = 100
+MAX_FINISHED_SECONDS = 30 * 86_400.0
+"""So many finished downloads are kept for the next engine, and for so long: what a user may still look for."""
+
 _FORMAT = 1
 _NAME = re.compile(r"[0-9a-f]{32}")
 _SUFFIX = ".download.json"
 
 
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished download came to. ``at`` is in seconds since the epoch, the rest as in ``DownloadSnapshot``."""
+
+    at: float
+    commit_hash: str
+    received: int
+    total: int | None
+    bytes_fetched: int
+
+
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a download."""
+    """What is kept of a download. ``finish`` is there when its state is ``ready``."""
 
     format: int = _FORMAT
     job_id: str
@@ -25,10 +41,11 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     state: DownloadState
     created_at: float
     error: ErrorInfo | None = None
+    finish: Finish | None = None
 
 
 class JobStore:
-    """One small file for each unfinished download, replaced as a whole. Its methods block.
+    """One small file for each download, replaced as a whole. Its methods block.
 
     A store that cannot be written costs the memory of a restart, not the download, so its errors are passed over.
     """
@@ -37,14 +54,17 @@ class JobStore:
         self._directory = directory
 
     def load(self) -> list[StoredJob]:
-        """All that can be read, oldest first."""
+        """All that can be read, oldest first. Finished ones that are too old or too many are deleted."""
         jobs = []
         for path in self._directory.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 job = msgspec.json.decode(path.read_bytes(), type=StoredJob)
                 if job.format == _FORMAT and _NAME.fullmatch(job.job_id) and path == self._path(job.job_id):
                     jobs.append(job)
-        return sorted(jobs, key=lambda job: job.created_at)
+        outdated = _outdated(jobs, time.time())
+        for job_id in outdated:
+            self.delete(job_id)
+        return sorted((job for job in jobs if job.job_id not in outdated), key=lambda job: job.created_at)
 
     def save(self, job: StoredJob) -> None:
         path = self._path(job.job_id)
@@ -60,3 +80,13 @@ class JobStore:
 
     def _path(self, job_id: str) -> Path:
         return self._directory / (job_id + _SUFFIX)
+
+
+def _outdated(jobs: Sequence[StoredJob], now: float) -> set[str]:
+    finished = sorted(
+        ((job.finish.at, job.job_id) for job in jobs if job.finish is not None),
+        reverse=True,
+    )
+    return {
+        job_id for rank, (at, job_id) in enumerate(finished) if rank >= MAX_FINISHED or at < now - MAX_FINISHED_SECONDS
+    }

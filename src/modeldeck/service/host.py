@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 from modeldeck import __version__
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 
+LOOK_SECONDS = 1.0
 SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
 
 
@@ -33,6 +35,7 @@ class Manager(Protocol):
     async def cancel(self, job_id: str) -> DownloadSnapshot: ...
     async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot: ...
     async def dismiss(self, job_id: str) -> None: ...
+    async def forget_gone(self) -> None: ...
     def snapshots(self) -> tuple[DownloadSnapshot, ...]: ...
     def subscribe(self, callback: Callable[[DownloadSnapshot], None]) -> Callable[[], None]: ...
     def set_limits(self, limits: EngineLimits) -> None: ...
@@ -92,6 +95,16 @@ class Host:
     async def pause_all(self) -> None:
         """Pause what moves, so that the next engine shows it as paused instead of going on unasked."""
         await asyncio.gather(*(self.manager.pause(job_id) for job_id in self._moving), return_exceptions=True)
+
+    async def look_again(self) -> None:
+        """Before a client is told of all downloads: finished ones whose files were deleted are no longer among them.
+
+        A disk that does not answer must not keep the client waiting.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self.manager.forget_gone()
+        self.forget_removed()
 
     def forget_removed(self) -> None:
         """Tell all clients of downloads that are off the manager's list: dismissed, or replaced by a new one."""

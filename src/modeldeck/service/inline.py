@@ -131,6 +131,7 @@ class InlineEngine(Engine):
         self._fail_waiters(EngineLostError("This engine was closed. Connect a new one."))
 
     async def _attach(self) -> Seat:
+        await self._runner.host.look_again()
         seat = self._runner.host.attach(self._publish, self._remove)
         for snapshot in seat.snapshots():
             self._publish(snapshot)

@@ -38,6 +38,7 @@ GOODBYE_SECONDS = 1.0
 RELAX_SECONDS = 1.0
 RACE_SECONDS = 10.0
 RACE_STEP_SECONDS = 0.02
+NICENESS = 5
 MAX_REQUESTS_AT_ONCE = 32
 READ_BYTES = 64 * 1024
 STDOUT = 1
@@ -259,6 +260,7 @@ class _Connection:
             raise ProtocolError("There was a hello already.")
         self._is_greeted = True
         if not hello.is_observer:
+            await self._server.host.look_again()
             self._seat = self._server.host.attach(self._post_update, self._post_removed)
             for snapshot in self._seat.snapshots():
                 self._post_update(snapshot)
@@ -312,7 +314,7 @@ def main(argv: Sequence[str] | None = None, *, create_manager: ManagerFactory = 
             os.truncate(place.log_path, 0)
         listener, secret = listen(place)
         try:
-            asyncio.run(_run(place, options.cache_dir, listener, secret, create_manager))
+            asyncio.run(_run(place, options, listener, secret, create_manager))
         finally:
             remove_address(place)
     except (OSError, ModelDeckError) as error:
@@ -323,9 +325,13 @@ def main(argv: Sequence[str] | None = None, *, create_manager: ManagerFactory = 
 
 
 async def _run(
-    place: EnginePlace, cache_dir: Path, listener: socket.socket, secret: str | None, create_manager: ManagerFactory
+    place: EnginePlace,
+    options: argparse.Namespace,
+    listener: socket.socket,
+    secret: str | None,
+    create_manager: ManagerFactory,
 ) -> None:
-    state_dir, state_lock = _take_state_directory(place, cache_dir)
+    state_dir, state_lock = _take_state_directory(place, options.cache_dir)
     try:
         async with create_manager(state_dir) as manager:
             server = EngineServer(Host(manager, "process"), secret=secret, idle_seconds=idle_seconds(os.environ))
@@ -334,6 +340,8 @@ async def _run(
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, server.stop)
             _report(READY)
+            if options.detach:
+                _give_way()
             await server.serve(listener)
     finally:
         if state_lock is not None:
@@ -393,6 +401,18 @@ def _detach() -> None:
         if os.fork():
             os._exit(0)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _give_way() -> None:
+    """Let the user's computation have its core when there are not enough for both; on free ones nothing changes.
+
+    Threads have their niceness from the one that starts them, so this comes before the disk threads. Linux may weigh
+    sessions instead of processes (autogroups of sched(7)), and then only the niceness of the session counts.
+    """
+    with suppress(AttributeError, OSError):  # Windows
+        os.nice(NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def _report(word: bytes) -> None:
