@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -54,6 +54,7 @@ class Outcome:
     cpu_seconds: float
     peak_bytes: int
     tail_seconds: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 # --- the tools --------------------------------------------------------------------------------------------------------
@@ -75,6 +76,7 @@ def measured(command: list[str], environment: dict[str, str]) -> Outcome:
         cpu_seconds=told.get("cpu_seconds", cpu),
         peak_bytes=told.get("peak_bytes", 0),
         tail_seconds=told.get("tail_seconds"),
+        parts=told.get("parts", {}),
     )
 
 
@@ -117,6 +119,7 @@ TOOLS: dict[str, Callable[[Stage, Path, Case], Outcome]] = {
     "modeldeck": python_child("modeldeck"),
     "modeldeck unverified": python_child("unverified"),
 }
+PARTS = {"parts": python_child("parts")}
 
 
 # --- runs and report --------------------------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ def run_case(case: Case, tools: list[str], runs: int, folder: Path | None) -> di
             for tool in tools:
                 target = Path(tempfile.mkdtemp(prefix="modeldeck-bench-", dir=folder))
                 try:
-                    outcomes[tool].append(TOOLS[tool](place, target, case))
+                    outcomes[tool].append((TOOLS | PARTS)[tool](place, target, case))
                 finally:
                     shutil.rmtree(target)
     return outcomes
@@ -160,12 +163,25 @@ def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
         )
 
 
+def report_parts(case: Case, folder: Path | None) -> None:
+    """Where the CPU time of a download goes."""
+    (outcome,) = run_case(case, ["parts"], 1, folder)["parts"]
+    gigabytes = sum(case.sizes) / 1e9
+    print(f"\n### ({case.name}) CPU seconds for each GB\n\n| part | s/GB |\n|---|---|")
+    rest = outcome.cpu_seconds
+    for name, seconds in outcome.parts.items():
+        rest -= seconds
+        print(f"| {name} | {seconds / gigabytes:.2f} |")
+    print(f"| the rest: loop, interpreter, scheduling | {rest / gigabytes:.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="abcde", help="which of them, such as 'ac'")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tools", default=",".join(TOOLS), help="comma-separated")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all sizes")
+    parser.add_argument("--parts", action="store_true", help="tell where modeldeck's CPU time goes, instead")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
     options = parser.parse_args()
     tools = options.tools.split(",")
@@ -178,7 +194,10 @@ def main() -> None:
         if case.name in options.cases:
             scaled = tuple(int(size * options.scale) for size in case.sizes)
             small = Case(**{**asdict(case), "sizes": scaled})
-            report(small, run_case(small, tools, options.runs, options.folder))
+            if options.parts:
+                report_parts(small, options.folder)
+            else:
+                report(small, run_case(small, tools, options.runs, options.folder))
 
 
 if __name__ == "__main__":

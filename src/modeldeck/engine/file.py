@@ -466,7 +466,7 @@ class FileDownload:
 
     async def _mend(self, partial: Partial) -> bool:
         """The digest is wrong: find the bad bytes and replace them. ``False`` when the server's own are bad."""
-        self.is_mending = True
+        self._is_mending = True
         self._enter(Phase.RESOLVING)
         try:
             if await self._recheck(partial, None):
