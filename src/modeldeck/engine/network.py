@@ -26,8 +26,6 @@ BLOCK_BYTES = 512 << 10
 """What is handed on at once, and the size of a buffer."""
 FLUSH_SECONDS = 0.25
 """A slow connection hands on what has come after this long."""
-READS_PER_LOOK = 8
-"""A read brings one TLS record, 16 KiB at most: to look at the clock after each would cost as much as it does."""
 LOW_WATER_BYTES = 64 << 10
 """A thread that waits for bytes is not woken for fewer, so that a slow link costs less. Twice as much fits into any
 socket's buffer."""
@@ -110,11 +108,10 @@ class Stream(httpcore.AsyncNetworkStream):
         begun_at = time.monotonic()
         while filled < len(view) and not self._is_interrupted:
             try:
-                for _ in range(READS_PER_LOOK):
-                    count = self._sock.recv_into(view[filled:])
-                    filled += count
-                    if count == 0 or filled == len(view):
-                        return view[:filled]
+                count = self._sock.recv_into(view[filled:])
+                if count == 0:
+                    break
+                filled += count
             except TimeoutError:
                 self._set_low_water(1)  # what is below it may be there
                 if not filled and timeout is not None and time.monotonic() - begun_at >= timeout:
