@@ -297,16 +297,34 @@ class Session:
         Parameters
         ----------
         repair : bool
-            Fetch again what is damaged, and only that.
+            Fetch again what is damaged. Only that, if modeldeck has downloaded or verified the file before and so knows
+            its blocks; otherwise the file is fetched to be compared.
         progress : callable, optional
             Called with bytes hashed and bytes in all.
         """
         from modeldeck.engine.verify import verify_files
 
-        return await verify_files(await self._local(model), hub=self.hub, repair=repair, progress=progress)
+        return await verify_files(
+            await self._local(model),
+            hub=self.hub,
+            repair=repair,
+            progress=progress,
+            checks_dir=await anyio.to_thread.run_sync(self._checks_dir),
+        )
+
+    def _checks_dir(self) -> Path | None:
+        from modeldeck.service.discovery import checks_directory, find_state_directory
+
+        try:
+            return checks_directory(find_state_directory(self.settings.cache_dir))
+        except EngineLostError:  # nowhere to keep anything: a repair fetches more then
+            return None
 
     async def remove(self, model: LocalModel | str) -> int:
-        """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay."""
+        """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay.
+
+        What is known of its blocks stays for a while too, in case the same file comes again.
+        """
         from modeldeck.hub.cache import remove
 
         local = await self._local(model)

@@ -17,6 +17,7 @@ TIMEOUT_SECONDS = 60
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MODELDECK_INLINE", "1")
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "cache"
 
 

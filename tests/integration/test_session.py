@@ -35,7 +35,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def session(demo_hub: LocalHub, tmp_path: Path) -> AsyncIterator[Session]:
+async def session(demo_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
     async with Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True) as session:
         yield session
 

@@ -83,6 +83,37 @@ async def test_download(engines: "Engines", hub: LocalHub, cache_dir: Path, inli
 
 
 @pytest.mark.anyio
+async def test_what_an_engine_downloaded_is_repaired_by_fetching_what_is_bad(
+    engines: "Engines", hub: LocalHub, cache_dir: Path
+) -> None:
+    """The engine's process leaves the checks, and the command of another process finds them."""
+    engine = connect_engine(engines.settings)
+    request = request_for(hub, cache_dir)
+    job = await engine.submit(request)
+    assert (await engine.wait(job.job_id)).state is DownloadState.READY
+    await engine.aclose()
+    with blob_of(request).open("r+b") as file:
+        file.seek(17_000_000)
+        file.write(bytes([CONTENT[17_000_000] ^ 1]))
+    hub.requests.clear()
+    command = [sys.executable, "-m", "modeldeck", "verify", "owner/name", "--json", "--repair"]
+    result = await asyncio.to_thread(
+        subprocess.run,
+        [*command, "--endpoint", hub.endpoint, "--cache-dir", str(cache_dir)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    file_after = msgspec.json.decode(result.stdout, type=dict[str, object])
+    assert file_after["is_valid"] is True
+    assert file_after["repaired_bytes"]
+    assert content(blob_of(request)) == CONTENT
+    assert 0 < sum(record.bytes_sent for record in hub.requests.to("cdn")) <= 2 << 20
+
+
+@pytest.mark.anyio
 async def test_variable_makes_it_inline(engines: "Engines", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELDECK_INLINE", "1")
     engine = connect_engine(engines.settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -15,6 +15,7 @@ import httpx
 
 from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError
 from modeldeck._types import DownloadRequest, GGUFFile
+from modeldeck.engine.checks import CheckStore
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.front import Front
@@ -28,6 +29,7 @@ from modeldeck.engine.partial import (
     discard_partials,
     list_partials,
 )
+from modeldeck.engine.plan import SMALLEST_REQUEST_BYTES, join_near
 from modeldeck.engine.retry import Attempts, RetryPolicy
 from modeldeck.engine.source import Source
 from modeldeck.engine.threads import DiskThreads
@@ -55,6 +57,7 @@ class Tools:
     connections: Connections
     policy: RetryPolicy
     patience: Patience
+    checks: CheckStore | None = None
     blob_locks: dict[Path, anyio.Lock] = field(default_factory=dict)
 
 
@@ -137,6 +140,7 @@ class FileDownload:
         self._transfer: Transfer | None = None
         self._partial: Partial | None = None
         self._fetched_before = 0
+        self._mended_bytes = 0
         self._is_mending = False
         self._resolve_failures = 0
         self._resolve_retry_at: float | None = None
@@ -235,21 +239,30 @@ class FileDownload:
     async def repair(self, damaged: Path) -> int:
         """Mend a file that is in the cache but not what the Hub has; returns the bytes that were replaced.
 
-        The damaged file gives up its final name first, so that nobody takes it for whole while it is mended.
+        The damaged file gives up its final name first, so that nobody takes it for whole while it is mended. Where its
+        blocks are known, only the bad ones are fetched. If the whole is not right then, or they are not known, all of
+        it is fetched and compared.
         """
         self._enter(Phase.RESOLVING)
         await self.resolve()
+        known = await self._tools.threads.run(self._known_blocks)
         async with self._only_writer():
             with anyio.CancelScope(shield=True):  # what is opened must be closed
-                partial = await self._tools.threads.run(Partial.take_over, self._blobs_dir, self._header(), damaged)
+                partial = await self._tools.threads.run(
+                    Partial.take_over, self._blobs_dir, self._header(), damaged, known
+                )
             self._partial = partial
             self._is_mending = True
             self._enter(Phase.FETCHING)
             try:
-                replaced = await self._fetch(partial, None, is_mending=True)
+                hasher = FrontHasher(self.source.digest, self.size)
+                await self._recheck(partial, hasher)
+                bad = await self._tools.threads.run(partial.missing, self._whole)
+                # Each range is a request of its own: many small ones would take longer than what lies between them.
+                await self._fetch(partial, None, mending=join_near(bad, SMALLEST_REQUEST_BYTES))
                 self._enter(Phase.VERIFYING)
-                await self._finish_verified(partial, FrontHasher(self.source.digest, self.size))
-                return replaced
+                await self._finish_verified(partial, hasher)
+                return self._mended_bytes
             finally:
                 self._partial = None
                 self._is_mending = False
@@ -269,6 +282,21 @@ class FileDownload:
         if self.source.digest is not None:
             return self.source.digest
         return "unnamed-" + sha256(f"{self.source.resolved.commit_hash}/{self.file.filename}".encode()).hexdigest()
+
+    @property
+    def _whole(self) -> int:
+        return UNKNOWN_SIZE if self.size is None else self.size
+
+    def _known_blocks(self) -> Sequence[Block]:
+        """What the file should be made of, as far as an earlier download or verification has kept it. Blocks."""
+        checks, digest, size = self._tools.checks, self.source.digest, self.size
+        return () if checks is None or digest is None or size is None else checks.load(digest, size)
+
+    def _keep_checks(self, partial: Partial) -> None:
+        """Remember the blocks of a file whose digest was found to be right. Blocks."""
+        checks, digest, size = self._tools.checks, self.source.digest, self.size
+        if checks is not None and digest is not None and size is not None:
+            checks.save(digest, size, partial.blocks())
 
     def _missing_bytes(self) -> int | None:
         return None if self.size is None else max(0, self.size - self.received)
@@ -398,10 +426,17 @@ class FileDownload:
             await self._tools.threads.run(partial.drop, bad)
         return len(bad)
 
-    async def _fetch(self, partial: Partial, hasher: FrontHasher | None, *, is_mending: bool = False) -> int:
-        """Fetch what is missing (all of it, to mend) and hash behind it. Returns the bytes that were mended."""
-        whole = UNKNOWN_SIZE if self.size is None else self.size
-        missing = [(0, whole)] if is_mending else await self._tools.threads.run(partial.missing, whole)
+    async def _fetch(
+        self, partial: Partial, hasher: FrontHasher | None, *, mending: Sequence[tuple[int, int]] | None = None
+    ) -> int:
+        """Fetch what is missing and hash behind it. Returns the bytes that were mended.
+
+        Parameters
+        ----------
+        mending
+            Fetch these ranges instead and replace what differs. They may be claimed by the journal.
+        """
+        missing = await self._tools.threads.run(partial.missing, self._whole) if mending is None else mending
         if not missing:
             return 0
         front = None if hasher is None else Front(partial, hasher, self._tools.threads)
@@ -415,7 +450,7 @@ class FileDownload:
             crew=self._crew,
             policy=self._tools.policy,
             patience=self._tools.patience,
-            is_mending=is_mending,
+            is_mending=mending is not None,
         )
         await self._crew.admit(transfer)
         self._transfer = transfer
@@ -427,6 +462,7 @@ class FileDownload:
         finally:
             self._crew.release(transfer)
             self._fetched_before += transfer.fetched
+            self._mended_bytes += transfer.mended_bytes
             self._transfer = None
             self.adjust()
             if front is not None:
@@ -472,7 +508,7 @@ class FileDownload:
             if await self._recheck(partial, None):
                 await self._fetch(partial, None)  # the disk had changed them
                 return True
-            return await self._fetch(partial, None, is_mending=True) > 0
+            return await self._fetch(partial, None, mending=[(0, self._whole)]) > 0
         finally:
             self._is_mending = False
             self._enter(Phase.VERIFYING)
@@ -498,6 +534,7 @@ class FileDownload:
                 verified=partial.data_path,
             )
             await self._tools.threads.run(partial.finish)
+            await self._tools.threads.run(self._keep_checks, partial)
         assert self.size is not None
         await self._finish(self.size)
 

@@ -18,6 +18,7 @@ import httpx
 from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
+from modeldeck.engine.checks import CheckStore
 from modeldeck.engine.file import Tools
 from modeldeck.engine.job import Job
 from modeldeck.engine.limits import Bandwidth, Connections
@@ -53,6 +54,9 @@ class DownloadManager:
         What may be used at once; see also ``set_limits``.
     state_dir
         Where downloads are remembered, also the latest finished ones. With ``None`` only partial files are.
+    checks_dir
+        Where the blocks of finished files are remembered, for a repair that fetches the bad ones only; see
+        `CheckStore`. With ``None`` they are not.
     policy, patience
         When to try again, and when to give a connection up.
     ssl_context
@@ -64,6 +68,7 @@ class DownloadManager:
         *,
         limits: EngineLimits | None = None,
         state_dir: Path | None = None,
+        checks_dir: Path | None = None,
         policy: RetryPolicy | None = None,
         patience: Patience | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -80,6 +85,7 @@ class DownloadManager:
             connections=Connections(self._limits),
             policy=policy or RetryPolicy(),
             patience=patience or Patience(),
+            checks=CheckStore(checks_dir) if checks_dir is not None else None,
         )
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, ...], Job] = {}

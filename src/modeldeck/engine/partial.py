@@ -356,8 +356,11 @@ class Partial:
         return cls(directory, owner_id, f"{header.digest}.{owner_id}.part", header, ())
 
     @classmethod
-    def take_over(cls, directory: Path, header: PartialHeader, damaged: Path) -> Partial:
-        """Make a partial file of one that has, wrongly, its final name. Nothing of it is believed."""
+    def take_over(cls, directory: Path, header: PartialHeader, damaged: Path, blocks: Sequence[Block] = ()) -> Partial:
+        """Make a partial file of one that has, wrongly, its final name. ``blocks`` are what should be in it, sorted.
+
+        Like all that a journal claims, they are to be checked. Without them nothing of the file is believed.
+        """
         owner_id = secrets.token_hex(4)
         data_name = f"{header.digest}.{owner_id}.part"
         directory.mkdir(parents=True, exist_ok=True)
@@ -367,7 +370,7 @@ class Partial:
             first.unlink()
         else:
             os.replace(first, directory / data_name)
-        partial = cls(directory, owner_id, data_name, header, ())
+        partial = cls(directory, owner_id, data_name, header, blocks)
         if header.size is not None:
             os.truncate(partial.descriptor, header.size)
         return partial

@@ -89,6 +89,17 @@ class RangeSet:
         return gaps
 
 
+def join_near(ranges: Iterable[tuple[int, int]], gap_bytes: int) -> list[tuple[int, int]]:
+    """Sorted disjoint ranges with those made one that are less than ``gap_bytes`` apart, and what is between them."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if joined and start - joined[-1][1] < gap_bytes:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
+
+
 class Lease:
     """A range that one connection is fetching. ``position`` moves up; ``stop`` may move down when others help."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from modeldeck._types import DownloadRequest, EngineLimits, GGUFFile, LocalModel, VerifiedFile
+from modeldeck.engine.checks import CheckStore, RecordingHasher
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
 from modeldeck.engine.file import Crew, FileDownload, Tools
 from modeldeck.engine.limits import Bandwidth, Connections
@@ -24,7 +25,12 @@ Progress = Callable[[int, int], object]
 
 
 async def verify_files(
-    model: LocalModel, *, hub: HubClient, repair: bool = False, progress: Progress | None = None
+    model: LocalModel,
+    *,
+    hub: HubClient,
+    repair: bool = False,
+    progress: Progress | None = None,
+    checks_dir: Path | None = None,
 ) -> tuple[VerifiedFile, ...]:
     """Hash a model's files, whoever downloaded them, and compare with the digests they must have.
 
@@ -33,9 +39,12 @@ async def verify_files(
     Parameters
     ----------
     repair
-        Fetch a damaged file again, replace the bytes that differ, and verify it. Its final name is free meanwhile.
+        Fetch what is damaged again, replace the bytes that differ, and verify it. Its final name is free meanwhile.
     progress
         Called with the bytes hashed and the bytes of all files.
+    checks_dir
+        Where the blocks of finished files are remembered. A repair fetches only the bad blocks of a file that has them
+        there, and every file that is found sound, or was mended, gets them. Without them a repair fetches all of it.
 
     Raises
     ------
@@ -43,6 +52,7 @@ async def verify_files(
         When a file cannot be read or repaired; what was fetched is kept for the next attempt.
     """
     named = list(zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True))
+    checks = CheckStore(checks_dir) if checks_dir is not None else None
     threads = DiskThreads()
     try:
         sizes = [await threads.run(_size_of, path) for _, path in named]
@@ -58,11 +68,15 @@ async def verify_files(
             if expected is None:
                 resolved = await hub.resolve(model.repo_id, model.commit_hash, filename)
                 expected = resolved.sha256 or (resolved.etag if is_commit_hash(resolved.etag) else None)
-            actual = await _digest_of(path, sizes[index], expected, threads, tell)
+            hasher = RecordingHasher(expected, sizes[index])
+            actual = await _digest_of(path, sizes[index], hasher, threads, tell)
+            if checks is not None and actual == expected:
+                await threads.run(checks.save, actual, sizes[index], hasher.blocks)
             repaired = 0
             if repair and expected is not None and actual != expected:
-                repaired = await _repair(path, hub, model, filename, threads)
-                actual = await _digest_of(path, await threads.run(_size_of, path), expected, threads, lambda _: None)
+                repaired = await _repair(path, hub, model, filename, threads, checks)
+                size = await threads.run(_size_of, path)
+                actual = await _digest_of(path, size, FrontHasher(expected, size), threads, lambda _: None)
             outcome.append(VerifiedFile(path=path, expected=expected, actual=actual, repaired_bytes=repaired))
     except OSError as exc:
         raise error_from_os_error(exc) from exc
@@ -82,9 +96,8 @@ def _digest_in_name(path: Path) -> str | None:
 
 
 async def _digest_of(
-    path: Path, size: int, expected: str | None, threads: DiskThreads, tell: Callable[[int], None]
+    path: Path, size: int, hasher: FrontHasher, threads: DiskThreads, tell: Callable[[int], None]
 ) -> str:
-    hasher = FrontHasher(expected, size)
     with path.open("rb", buffering=0) as file:
         while hasher.position < size:
             await threads.run(hasher.advance, file.fileno(), min(size, hasher.position + STEP_BYTES))
@@ -92,7 +105,9 @@ async def _digest_of(
     return hasher.hexdigest()
 
 
-async def _repair(path: Path, hub: HubClient, model: LocalModel, filename: str, threads: DiskThreads) -> int:
+async def _repair(
+    path: Path, hub: HubClient, model: LocalModel, filename: str, threads: DiskThreads, checks: CheckStore | None
+) -> int:
     """Mend one file and return the number of bytes that were replaced."""
     settings = hub.settings
     cache_dir = path.parents[len(Path(filename).parts) + 2]
@@ -117,6 +132,7 @@ async def _repair(path: Path, hub: HubClient, model: LocalModel, filename: str, 
         connections=Connections(limits),
         policy=RetryPolicy(),
         patience=Patience(),
+        checks=checks,
     )
     source = Source(
         hub=hub,

@@ -131,6 +131,11 @@ def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.enviro
     return next(state_directories(environ, find_place(cache_dir, environ), cache_dir, sys.platform))
 
 
+def checks_directory(state_dir: Path) -> Path:
+    """Where what is known of finished files is kept, by the engine and by whoever verifies them later."""
+    return state_dir / "checks"
+
+
 def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:
     """The place in ``directory``, under a shorter name when the path gets too long; ``None`` when it still is."""
     is_tcp = sys.platform == "win32" or environ.get(TRANSPORT_VARIABLE) == "tcp"

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from modeldeck import __version__
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
+from modeldeck.service.discovery import checks_directory
 
 LOOK_SECONDS = 1.0
 SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
@@ -49,7 +50,8 @@ def create_manager(state_dir: Path | None) -> Manager:
     """The real one. Imported here because it brings httpx, which a client never needs."""
     from modeldeck.engine.manager import DownloadManager
 
-    return DownloadManager(state_dir=state_dir)
+    checks_dir = None if state_dir is None else checks_directory(state_dir)
+    return DownloadManager(state_dir=state_dir, checks_dir=checks_dir)
 
 
 class Host:

@@ -1,0 +1,132 @@
+"""What is known of finished files block by block, so that damage can be found without fetching.
+
+A journal knows the XXH3-64 of every block of its file. Once the sha256 of the whole was right, its lines are kept under
+that sha256, in a folder of our own outside the Hugging Face cache::
+
+    <state>/checks/<sha256>.checks      one sealed line for each block, sorted, from the first byte to the last
+
+A record is a hint and never a proof: it says where to look first. Whoever mends a file by one hashes all of it again,
+and a record that was wrong has cost time only. Neither reading nor writing one ever raises an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import xxhash
+
+from modeldeck.engine.digest import FrontHasher
+from modeldeck.engine.partial import Block, encode_block, parse_blocks
+from modeldeck.hub.urls import is_sha256
+
+SMALLEST_FILE_BYTES = 4 << 20
+"""A smaller file is fetched whole in the time of one request."""
+LARGEST_BLOCK_BYTES = 16 << 20
+"""Blocks are read as a whole: a record that claims larger ones is not ours."""
+LARGEST_RECORD_BYTES = 16 << 20
+"""Enough for a file of 350 GiB."""
+MAX_RECORDS = 1000
+MAX_RECORDS_BYTES = 64 << 20
+KEPT_SECONDS = 365 * 86_400.0
+
+_SUFFIX = ".checks"
+_NAME = re.compile(r"[0-9a-f]{64}\.(checks|[0-9a-f]{8}\.new)")
+
+
+class CheckStore:
+    """The records of finished files, one small file each, replaced as a whole. Its methods block.
+
+    Records stay when their file is removed from the cache: they belong to the content, which may be there once more in
+    another repository or come again. The oldest go when there are too many, and all after a year.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def load(self, digest: str, size: int) -> tuple[Block, ...]:
+        """The blocks of the file with this sha256; none when nobody knows, or the record is not whole."""
+        if not is_sha256(digest):
+            return ()
+        path = self._path(digest)
+        try:
+            if not path.is_file():
+                return ()
+            with path.open("rb") as file:
+                content = file.read(LARGEST_RECORD_BYTES + 1)
+        except OSError:
+            return ()
+        if len(content) > LARGEST_RECORD_BYTES:
+            return ()
+        blocks, _ = parse_blocks(content.split(b"\n"), size)
+        return tuple(blocks) if _is_whole(blocks, size) else ()
+
+    def save(self, digest: str, size: int, blocks: Sequence[Block]) -> None:
+        """Keep the blocks, sorted, of a file whose sha256 was found to be right."""
+        if not is_sha256(digest) or size < SMALLEST_FILE_BYTES or not _is_whole(blocks, size):
+            return
+        content = b"".join(encode_block(block) for block in blocks)
+        if len(content) > LARGEST_RECORD_BYTES:
+            return
+        temporary = self._directory / f"{digest}.{secrets.token_hex(4)}.new"
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(content)
+                os.replace(temporary, self._path(digest))
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._tidy()
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / (digest + _SUFFIX)
+
+    def _tidy(self) -> None:
+        """Delete the oldest records beyond the limits, and what a crash left of unfinished ones."""
+        found = []
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                if _NAME.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):  # another process tidies, too
+                        status = entry.stat(follow_symlinks=False)
+                        found.append((status.st_mtime, status.st_size, entry.path))
+        oldest = time.time() - KEPT_SECONDS
+        total_bytes = 0
+        for count, (modified_at, size, path) in enumerate(sorted(found, reverse=True), start=1):
+            total_bytes += size
+            if count > MAX_RECORDS or total_bytes > MAX_RECORDS_BYTES or modified_at < oldest:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+
+class RecordingHasher(FrontHasher):
+    """Takes the checks of the pieces beside the digest: a verification reads all bytes anyway.
+
+    Attributes
+    ----------
+    blocks : list of Block
+        One for each piece so far.
+    """
+
+    def __init__(self, digest: str | None, size: int | None) -> None:
+        super().__init__(digest, size)
+        self.blocks: list[Block] = []
+
+    def feed(self, data: memoryview) -> None:
+        self.blocks.append(Block(self.position, len(data), xxhash.xxh3_64_intdigest(data)))
+        super().feed(data)
+
+
+def _is_whole(blocks: Sequence[Block], size: int) -> bool:
+    """Whether the blocks cover the file, one after the other."""
+    position = 0
+    for block in blocks:
+        if block.start != position or block.xxh3 is None or block.length > LARGEST_BLOCK_BYTES:
+            return False
+        position = block.stop
+    return position == size

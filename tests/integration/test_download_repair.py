@@ -1,0 +1,349 @@
+"""Mending by what is known of a file's blocks: only what is bad is fetched, and no record is ever believed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import xxhash
+
+from modeldeck._errors import IntegrityError
+from modeldeck._settings import Settings
+from modeldeck._types import DownloadState, LocalModel, VerifiedFile
+from modeldeck.engine.checks import CheckStore
+from modeldeck.engine.partial import Block, encode_block, parse_blocks
+from modeldeck.engine.plan import RangeSet
+from modeldeck.engine.verify import verify_files
+from modeldeck.hub.client import HubClient
+from modeldeck.localhub import FlipBit, Throttle
+
+if TYPE_CHECKING:
+    from conftest import Playground, Until
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+
+
+class Workshop:
+    """A downloaded file with the record of its blocks, and what a repair of it costs."""
+
+    def __init__(self, playground: Playground, hub: HubClient) -> None:
+        self.playground = playground
+        self.hub = hub
+        self.checks_dir = playground.state_dir / "checks"
+        self.record = self.checks_dir / f"{playground.sha256}.checks"
+        self.size = len(playground.content)
+        self.model = LocalModel(
+            repo_id=playground.repo_id,
+            commit_hash=playground.commit_hash,
+            variant_id=playground.filename,
+            label="Q4_K_M",
+            filenames=(playground.filename,),
+            path=playground.pointer,
+            paths=(playground.pointer,),
+        )
+
+    def blocks(self) -> list[Block]:
+        return parse_blocks(self.record.read_bytes().split(b"\n"), self.size)[0]
+
+    def write_blocks(self, blocks: list[Block]) -> None:
+        self.record.write_bytes(b"".join(encode_block(block) for block in blocks))
+
+    def flip(self, *offsets: int) -> None:
+        with self.playground.blob.open("r+b") as file:
+            for offset in offsets:
+                file.seek(offset)
+                file.write(bytes([self.playground.content[offset] ^ 1]))
+
+    async def verify(self, *, repair: bool = True) -> VerifiedFile:
+        (file,) = await verify_files(self.model, hub=self.hub, repair=repair, checks_dir=self.checks_dir)
+        return file
+
+    async def repair(self) -> tuple[int, int]:
+        """Bytes that came from the storage, and bytes that were replaced; the file is exact then."""
+        self.playground.hub.requests.clear()
+        file = await self.verify()
+        assert file.is_valid
+        assert self.playground.pointer.read_bytes() == self.playground.content
+        assert self.playground.left_overs() == []
+        return sum(record.bytes_sent for record in self.playground.hub.requests.to("cdn")), file.repaired_bytes
+
+    def asked(self) -> RangeSet:
+        """The parts of the file that the storage was asked for.
+
+        It may have sent more than that, and part of it twice, where one connection took over the rest of another.
+        """
+        ranges = [record.range or "" for record in self.playground.hub.requests.to("cdn")]
+        edges = [[int(edge) for edge in text.removeprefix("bytes=").split("-")] for text in ranges]
+        return RangeSet((first, last + 1) for first, last in edges)
+
+    def assert_good_record(self) -> None:
+        """What is kept covers the file and is true."""
+        content = self.playground.content
+        blocks = CheckStore(self.checks_dir).load(self.playground.sha256, self.size)
+        assert sum(block.length for block in blocks) == self.size
+        for block in blocks:
+            assert xxhash.xxh3_64_intdigest(content[block.start : block.stop]) == block.xxh3
+        assert [path.name for path in self.checks_dir.iterdir()] == [self.record.name]
+
+
+@pytest.fixture
+async def workshop(playground: Playground) -> AsyncIterator[Workshop]:
+    client = HubClient(Settings(endpoint=playground.hub.endpoint, cache_dir=playground.cache_dir))
+    workshop = Workshop(playground, client)
+    playground.assert_exact(await playground.download(checks_dir=workshop.checks_dir))
+    workshop.assert_good_record()
+    yield workshop
+    await client.aclose()
+
+
+async def test_flipped_bits_cost_their_blocks_only(workshop: Workshop) -> None:
+    workshop.flip(17 * MIB + 5)
+    fetched, replaced = await workshop.repair()
+    assert 0 < fetched <= 2 * MIB
+    assert 0 < replaced <= fetched
+    workshop.assert_good_record()
+    workshop.flip(0, 12 * MIB, workshop.size - 1)
+    fetched, replaced = await workshop.repair()
+    assert 0 < fetched <= 6 * MIB
+    assert 0 < replaced <= fetched
+    workshop.assert_good_record()
+
+
+async def test_what_lies_between_neighbours_is_fetched_with_them(workshop: Workshop) -> None:
+    workshop.flip(*range(4 * MIB, 12 * MIB, 2 * MIB))
+    fetched, replaced = await workshop.repair()
+    assert len(workshop.asked()) == 1
+    assert 6 * MIB < workshop.asked().total <= 10 * MIB
+    assert 0 < replaced < fetched
+    workshop.assert_good_record()
+
+
+@pytest.mark.parametrize("size", [1000, 20 * MIB + 7])
+async def test_a_truncated_file_gets_its_end_again(workshop: Workshop, size: int) -> None:
+    os.truncate(workshop.playground.blob, size)
+    fetched, replaced = await workshop.repair()
+    lost = workshop.size - size
+    assert lost <= workshop.asked().total <= lost + 2 * MIB
+    assert lost <= replaced <= fetched
+    workshop.assert_good_record()
+
+
+async def test_a_file_that_grew_is_cut_and_fetches_nothing(workshop: Workshop) -> None:
+    with workshop.playground.blob.open("ab") as file:
+        file.write(b"x" * 3 * MIB)
+    assert await workshop.repair() == (0, 0)
+    workshop.assert_good_record()
+
+
+async def test_a_region_of_zeros(workshop: Workshop) -> None:
+    with workshop.playground.blob.open("r+b") as file:
+        file.seek(10 * MIB + 3)
+        file.write(bytes(3 * MIB))
+    fetched, replaced = await workshop.repair()
+    assert 3 * MIB <= replaced <= fetched
+    assert workshop.asked().total <= 7 * MIB
+
+
+async def test_a_file_in_the_snapshot_itself(workshop: Workshop) -> None:
+    """As on Windows, where the blob's place is the snapshot."""
+    place = workshop.playground
+    place.pointer.unlink()
+    workshop.flip(17 * MIB)
+    place.blob.rename(place.pointer)
+    fetched, _ = await workshop.repair()
+    assert 0 < fetched <= 2 * MIB
+
+
+async def test_without_a_record_all_is_fetched_and_compared_once(workshop: Workshop) -> None:
+    shutil.rmtree(workshop.checks_dir)
+    workshop.flip(17 * MIB)
+    fetched, replaced = await workshop.repair()
+    assert fetched >= workshop.size
+    assert 0 < replaced <= MIB
+    workshop.assert_good_record()
+    workshop.flip(17 * MIB)
+    fetched, _ = await workshop.repair()
+    assert 0 < fetched <= 2 * MIB
+
+
+async def test_a_sound_file_of_anybody_gets_a_record(workshop: Workshop) -> None:
+    shutil.rmtree(workshop.checks_dir)
+    workshop.flip(17 * MIB)
+    assert (await workshop.verify(repair=False)).is_valid is False
+    assert not workshop.checks_dir.exists(), "what is not proven is not kept"
+    workshop.playground.blob.write_bytes(workshop.playground.content)
+    assert (await workshop.verify(repair=False)).is_valid
+    workshop.assert_good_record()
+    workshop.flip(17 * MIB)
+    fetched, _ = await workshop.repair()
+    assert 0 < fetched <= MIB
+
+
+@pytest.mark.parametrize("name", ["cut", "line", "flipped", "zeros", "empty", "binary", "twice", "folder"])
+async def test_a_damaged_record_is_as_good_as_none(workshop: Workshop, name: str) -> None:
+    text = workshop.record.read_bytes()
+    lines = text.splitlines(keepends=True)
+    damaged = {
+        "cut": text[:-10],
+        "line": b"".join(lines[:-1]),
+        "flipped": bytes([text[0] ^ 1]) + text[1:],
+        "zeros": text[:100] + bytes(len(text) - 100),
+        "empty": b"",
+        "binary": os.urandom(1000),
+        "twice": text + text,
+        "folder": None,
+    }[name]
+    workshop.record.unlink()
+    if damaged is None:
+        workshop.record.mkdir()
+    else:
+        workshop.record.write_bytes(damaged)
+    workshop.flip(17 * MIB)
+    fetched, _ = await workshop.repair()
+    assert fetched >= workshop.size
+    if damaged is None:
+        assert list(workshop.checks_dir.iterdir()) == [workshop.record]
+    else:
+        workshop.assert_good_record()
+
+
+def overlapping(blocks: list[Block], _: bytes) -> list[Block]:
+    return [blocks[0], replace(blocks[0], start=blocks[0].length - 1), *blocks[1:]]
+
+
+def taken_back(blocks: list[Block], _: bytes) -> list[Block]:
+    return [replace(blocks[0], xxh3=None), *blocks[1:]]
+
+
+def one_block(_: list[Block], bad: bytes) -> list[Block]:
+    return [Block(0, len(bad), xxhash.xxh3_64_intdigest(bad))]
+
+
+def bad_is_good(blocks: list[Block], bad: bytes) -> list[Block]:
+    return [replace(block, xxh3=xxhash.xxh3_64_intdigest(bad[block.start : block.stop])) for block in blocks]
+
+
+def all_wrong(blocks: list[Block], _: bytes) -> list[Block]:
+    return [replace(block, xxh3=(block.xxh3 or 0) ^ 1) for block in blocks]
+
+
+def good_is_bad_and_bad_is_good(blocks: list[Block], bad: bytes) -> list[Block]:
+    believed = bad_is_good(blocks, bad)
+    return [*all_wrong(blocks[:3], bad), *believed[3:]]
+
+
+LIES = [overlapping, taken_back, one_block, bad_is_good, all_wrong, good_is_bad_and_bad_is_good]
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_record_that_lies_costs_time_only(
+    workshop: Workshop, lie: Callable[[list[Block], bytes], list[Block]]
+) -> None:
+    workshop.flip(17 * MIB, 17 * MIB + 9)
+    workshop.write_blocks(lie(workshop.blocks(), workshop.playground.blob.read_bytes()))
+    _, replaced = await workshop.repair()
+    assert workshop.asked().total == workshop.size
+    assert 0 < replaced <= 2 * MIB
+    workshop.assert_good_record()
+
+
+async def test_a_record_of_crumbs_is_not_a_request_for_each(workshop: Workshop) -> None:
+    """Every second of many tiny blocks is said to be wrong."""
+    content, step = workshop.playground.content, 1000
+    blocks = [
+        Block(start, min(step, workshop.size - start), xxhash.xxh3_64_intdigest(content[start : start + step]))
+        for start in range(0, workshop.size, step)
+    ]
+    workshop.write_blocks([replace(b, xxh3=7) if index % 2 else b for index, b in enumerate(blocks)])
+    workshop.flip(17 * MIB)
+    _, replaced = await workshop.repair()
+    assert 0 < replaced <= MIB
+    assert len(workshop.asked()) == 1
+    assert len(workshop.playground.hub.requests.to("cdn")) < 50
+
+
+async def test_a_server_that_is_wrong_where_the_file_is(workshop: Workshop) -> None:
+    workshop.flip(17 * MIB)
+    workshop.playground.hub.faults.add(FlipBit(offset=17 * MIB), origin="cdn")
+    with pytest.raises(IntegrityError) as caught:
+        await workshop.verify()
+    assert caught.value.details["expected"] == workshop.playground.sha256
+    assert caught.value.details["actual"] != workshop.playground.sha256
+    assert not workshop.playground.blob.exists()
+    workshop.assert_good_record()
+    workshop.playground.hub.faults.clear()
+    again = await workshop.playground.download(checks_dir=workshop.checks_dir)  # takes over what is left of it
+    workshop.playground.assert_exact(again)
+
+
+async def test_a_bit_that_is_wrong_once_on_the_way(workshop: Workshop) -> None:
+    workshop.flip(17 * MIB)
+    workshop.playground.hub.faults.add(FlipBit(offset=17 * MIB), origin="cdn", times=1)
+    fetched, _ = await workshop.repair()
+    assert fetched >= workshop.size
+    workshop.assert_good_record()
+
+
+async def test_a_server_that_is_wrong_elsewhere_is_not_asked_there(workshop: Workshop) -> None:
+    workshop.flip(17 * MIB)
+    workshop.playground.hub.faults.add(FlipBit(offset=1 * MIB), origin="cdn")
+    fetched, _ = await workshop.repair()
+    assert 0 < fetched <= 2 * MIB
+
+
+async def test_nowhere_to_keep_records(playground: Playground, workshop: Workshop) -> None:
+    """A file stands where the folder should be: not even root can write there."""
+    shutil.rmtree(workshop.checks_dir)
+    workshop.checks_dir.write_text("mine")
+    playground.pointer.unlink()
+    playground.blob.unlink()
+    playground.assert_exact(await playground.download(checks_dir=workshop.checks_dir))
+    assert (await workshop.verify(repair=False)).is_valid
+    workshop.flip(17 * MIB)
+    fetched, replaced = await workshop.repair()
+    assert fetched >= workshop.size
+    assert 0 < replaced <= MIB
+    assert workshop.checks_dir.read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+async def test_a_folder_that_may_not_be_written(workshop: Workshop) -> None:
+    workshop.checks_dir.chmod(0o500)
+    try:
+        workshop.flip(17 * MIB)
+        fetched, _ = await workshop.repair()
+        assert 0 < fetched <= 2 * MIB
+    finally:
+        workshop.checks_dir.chmod(0o700)
+
+
+async def test_a_file_that_was_refused_leaves_no_record(playground: Playground) -> None:
+    playground.put(bytes(8 * MIB))  # no GGUF file
+    snapshot = await playground.download(checks_dir=playground.state_dir / "checks")
+    assert snapshot.state is DownloadState.FAILED
+    assert not playground.state_dir.exists()
+
+
+async def test_a_small_file_leaves_no_record(playground: Playground) -> None:
+    playground.put(playground.content[: MIB + 1])
+    playground.assert_exact(await playground.download(checks_dir=playground.state_dir / "checks"))
+    assert not playground.state_dir.exists()
+
+
+async def test_a_resumed_download_leaves_a_whole_record(playground: Playground, until: Until) -> None:
+    checks_dir = playground.state_dir / "checks"
+    playground.hub.faults.add(Throttle(8e6), origin="cdn")
+    async with playground.manager(checks_dir=checks_dir) as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received >= 8_000_000)
+        await manager.pause(job.job_id)
+    assert not checks_dir.exists()
+    playground.hub.faults.clear()
+    playground.assert_exact(await playground.download(checks_dir=checks_dir))
+    assert CheckStore(checks_dir).load(playground.sha256, len(playground.content))
