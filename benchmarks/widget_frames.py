@@ -1,9 +1,10 @@
-"""Frame times of the widget in a real JupyterLab while many downloads run.
+"""Frame times of the widget in a real JupyterLab: many downloads, many results, and both.
 
-    python -m benchmarks.widget_frames [--jobs 100] [--updates-per-second 4] [--seconds 10] [--json]
+    python -m benchmarks.widget_frames [--jobs 100] [--results 500] [--updates-per-second 4] [--seconds 10] [--json]
 
-Needs Chromium and the packages of the ``test`` extra. The downloads are not real ones: the kernel publishes what the
-engine would say of so many, each with new numbers in every update. Frames are the page's own animation frames.
+Needs Chromium and the packages of the ``test`` extra. Downloads and results are not real ones: the kernel publishes
+what the engine and the Hub would say of so many, each download with new numbers in every update. Frames are the page's
+own animation frames. To scroll, each frame moves the list on, from its top to its end.
 """
 
 from __future__ import annotations
@@ -44,12 +45,36 @@ def publish(jobs, updates_per_second, seconds):
 threading.Thread(target=publish, args=({jobs}, {updates_per_second}, {seconds}), daemon=True).start()
 """
 
+SEARCH = """
+from modeldeck._types import ModelSummary, SearchQuery
+from modeldeck.widget.wire import SearchView, search_wire
+browser._search = search_wire(10**6, SearchView(query=SearchQuery(text="model"), status="done", models=tuple(
+    ModelSummary(
+        repo_id=f"owner-{{number % 40}}/Some-Model-{{number}}-Instruct-GGUF", downloads=10**6 - 997 * number,
+        likes=5000 - number, last_modified="2026-05-01T00:00:00.000Z", gated="manual" if number % 9 == 0 else False,
+        tags=("gguf",), license="apache-2.0", architecture="qwen2", parameter_count=10**9 + number * 10**7,
+        context_length=32768,
+    ) for number in range({results}))))
+"""
+
 _FRAMES = """seconds => new Promise((resolve) => {
   const times = [];
   const end = performance.now() + seconds * 1000;
   const step = (now) => {
     times.push(now);
     now < end ? requestAnimationFrame(step) : resolve(times.slice(1).map((time, index) => time - times[index]));
+  };
+  requestAnimationFrame(step);
+})"""
+
+_SCROLL = """(body, seconds) => new Promise((resolve) => {
+  const times = [];
+  const begin = performance.now();
+  const step = (now) => {
+    times.push(now);
+    const done = Math.min(1, (now - begin) / (seconds * 1000));
+    body.scrollTop = done * (body.scrollHeight - body.clientHeight);
+    done < 1 ? requestAnimationFrame(step) : resolve(times.slice(1).map((time, index) => time - times[index]));
   };
   requestAnimationFrame(step);
 })"""
@@ -83,14 +108,21 @@ def shown_widget() -> Iterator[Notebook]:
         notebooks = Notebooks(browser, server, "frames", {})
         notebook = notebooks.open([SHOW])
         notebook.run(0)
-        notebook.widget(0).get_by_role("searchbox", name="Search models").wait_for()
+        notebook.widget(0).locator(".card").first.wait_for()
         yield notebook
         notebooks.close()
         browser.close()
 
 
 def frame_times(notebook: Notebook, seconds: float) -> dict[str, float]:
-    times: list[float] = notebook.page.evaluate(_FRAMES, seconds)
+    return summary(notebook.page.evaluate(_FRAMES, seconds))
+
+
+def scroll_times(notebook: Notebook, seconds: float) -> dict[str, float]:
+    return summary(notebook.widget(0).locator(".body").evaluate(_SCROLL, seconds))
+
+
+def summary(times: list[float]) -> dict[str, float]:
     return {
         "frames": len(times),
         "median_ms": round(statistics.median(times), 1),
@@ -102,24 +134,30 @@ def frame_times(notebook: Notebook, seconds: float) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=100)
+    parser.add_argument("--results", type=int, default=500)
     parser.add_argument("--updates-per-second", type=float, default=4)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with shown_widget() as notebook:
-        figures = {"at_rest": frame_times(notebook, options.seconds)}
+        figures = {"at rest": frame_times(notebook, options.seconds)}
+        notebook.execute(SEARCH.format(results=options.results))
+        notebook.widget(0).locator(".card").nth(options.results - 1).wait_for(state="attached")
+        figures["scrolling"] = scroll_times(notebook, options.seconds)
         notebook.execute(
             PUBLISH.format(
-                jobs=options.jobs, updates_per_second=options.updates_per_second, seconds=options.seconds + 10
+                jobs=options.jobs, updates_per_second=options.updates_per_second, seconds=2 * options.seconds + 10
             )
         )
         notebook.widget(0).get_by_text(f"owner/model-{options.jobs - 1}-GGUF").first.wait_for(state="attached")
-        figures["busy"] = frame_times(notebook, options.seconds)
+        notebook.widget(0).locator(".body").evaluate("body => { body.scrollTop = 0; }")
+        figures["downloads"] = frame_times(notebook, options.seconds)
+        figures["both"] = scroll_times(notebook, options.seconds)
     if options.json:
         print(json.dumps(figures))
     else:
         for name, row in figures.items():
-            print(f"{name:8} " + "  ".join(f"{key} {value}" for key, value in row.items()))
+            print(f"{name:9} " + "  ".join(f"{key} {value}" for key, value in row.items()))
 
 
 if __name__ == "__main__":
