@@ -7,6 +7,7 @@ import { Store } from "./store";
 import styles from "./styles.css";
 import { followTheme } from "./theme";
 import { Browser } from "./ui/Browser";
+import { iconStyles } from "./ui/icons";
 import type { Traits } from "./wire";
 
 export default () => {
@@ -32,7 +33,7 @@ export default () => {
       host.dataset.jpSuppressContextMenu = "true";
       const root = host.attachShadow({ mode: "open" });
       const style = document.createElement("style");
-      style.textContent = styles;
+      style.textContent = styles + iconStyles;
       const deck = document.createElement("div");
       root.append(style, deck);
       el.append(host);

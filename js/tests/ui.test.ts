@@ -158,7 +158,7 @@ describe("search", () => {
 describe("cards", () => {
   it("are list items with the repo id as heading, and facts", () => {
     const { root } = show({ view: view(), search: search(MODELS.slice(2, 3)) });
-    const card = root.querySelector("li.card") as HTMLElement;
+    const card = root.querySelector(".card") as HTMLElement;
     expect(card.querySelector("h3")?.textContent).toBe("ggml-org/gemma-3-4b-it-GGUF");
     const facts = text(card.querySelector("p"));
     for (const fact of ["gated", "3.9B", "gemma3", "128K context", "gemma", "311k", "207", "Updated"]) {
@@ -179,9 +179,9 @@ describe("cards", () => {
     click(button);
     expect(button.getAttribute("aria-expanded")).toBe("true");
     expect(request("open_repo")?.params).toEqual({ repo_id: QWEN });
-    expect(text(button.closest("li"))).toContain("Reading the list of files…");
+    expect(text(button.closest(".card"))).toContain("Reading the list of files…");
     await wait(800);
-    expect(text(button.closest("li"))).toContain("Waits for the running cell");
+    expect(text(button.closest(".card"))).toContain("Waits for the running cell");
     write(opened);
     expect(root.querySelectorAll("li.row")).toHaveLength(3);
     click(button);

@@ -200,6 +200,8 @@ def test_a_request_that_comes_twice_is_carried_out_and_answered_once(page: Page,
 
 def test_the_page_knows_the_comm_before_it_sends_anything(page: Page) -> None:
     assert page.bridge.initial_state()["_view"]["comm_id"] == "comm-1"
+    page.until(lambda: page.traits["view"]["hardware"])
+    assert page.traits["view"]["comm_id"] == "comm-1"
 
 
 def test_a_copy_is_acknowledged_again_for_a_page_that_heard_nothing(page: Page) -> None:

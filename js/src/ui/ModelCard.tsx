@@ -21,7 +21,8 @@ export function ModelCard({ store, model }: { store: Store; model: ModelSummary 
   const isUnfolded = store.isUnfolded(repoId);
   const slash = repoId.indexOf("/") + 1;
   return (
-    <li class="card">
+    // biome-ignore lint/a11y/useSemanticElements: not the child of a <ul>
+    <div class="card" role="listitem">
       <div class="card-head">
         <div class="grow">
           <h3>
@@ -43,7 +44,7 @@ export function ModelCard({ store, model }: { store: Store; model: ModelSummary 
         </Button>
       </div>
       {isUnfolded ? <Files store={store} repoId={repoId} /> : null}
-    </li>
+    </div>
   );
 }
 

@@ -1,9 +1,12 @@
 import { mayFit } from "../fits";
 import type { Store } from "../store";
+import type { ModelSummary } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
 import { ModelCard } from "./ModelCard";
+
+const CARDS_IN_CHUNK = 10;
 
 /** What the search found. */
 export function Results({ store }: { store: Store }) {
@@ -40,13 +43,26 @@ export function Results({ store }: { store: Store }) {
           <p class="muted">Try fewer words: the Hub looks for them in the names of repositories and their owners.</p>
         </div>
       ) : null}
-      <ul class="cards">
-        {shown.map((model) => (
-          <ModelCard key={model.repo_id} store={store} model={model} />
+      {/* biome-ignore lint/a11y/useSemanticElements: a <ul> may not hold the chunks */}
+      <div class="cards" role="list">
+        {chunks(shown).map((models, index) => (
+          <div class="chunk" role="presentation" key={index}>
+            {models.map((model) => (
+              <ModelCard key={model.repo_id} store={store} model={model} />
+            ))}
+          </div>
         ))}
-      </ul>
+      </div>
       {has_more ? <More store={store} /> : null}
     </section>
+  );
+}
+
+/** Of a long list only the chunks in sight are laid out and drawn. Single cards would come and go too often. */
+function chunks(models: ModelSummary[]): ModelSummary[][] {
+  const count = Math.ceil(models.length / CARDS_IN_CHUNK);
+  return Array.from({ length: count }, (_, index) =>
+    models.slice(index * CARDS_IN_CHUNK, (index + 1) * CARDS_IN_CHUNK),
   );
 }
 

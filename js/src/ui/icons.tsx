@@ -1,4 +1,5 @@
-// Line icons on a 16-pixel grid, drawn in the text's colour and hidden from assistive technology.
+// Line icons on a 16-pixel grid, in the text's colour and without a name for assistive technology. They are masks, not
+// elements of their own: a thousand inline SVGs make scrolling a long list twice as slow.
 
 const PATHS = {
   search: "M7 12A5 5 0 1 0 7 2a5 5 0 0 0 0 10zM10.6 10.6 14 14",
@@ -20,10 +21,16 @@ const PATHS = {
 
 export type IconName = keyof typeof PATHS;
 
+const SVG = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16' fill='none' stroke='%23000'";
+const STROKE = "stroke-width='1.4' stroke-linecap='round' stroke-linejoin='round'";
+
+/** The rules that give each icon its shape. */
+export const iconStyles = Object.entries(PATHS)
+  .map(
+    ([name, path]) => `.icon-${name}{mask-image:url("data:image/svg+xml,${SVG} ${STROKE}><path d='${path}'/></svg>")}`,
+  )
+  .join("");
+
 export function Icon({ name }: { name: IconName }) {
-  return (
-    <svg class="icon" viewBox="0 0 16 16" aria-hidden="true">
-      <path d={PATHS[name]} />
-    </svg>
-  );
+  return <span class={`icon icon-${name}`} />;
 }
