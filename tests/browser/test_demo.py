@@ -40,6 +40,8 @@ def test_the_quickstart_shows_models_and_a_signal_ends_everything(browser: Brows
         page = browser.new_page()
         page.goto(address)
         page.get_by_role("heading", name="modeldeck in one minute").wait_for(timeout=30_000)
+        # JupyterLab drops a cell that is run before its kernel is there.
+        page.get_by_role("button", name=re.compile(r"\| Idle$")).wait_for(timeout=60_000)
         page.locator(".jp-CodeCell").first.click()
         page.keyboard.press("Shift+Enter")
         expect(page.get_by_role("searchbox", name="Search models")).to_be_visible(timeout=30_000)
