@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -75,6 +76,7 @@ def main() -> None:
             parts = _count_parts()
     idle = resource.getrusage(resource.RUSAGE_SELF)
     idle_bytes = psutil.Process().memory_info().rss
+    Path(work["ballast"]).unlink()
     started = time.perf_counter()
     told = hub(work, repo_id) if kind == "hub" else asyncio.run(engine(work, repo_id, commit_hash))
     seconds = told.pop("ready", time.perf_counter()) - started
