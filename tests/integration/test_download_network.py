@@ -152,12 +152,16 @@ class Taker:
         self.wanted = wanted
         self.received = 0
         self.has_some = threading.Event()
+        self.is_finished = threading.Event()
         self.is_stopped = threading.Event()
 
     def consume(self, block: memoryview) -> None:
         self.received += len(block)
         self.wanted -= len(block)
         self.has_some.set()
+
+    def finish(self) -> None:
+        self.is_finished.set()
 
     def stop(self) -> None:
         self.is_stopped.set()
@@ -199,6 +203,7 @@ async def test_a_receiver_that_has_enough_ends_the_answer(playground: Playground
         async with client.stream("GET", head.headers["location"]) as response:
             await response.extensions[DIRECT_BODY].receive(taker)
     assert taker.received == wanted
+    assert taker.is_finished.is_set()
     await transport.shut_down()
 
 

@@ -50,8 +50,8 @@ class Connection:
         position, stop = self._position, min(self._stop, self._position + size)
         self._position = stop
         data = memoryview(CONTENT[position:stop])
-        if not self._front.take(self._writer, position, data):
-            self._writer.write([data])
+        self._writer.write([data])
+        self._front.take(position, data)
 
     def bring_all(self) -> None:
         while self.has_more:
@@ -170,22 +170,27 @@ def test_one_connection_alone_is_hashed_from_memory(tmp_path: Path, monkeypatch:
     threads.shut_down()
 
 
-def test_a_write_that_fails_is_told_to_the_next_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_back_is_told_to_the_next_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads = DiskThreads()
     partial = Partial.open(tmp_path, HEADER)
-    front = Front(partial, FrontHasher(HEADER.digest, SIZE), threads)
-    connection = Connection(front, partial, 0, SIZE)
+    hasher = FrontHasher(HEADER.digest, SIZE)
+    front = Front(partial, hasher, threads)
+    first, ahead = Connection(front, partial, 0, 100), Connection(front, partial, 100, 300)
+    last = Connection(front, partial, 300, SIZE)
 
-    def full(buffers: object, offset: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def broken(descriptor: int, stop: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(partial, "write", full)
-    connection.bring(10)
+    monkeypatch.setattr(hasher, "advance", broken)
+    ahead.bring_all()
+    first.bring_all()
+    last.bring(10)
     asyncio.run(front.settle())
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="Input/output"):
         front.raise_error()
-    with pytest.raises(OSError, match="No space"):
-        connection.bring(10)
-    assert partial.received == 0
+    with pytest.raises(OSError, match="Input/output"):
+        last.bring(10)
     partial.discard()
     threads.shut_down()

@@ -43,7 +43,7 @@ class Link:
                 self.now,
                 fetched=int(self.fetched),
                 cpu_seconds=self.cpu_seconds,
-                connections=connections,
+                is_settled=True,
                 limit=limit,
             )
             seen.append(connections)
@@ -94,8 +94,8 @@ def test_it_stops_climbing_where_the_line_is_full() -> None:
 def test_a_machine_at_its_limit_gets_by_with_fewer() -> None:
     link = Link(lambda connections: 500e6, busy=lambda connections: 3.0)
     seen = link.run(20)
-    assert seen[:3] == [START_CONNECTIONS] * 3, "the start says nothing yet"
-    assert set(seen[3:]) == {PROCESSORS - 1}
+    assert seen[:2] == [START_CONNECTIONS] * 2, "the first bytes say nothing yet"
+    assert set(seen[2:]) == {PROCESSORS - 1}
     assert link.tuner.is_machine_busy
 
 
@@ -118,20 +118,39 @@ def test_when_the_machine_is_free_again_there_are_more() -> None:
 def test_the_fewest_are_one_for_each_processor_but_that_of_the_digest(processors: int, fewest: int) -> None:
     tuner = ConnectionTuner(processors)
     for second in range(3):
-        tuner.update(
-            second, fetched=second, cpu_seconds=second * processors, connections=START_CONNECTIONS, limit=LIMIT
-        )
+        tuner.update(second, fetched=second + 1, cpu_seconds=second * processors, is_settled=True, limit=LIMIT)
     assert tuner.wanted == fewest >= FEWEST_CONNECTIONS
 
 
-def test_other_connections_than_wanted_teach_nothing() -> None:
+def test_what_is_not_settled_teaches_nothing_of_the_link() -> None:
     tuner = ConnectionTuner(PROCESSORS)
     for tick in range(100):
-        tuner.update(
-            tick * TICK_SECONDS,
-            fetched=tick * 1_000_000,
-            cpu_seconds=0,
-            connections=START_CONNECTIONS - 1,
-            limit=LIMIT,
-        )
+        tuner.update(tick * TICK_SECONDS, fetched=tick * 1_000_000, cpu_seconds=0, is_settled=False, limit=LIMIT)
+    assert tuner.wanted == START_CONNECTIONS
+
+
+def test_a_machine_at_its_limit_shows_also_in_what_is_not_settled() -> None:
+    """Many small files have never all their connections at work."""
+    tuner = ConnectionTuner(PROCESSORS)
+    for tick in range(4):
+        tuner.update(tick * TICK_SECONDS, fetched=tick * 1_000_000, cpu_seconds=tick, is_settled=False, limit=LIMIT)
+    assert tuner.wanted == PROCESSORS - 1
+
+
+def test_work_before_the_first_byte_does_not_count() -> None:
+    """Certificates are read, and connections made."""
+    tuner = ConnectionTuner(PROCESSORS)
+    for tick, fetched in enumerate((0, 0, 0, 1000, 2000, 3000)):
+        cpu_seconds = min(tick, 3) * PROCESSORS * TICK_SECONDS
+        tuner.update(tick * TICK_SECONDS, fetched=fetched, cpu_seconds=cpu_seconds, is_settled=False, limit=LIMIT)
+    assert tuner.wanted == START_CONNECTIONS
+    assert not tuner.is_machine_busy
+
+
+def test_an_interruption_begins_the_measuring_anew() -> None:
+    tuner = ConnectionTuner(PROCESSORS)
+    for tick in range(100):
+        tuner.update(tick * TICK_SECONDS, fetched=tick * 1_000_000, cpu_seconds=0, is_settled=True, limit=LIMIT)
+        if tick % 3 == 2:
+            tuner.interrupt()
     assert tuner.wanted == START_CONNECTIONS

@@ -20,7 +20,7 @@ from modeldeck.engine.network import Consumer, Stream
 
 MAX_HEAD_BYTES = 100 << 10
 FRESH_SECONDS = 1.0
-"""A connection that was used just now is taken for alive without a look."""
+"""A connection that was used, or looked at, just now is taken for alive without a look."""
 WAIT_SECONDS = "modeldeck.wait_seconds"
 """A response's extension: from the request to the head of the answer, without the time to connect."""
 DIRECT_BODY = "modeldeck.direct_body"
@@ -55,7 +55,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
         self._keepalive_expiry = keepalive_expiry
         self._stream: Stream | None = None
         self._state = _State.NEW
-        self._idle_since = 0.0
+        self._alive_at = 0.0
         self._expires_at: float | None = None
         self._request_count = 0
 
@@ -79,8 +79,9 @@ class _Connection(httpcore.AsyncConnectionInterface):
         now = time.monotonic()
         if self._expires_at is not None and now > self._expires_at:
             return True
-        if now - self._idle_since < FRESH_SECONDS:  # the pool asks all its connections at every request
+        if now - self._alive_at < FRESH_SECONDS:  # the pool asks all its connections at every request
             return False
+        self._alive_at = now
         return bool(self._stream.get_extra_info("is_readable"))
 
     def info(self) -> str:
@@ -124,16 +125,21 @@ class _Connection(httpcore.AsyncConnectionInterface):
         assert stream is not None
         begun_at = time.monotonic()
         protocol = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        outgoing = []
         try:
             head = h11.Request(method=request.method, target=request.url.target, headers=request.headers)
-            await stream.write(protocol.send(head) or b"", timeouts.get("write"))
+            outgoing.append(protocol.send(head) or b"")
             assert not isinstance(request.stream, bytes)
             async for data in request.stream:  # type: ignore[union-attr]
-                await stream.write(protocol.send(h11.Data(data=data)) or b"", timeouts.get("write"))
-            await stream.write(protocol.send(h11.EndOfMessage()) or b"", timeouts.get("write"))
+                outgoing.append(protocol.send(h11.Data(data=data)) or b"")
+            outgoing.append(protocol.send(h11.EndOfMessage()) or b"")
         except h11.LocalProtocolError as exc:
             raise httpcore.LocalProtocolError(exc) from exc
         read_timeout = timeouts.get("read")
+        answer = await stream.ask(
+            b"".join(outgoing), MAX_HEAD_BYTES, write_timeout=timeouts.get("write"), timeout=read_timeout
+        )
+        _receive(protocol, answer)
         while not isinstance(event := await _next_event(protocol, stream, read_timeout), h11.Response):
             if not isinstance(event, h11.InformationalResponse):
                 raise httpcore.RemoteProtocolError("The server did not send a response.")
@@ -168,9 +174,9 @@ class _Connection(httpcore.AsyncConnectionInterface):
     def done(self, *, is_reusable: bool) -> None:
         if is_reusable and self._state is _State.ACTIVE:
             self._state = _State.IDLE
-            self._idle_since = time.monotonic()
+            self._alive_at = time.monotonic()
             if self._keepalive_expiry is not None:
-                self._expires_at = self._idle_since + self._keepalive_expiry
+                self._expires_at = self._alive_at + self._keepalive_expiry
 
     async def finish(self, number: int) -> None:
         """A request is over. With an unread rest of its answer the connection cannot be used again."""
@@ -263,13 +269,16 @@ class _BodyStream:
 async def _next_event(protocol: h11.Connection, stream: Stream, timeout: float | None) -> object:
     try:
         while (event := protocol.next_event()) is h11.NEED_DATA:
-            data = await stream.read(MAX_HEAD_BYTES, timeout)
-            if not data and protocol.their_state is h11.SEND_RESPONSE:
-                raise httpcore.RemoteProtocolError("Server disconnected without sending a response.")
-            protocol.receive_data(data)
+            _receive(protocol, await stream.read(MAX_HEAD_BYTES, timeout))
     except h11.RemoteProtocolError as exc:
         raise httpcore.RemoteProtocolError(exc) from exc
     return event
+
+
+def _receive(protocol: h11.Connection, data: bytes) -> None:
+    if not data and protocol.their_state is h11.SEND_RESPONSE:
+        raise httpcore.RemoteProtocolError("Server disconnected without sending a response.")
+    protocol.receive_data(data)
 
 
 def _body_length(method: bytes, head: h11.Response) -> int | None:

@@ -16,10 +16,11 @@ import httpx
 from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError
 from modeldeck._types import DownloadRequest, GGUFFile
 from modeldeck.engine.checks import CheckStore
+from modeldeck.engine.crew import Connections, Crew
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.front import Front
-from modeldeck.engine.limits import Bandwidth, Connections
+from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.partial import (
     BLOCK_BYTES,
     Block,
@@ -68,46 +69,6 @@ class Phase(Enum):
     FETCHING = "fetching"
     VERIFYING = "verifying"
     DONE = "done"
-
-
-class Crew:
-    """The connections of one download, shared by its files: the first takes what it can use, the next what is left."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._transfers: list[Transfer] = []
-        self._waiting: list[object] = []
-        self._freed = anyio.Event()
-
-    @property
-    def has_waiting(self) -> bool:
-        """Whether a transfer has no connection yet."""
-        return bool(self._waiting)
-
-    def allowance(self, transfer: Transfer) -> int:
-        """Connections that a transfer may have now."""
-        return self._connections.share - sum(other.working for other in self._transfers if other is not transfer)
-
-    async def admit(self, transfer: Transfer) -> None:
-        """Wait until there is a connection left for one more transfer."""
-        self._waiting.append(transfer)
-        try:
-            while self._waiting[0] is not transfer or self.allowance(transfer) < 1:
-                await self._freed.wait()
-            self._transfers.append(transfer)
-        finally:
-            self._waiting.remove(transfer)
-            self.notify()
-
-    def release(self, transfer: Transfer) -> None:
-        if transfer in self._transfers:
-            self._transfers.remove(transfer)
-        self.notify()
-
-    def notify(self) -> None:
-        """A connection was freed."""
-        self._freed.set()
-        self._freed = anyio.Event()
 
 
 class FileDownload:
@@ -210,7 +171,8 @@ class FileDownload:
             if await self._find_at_commit(self._request.commit_hash):
                 return
             await self.resolve()
-            if await self._find_at_commit(self.source.resolved.commit_hash):
+            commit_hash = self.source.resolved.commit_hash
+            if commit_hash != self._request.commit_hash and await self._find_at_commit(commit_hash):
                 return
             async with self._only_writer():
                 if not await self._link_existing_blob():
@@ -257,7 +219,7 @@ class FileDownload:
             try:
                 hasher = FrontHasher(self.source.digest, self.size)
                 await self._recheck(partial, hasher)
-                bad = await self._tools.threads.run(partial.missing, self._whole)
+                bad = partial.missing(self._whole)
                 # Each range is a request of its own: many small ones would take longer than what lies between them.
                 await self._fetch(partial, None, mending=join_near(bad, SMALLEST_REQUEST_BYTES))
                 self._enter(Phase.VERIFYING)
@@ -302,41 +264,50 @@ class FileDownload:
         return None if self.size is None else max(0, self.size - self.received)
 
     async def _find_at_commit(self, commit_hash: str | None) -> bool:
+        """Whether the file is in the cache, which counts unless its size shows that it is broken."""
         if commit_hash is None:
             return False
-        path = await self._tools.threads.run(
-            cache.find_snapshot_file, self._cache_dir, self._repo_id, commit_hash, self.file.filename
-        )
-        return path is not None and await self._accept_existing(path)
-
-    async def _accept_existing(self, path: Path) -> bool:
-        """A file that is in the cache counts, unless its size shows that it is broken."""
-        size = await self._tools.threads.run(lambda: path.stat().st_size)
-        if self.size is not None and size != self.size:
+        size = await self._tools.threads.run(self._size_at_commit, commit_hash)
+        if size is None or self.size not in (None, size):
             return False
-        await self._finish(size)
+        await self._tools.threads.run(self._discard_partials)
+        self._done(size)
         return True
 
-    async def _finish(self, size: int) -> None:
-        """The file is in the cache: what crashed attempts left of it is of no use any more."""
+    def _size_at_commit(self, commit_hash: str) -> int | None:
+        """Blocks."""
+        path = cache.find_snapshot_file(self._cache_dir, self._repo_id, commit_hash, self.file.filename)
+        return None if path is None else path.stat().st_size
+
+    def _discard_partials(self) -> None:
+        """Delete what crashed attempts left of a file that is in the cache now. Blocks."""
         if self.source.digest is not None:
-            await self._tools.threads.run(discard_partials, self._blobs_dir, self.source.digest)
+            discard_partials(self._blobs_dir, self.source.digest)
+
+    def _done(self, size: int) -> None:
         self.received = size
         self._enter(Phase.DONE)
 
     async def _link_existing_blob(self) -> bool:
+        size = await self._tools.threads.run(self._link_blob)
+        if size is None:
+            return False
+        self._done(size)
+        return True
+
+    def _link_blob(self) -> int | None:
+        """The size of the blob, if it was there and is linked now. Blocks."""
         digest = self.source.digest
         if digest is None:
-            return False
+            return None
         blob = cache.blob_path(self._cache_dir, self._repo_id, digest)
-        if not await self._tools.threads.run(blob.is_file):
-            return False
-        size = await self._tools.threads.run(lambda: blob.stat().st_size)
-        if self.size is not None and size != self.size:
-            return False
+        if not blob.is_file():
+            return None
+        size = blob.stat().st_size
+        if self.size not in (None, size):
+            return None
         commit_hash = self.source.resolved.commit_hash
-        await self._tools.threads.run(
-            cache.link_blob,
+        cache.link_blob(
             self._cache_dir,
             repo_id=self._repo_id,
             revision=commit_hash,
@@ -344,8 +315,8 @@ class FileDownload:
             filename=self.file.filename,
             etag=digest,
         )
-        await self._finish(size)
-        return True
+        self._discard_partials()
+        return size
 
     @asynccontextmanager
     async def _only_writer(self) -> AsyncIterator[None]:
@@ -360,10 +331,9 @@ class FileDownload:
                 self._tools.blob_locks.pop(blob, None)
 
     async def _download(self) -> None:
-        await self._tools.threads.run(cache.prepare_repo, self._cache_dir, self._repo_id)
         for _ in range(2):
             with anyio.CancelScope(shield=True):  # what is opened must be closed
-                partial = await self._tools.threads.run(Partial.open, self._blobs_dir, self._header())
+                partial = await self._tools.threads.run(self._open_partial)
             self._partial = partial
             try:
                 await self._fill(partial)
@@ -372,8 +342,14 @@ class FileDownload:
                 continue  # somebody took this process for dead: leave the file to them and begin another one
             finally:
                 self._partial = None
-                await self._tools.threads.run(partial.close)
+                if partial.is_open:
+                    await self._tools.threads.run(partial.close)
         raise ServerError("Another process is downloading this file too. Wait for it, or pause it there.")
+
+    def _open_partial(self) -> Partial:
+        """Blocks."""
+        cache.prepare_repo(self._cache_dir, self._repo_id)
+        return Partial.open(self._blobs_dir, self._header())
 
     def _header(self) -> PartialHeader:
         return PartialHeader(
@@ -436,7 +412,7 @@ class FileDownload:
         mending
             Fetch these ranges instead and replace what differs. They may be claimed by the journal.
         """
-        missing = await self._tools.threads.run(partial.missing, self._whole) if mending is None else mending
+        missing = partial.missing(self._whole) if mending is None else mending
         if not missing:
             return 0
         front = None if hasher is None else Front(partial, hasher, self._tools.threads)
@@ -514,29 +490,33 @@ class FileDownload:
             self._enter(Phase.VERIFYING)
 
     async def _publish(self, partial: Partial, digest: str) -> None:
-        if self.file.filename.endswith(".gguf") and not await self._tools.threads.run(_has_gguf_magic, partial):
-            await self._tools.threads.run(partial.discard)
+        with anyio.CancelScope(shield=True):
+            await self._tools.threads.run(self._publish_blob, partial, digest)
+        assert self.size is not None
+        self._done(self.size)
+
+    def _publish_blob(self, partial: Partial, digest: str) -> None:
+        """Give a verified file its final name. Blocks."""
+        if self.file.filename.endswith(".gguf") and not _has_gguf_magic(partial):
+            partial.discard()
             raise GGUFError(
                 f"{self.file.filename} is no GGUF file: {host_of(self._request.endpoint)} has something else under "
                 "that name, perhaps a web page. Choose another file, or check the endpoint."
             )
+        partial.ensure_owned()
         commit_hash = self.source.resolved.commit_hash
-        await self._tools.threads.run(partial.ensure_owned)
-        with anyio.CancelScope(shield=True):
-            await self._tools.threads.run(
-                cache.publish_blob,
-                self._cache_dir,
-                repo_id=self._repo_id,
-                revision=commit_hash,
-                commit_hash=commit_hash,
-                filename=self.file.filename,
-                etag=digest,
-                verified=partial.data_path,
-            )
-            await self._tools.threads.run(partial.finish)
-            await self._tools.threads.run(self._keep_checks, partial)
-        assert self.size is not None
-        await self._finish(self.size)
+        cache.publish_blob(
+            self._cache_dir,
+            repo_id=self._repo_id,
+            revision=commit_hash,
+            commit_hash=commit_hash,
+            filename=self.file.filename,
+            etag=digest,
+            verified=partial.data_path,
+        )
+        partial.finish()
+        self._keep_checks(partial)
+        self._discard_partials()
 
 
 async def _outcome(transfer: Transfer) -> Exception | None:

@@ -1,32 +1,25 @@
-"""The contiguous front of a partial file: written and hashed on a thread of its own while connections go on."""
+"""The contiguous front of a partial file: hashed on a thread of its own while connections go on."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from typing import NamedTuple
 
 from modeldeck.engine.digest import FrontHasher
 from modeldeck.engine.network import recycle
-from modeldeck.engine.partial import Partial, SegmentWriter
+from modeldeck.engine.partial import Partial
 from modeldeck.engine.threads import DiskThreads
 
 MAX_WAITING_BLOCKS = 8
-"""Blocks that wait to be written and hashed; the connection that brings the next one waits, too."""
-
-
-class _Block(NamedTuple):
-    writer: SegmentWriter
-    data: memoryview
+"""Blocks that wait to be hashed; the connection that brings the next one waits, too."""
 
 
 class Front:
-    """Writes and hashes the blocks that continue the front, so that their connection only has to receive.
+    """Hashes the blocks that continue the front while they are in memory.
 
-    What came ahead of its turn was written by its own connection, and is read back from the disk when the front reaches
-    it: reading back costs nearly as much as the digest itself. It works on a disk thread while there is something to
-    do. `take` may be called on any thread.
+    What came ahead of its turn is read back from the disk when the front reaches it, which costs a third of the digest
+    itself. It works on a disk thread while there is something to do. `take` may be called on any thread.
     """
 
     def __init__(self, partial: Partial, hasher: FrontHasher, threads: DiskThreads) -> None:
@@ -34,44 +27,49 @@ class Front:
         self._hasher = hasher
         self._threads = threads
         self._changed = threading.Condition()
-        self._waiting: deque[_Block | int] = deque()
+        self._waiting: deque[memoryview | int] = deque()
         """Blocks, and offsets up to which the file is read back."""
         self._next = hasher.position
         self._added = 0
         self._done = 0
         self._is_reading_back = False
+        self._has_next = False
         self._is_busy = False
         self._error: Exception | None = None
         self._watchers: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    def take(self, writer: SegmentWriter, position: int, data: memoryview) -> bool:
-        """Take over a block of one connection, and its buffer, if it continues the front.
-
-        From its first block that was taken, all blocks of a connection's answer are, so that its writer is used by one
-        thread at a time.
+    def take(self, position: int, data: memoryview) -> bool:
+        """Take over a block that was written, and its buffer, if it continues the front.
 
         Raises
         ------
-        OSError, StorageError, OwnershipLostError
-            When an earlier block could not be written, or the file not be read back.
+        OSError, StorageError
+            When the file could not be read back.
         """
         with self._changed:
             self.raise_error()
             if position != self._next:
-                if position < self._next or self._is_reading_back or self._partial.front < position:
+                if position < self._next or self._is_catching_up or self._partial.front < position:
                     return False
                 self._is_reading_back = True
                 self._add(position)
                 self._next = position
+            self._has_next = True
             while len(self._waiting) >= MAX_WAITING_BLOCKS:
                 self._changed.wait()
+            self._has_next = False
             self.raise_error()
-            self._add(_Block(writer, data))
-            self._next += len(data)  # not before it has its place: the next block may come from another connection
+            self._add(data)
+            self._next += len(data)
             return True
 
+    @property
+    def _is_catching_up(self) -> bool:
+        """Whether what lies before a later block is on its way already: read back, or with who waits for room."""
+        return self._is_reading_back or self._has_next
+
     async def settle(self) -> None:
-        """Wait until all that was taken so far is written and hashed, or has failed."""
+        """Wait until all that was taken so far is hashed, or has failed."""
         done = asyncio.Event()
         with self._changed:
             if self._done < self._added:
@@ -85,7 +83,7 @@ class Front:
         if self._error is not None:
             raise self._error
 
-    def _add(self, work: _Block | int) -> None:
+    def _add(self, work: memoryview | int) -> None:
         self._waiting.append(work)
         self._added += 1
         if not self._is_busy:
@@ -109,15 +107,14 @@ class Front:
                 self._done += 1
                 self._tell_watchers()
 
-    def _process(self, work: _Block | int) -> None:
+    def _process(self, work: memoryview | int) -> None:
         if isinstance(work, int):
             self._hasher.advance(self._partial.descriptor, work)
             with self._changed:
                 self._is_reading_back = False
         else:
-            work.writer.write([work.data])
-            self._hasher.feed(work.data)
-            recycle(work.data)
+            self._hasher.feed(work)
+            recycle(work)
 
     def _tell_watchers(self) -> None:
         for watcher in [watcher for watcher in self._watchers if watcher[0] <= self._done]:

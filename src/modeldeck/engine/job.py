@@ -13,7 +13,8 @@ from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, GGUFFile, total_size
 from modeldeck.engine import disk
-from modeldeck.engine.file import Crew, FileDownload, Phase, Tools
+from modeldeck.engine.crew import Crew
+from modeldeck.engine.file import FileDownload, Phase, Tools
 from modeldeck.engine.partial import discard_partials
 from modeldeck.engine.rate import RateMeter
 from modeldeck.engine.source import Source
@@ -244,18 +245,17 @@ class Job:
             Settings(endpoint=request.endpoint, cache_dir=Path(request.cache_dir), token=self._token),
             transport=self._tools.transport,
         )
-        crew = Crew(self._tools.connections)
         self._meter = RateMeter()
-        self._fetched_before, self._files = self.bytes_fetched, [self._file(hub, file, crew) for file in request.files]
-        self._tools.connections.join()
         try:
-            await self._check_room()
-            async with anyio.create_task_group() as task_group:
-                task_group.start_soon(self._tick)
-                failure = await self._run_files()
-                task_group.cancel_scope.cancel()
+            with Crew(self._tools.connections) as crew:
+                files = [self._file(hub, file, crew) for file in request.files]
+                self._fetched_before, self._files = self.bytes_fetched, files
+                await self._check_room()
+                async with anyio.create_task_group() as task_group:
+                    task_group.start_soon(self._tick, crew)
+                    failure = await self._run_files()
+                    task_group.cancel_scope.cancel()
         finally:
-            self._tools.connections.leave()
             with anyio.CancelScope(shield=True):
                 await hub.aclose()
         if failure is not None:
@@ -322,8 +322,9 @@ class Job:
         elif Phase.VERIFYING in phases and self.state is DownloadState.DOWNLOADING and Phase.RESOLVING not in phases:
             self.move(DownloadState.VERIFYING)
 
-    async def _tick(self) -> None:
+    async def _tick(self, crew: Crew) -> None:
         while True:
+            crew.measure()
             for file in self._files:
                 file.adjust()
             if any(file.is_transferring for file in self._files):

@@ -19,9 +19,10 @@ from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
 from modeldeck.engine.checks import CheckStore
+from modeldeck.engine.crew import Connections
 from modeldeck.engine.file import Tools
 from modeldeck.engine.job import Job
-from modeldeck.engine.limits import Bandwidth, Connections
+from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.partial import clean_partials, list_partials
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, is_settled
@@ -29,6 +30,7 @@ from modeldeck.engine.store import JobStore, StoredJob
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
+from modeldeck.fit.hardware import cpu_count
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 
@@ -82,7 +84,7 @@ class DownloadManager:
             http=httpx.AsyncClient(transport=self._transport, follow_redirects=False),
             threads=DiskThreads(),
             bandwidth=Bandwidth(self._limits.bandwidth_bytes_per_second),
-            connections=Connections(self._limits),
+            connections=Connections(self._limits, processors=cpu_count()),
             policy=policy or RetryPolicy(),
             patience=patience or Patience(),
             checks=CheckStore(checks_dir) if checks_dir is not None else None,

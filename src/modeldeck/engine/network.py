@@ -73,6 +73,9 @@ class Consumer(Protocol):
     def consume(self, block: memoryview) -> None:
         """Take the block over, and its buffer. Called on the connection's thread."""
 
+    def finish(self) -> None:
+        """There is no more. Called on the connection's thread, unless the connection failed."""
+
     def stop(self) -> None:
         """Let a ``consume`` that waits return soon: its connection is being closed. Called on the loop."""
 
@@ -88,12 +91,12 @@ class Stream(httpcore.AsyncNetworkStream):
         self._is_interrupted = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _read_errors():
-            return await self._on_thread(lambda: self._read(max_bytes, timeout))
+        return await self._on_thread(lambda: self._read(max_bytes, timeout))
 
     def _read(self, max_bytes: int, timeout: float | None) -> bytes:
-        self._sock.settimeout(timeout)
-        return self._sock.recv(max_bytes)
+        with _read_errors():
+            self._sock.settimeout(timeout)
+            return self._sock.recv(max_bytes)
 
     async def read_block(self, size: int, timeout: float | None = None) -> memoryview:
         """``size`` bytes or a full buffer, fewer from a slow connection, none at its end. The caller may recycle it."""
@@ -143,6 +146,7 @@ class Stream(httpcore.AsyncNetworkStream):
                 break
             received += len(block)
             consumer.consume(block)
+        consumer.finish()
         return received
 
     def _set_low_water(self, count: int) -> None:
@@ -152,18 +156,26 @@ class Stream(httpcore.AsyncNetworkStream):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not buffer:
-            return
-        try:
+        if buffer:
             await self._on_thread(lambda: self._write(buffer, timeout))
+
+    def _write(self, buffer: bytes, timeout: float | None) -> None:
+        try:
+            self._sock.settimeout(timeout)
+            self._sock.sendall(buffer)
         except TimeoutError as exc:
             raise httpcore.WriteTimeout(exc) from exc
         except OSError as exc:
             raise httpcore.WriteError(exc) from exc
 
-    def _write(self, buffer: bytes, timeout: float | None) -> None:
-        self._sock.settimeout(timeout)
-        self._sock.sendall(buffer)
+    async def ask(self, request: bytes, max_bytes: int, *, write_timeout: float | None, timeout: float | None) -> bytes:
+        """Write a request and read the first bytes of the answer, in one call."""
+
+        def write_and_read() -> bytes:
+            self._write(request, write_timeout)
+            return self._read(max_bytes, timeout)
+
+        return await self._on_thread(write_and_read)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None

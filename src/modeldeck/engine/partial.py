@@ -392,6 +392,10 @@ class Partial:
         return descriptor
 
     @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
     def descriptor(self) -> int:
         return self._descriptor
 
@@ -523,6 +527,10 @@ class SegmentWriter:
     @property
     def position(self) -> int:
         return self._block_start + self._block_length
+
+    @property
+    def has_unflushed(self) -> bool:
+        return self._block_length > 0
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         self._partial.beat()

@@ -184,6 +184,32 @@ class Planner:
         self._waiting.add(lease.position, lease.stop)
 
 
+class RequestSizer:
+    """How much to ask for at once, by what was learned of one server."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._wait_seconds: float | None = None
+
+    def learn(self, rate: float, wait_seconds: float) -> None:
+        """An answer came after such a wait, and then with so many bytes per second."""
+        self._rate = rate
+        last = self._wait_seconds
+        self._wait_seconds = wait_seconds if last is None else (last + wait_seconds) / 2
+
+    def request_bytes(self, *, waiting: int, workers: int, is_machine_busy: bool = False) -> int:
+        """For one of so many workers, when ``waiting`` bytes are to be asked for yet."""
+        if self._wait_seconds is None:
+            return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // max(1, workers)))
+        wanted = LARGEST_REQUEST_BYTES if is_machine_busy else request_bytes(self._rate, self._wait_seconds)
+        return fair_request_bytes(wanted, waiting=waiting, workers=workers)
+
+    @property
+    def split_bytes(self) -> int:
+        """What is left of a running request for others to take half of."""
+        return max(SMALLEST_SPLIT_BYTES, int(self._rate * SPLIT_SECONDS))
+
+
 def request_bytes(rate: float, wait_seconds: float) -> int:
     """How much to ask for at once on a connection that brings ``rate`` bytes per second after such a wait."""
     wanted = int(rate * wait_seconds * OVERHEAD_RATIO)
@@ -197,8 +223,3 @@ def fair_request_bytes(wanted: int, *, waiting: int, workers: int) -> int:
     """
     smallest = max(SMALLEST_REQUEST_BYTES, wanted // FAIRNESS_RATIO)
     return min(max(wanted, SMALLEST_REQUEST_BYTES), max(smallest, waiting // max(1, workers)))
-
-
-def smallest_split_bytes(rate: float) -> int:
-    """What is left of a running request for others to take half of, on connections of ``rate`` bytes per second."""
-    return max(SMALLEST_SPLIT_BYTES, int(rate * SPLIT_SECONDS))

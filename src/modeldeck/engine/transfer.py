@@ -7,33 +7,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 import anyio.abc
 import httpx
 
 from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
+from modeldeck.engine.crew import Crew
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.front import Front
 from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
 from modeldeck.engine.partial import OwnershipLostError, Partial, SegmentWriter
-from modeldeck.engine.plan import (
-    FIRST_REQUEST_BYTES,
-    LARGEST_REQUEST_BYTES,
-    SMALLEST_REQUEST_BYTES,
-    Lease,
-    Planner,
-    fair_request_bytes,
-    request_bytes,
-    smallest_split_bytes,
-)
+from modeldeck.engine.plan import Lease, Planner
 from modeldeck.engine.retry import Attempts, RetryPolicy
 from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
 from modeldeck.engine.threads import DiskThreads
-from modeldeck.engine.tuning import ConnectionTuner
-from modeldeck.fit.hardware import cpu_count
 
 UNKNOWN_SIZE = 1 << 62
 MAX_DOUBTS = 2
@@ -57,17 +46,6 @@ class Patience:
         return httpx.Timeout(self.silence_seconds, connect=self.connect_seconds, pool=None)
 
 
-class TransferCrew(Protocol):
-    """What a transfer asks of those it shares connections with."""
-
-    @property
-    def has_waiting(self) -> bool: ...
-
-    def allowance(self, transfer: Transfer) -> int: ...
-
-    def notify(self) -> None: ...
-
-
 class Transfer:
     """One run of fetching. Its attributes tell at any time how it stands.
 
@@ -78,7 +56,7 @@ class Transfer:
     missing
         Ranges to fetch.
     crew
-        Says how many connections this transfer may have now.
+        Says how many connections this transfer may have now, and how much to ask for.
     is_mending
         The bytes are there but wrong somewhere: fetch them again and replace those that differ.
     """
@@ -92,7 +70,7 @@ class Transfer:
         missing: Sequence[tuple[int, int]],
         threads: DiskThreads,
         bandwidth: Bandwidth,
-        crew: TransferCrew,
+        crew: Crew,
         policy: RetryPolicy,
         patience: Patience,
         is_mending: bool = False,
@@ -108,21 +86,16 @@ class Transfer:
         self._crew = crew
         self._policy = policy
         self._attempts = Attempts(policy)
-        self._tuner = ConnectionTuner(cpu_count())
         self._receptions: list[_Reception] = []
         self._fetched_before = 0
         self._task_group: anyio.abc.TaskGroup | None = None
         self._failure: ModelDeckError | OwnershipLostError | None = None
-        self._request_bytes = SMALLEST_REQUEST_BYTES
-        self._is_measured = False
-        self._wait_seconds: float | None = None
-        self._rate = 0.0
         self._has_ranges = False
         self._wrong_ranges = 0
         self._doubts = 0
         self._fetched_at_doubt = -1
         # A Hub's storage has ranges. Of others the first answer has to show it before more connections are opened.
-        self._ceiling = UNKNOWN_SIZE if source.is_storage else 1
+        self.ceiling = UNKNOWN_SIZE if source.is_storage else 1
         self._refused_at = 0.0
         self.working = 0
         self.connections = 0
@@ -163,15 +136,8 @@ class Transfer:
             return
         now = time.monotonic()
         if self._has_ranges and self._refused_at and now - self._refused_at > RECOVERY_SECONDS:
-            self._ceiling += 1
+            self.ceiling += 1
             self._refused_at = now
-        self._tuner.update(
-            now,
-            fetched=self.fetched,
-            cpu_seconds=time.process_time(),
-            connections=self.connections,
-            limit=min(self._crew.allowance(self), self._ceiling),
-        )
         while self.working < self._target() and not self._planner.is_done:
             self.working += 1
             self._task_group.start_soon(self._work)
@@ -179,16 +145,14 @@ class Transfer:
                 break
 
     def _target(self) -> int:
-        return max(1, min(self._crew.allowance(self), self._ceiling, self._tuner.wanted))
+        return max(1, min(self._crew.allowance(self), self.ceiling))
 
     def _wanted(self) -> int:
         if self._source.size is None:
             return UNKNOWN_SIZE
-        waiting, workers = self._planner.waiting, self._target()
-        if not self._is_measured:
-            return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // workers))
-        wanted = LARGEST_REQUEST_BYTES if self._tuner.is_machine_busy else self._request_bytes
-        return fair_request_bytes(wanted, waiting=waiting, workers=workers)
+        return self._crew.sizer.request_bytes(
+            waiting=self._planner.waiting, workers=self._target(), is_machine_busy=self._crew.is_machine_busy
+        )
 
     # --- one connection -----------------------------------------------------------------------------------------------
 
@@ -196,7 +160,7 @@ class Transfer:
         try:
             while self._failure is None and self.working <= self._target():
                 may_split = self._has_ranges and not self._crew.has_waiting
-                split_bytes = smallest_split_bytes(self._rate) if may_split else None
+                split_bytes = self._crew.sizer.split_bytes if may_split else None
                 lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
                 if lease is None or not await self._attempt(lease):
                     return
@@ -237,7 +201,7 @@ class Transfer:
 
     def _leave(self) -> bool:
         """The others get on without this connection: the server may want fewer."""
-        self._ceiling = max(1, self.working - 1)
+        self.ceiling = max(1, self.working - 1)
         self._refused_at = time.monotonic()
         return False
 
@@ -255,7 +219,7 @@ class Transfer:
         except ModelDeckError as error:
             return await self._back_off(error)
         if self._has_ranges:
-            self._ceiling = UNKNOWN_SIZE
+            self.ceiling = UNKNOWN_SIZE
         return True
 
     async def _back_off(self, error: ModelDeckError) -> bool:
@@ -269,7 +233,7 @@ class Transfer:
         finally:
             self.retry_at = None
         if self._has_ranges:
-            self._ceiling = UNKNOWN_SIZE
+            self.ceiling = UNKNOWN_SIZE
         return True
 
     def fail(self, failure: ModelDeckError | OwnershipLostError) -> None:
@@ -294,16 +258,13 @@ class Transfer:
             waited_seconds = time.monotonic() - started_at
             if not self._has_ranges:
                 self._has_ranges = True
-                self._ceiling = UNKNOWN_SIZE
+                self.ceiling = UNKNOWN_SIZE
                 self.adjust()
             before = lease.position
             await self._receive(body, lease)
             seconds = max(1e-6, time.monotonic() - started_at - waited_seconds)
-            self._is_measured = True
-            wait = body.wait_seconds or waited_seconds
-            self._wait_seconds = wait if self._wait_seconds is None else (self._wait_seconds + wait) / 2
-            self._rate = (lease.position - before) / seconds
-            self._request_bytes = request_bytes(self._rate, self._wait_seconds)
+            self._crew.sizer.learn((lease.position - before) / seconds, body.wait_seconds or waited_seconds)
+            self._crew.measure()
 
     async def _receive(self, body: Body, lease: Lease) -> None:
         before = lease.position
@@ -318,7 +279,7 @@ class Transfer:
     async def _receive_whole(self, body: Body, lease: Lease) -> None:
         """The server has no ranges: take what is missing out of the whole, and pass over what is there."""
         self._has_ranges = False
-        self._ceiling = 1
+        self.ceiling = 1
         watch = _DripWatch(self.patience)
         position = 0
         self._planner.restart(lease)
@@ -370,11 +331,9 @@ class Transfer:
     async def _end(self, reception: _Reception) -> None:
         """Write and journal all that came, also when the connection was cancelled."""
         try:
-            with anyio.CancelScope(shield=True), self.storage_errors():
-                if self.front is not None and reception.is_at_front:
-                    await self.front.settle()
-                    self.front.raise_error()
-                await self._threads.run(reception.writer.flush)
+            if reception.writer.has_unflushed:
+                with anyio.CancelScope(shield=True):
+                    await self._threads.run(reception.finish)
         finally:
             self._receptions.remove(reception)
             self._fetched_before += reception.received
@@ -402,7 +361,6 @@ class _Reception:
         self._watch = _DripWatch(transfer.patience)
         self._stopped = threading.Event()
         self.writer = SegmentWriter(transfer.partial, lease.position, is_mending=transfer.is_mending)
-        self.is_at_front = False
         self.received = 0
 
     @property
@@ -416,14 +374,16 @@ class _Reception:
         data = block[: max(0, self._lease.remaining)]
         self._lease.position = position + len(data)
         with self._transfer.storage_errors():
+            self.writer.write([data])
             front = self._transfer.front
-            if front is not None and front.take(self.writer, position, data):
-                self.is_at_front = True
-            else:
-                self.writer.write([data])
+            if front is None or not front.take(position, data):
                 recycle(data)
         self._transfer.bandwidth.take(len(block), self._stopped)
         self.received += len(data)
+
+    def finish(self) -> None:
+        with self._transfer.storage_errors():
+            self.writer.flush()
 
     def stop(self) -> None:
         self._stopped.set()

@@ -10,7 +10,7 @@ FEWEST_CONNECTIONS = 2
 SETTLE_SECONDS = 0.25
 """Connections are made, and find their speed, before they are judged."""
 WINDOW_SECONDS = 0.75
-BUSY_WINDOW_SECONDS = 0.25
+BUSY_WINDOW_SECONDS = 0.2
 FIRST_HOLD_SECONDS = 15.0
 LONGEST_HOLD_SECONDS = 240.0
 """After a step that did not pay there is rest for so long, at first and at the longest."""
@@ -30,6 +30,9 @@ class _Look:
     fetched: int
     cpu_seconds: float
 
+    def rate_since(self, earlier: _Look) -> float:
+        return (self.fetched - earlier.fetched) / (self.at - earlier.at)
+
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
@@ -40,7 +43,7 @@ class _Trial:
 
 
 class ConnectionTuner:
-    """Chooses the number of connections for one transfer by what was measured.
+    """Chooses the number of connections by what was measured.
 
     It begins with `START_CONNECTIONS`, and climbs as long as a step brings at least half of its share of speed: that is
     so where each connection is limited by its server or by the round trip, not where the line is full. Where the link
@@ -65,13 +68,18 @@ class ConnectionTuner:
         self._processors = max(1, processors)
         self._floor = min(START_CONNECTIONS, max(FEWEST_CONNECTIONS, processors - 1))
         self._begun: _Look | None = None
+        self._watched: _Look | None = None
         self._trial: _Trial | None = None
         self._hold_seconds = FIRST_HOLD_SECONDS
         self._not_before = 0.0
         self.wanted = START_CONNECTIONS
         self.is_machine_busy = False
 
-    def update(self, now: float, *, fetched: int, cpu_seconds: float, connections: int, limit: int) -> None:
+    def interrupt(self) -> None:
+        """What runs has changed: the connections are measured anew."""
+        self._begun = None
+
+    def update(self, now: float, *, fetched: int, cpu_seconds: float, is_settled: bool, limit: int) -> None:
         """Tell how it stands, a few times a second.
 
         Parameters
@@ -80,23 +88,32 @@ class ConnectionTuner:
             Bytes that have come until ``now``.
         cpu_seconds
             The processors' time that this process has used until ``now``.
-        connections, limit
-            How many are at work, and how many there may be.
+        is_settled
+            All connections that may be at work are.
+        limit
+            How many there may be.
         """
-        if connections != min(self.wanted, limit):
+        look = _Look(now, fetched, cpu_seconds)
+        self._watch_machine(look)
+        if not is_settled:
             self._begun = None
         elif self._begun is None:
             self._begun = _Look(now + SETTLE_SECONDS, fetched, cpu_seconds)
         elif now <= self._begun.at:
             self._begun = _Look(self._begun.at, fetched, cpu_seconds)
-        elif (seconds := now - self._begun.at) >= BUSY_WINDOW_SECONDS:
-            busy = (cpu_seconds - self._begun.cpu_seconds) / seconds / self._processors
+        elif now - self._begun.at >= WINDOW_SECONDS:
+            self._judge(now, look.rate_since(self._begun), limit)
+
+    def _watch_machine(self, look: _Look) -> None:
+        """See whether the machine is the limit, from the first bytes on, and come down at once."""
+        if self._watched is None or self._watched.fetched == 0:
+            self._watched = look
+        elif look.at - self._watched.at >= BUSY_WINDOW_SECONDS:
+            busy = (look.cpu_seconds - self._watched.cpu_seconds) / (look.at - self._watched.at) / self._processors
             self.is_machine_busy = busy >= BUSY_RATIO
-            rate = (fetched - self._begun.fetched) / seconds
-            if self.is_machine_busy and self.wanted > self._floor and self._may_step(now):
-                self._step(self._floor, rate)
-            elif seconds >= WINDOW_SECONDS:
-                self._judge(now, rate, limit)
+            if self.is_machine_busy and self.wanted > self._floor and self._may_step(look.at):
+                self._step(self._floor, look.rate_since(self._watched))
+            self._watched = look
 
     def _may_step(self, now: float) -> bool:
         return self._trial is None and now >= self._not_before

@@ -9,14 +9,16 @@ import httpx
 
 from modeldeck._types import DownloadRequest, EngineLimits, GGUFFile, LocalModel, VerifiedFile
 from modeldeck.engine.checks import CheckStore, RecordingHasher
+from modeldeck.engine.crew import Connections, Crew
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
-from modeldeck.engine.file import Crew, FileDownload, Tools
-from modeldeck.engine.limits import Bandwidth, Connections
+from modeldeck.engine.file import FileDownload, Tools
+from modeldeck.engine.limits import Bandwidth
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.source import Source
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
+from modeldeck.fit.hardware import cpu_count
 from modeldeck.hub.client import HubClient
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import is_commit_hash, is_sha256
@@ -121,7 +123,6 @@ async def _repair(
         endpoint=settings.endpoint,
         cache_dir=str(cache_dir),
     )
-    limits = EngineLimits()
     transport = EngineTransport()
     http = httpx.AsyncClient(transport=transport, follow_redirects=False)
     tools = Tools(
@@ -129,7 +130,7 @@ async def _repair(
         http=http,
         threads=threads,
         bandwidth=Bandwidth(None),
-        connections=Connections(limits),
+        connections=Connections(EngineLimits(), processors=cpu_count()),
         policy=RetryPolicy(),
         patience=Patience(),
         checks=checks,
@@ -143,16 +144,12 @@ async def _repair(
         revision=model.commit_hash,
         listed=request.files[0],
     )
-    file = FileDownload(
-        request=request,
-        file=request.files[0],
-        source=source,
-        tools=tools,
-        crew=Crew(tools.connections),
-        on_phase=lambda: None,
-    )
     try:
-        return await file.repair(path)
+        with Crew(tools.connections) as crew:
+            file = FileDownload(
+                request=request, file=request.files[0], source=source, tools=tools, crew=crew, on_phase=lambda: None
+            )
+            return await file.repair(path)
     finally:
         await http.aclose()
         await transport.shut_down()
