@@ -28,7 +28,7 @@ class FrontHasher:
             self._hash = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
         else:
             self._hash = hashlib.sha256()
-        self._scratch = memoryview(bytearray(PIECE_BYTES))
+        self._scratch = memoryview(b"")
         self.position = 0
 
     def feed(self, data: memoryview) -> None:
@@ -37,6 +37,8 @@ class FrontHasher:
 
     def advance(self, descriptor: int, stop: int) -> None:
         """Read and hash up to ``stop``. Blocks."""
+        if not self._scratch:
+            self._scratch = memoryview(bytearray(PIECE_BYTES))
         while self.position < stop:
             piece = self._scratch[: min(PIECE_BYTES, stop - self.position)]
             if read_at(descriptor, piece, self.position) < len(piece):

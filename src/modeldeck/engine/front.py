@@ -13,6 +13,8 @@ from modeldeck.engine.threads import DiskThreads
 
 MAX_WAITING_BLOCKS = 8
 """Blocks that wait to be hashed; the connection that brings the next one waits, too."""
+BLOCKS_AT_ONCE = 4
+"""The thread is woken for so many: to wake it costs as much as to hash a tenth of a block."""
 
 
 class Front:
@@ -74,6 +76,7 @@ class Front:
         with self._changed:
             if self._done < self._added:
                 self._watchers.append((self._added, asyncio.get_running_loop(), done))
+                self._start()
             else:
                 done.set()
         await done.wait()
@@ -86,6 +89,10 @@ class Front:
     def _add(self, work: memoryview | int) -> None:
         self._waiting.append(work)
         self._added += 1
+        if self._is_reading_back or len(self._waiting) >= min(BLOCKS_AT_ONCE, MAX_WAITING_BLOCKS):
+            self._start()
+
+    def _start(self) -> None:
         if not self._is_busy:
             self._is_busy = True
             self._threads.start(self._work)

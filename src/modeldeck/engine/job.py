@@ -280,12 +280,13 @@ class Job:
         )
 
     async def _check_room(self) -> None:
-        needed = 0
-        for file in self._files:
-            needed += await self._tools.threads.run(file.needed_bytes)
-        await self._tools.threads.run(
-            disk.check_room, Path(self.request.cache_dir), needed=needed, reserved=self._reserved_bytes(self)
-        )
+        cache_dir, reserved = Path(self.request.cache_dir), self._reserved_bytes(self)
+
+        def check() -> None:
+            needed = sum(file.needed_bytes() for file in self._files)
+            disk.check_room(cache_dir, needed=needed, reserved=reserved)
+
+        await self._tools.threads.run(check)
 
     async def _run_files(self) -> ModelDeckError | None:
         """Bring all files, the first ones first; the first failure stops the others and is returned."""

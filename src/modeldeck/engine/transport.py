@@ -19,6 +19,7 @@ MAX_IDLE_CONNECTIONS = 32
 class EngineTransport(httpx.AsyncBaseTransport):
     """Sends each request directly or through the proxy that the environment names for its address.
 
+    The environment is asked once for each address, and again after `hang_up`.
     It is shared by all clients of one engine, so closing a client leaves it open; `shut_down` closes it.
     """
 
@@ -27,6 +28,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         # Reading the certificate authorities takes a tenth of a second: it begins before somebody waits for it.
         self._ssl_context = self._threads.submit(lambda: ssl_context or _default_ssl_context())
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
+        self._proxies: dict[tuple[str, bytes], str | None] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         ssl_context = await asyncio.wrap_future(self._ssl_context)
@@ -39,6 +41,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         """Close the connections that are kept for the next request, and let go of their memory."""
         transports = list(self._transports.values())
         self._transports.clear()
+        self._proxies.clear()
         for transport in transports:
             await transport.aclose()
         drop_spare_buffers()
@@ -48,7 +51,10 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._threads.shutdown(wait=True)
 
     def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
-        proxy = _proxy_for(url)
+        address = (url.scheme, url.netloc)
+        if address not in self._proxies:  # to look takes half a millisecond
+            self._proxies[address] = _proxy_for(url)
+        proxy = self._proxies[address]
         if proxy not in self._transports:
             self._transports[proxy] = _transport(ssl_context, proxy, self._threads)
         return self._transports[proxy]
