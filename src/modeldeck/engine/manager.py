@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import ssl
 import uuid
 from collections.abc import Callable, Coroutine
@@ -292,16 +293,12 @@ class DownloadManager:
                 devices[cache_dir] = disk.device_of(Path(cache_dir))
             return devices[cache_dir]
 
-        reserved = 0
-        others = [self._jobs[job_id] for job_id in self._tasks] + list(self._queue.values())
-        for other in others:
-            if other is job:
-                if job.job_id in self._queue:
-                    break
-                continue
-            if device(other.request.cache_dir) == device(job.request.cache_dir):
-                reserved += other.remaining
-        return reserved
+        others = [self._jobs[job_id] for job_id in self._tasks if job_id != job.job_id]
+        if job.job_id in self._queue:
+            others += itertools.takewhile(lambda other: other is not job, self._queue.values())
+        return sum(
+            other.remaining for other in others if device(other.request.cache_dir) == device(job.request.cache_dir)
+        )
 
     def _start_queued(self) -> None:
         while self._is_open and self._queue and len(self._tasks) < self._limits.max_active_jobs:
