@@ -25,6 +25,8 @@ TINY = ("Q8_0", "modeldeck-demo/tiny-chat-GGUF")
 
 SLOW_BYTES_PER_SECOND = 2e6
 PATIENCE_SECONDS = 60.0
+CLICK_PACE_MS = 500
+"""Nobody clicks faster; the page is told of four changes in a second at most."""
 NEWEST = "7.4.0"
 
 SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
@@ -134,6 +136,7 @@ class Scene:
 
     def click(self, action: str, *, state: str) -> None:
         """Click at the big download, and note how long the new state of its row, and the hub's part of it, took."""
+        self.notebook.page.wait_for_timeout(CLICK_PACE_MS)
         deck = self.deck
         button = deck.button(action, *BIG)
         watch = deck.row(*BIG).evaluate_handle(_WATCH, state)

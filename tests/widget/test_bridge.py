@@ -170,6 +170,21 @@ def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Pag
     page.until(lambda: not page.jobs())
 
 
+@pytest.mark.usefixtures("rare_ticks")
+def test_a_click_costs_one_publication(page: Page, demo_hub: LocalHub) -> None:
+    """There are few in a second: what a download only passes through, or is told twice, takes none of them."""
+    page.ask("open_repo", repo_id=TINY)
+    variant = page.variant(TINY, "Q8_0")
+    demo_hub.faults.add(Throttle(20_000.0), origin="cdn")
+    before = sum(name == "downloads" for name, _ in page.history)
+    page.ask("download", repo_id=TINY, variant_id=variant["variant_id"])
+    page.until(lambda: [job for job in page.jobs() if job["state"] == "downloading"])
+    page.ask("cancel", job_id=page.jobs()[0]["job_id"])
+    page.until(lambda: page.jobs() == [])
+    page.ask("open_repo", repo_id=SPLIT)
+    assert sum(name == "downloads" for name, _ in page.history) == before + 2
+
+
 def test_one_thread_publishes_everything(page: Page) -> None:
     page.ask("open_repo", repo_id=TINY)
     page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")

@@ -370,6 +370,8 @@ class Bridge:
             return
         if snapshot.request.cache_dir != str(self._session.settings.cache_dir):
             return
+        if before is None and snapshot.state is DownloadState.CANCELLED:
+            return  # it has left the list already
         self._jobs[snapshot.job_id] = snapshot
         if is_news and (before is None or before.state is not snapshot.state):
             self._on_transition(snapshot)
@@ -382,8 +384,8 @@ class Bridge:
         self._publish_view()
 
     def _forget_job(self, job_id: str) -> None:
-        self._jobs.pop(job_id, None)
-        self._downloads_throttle.mark(patience_seconds=0.0)
+        if self._jobs.pop(job_id, None) is not None:  # one that was cancelled is gone already
+            self._downloads_throttle.mark(patience_seconds=0.0)
 
     def _on_transition(self, snapshot: DownloadSnapshot) -> None:
         name = f"{snapshot.request.label} of {snapshot.request.repo_id}"
@@ -535,6 +537,7 @@ class Bridge:
 
 def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float | None:
     """For how many seconds the page can do without this news; ``None`` for mere progress."""
-    if before is not None and (before.state, before.notice) == (now.state, now.notice):
-        return None
-    return PASSING_STATE_SECONDS if now.state in _PASSING else 0.0
+    if now.state in _PASSING:
+        return PASSING_STATE_SECONDS
+    is_progress = before is not None and (before.state, before.notice) == (now.state, now.notice)
+    return None if is_progress else 0.0
