@@ -159,3 +159,20 @@ def test_remove_gives_the_download_button_back(notebooks: Notebooks) -> None:
     deck.press("Remove", "Q8_0", TINY)
     deck.press("Really remove", "Q8_0", TINY)
     expect(deck.button("Download", "Q8_0", TINY)).to_be_visible(timeout=TIMEOUT_MS)
+
+
+def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny")])
+    notebook.page.set_viewport_size({"width": 420, "height": 800})
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.open(TINY)
+    width = deck.root.evaluate("root => root.getBoundingClientRect().width")
+    assert width < 420
+    notebook.screenshot("narrow", deck.root)
+    for button in deck.root.get_by_role("button").all():
+        ink = button.evaluate(
+            "button => [...button.querySelectorAll('span')].some(part => part.getBoundingClientRect().width > 0)"
+            " || button.innerText.trim() !== ''"
+        )
+        assert ink, button.get_attribute("aria-label") or button.inner_html()
