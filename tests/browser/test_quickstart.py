@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from modeldeck.localhub import LocalHub, Throttle
 from tests.browser.deck import TIMEOUT_MS, Deck
-from tests.browser.harness import Notebooks
+from tests.browser.harness import NOTEBOOK_7, Notebooks
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "01-quickstart.ipynb"
 WIDGET_CELL, AWAIT_CELL, CHAT_CELL = 1, 3, 4
@@ -162,13 +162,13 @@ def test_remove_gives_the_download_button_back(notebooks: Notebooks) -> None:
 
 
 def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> None:
-    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny")])
+    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny")], application=NOTEBOOK_7)
     notebook.page.set_viewport_size({"width": 420, "height": 800})
     notebook.run(0)
     deck = Deck(notebook, 0)
     deck.open(TINY)
     width = deck.root.evaluate("root => root.getBoundingClientRect().width")
-    assert width < 420
+    assert 280 < width < 420
     notebook.screenshot("narrow", deck.root)
     for button in deck.root.get_by_role("button").all():
         ink = button.evaluate(
