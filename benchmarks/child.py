@@ -32,12 +32,12 @@ async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[s
 
     files = [GGUFFile(filename=f["name"], size=f["size"], sha256=f["sha256"]) for f in work["files"]]
     groups = [files] if work["is_one_variant"] else [[file] for file in files]
-    last_byte = 0.0
+    complete: dict[str, float] = {}
+    """When the last byte of each job had come."""
 
     def watch(snapshot: DownloadSnapshot) -> None:
-        nonlocal last_byte
-        if snapshot.state is DownloadState.DOWNLOADING:
-            last_byte = time.perf_counter()
+        if snapshot.state is DownloadState.VERIFYING:
+            complete.setdefault(snapshot.job_id, time.perf_counter())
 
     async with DownloadManager(limits=EngineLimits(max_active_jobs=8)) as manager:
         manager.subscribe(watch)
@@ -59,7 +59,7 @@ async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[s
             if done.state is not DownloadState.READY:
                 raise SystemExit(f"{done.state}: {done.error}")
         ready = time.perf_counter()
-    return {"tail_seconds": ready - last_byte, "ready": ready}
+    return {"tail_seconds": ready - max(complete.values()), "ready": ready}
 
 
 def main() -> None:

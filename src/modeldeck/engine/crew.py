@@ -63,6 +63,11 @@ class Connections:
         return max(1, min(self._limit, self._tuner.wanted) // max(1, len(self._crews)))
 
     @property
+    def transfers(self) -> int:
+        """How many files are being fetched."""
+        return sum(crew.members for crew in self._crews)
+
+    @property
     def is_machine_busy(self) -> bool:
         return self._tuner.is_machine_busy
 
@@ -102,6 +107,10 @@ class Crew:
 
     def __exit__(self, *exc: object) -> None:
         self._connections.leave(self)
+
+    @property
+    def members(self) -> int:
+        return len(self._members)
 
     @property
     def fetched(self) -> int:

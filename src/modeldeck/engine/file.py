@@ -41,7 +41,7 @@ from modeldeck.hub.errors import host_of
 MAX_MENDINGS = 2
 MAX_RESOLVE_ATTEMPTS = 3
 """Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
-SYNC_BYTES = 256 << 20
+SYNC_BYTES = 32 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
 SYNC_SECONDS = 1.0
 _GGUF_MAGIC = b"GGUF"
@@ -415,13 +415,14 @@ class FileDownload:
         missing = partial.missing(self._whole) if mending is None else mending
         if not missing:
             return 0
-        front = None if hasher is None else Front(partial, hasher, self._tools.threads)
+        connections, threads = self._tools.connections, self._tools.threads
+        front = None if hasher is None else Front(partial, hasher, threads, sharers=lambda: connections.transfers)
         transfer = Transfer(
             source=self.source,
             partial=partial,
             front=front,
             missing=missing,
-            threads=self._tools.threads,
+            threads=threads,
             bandwidth=self._tools.bandwidth,
             crew=self._crew,
             policy=self._tools.policy,

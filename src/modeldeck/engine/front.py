@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from modeldeck.engine.digest import FrontHasher
 from modeldeck.engine.network import recycle
 from modeldeck.engine.partial import Partial
 from modeldeck.engine.threads import DiskThreads
 
-MAX_WAITING_BLOCKS = 8
-"""Blocks that wait to be hashed; the connection that brings the next one waits, too."""
+MAX_WAITING_BLOCKS = 32
+"""Blocks of all files together that wait to be hashed; the connection that brings the next one waits, too. That many
+come while a range that was brought ahead of its turn is read back."""
 BLOCKS_AT_ONCE = 4
 """The thread is woken for so many: to wake it costs as much as to hash a tenth of a block."""
 
@@ -22,12 +24,20 @@ class Front:
 
     What came ahead of its turn is read back from the disk when the front reaches it, which costs a third of the digest
     itself. It works on a disk thread while there is something to do. `take` may be called on any thread.
+
+    Parameters
+    ----------
+    sharers
+        How many files share the memory at this moment.
     """
 
-    def __init__(self, partial: Partial, hasher: FrontHasher, threads: DiskThreads) -> None:
+    def __init__(
+        self, partial: Partial, hasher: FrontHasher, threads: DiskThreads, *, sharers: Callable[[], int] = lambda: 1
+    ) -> None:
         self._partial = partial
         self._hasher = hasher
         self._threads = threads
+        self._sharers = sharers
         self._changed = threading.Condition()
         self._waiting: deque[memoryview | int] = deque()
         """Blocks, and offsets up to which the file is read back."""
@@ -57,7 +67,7 @@ class Front:
                 self._add(position)
                 self._next = position
             self._has_next = True
-            while len(self._waiting) >= MAX_WAITING_BLOCKS:
+            while len(self._waiting) >= self._most_waiting():
                 self._changed.wait()
             self._has_next = False
             self.raise_error()
@@ -89,8 +99,11 @@ class Front:
     def _add(self, work: memoryview | int) -> None:
         self._waiting.append(work)
         self._added += 1
-        if self._is_reading_back or len(self._waiting) >= min(BLOCKS_AT_ONCE, MAX_WAITING_BLOCKS):
+        if self._is_reading_back or len(self._waiting) >= min(BLOCKS_AT_ONCE, self._most_waiting()):
             self._start()
+
+    def _most_waiting(self) -> int:
+        return max(1, MAX_WAITING_BLOCKS // max(1, self._sharers()))
 
     def _start(self) -> None:
         if not self._is_busy:

@@ -29,7 +29,7 @@ FLUSH_SECONDS = 0.25
 LOW_WATER_BYTES = 64 << 10
 """A thread that waits for bytes is not woken for fewer, so that a slow link costs less. Twice as much fits into any
 socket's buffer."""
-MAX_SPARE_BUFFERS = 32
+MAX_SPARE_BUFFERS = 48
 MAX_THREADS = 128
 """More than all connections that an engine has at once; they are started when they are needed."""
 CONNECT_TIMEOUT_SECONDS = 15.0

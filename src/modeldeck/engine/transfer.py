@@ -256,6 +256,7 @@ class Transfer:
                 await self._receive_whole(body, lease)
                 return
             waited_seconds = time.monotonic() - started_at
+            self._crew.measure()
             if not self._has_ranges:
                 self._has_ranges = True
                 self.ceiling = UNKNOWN_SIZE

@@ -10,13 +10,13 @@ FEWEST_CONNECTIONS = 2
 SETTLE_SECONDS = 0.25
 """Connections are made, and find their speed, before they are judged."""
 WINDOW_SECONDS = 0.75
-BUSY_WINDOW_SECONDS = 0.2
+BUSY_WINDOW_SECONDS = 0.1
 FIRST_HOLD_SECONDS = 15.0
 LONGEST_HOLD_SECONDS = 240.0
 """After a step that did not pay there is rest for so long, at first and at the longest."""
 PAYING_RATIO = 0.5
 """More connections pay when they bring at least this part of what they would bring on an ideal link."""
-KEPT_RATIO = 0.9
+KEPT_RATIO = 0.8
 """Fewer connections pay when they bring at least this part of what more of them brought."""
 BUSY_RATIO = 0.5
 """With this part of all processors at work for a download, the machine is the limit: the rest is for others."""
