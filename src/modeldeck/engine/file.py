@@ -41,9 +41,12 @@ from modeldeck.hub.errors import host_of
 MAX_MENDINGS = 2
 MAX_RESOLVE_ATTEMPTS = 3
 """Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
-SYNC_BYTES = 32 << 20
+SYNC_BYTES = 64 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
-SYNC_SECONDS = 1.0
+SYNC_SECONDS = 0.2
+"""How often a file looks whether that many have come."""
+SYNCS_AT_ONCE = 2
+"""A slow disk takes long, and shall not hold all threads."""
 _GGUF_MAGIC = b"GGUF"
 
 
@@ -60,6 +63,7 @@ class Tools:
     patience: Patience
     checks: CheckStore | None = None
     blob_locks: dict[Path, anyio.Lock] = field(default_factory=dict)
+    syncs: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(SYNCS_AT_ONCE))
 
 
 class Phase(Enum):
@@ -461,7 +465,8 @@ class FileDownload:
                 continue
             synced = received
             try:
-                await self._tools.threads.run(partial.sync)
+                async with self._tools.syncs:
+                    await self._tools.threads.run(partial.sync)
             except OSError as exc:
                 transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
 
