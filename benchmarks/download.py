@@ -1,8 +1,8 @@
 """modeldeck's download engine beside curl, aria2c and hf_hub_download: ``python benchmarks/download.py``.
 
-Every tool fetches the same files from the same nginx over TLS in one run, turn by turn, into memory. What is compared
+Every tool fetches the same files from the same nginx over TLS in one run, turn by turn, onto a disk. What is compared
 are ratios of medians; the machine is described above the table. curl, aria2c and hf_hub_download only fetch (or check a
-size); modeldeck also takes the sha256 and publishes into the cache.
+size); modeldeck also takes the sha256, waits for the disk and publishes into the cache.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--tools", default=",".join(TOOLS), help="comma-separated")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all sizes")
     parser.add_argument("--parts", action="store_true", help="tell where modeldeck's CPU time goes, instead")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
+    parser.add_argument("--folder", type=Path, help="where the files go; a folder of the temporary directory's disk")
     options = parser.parse_args()
     tools = options.tools.split(",")
     missing = [name for name in ("nginx", "curl", "aria2c") if shutil.which(name) is None]

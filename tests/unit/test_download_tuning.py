@@ -147,6 +147,21 @@ def test_work_before_the_first_byte_does_not_count() -> None:
     assert not tuner.is_machine_busy
 
 
+def test_a_rush_of_new_requests_does_not_look_like_a_busy_machine() -> None:
+    """Connections that were as fast as each other end, and begin again, together."""
+    tuner = ConnectionTuner(PROCESSORS)
+    cpu_seconds = 0.0
+    for tick in range(1, 12):
+        now = tick * TICK_SECONDS
+        for rush in range(6 if tick % 4 == 0 else 1):
+            cpu_seconds += 0.02 * PROCESSORS
+            at = now + rush * 0.02
+            fetched = int(at * 160e6)
+            tuner.update(at, fetched=fetched, cpu_seconds=cpu_seconds, is_settled=False, limit=LIMIT)
+            assert not tuner.is_machine_busy
+    assert tuner.wanted == START_CONNECTIONS
+
+
 def test_an_interruption_begins_the_measuring_anew() -> None:
     tuner = ConnectionTuner(PROCESSORS)
     for tick in range(100):

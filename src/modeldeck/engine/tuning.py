@@ -10,7 +10,9 @@ FEWEST_CONNECTIONS = 2
 SETTLE_SECONDS = 0.25
 """Connections are made, and find their speed, before they are judged."""
 WINDOW_SECONDS = 0.75
-BUSY_WINDOW_SECONDS = 0.1
+FIRST_BUSY_WINDOW_SECONDS = 0.1
+BUSY_WINDOW_SECONDS = 0.25
+"""Later on connections may begin their next requests together, which is a rush of work."""
 FIRST_HOLD_SECONDS = 15.0
 LONGEST_HOLD_SECONDS = 240.0
 """After a step that did not pay there is rest for so long, at first and at the longest."""
@@ -69,6 +71,7 @@ class ConnectionTuner:
         self._floor = min(START_CONNECTIONS, max(FEWEST_CONNECTIONS, processors - 1))
         self._begun: _Look | None = None
         self._watched: _Look | None = None
+        self._busy_window_seconds = FIRST_BUSY_WINDOW_SECONDS
         self._trial: _Trial | None = None
         self._hold_seconds = FIRST_HOLD_SECONDS
         self._not_before = 0.0
@@ -108,9 +111,10 @@ class ConnectionTuner:
         """See whether the machine is the limit, from the first bytes on, and come down at once."""
         if self._watched is None or self._watched.fetched == 0:
             self._watched = look
-        elif look.at - self._watched.at >= BUSY_WINDOW_SECONDS:
+        elif look.at - self._watched.at >= self._busy_window_seconds:
             busy = (look.cpu_seconds - self._watched.cpu_seconds) / (look.at - self._watched.at) / self._processors
             self.is_machine_busy = busy >= BUSY_RATIO
+            self._busy_window_seconds = BUSY_WINDOW_SECONDS
             if self.is_machine_busy and self.wanted > self._floor and self._may_step(look.at):
                 self._step(self._floor, look.rate_since(self._watched))
             self._watched = look
