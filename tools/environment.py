@@ -125,7 +125,7 @@ def require_node() -> None:
 
 def install_python(extras: str) -> None:
     """Install modeldeck, editable, with these extras at the pinned versions."""
-    interpreter = f"{sys.executable} {sys.version}"
+    interpreter = f"{sys._base_executable} {sys.version}"
     once(VENV / ".modeldeck-venv", [str(VENV), interpreter], create_venv)
 
     def install() -> None:
@@ -183,7 +183,8 @@ def extras_stamp(extras: str) -> Path:
 def create_venv() -> None:
     say("Creating .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    run([sys.executable, "-m", "venv", VENV])
+    # Not the one of an active .venv, which is gone now.
+    run([sys._base_executable, "-m", "venv", VENV])
 
 
 def pip(*arguments: str | Path, **variables: str) -> None:

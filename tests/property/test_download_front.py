@@ -151,6 +151,24 @@ def test_the_next_connection_does_not_overtake_one_that_waits_for_room(
     threads.shut_down()
 
 
+def test_when_other_files_come_the_room_shrinks_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    threads = DiskThreads()
+    partial = Partial.open(tmp_path, HEADER)
+    hasher = FrontHasher(HEADER.digest, SIZE)
+    sharers = 1
+    front = Front(partial, hasher, threads, sharers=lambda: sharers)
+    connection = Connection(front, partial, 0, SIZE)
+    for _ in range(front_module.BLOCKS_AT_ONCE - 1):
+        connection.bring(10)
+    assert hasher.position == 0, "not worth to wake the thread"
+    sharers = front_module.MAX_WAITING_BLOCKS
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(connection.bring_all).result(30)
+    finish(front, hasher, partial, [connection])
+    partial.discard()
+    threads.shut_down()
+
+
 def test_one_connection_alone_is_hashed_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read back from the disk, and no more blocks wait than may."""
     threads = DiskThreads()

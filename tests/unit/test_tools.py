@@ -183,3 +183,17 @@ runpy.run_module("tools", run_name="__main__")
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr == "modeldeck needs Python 3.11 or later; this is 3.9.1. Try: make PYTHON=python3.11\n"
+
+
+def test_setup_may_run_in_the_environment_that_it_makes_anew(tmp_path: Path) -> None:
+    venv = tmp_path / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    code = (
+        "from pathlib import Path\n"
+        "from tools import environment\n"
+        f"environment.VENV = Path({str(venv)!r})\n"
+        "environment.create_venv()"
+    )
+    subprocess.run([python, "-c", code], cwd=ROOT, check=True)
+    subprocess.run([python, "-c", "import pip"], check=True)

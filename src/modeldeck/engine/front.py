@@ -68,6 +68,7 @@ class Front:
                 self._next = position
             self._has_next = True
             while len(self._waiting) >= self._most_waiting():
+                self._start()  # when these came there was room for more
                 self._changed.wait()
             self._has_next = False
             self.raise_error()
