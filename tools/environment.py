@@ -19,6 +19,8 @@ from tools.chromium import HOW_TO_INSTALL, find_chromium
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+BASE_PYTHON = Path(sys.executable).resolve()
+"""What .venv is made of, also when this runs in an active .venv that is to be made anew."""
 JAVASCRIPT = ROOT / "js"
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -125,7 +127,7 @@ def require_node() -> None:
 
 def install_python(extras: str) -> None:
     """Install modeldeck, editable, with these extras at the pinned versions."""
-    interpreter = f"{sys._base_executable} {sys.version}"
+    interpreter = f"{BASE_PYTHON} {sys.version}"
     once(VENV / ".modeldeck-venv", [str(VENV), interpreter], create_venv)
 
     def install() -> None:
@@ -183,8 +185,7 @@ def extras_stamp(extras: str) -> Path:
 def create_venv() -> None:
     say("Creating .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    # Not the one of an active .venv, which is gone now.
-    run([sys._base_executable, "-m", "venv", VENV])
+    run([BASE_PYTHON, "-m", "venv", VENV])
 
 
 def pip(*arguments: str | Path, **variables: str) -> None:

@@ -16,7 +16,7 @@ MAX_WAITING_BLOCKS = 32
 """Blocks of all files together that wait to be hashed; the connection that brings the next one waits, too. That many
 come while a range that was brought ahead of its turn is read back."""
 BLOCKS_AT_ONCE = 4
-"""The thread is woken for so many: to wake it costs as much as to hash a tenth of a block."""
+"""The thread is woken for so many, because each waking costs."""
 
 
 class Front:
