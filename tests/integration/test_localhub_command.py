@@ -28,7 +28,8 @@ def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             assert found, line
             yield found.group(), process
         finally:
-            process.kill()
+            process.terminate()  # it has a folder to delete
+            process.wait(30)
 
 
 @pytest.fixture
