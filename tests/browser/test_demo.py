@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,10 @@ from tools.processes import RUN_ID, run_environment, started_by
 def demo() -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """The running demo, JupyterLab's address and the run's id. A window is not opened: there is no display."""
     variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "HUB")}
-    with run_environment(variables) as environment:
+    with (
+        tempfile.TemporaryDirectory(prefix="modeldeck-") as folder,
+        run_environment({**variables, "MODELDECK_RUNTIME_DIR": folder}) as environment,
+    ):
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.demo"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
         )

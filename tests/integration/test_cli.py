@@ -30,6 +30,7 @@ def environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
         "HF_HOME": str(tmp_path / "hf"),
         "MODELDECK_INLINE": "1",
         "MODELDECK_STATE_DIR": str(tmp_path / "state"),
+        "MODELDECK_RUNTIME_DIR": str(tmp_path / "run"),
         "PYTHONWARNINGS": "error",
     }
 
