@@ -100,10 +100,13 @@ class Stream(httpcore.AsyncNetworkStream):
 
     async def read_block(self, size: int, timeout: float | None = None) -> memoryview:
         """``size`` bytes or a full buffer, fewer from a slow connection, none at its end. The caller may recycle it."""
-        with _read_errors():
-            return await self._on_thread(lambda: self._read_block(size, timeout))
+        return await self._on_thread(lambda: self._read_block(size, timeout))
 
     def _read_block(self, size: int, timeout: float | None) -> memoryview:
+        with _read_errors():
+            return self._fill(size, timeout)
+
+    def _fill(self, size: int, timeout: float | None) -> memoryview:
         """Fill a buffer, but hand on what is there after a while."""
         self._sock.settimeout(FLUSH_SECONDS if timeout is None else min(FLUSH_SECONDS, timeout))
         view = _new_buffer()[: min(size, BLOCK_BYTES)]
@@ -139,9 +142,8 @@ class Stream(httpcore.AsyncNetworkStream):
             consumer.consume(memoryview(early))
         while received < size and (wanted := min(size - received, consumer.wanted)) > 0:
             is_far_from_end = size - received > 2 * BLOCK_BYTES
-            with _read_errors():
-                self._set_low_water(LOW_WATER_BYTES if is_far_from_end else 1)
-                block = self._read_block(wanted, timeout)
+            self._set_low_water(LOW_WATER_BYTES if is_far_from_end else 1)
+            block = self._read_block(wanted, timeout)
             if not block:
                 break
             received += len(block)
