@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from modeldeck._types import DownloadState, EngineLimits, GGUFFile
-from modeldeck.engine import disk, partial
+from modeldeck.engine import disk, file, partial
 from modeldeck.localhub import Throttle
 
 if TYPE_CHECKING:
@@ -119,6 +119,45 @@ async def test_a_failed_journal_write_is_a_failed_disk(playground: Playground, m
         assert stopped.error.code == "disk_full"
         await (manager.resume if stopped.state is DownloadState.PAUSED else manager.retry)(job.job_id)
         playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network filesystems take bytes first and say later that the quota is used up."""
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
+    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
+    playground.hub.faults.add(Throttle(40e6), origin="cdn")
+    async with playground.manager() as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(partial, "write_back", failing)
+            job = await manager.submit(playground.request())
+            paused = await manager.wait(job.job_id)
+        assert paused.state is DownloadState.PAUSED
+        assert paused.error is not None
+        assert "quota" in paused.error.message
+        assert 0 < paused.received < len(playground.content)
+        await manager.resume(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+@pytest.mark.parametrize("has_own_call", [True, False], ids=["begun", "fsync"])
+def test_bytes_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_own_call: bool) -> None:
+    if not has_own_call:
+        monkeypatch.setattr(disk, "_sync_file_range", None)
+    path = tmp_path / "file"
+    with path.open("wb", buffering=0) as written:
+        written.write(b"x" * (1 << 20))
+        disk.write_back(written.fileno())
+        written.write(b"y")
+        disk.write_back(written.fileno())
+    assert path.read_bytes() == b"x" * (1 << 20) + b"y"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        disk.write_back(1 << 20)
 
 
 async def test_no_permission(playground: Playground) -> None:

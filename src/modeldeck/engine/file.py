@@ -41,11 +41,11 @@ from modeldeck.hub.errors import host_of
 MAX_MENDINGS = 2
 MAX_RESOLVE_ATTEMPTS = 3
 """Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
-SYNC_BYTES = 64 << 20
+WRITEBACK_BYTES = 64 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
-SYNC_SECONDS = 0.2
+WRITEBACK_SECONDS = 0.2
 """How often a file looks whether that many have come."""
-SYNCS_AT_ONCE = 2
+WRITEBACKS_AT_ONCE = 2
 """A slow disk takes long, and shall not hold all threads."""
 _GGUF_MAGIC = b"GGUF"
 
@@ -63,7 +63,7 @@ class Tools:
     patience: Patience
     checks: CheckStore | None = None
     blob_locks: dict[Path, anyio.Lock] = field(default_factory=dict)
-    syncs: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(SYNCS_AT_ONCE))
+    writebacks: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(WRITEBACKS_AT_ONCE))
 
 
 class Phase(Enum):
@@ -437,7 +437,7 @@ class FileDownload:
         self._transfer = transfer
         try:
             async with anyio.create_task_group() as task_group:
-                task_group.start_soon(self._sync, partial, transfer)
+                task_group.start_soon(self._write_back, partial, transfer)
                 failure = await _outcome(transfer)
                 task_group.cancel_scope.cancel()
         finally:
@@ -455,18 +455,18 @@ class FileDownload:
             self.source.learn_size(partial.received)
         return transfer.mended_bytes
 
-    async def _sync(self, partial: Partial, transfer: Transfer) -> None:
+    async def _write_back(self, partial: Partial, transfer: Transfer) -> None:
         """Bring the bytes to the disk in steps while the transfer goes on."""
-        synced = partial.received
+        begun = partial.received
         while True:
-            await anyio.sleep(SYNC_SECONDS)
+            await anyio.sleep(WRITEBACK_SECONDS)
             received = partial.received
-            if received - synced < SYNC_BYTES:
+            if received - begun < WRITEBACK_BYTES:
                 continue
-            synced = received
+            begun = received
             try:
-                async with self._tools.syncs:
-                    await self._tools.threads.run(partial.sync)
+                async with self._tools.writebacks:
+                    await self._tools.threads.run(partial.write_back)
             except OSError as exc:
                 transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
 

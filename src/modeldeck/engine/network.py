@@ -109,12 +109,14 @@ class Stream(httpcore.AsyncNetworkStream):
     def _fill(self, size: int, timeout: float | None) -> memoryview:
         """Fill a buffer, but hand on what is there after a while."""
         self._sock.settimeout(FLUSH_SECONDS if timeout is None else min(FLUSH_SECONDS, timeout))
-        view = _new_buffer()[: min(size, BLOCK_BYTES)]
+        wanted = min(size, BLOCK_BYTES)
+        view = _new_buffer()[:wanted]
         filled = 0
         begun_at = time.monotonic()
-        while filled < len(view) and not self._is_interrupted:
+        while filled < wanted and not self._is_interrupted:
             try:
-                count = self._sock.recv_into(view[filled:])
+                # For each record of 16 KiB. Without the number SSLSocket would look for it in a view of its own.
+                count = self._sock.recv_into(view[filled:], wanted - filled)
                 if count == 0:
                     break
                 filled += count

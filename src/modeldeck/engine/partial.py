@@ -34,6 +34,7 @@ import msgspec
 import psutil
 import xxhash
 
+from modeldeck.engine.disk import write_back
 from modeldeck.engine.plan import RangeSet
 
 try:
@@ -473,10 +474,10 @@ class Partial:
         if not _is_same_file(self.journal_path, os.fstat(self._journal)):
             raise OwnershipLostError(self.journal_path.name)
 
-    def sync(self) -> None:
-        """Bring bytes, then the journal that claims them, to the disk."""
-        os.fsync(self._descriptor)
-        os.fsync(self._journal)
+    def write_back(self) -> None:
+        """Bring the bytes, then the journal that claims them, to the disk: see `disk.write_back`."""
+        write_back(self._descriptor)
+        write_back(self._journal)
 
     def close(self) -> None:
         """Let go of the file and keep it for whoever comes next."""
