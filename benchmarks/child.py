@@ -14,6 +14,10 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bare import fetch_all
+
 
 def hub(work: dict[str, Any], repo_id: str) -> dict[str, float]:
     from huggingface_hub import hf_hub_download
@@ -78,7 +82,13 @@ def main() -> None:
     idle_bytes = psutil.Process().memory_info().rss
     Path(work["ballast"]).unlink()
     started = time.perf_counter()
-    told = hub(work, repo_id) if kind == "hub" else asyncio.run(engine(work, repo_id, commit_hash))
+    match kind:
+        case "hub":
+            told = hub(work, repo_id)
+        case "bare":
+            told = fetch_all(work)
+        case _:
+            told = asyncio.run(engine(work, repo_id, commit_hash))
     seconds = told.pop("ready", time.perf_counter()) - started
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime - idle.ru_utime - idle.ru_stime

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -54,6 +54,7 @@ class Outcome:
     cpu_seconds: float
     peak_bytes: int
     tail_seconds: float | None = None
+    server_cpu_seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
 
 
@@ -112,6 +113,7 @@ def python_child(kind: str) -> Callable[[Stage, Path, Case], Outcome]:
     def run(place: Stage, target: Path, case: Case) -> Outcome:
         work = {
             "endpoint": place.endpoint,
+            "storage": place.storage,
             "cache_dir": str(target),
             "files": [asdict(file) for file in place.files],
             "is_one_variant": case.is_one_variant,
@@ -135,6 +137,7 @@ TOOLS: dict[str, Callable[[Stage, Path, Case], Outcome]] = {
     "hf_hub_download": python_child("hub"),
     "modeldeck": python_child("modeldeck"),
     "modeldeck unverified": python_child("unverified"),
+    "bare Python": python_child("bare"),
 }
 PARTS = {"parts": python_child("parts")}
 
@@ -151,7 +154,10 @@ def run_case(case: Case, tools: list[str], runs: int, folder: Path | None) -> di
             for tool in tools:
                 target = Path(tempfile.mkdtemp(prefix="modeldeck-bench-", dir=folder))
                 try:
-                    outcomes[tool].append((TOOLS | PARTS)[tool](place, target, case))
+                    before = place.server_cpu_seconds()
+                    outcome = (TOOLS | PARTS)[tool](place, target, case)
+                    used = place.server_cpu_seconds() - before
+                    outcomes[tool].append(replace(outcome, server_cpu_seconds=used))
                 finally:
                     shutil.rmtree(target)
     return outcomes
@@ -161,9 +167,10 @@ def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
     total = sum(case.sizes)
     print(f"\n### ({case.name}) {case.text}: {total / 1e6:.0f} MB\n")
     print(
-        "| tool | seconds (median, min-max) | MB/s | CPU s/GB | time / modeldeck's | after the last byte | peak MiB |"
+        "| tool | seconds (median, min-max) | MB/s | CPU s/GB | nginx's | time / modeldeck's | after the last byte "
+        "| peak MiB |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     own = [outcome.seconds for outcome in outcomes.get("modeldeck", [])]
     for tool, found in outcomes.items():
         seconds = [outcome.seconds for outcome in found]
@@ -173,10 +180,11 @@ def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
         tails = [100 * o.tail_seconds / o.seconds for o in found if o.tail_seconds is not None]
         tail = f"{statistics.median(tails):.1f} %" if tails else "-"
         cpu = statistics.median(outcome.cpu_seconds for outcome in found) / (total / 1e9)
+        server = statistics.median(outcome.server_cpu_seconds for outcome in found) / (total / 1e9)
         peak = max(outcome.peak_bytes for outcome in found) / 2**20
         print(
             f"| {tool} | {middle:.2f} ({min(seconds):.2f}-{max(seconds):.2f}) | {total / 1e6 / middle:.0f} | {cpu:.2f} "
-            f"| {ratio} | {tail} | {f'{peak:.0f}' if peak else '-'} |"
+            f"| {server:.2f} | {ratio} | {tail} | {f'{peak:.0f}' if peak else '-'} |"
         )
 
 

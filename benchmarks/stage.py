@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import trustme
 
 COMMIT = "c0ffee" + "0" * 34
@@ -76,6 +77,12 @@ class Stage:
     storage: str
     ca: Path
     files: tuple[File, ...]
+    server: psutil.Process
+
+    def server_cpu_seconds(self) -> float:
+        """What nginx has used so far, without the relays."""
+        times = [process.cpu_times() for process in (self.server, *self.server.children())]
+        return sum(each.user + each.system for each in times)
 
 
 def free_port() -> int:
@@ -161,7 +168,13 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
         processes.append(subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder), "-e", "stderr"]))
         for port in (hub_port, cdn_port, open_port):
             _wait_for(port)
-        yield Stage(endpoint=f"https://localhost:{hub_port}", storage=storage, ca=folder / "ca.pem", files=tuple(files))
+        yield Stage(
+            endpoint=f"https://localhost:{hub_port}",
+            storage=storage,
+            ca=folder / "ca.pem",
+            files=tuple(files),
+            server=psutil.Process(processes[-1].pid),
+        )
     finally:
         for process in processes:
             process.terminate()

@@ -41,7 +41,7 @@ from modeldeck.hub.errors import host_of
 MAX_MENDINGS = 2
 MAX_RESOLVE_ATTEMPTS = 3
 """Each of them is already several tries of the hub's client: who has no network shall hear it soon."""
-WRITEBACK_BYTES = 64 << 20
+WRITEBACK_BYTES = 16 << 20
 """Brought to the disk in the background this often, so that little is left to wait for at the end."""
 WRITEBACK_SECONDS = 0.2
 """How often a file looks whether that many have come."""
