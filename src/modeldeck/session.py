@@ -17,7 +17,6 @@ import anyio.to_thread
 
 from modeldeck._errors import (
     DownloadCancelledError,
-    EngineLostError,
     InvalidRequestError,
     LoadFailedError,
     NetworkError,
@@ -303,22 +302,15 @@ class Session:
             Called with bytes hashed and bytes in all.
         """
         from modeldeck.engine.verify import verify_files
+        from modeldeck.service.discovery import find_checks_directory
 
         return await verify_files(
             await self._local(model),
             hub=self.hub,
             repair=repair,
             progress=progress,
-            checks_dir=await anyio.to_thread.run_sync(self._checks_dir),
+            checks_dir=await anyio.to_thread.run_sync(find_checks_directory, self.settings.cache_dir),
         )
-
-    def _checks_dir(self) -> Path | None:
-        from modeldeck.service.discovery import checks_directory, find_state_directory
-
-        try:
-            return checks_directory(find_state_directory(self.settings.cache_dir))
-        except EngineLostError:  # nowhere to keep anything: a repair fetches more then
-            return None
 
     async def remove(self, model: LocalModel | str) -> int:
         """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay.
@@ -430,11 +422,8 @@ class Session:
         from modeldeck.llama import MeasurementStore
         from modeldeck.service.discovery import find_state_directory
 
-        try:
-            return MeasurementStore(find_state_directory(self.settings.cache_dir))
-        except EngineLostError:
-            # Nowhere to keep anything, such as in a locked-down container: loading works all the same.
-            return None
+        directory = find_state_directory(self.settings.cache_dir)
+        return None if directory is None else MeasurementStore(directory)  # loading works all the same
 
     async def _model_paths(
         self, model: LocalModel | str | Path, progress: ProgressCallback | None

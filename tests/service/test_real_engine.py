@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from filelock import FileLock
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._settings import Settings
@@ -24,6 +25,7 @@ from modeldeck.library import local_model_of
 from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.service.client import Engine, connect_engine
 from modeldeck.service.control import engine_status, stop_engine
+from modeldeck.service.discovery import find_state_directory
 
 if TYPE_CHECKING:
     from conftest import Engines
@@ -83,15 +85,22 @@ async def test_download(engines: "Engines", hub: LocalHub, cache_dir: Path, inli
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("which", ["process", "inline", "beside another version's"])
 async def test_what_an_engine_downloaded_is_repaired_by_fetching_what_is_bad(
-    engines: "Engines", hub: LocalHub, cache_dir: Path
+    engines: "Engines", hub: LocalHub, cache_dir: Path, which: str
 ) -> None:
-    """The engine's process leaves the checks, and the command of another process finds them."""
-    engine = connect_engine(engines.settings)
+    """An engine leaves the checks, wherever it keeps its list, and the command of another process finds them."""
+    state_dir = find_state_directory(cache_dir)
+    assert state_dir is not None
+    lock = FileLock(state_dir / "engine.lock")
+    if which == "beside another version's":
+        lock.acquire()
+    engine = connect_engine(engines.settings, inline=which == "inline")
     request = request_for(hub, cache_dir)
     job = await engine.submit(request)
     assert (await engine.wait(job.job_id)).state is DownloadState.READY
     await engine.aclose()
+    lock.release()
     with blob_of(request).open("r+b") as file:
         file.seek(17_000_000)
         file.write(bytes([CONTENT[17_000_000] ^ 1]))

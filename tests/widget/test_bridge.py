@@ -306,7 +306,9 @@ def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> 
     assert page.variant(TINY, "F16")["measured"] is None
     (path,) = (tmp_path / "cache").rglob("tiny-chat-F16.gguf")
     taken = Measurement(load_seconds=0.5, tokens_per_second=42.0, memory_bytes=10**8, n_ctx=1024)
-    MeasurementStore(find_state_directory(tmp_path / "cache")).save(path, taken)
+    directory = find_state_directory(tmp_path / "cache")
+    assert directory is not None
+    MeasurementStore(directory).save(path, taken)
     page.ask("refresh")
     assert page.variant(TINY, "F16")["measured"]["tokens_per_second"] == 42.0
 

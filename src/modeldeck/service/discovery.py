@@ -120,20 +120,28 @@ def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir:
     yield place.directory / f"{place.name}.state"
 
 
-def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where to keep what is worth knowing the next time. It may be missing yet, and it may not be writable.
+def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where to keep what is worth knowing the next time, made when it is missing; ``None`` when there is no such place.
 
-    Raises
-    ------
-    EngineLostError
-        As `find_place`.
+    The engine's list of downloads may be elsewhere, because only one engine may write it.
     """
-    return next(state_directories(environ, find_place(cache_dir, environ), cache_dir, sys.platform))
+    try:
+        place = find_place(cache_dir, environ)
+    except EngineLostError:
+        return None
+    for directory in state_directories(environ, place, cache_dir, sys.platform):
+        try:
+            claim_directory(directory)
+        except OSError:
+            continue
+        return directory
+    return None
 
 
-def checks_directory(state_dir: Path) -> Path:
-    """Where what is known of finished files is kept, by the engine and by whoever verifies them later."""
-    return state_dir / "checks"
+def find_checks_directory(cache_dir: Path) -> Path | None:
+    """Where what is known of finished files is kept, by engines and by whoever verifies them later."""
+    state_dir = find_state_directory(cache_dir)
+    return None if state_dir is None else state_dir / "checks"
 
 
 def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:

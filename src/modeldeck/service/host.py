@@ -14,7 +14,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from modeldeck import __version__
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
-from modeldeck.service.discovery import checks_directory
+from modeldeck.service.discovery import find_checks_directory
 
 LOOK_SECONDS = 1.0
 SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
@@ -46,12 +46,15 @@ ManagerFactory: TypeAlias = Callable[[Path | None], Manager]
 """Makes a manager that keeps its list of jobs in the given directory, or nowhere."""
 
 
-def create_manager(state_dir: Path | None) -> Manager:
-    """The real one. Imported here because it brings httpx, which a client never needs."""
-    from modeldeck.engine.manager import DownloadManager
+def manager_factory(cache_dir: Path) -> ManagerFactory:
+    """Makes real ones, which know of finished files what any engine of this cache directory has learned."""
 
-    checks_dir = None if state_dir is None else checks_directory(state_dir)
-    return DownloadManager(state_dir=state_dir, checks_dir=checks_dir)
+    def create(state_dir: Path | None) -> Manager:
+        from modeldeck.engine.manager import DownloadManager  # brings httpx, which a client never needs
+
+        return DownloadManager(state_dir=state_dir, checks_dir=find_checks_directory(cache_dir))
+
+    return create
 
 
 class Host:

@@ -13,7 +13,7 @@ from modeldeck._errors import EngineLostError
 from modeldeck._loop import LoopThread, in_daemon_thread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
-from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
+from modeldeck.service.host import Host, ManagerFactory, Seat, manager_factory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,12 +88,12 @@ class InlineEngine(Engine):
     mode = "inline"
 
     def __init__(
-        self, cache_dir: Path, *, notice: str | None = None, create_manager: ManagerFactory = create_manager
+        self, cache_dir: Path, *, notice: str | None = None, create_manager: ManagerFactory | None = None
     ) -> None:
         super().__init__()
         self._notice = notice
         self._is_closed = False
-        self._runner = _Runner.take(cache_dir.resolve(), create_manager)
+        self._runner = _Runner.take(cache_dir.resolve(), create_manager or manager_factory(cache_dir))
         self._seat = self._runner.thread.start(self._attach()).result()
 
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:

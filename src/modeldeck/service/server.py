@@ -27,7 +27,7 @@ from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError
 from modeldeck._types import DownloadSnapshot, EngineStatus
 from modeldeck.service import protocol
 from modeldeck.service.discovery import EnginePlace, claim_directory, state_directories
-from modeldeck.service.host import Host, ManagerFactory, Seat, create_manager
+from modeldeck.service.host import Host, ManagerFactory, Seat, manager_factory
 from modeldeck.service.launch import READY
 from modeldeck.service.transport import dial, is_own_peer, listen, remove_address
 
@@ -297,7 +297,7 @@ class _Connection:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None, *, create_manager: ManagerFactory = create_manager) -> None:
+def main(argv: Sequence[str] | None = None, *, create_manager: ManagerFactory | None = None) -> None:
     """Run an engine until it is not needed any more; return at once when another one already runs at this place."""
     options = _parse(argv)
     place = EnginePlace(directory=options.runtime_dir, name=options.name, transport=options.transport)
@@ -314,7 +314,7 @@ def main(argv: Sequence[str] | None = None, *, create_manager: ManagerFactory = 
             os.truncate(place.log_path, 0)
         listener, secret = listen(place)
         try:
-            asyncio.run(_run(place, options, listener, secret, create_manager))
+            asyncio.run(_run(place, options, listener, secret, create_manager or manager_factory(options.cache_dir)))
         finally:
             remove_address(place)
     except (OSError, ModelDeckError) as error:
