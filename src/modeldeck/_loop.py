@@ -27,24 +27,35 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
+        self._lock = threading.RLock()  # a finalizer that posts may run while this very thread holds it
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         atexit.register(self.stop)
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive() and not self.loop.is_closed()
+        return self._thread.is_alive() and not self._is_stopped
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
-        """Call ``callback`` soon on the loop's thread. Calls keep their order."""
-        self.loop.call_soon_threadsafe(callback, *args, context=contextvars.Context())
+        """Call ``callback`` soon on the loop's thread, but not once it was stopped. Calls keep their order."""
+        with self._lock:
+            if not self._is_stopped:
+                self.loop.call_soon_threadsafe(callback, *args, context=contextvars.Context())
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run ``coroutine`` on the loop; the future can be waited for on any thread, and cancels what it stands for."""
-        if not self.is_alive:
-            coroutine.close()
-            raise EngineLostError("This engine was closed. Connect a new one.")
-        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
+        """Run ``coroutine`` on the loop; the future can be waited for on any thread, and cancels what it stands for.
+
+        Raises
+        ------
+        EngineLostError
+            When the thread was stopped.
+        """
+        with self._lock:
+            if self.is_alive:
+                return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
+        coroutine.close()
+        raise EngineLostError("This engine was closed. Connect a new one.")
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await ``coroutine``, which runs on this thread, from any other loop."""
@@ -73,19 +84,20 @@ class LoopThread:
     def stop(self) -> None:
         """Cancel what still runs and end the thread. Must not be called on the thread itself."""
         atexit.unregister(self.stop)
-        if self.is_alive:
-            self.post(self.loop.stop)
-            self._thread.join(STOP_SECONDS)
+        with self._lock:
+            self.post(self.loop.stop)  # after all that was started: its future is done when the thread ends
+            self._is_stopped = True
+        self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
         finally:
-            tasks = asyncio.all_tasks(self.loop)
-            for task in tasks:
-                task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            while tasks := asyncio.all_tasks(self.loop):
+                for task in tasks:
+                    task.cancel()
+                self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 

@@ -1,0 +1,71 @@
+"""The loop on a thread of its own: whoever waits for it hears the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import pytest
+
+from modeldeck._errors import EngineLostError
+from modeldeck._loop import LoopThread
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+def test_who_starts_something_while_it_stops_hears_of_it() -> None:
+    """A future that stayed open would block its caller for good, and a coroutine that nobody runs is a warning."""
+    thread = LoopThread("test")
+    gate, is_held = threading.Event(), threading.Event()
+    thread.post(lambda: (is_held.set(), gate.wait(60)))
+    assert is_held.wait(10)
+    before = thread.start(forever())
+    stopping = threading.Thread(target=thread.stop)
+    stopping.start()
+    deadline = time.monotonic() + 5
+    while thread.is_alive and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert not thread.is_alive, "it takes nothing more, though its thread is still busy"
+    with pytest.raises(EngineLostError):
+        thread.start(forever())
+    gate.set()
+    stopping.join(10)
+    with pytest.raises(CancelledError):
+        before.result(10)
+
+
+def test_a_stopped_one_refuses_coroutines_and_forgets_calls() -> None:
+    thread = LoopThread("test")
+    called = threading.Event()
+    thread.post(called.set)
+    assert called.wait(10)
+    assert thread.is_alive
+    thread.stop()
+    thread.stop()
+    assert not thread.is_alive
+    thread.post(pytest.fail, "nobody is there to call it")
+    with pytest.raises(EngineLostError):
+        thread.start(forever())
+
+
+def test_what_is_started_while_it_cleans_up_ends_too() -> None:
+    thread = LoopThread("test")
+    followers: list[asyncio.Task[None]] = []
+
+    begun = threading.Event()
+
+    async def leader() -> None:
+        try:
+            begun.set()
+            await forever()
+        finally:
+            followers.append(asyncio.get_running_loop().create_task(forever()))
+
+    thread.start(leader())
+    assert begun.wait(10)
+    thread.stop()
+    assert followers[0].cancelled()
