@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
+import shutil
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +39,72 @@ def small_disk(playground: Playground) -> Iterator[Path]:
     yield playground.cache_dir
     playground.assert_sound()
     subprocess.run(["umount", str(playground.cache_dir)], check=True)
+
+
+@dataclass
+class ThinDisk:
+    """A filesystem that promises more than its disk can hold, so that writes fail later, on their way there."""
+
+    cache_dir: Path
+    store: Path
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", str(self.store / "image"), str(self.cache_dir)], check=True)
+
+    def grow(self) -> None:
+        subprocess.run(["mount", "-o", "remount,size=256m", str(self.store)], check=True)
+
+    def read_again(self) -> None:
+        """Forget what is in memory: what is read from now on is what the disk has."""
+        subprocess.run(["umount", str(self.cache_dir)], check=True)
+        self.mount()
+
+
+@pytest.fixture
+def thin_disk(playground: Playground) -> Iterator[ThinDisk]:
+    disk = ThinDisk(playground.cache_dir, playground.cache_dir.parent / "elsewhere")
+    disk.cache_dir.mkdir()
+    disk.store.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk.store)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a filesystem needs root and the right to mount")
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", str(disk.store)], check=True)
+        image = disk.store / "image"
+        image.touch()
+        os.truncate(image, 128 << 20)
+        try:
+            path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+            make = [shutil.which("mkfs.ext4", path=path) or "", "-q", "-O", "^has_journal", "-N", "128", str(image)]
+            subprocess.run(make, check=True, capture_output=True)
+            with image.open("r+b") as file:  # has room where the filesystem keeps its own: that is not what is tested
+                start = file.read(8 << 20)
+                file.seek(0)
+                file.write(start)
+            disk.mount()
+        except (PermissionError, FileNotFoundError, subprocess.CalledProcessError):
+            pytest.skip("a filesystem in a file needs mkfs.ext4 and loop devices")
+        stack.callback(subprocess.run, ["umount", str(disk.cache_dir)], check=True)
+        yield disk
+        playground.assert_sound()
+
+
+async def test_what_got_lost_on_its_way_to_the_disk_is_fetched_again(
+    playground: Playground, thin_disk: ThinDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
+    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
+    playground.hub.faults.add(Throttle(20e6), origin="cdn")
+    async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
+        job = await manager.submit(playground.request())
+        stopped = await manager.wait(job.job_id)
+        assert stopped.state in (DownloadState.PAUSED, DownloadState.FAILED)
+        thin_disk.grow()
+        await (manager.resume if stopped.state is DownloadState.PAUSED else manager.retry)(job.job_id)
+        done = await manager.wait(job.job_id)
+        assert done.state is DownloadState.READY, done.error
+    thin_disk.read_again()
+    playground.assert_exact(done)
 
 
 async def test_the_filesystem_of_the_cache_is_the_one_that_counts(playground: Playground, small_disk: Path) -> None:
@@ -145,19 +218,70 @@ async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
         playground.assert_exact(await manager.wait(job.job_id))
 
 
-@pytest.mark.parametrize("has_own_call", [True, False], ids=["begun", "fsync"])
-def test_bytes_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_own_call: bool) -> None:
-    if not has_own_call:
+async def test_a_write_that_fails_when_all_has_come_is_not_published(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    """Who asks the disk later is not told any more."""
+    has_come = threading.Event()
+
+    def failing(descriptor: int) -> None:
+        assert has_come.wait(60)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
+    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
+    playground.hub.faults.add(Throttle(100e6), origin="cdn")
+    async with playground.manager() as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(partial, "write_back", failing)
+            job = await manager.submit(playground.request())
+            await until(lambda: manager.snapshots()[0].received == len(playground.content))
+            await anyio.sleep(0.2)  # for the connections to end
+            has_come.set()
+            paused = await manager.wait(job.job_id)
+        assert paused.state is DownloadState.PAUSED
+        assert paused.error is not None
+        assert "quota" in paused.error.message
+        await manager.resume(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
+def test_bytes_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with (tmp_path / "file").open("wb", buffering=0) as written:
+        for _ in range(2):
+            written.write(b"x" * (1 << 20))
+            disk.write_back(written.fileno())
+        if sys.platform.startswith("linux"):
+            assert not synced, "the kernel's own call does it"
         monkeypatch.setattr(disk, "_sync_file_range", None)
-    path = tmp_path / "file"
-    with path.open("wb", buffering=0) as written:
-        written.write(b"x" * (1 << 20))
+        synced.clear()
         disk.write_back(written.fileno())
-        written.write(b"y")
-        disk.write_back(written.fileno())
-    assert path.read_bytes() == b"x" * (1 << 20) + b"y"
-    with pytest.raises(OSError, match="Bad file descriptor"):
+        assert synced == [written.fileno()]
+
+
+@pytest.mark.parametrize("code", [errno.EBADF, errno.EDQUOT, errno.EIO, errno.ENOSYS])
+def test_what_the_kernel_could_not_write_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It says so to one call only, so that a second one would take the file for whole."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    if code != errno.EBADF:
+
+        def failing(*_: int) -> int:
+            ctypes.set_errno(code)
+            return -1
+
+        monkeypatch.setattr(disk, "_sync_file_range", failing)
+    if code == errno.ENOSYS:
         disk.write_back(1 << 20)
+        assert synced
+    else:
+        with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+            disk.write_back(1 << 20)
+        assert not synced
 
 
 async def test_no_permission(playground: Playground) -> None:

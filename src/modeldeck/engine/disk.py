@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,6 +18,7 @@ MARGIN_BYTES = 1 << 20
 """Left free for journals, links and directories."""
 
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_SUCH_CALL = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _WAIT_BEFORE_AND_WRITE = 1 | 2
 """sync_file_range(2): what was begun earlier is waited for, and its errors are told; what is new is begun."""
 
@@ -68,8 +70,25 @@ def write_back(descriptor: int) -> None:
     OSError
         Also for bytes of an earlier call that could not be written.
     """
-    if _sync_file_range is None or _sync_file_range(descriptor, 0, 0, _WAIT_BEFORE_AND_WRITE):
-        os.fsync(descriptor)  # says what was wrong, if it was not the filesystem that has no such call
+    if _sync_file_range is None:
+        os.fsync(descriptor)
+    elif _sync_file_range(descriptor, 0, 0, _WAIT_BEFORE_AND_WRITE):
+        code = ctypes.get_errno()
+        if code not in _NO_SUCH_CALL:
+            raise OSError(code, os.strerror(code))  # told once: an fsync would say now that all is well
+        os.fsync(descriptor)
+
+
+def read_from_disk(descriptor: int) -> None:
+    """After an error: have what is read of a file from now on be what its disk has, where the system can do that.
+
+    Bytes that could not be written stay in memory as if they had been, and nobody is told a second time. Blocks.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # that something is lost was said already; who reads it will see what
+            os.fsync(descriptor)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def error_from_write(exc: OSError, path: Path, *, missing: int | None) -> StorageError:
@@ -102,7 +121,7 @@ def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
     """Linux's own call, which Python's ``os`` lacks; ``None`` elsewhere."""
     if not sys.platform.startswith("linux"):
         return None
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    function = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
     if function is not None:
         function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function

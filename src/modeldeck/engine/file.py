@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import httpx
 
-from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError
+from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
 from modeldeck._types import DownloadRequest, GGUFFile
 from modeldeck.engine.checks import CheckStore
 from modeldeck.engine.crew import Connections, Crew
@@ -229,6 +229,9 @@ class FileDownload:
                 self._enter(Phase.VERIFYING)
                 await self._finish_verified(partial, hasher)
                 return self._mended_bytes
+            except StorageError:
+                await self._tools.threads.run(partial.distrust_memory)
+                raise
             finally:
                 self._partial = None
                 self._is_mending = False
@@ -344,6 +347,9 @@ class FileDownload:
                 return
             except OwnershipLostError:
                 continue  # somebody took this process for dead: leave the file to them and begin another one
+            except StorageError:
+                await self._tools.threads.run(partial.distrust_memory)
+                raise
             finally:
                 self._partial = None
                 if partial.is_open:
@@ -438,7 +444,7 @@ class FileDownload:
         try:
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self._write_back, partial, transfer)
-                failure = await _outcome(transfer)
+                await transfer.run()
                 task_group.cancel_scope.cancel()
         finally:
             self._crew.release(transfer)
@@ -449,8 +455,8 @@ class FileDownload:
             if front is not None:
                 with anyio.CancelScope(shield=True):
                     await front.settle()
-        if failure is not None:
-            raise failure
+        if transfer.failure is not None:
+            raise transfer.failure
         if self.size is None:
             self.source.learn_size(partial.received)
         return transfer.mended_bytes
@@ -523,15 +529,6 @@ class FileDownload:
         partial.finish()
         self._keep_checks(partial)
         self._discard_partials()
-
-
-async def _outcome(transfer: Transfer) -> Exception | None:
-    """Run the transfer; its failure as a value, because a task group would wrap it."""
-    try:
-        await transfer.run()
-    except (ModelDeckError, OwnershipLostError) as failure:
-        return failure
-    return None
 
 
 def _bad_blocks(partial: Partial, blocks: list[Block], scratch: memoryview, hasher: FrontHasher | None) -> list[Block]:

@@ -34,7 +34,7 @@ import msgspec
 import psutil
 import xxhash
 
-from modeldeck.engine.disk import write_back
+from modeldeck.engine.disk import read_from_disk, write_back
 from modeldeck.engine.plan import RangeSet
 
 try:
@@ -478,6 +478,11 @@ class Partial:
         """Bring the bytes, then the journal that claims them, to the disk: see `disk.write_back`."""
         write_back(self._descriptor)
         write_back(self._journal)
+
+    def distrust_memory(self) -> None:
+        """After an error of the disk: see `disk.read_from_disk`. Nobody may write meanwhile."""
+        if self._is_open:
+            read_from_disk(self._descriptor)
 
     def close(self) -> None:
         """Let go of the file and keep it for whoever comes next."""

@@ -59,6 +59,11 @@ class Transfer:
         Says how many connections this transfer may have now, and how much to ask for.
     is_mending
         The bytes are there but wrong somewhere: fetch them again and replace those that differ.
+
+    Attributes
+    ----------
+    failure : ModelDeckError, OwnershipLostError or None
+        What ended it, or was found out after its end.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class Transfer:
         self._receptions: list[_Reception] = []
         self._fetched_before = 0
         self._task_group: anyio.abc.TaskGroup | None = None
-        self._failure: ModelDeckError | OwnershipLostError | None = None
+        self.failure: ModelDeckError | OwnershipLostError | None = None
         self._has_ranges = False
         self._wrong_ranges = 0
         self._doubts = 0
@@ -113,26 +118,17 @@ class Transfer:
         return self._fetched_before + sum(reception.received for reception in self._receptions)
 
     async def run(self) -> None:
-        """Fetch everything.
-
-        Raises
-        ------
-        ModelDeckError
-            What ended it. All bytes that came are in the partial file and in its journal.
-        OwnershipLostError
-        """
+        """Fetch everything, or until there is a ``failure``. All that came is in the partial file and its journal."""
         try:
             async with anyio.create_task_group() as task_group:
                 self._task_group = task_group
                 self.adjust()
         finally:
             self._task_group = None
-        if self._failure is not None:
-            raise self._failure
 
     def adjust(self) -> None:
         """Open more connections where that is allowed and useful. Call it now and then."""
-        if self._task_group is None or self._failure is not None:
+        if self._task_group is None or self.failure is not None:
             return
         now = time.monotonic()
         if self._has_ranges and self._refused_at and now - self._refused_at > RECOVERY_SECONDS:
@@ -158,7 +154,7 @@ class Transfer:
 
     async def _work(self) -> None:
         try:
-            while self._failure is None and self.working <= self._target():
+            while self.failure is None and self.working <= self._target():
                 may_split = self._has_ranges and not self._crew.has_waiting
                 split_bytes = self._crew.sizer.split_bytes if may_split else None
                 lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
@@ -237,8 +233,9 @@ class Transfer:
         return True
 
     def fail(self, failure: ModelDeckError | OwnershipLostError) -> None:
-        if self._failure is None:
-            self._failure = failure
+        """End it, or say that what it brought is lost."""
+        if self.failure is None:
+            self.failure = failure
         if self._task_group is not None:
             self._task_group.cancel_scope.cancel()
 
