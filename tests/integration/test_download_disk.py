@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from modeldeck._types import DownloadState, EngineLimits, GGUFFile
@@ -244,6 +245,33 @@ async def test_a_write_that_fails_when_all_has_come_is_not_published(
         assert "quota" in paused.error.message
         await manager.resume(job.job_id)
         playground.assert_exact(await manager.wait(job.job_id))
+
+
+async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, is_paused = threading.Event(), threading.Event()
+    read_again: list[int] = []
+
+    def failing(descriptor: int) -> None:
+        asked.set()
+        assert is_paused.wait(60)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
+    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
+    monkeypatch.setattr(partial, "write_back", failing)
+    monkeypatch.setattr(partial, "read_from_disk", read_again.append)
+    playground.hub.faults.add(Throttle(20e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        assert await anyio.to_thread.run_sync(asked.wait, 60)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(manager.pause, job.job_id)
+            await anyio.sleep(0.1)
+            is_paused.set()
+        assert (await manager.wait(job.job_id)).state is DownloadState.PAUSED
+    assert len(read_again) == 1
 
 
 def test_bytes_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,7 @@ class FileDownload:
                 await self._finish_verified(partial, hasher)
                 return self._mended_bytes
             except StorageError:
-                await self._tools.threads.run(partial.distrust_memory)
+                partial.distrust_memory()
                 raise
             finally:
                 self._partial = None
@@ -348,7 +348,7 @@ class FileDownload:
             except OwnershipLostError:
                 continue  # somebody took this process for dead: leave the file to them and begin another one
             except StorageError:
-                await self._tools.threads.run(partial.distrust_memory)
+                partial.distrust_memory()
                 raise
             finally:
                 self._partial = None

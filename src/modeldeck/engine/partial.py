@@ -335,6 +335,7 @@ class Partial:
             raise
         self._touched_at = time.time()
         self._is_open = True
+        self._is_doubtful = False
 
     @classmethod
     def open(cls, directory: Path, header: PartialHeader) -> Partial:
@@ -476,18 +477,23 @@ class Partial:
 
     def write_back(self) -> None:
         """Bring the bytes, then the journal that claims them, to the disk: see `disk.write_back`."""
-        write_back(self._descriptor)
-        write_back(self._journal)
+        try:
+            write_back(self._descriptor)
+            write_back(self._journal)
+        except OSError:
+            self.distrust_memory()  # here, because nobody may be there any more to hear of it
+            raise
 
     def distrust_memory(self) -> None:
-        """After an error of the disk: see `disk.read_from_disk`. Nobody may write meanwhile."""
-        if self._is_open:
-            read_from_disk(self._descriptor)
+        """After an error of the disk: whoever comes next shall read what the disk has."""
+        self._is_doubtful = True
 
     def close(self) -> None:
         """Let go of the file and keep it for whoever comes next."""
         if self._is_open:
             self._is_open = False
+            if self._is_doubtful:
+                read_from_disk(self._descriptor)
             with contextlib.suppress(OSError):  # a full disk: the owner's death says the same
                 write_all(self._journal, _sealed("released"))
             self._close_descriptors()

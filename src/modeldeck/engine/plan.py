@@ -197,8 +197,8 @@ class RequestSizer:
         last = self._wait_seconds
         self._wait_seconds = wait_seconds if last is None else (last + wait_seconds) / 2
 
-    def request_bytes(self, *, waiting: int, workers: int, is_machine_busy: bool = False) -> int:
-        """For one of so many workers, when ``waiting`` bytes are to be asked for yet."""
+    def next_bytes(self, *, waiting: int, workers: int, is_machine_busy: bool = False) -> int:
+        """The size of the next request, of one of so many workers, when ``waiting`` bytes are to be asked for yet."""
         if self._wait_seconds is None:
             return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // max(1, workers)))
         wanted = LARGEST_REQUEST_BYTES if is_machine_busy else request_bytes(self._rate, self._wait_seconds)

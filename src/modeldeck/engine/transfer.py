@@ -146,7 +146,7 @@ class Transfer:
     def _wanted(self) -> int:
         if self._source.size is None:
             return UNKNOWN_SIZE
-        return self._crew.sizer.request_bytes(
+        return self._crew.sizer.next_bytes(
             waiting=self._planner.waiting, workers=self._target(), is_machine_busy=self._crew.is_machine_busy
         )
 
