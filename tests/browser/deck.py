@@ -42,8 +42,9 @@ class Deck:
         files = self.card(repo_id).get_by_role("list", name=f"Files of {repo_id}")
         return files.get_by_role("listitem").filter(has=self.root.page.get_by_text(label, exact=True))
 
-    def expect_state(self, label: str, repo_id: str, state: str) -> None:
-        expect(self.row(label, repo_id)).to_have_attribute("data-state", state, timeout=TIMEOUT_MS)
+    def expect_state(self, label: str, repo_id: str, state: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        row = self.row(label, repo_id)
+        expect(row).to_have_attribute("data-state", state, timeout=timeout_seconds * 1000)
 
     def progress_bar(self, repo_id: str) -> Locator:
         return self.card(repo_id).get_by_role("progressbar").first

@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from modeldeck.engine.retry import RetryPolicy
 from modeldeck.localhub import LocalHub, Throttle
 from tests.browser.deck import TIMEOUT_MS, Deck
-from tests.browser.harness import NOTEBOOK_7, Notebooks
+from tests.browser.harness import NOTEBOOK_7, TIMEOUT_SECONDS, Notebooks
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "01-quickstart.ipynb"
 WIDGET_CELL, AWAIT_CELL, CHAT_CELL = 1, 3, 4
 REAL = "modeldeck-demo/SmolLM2-135M-Instruct-GGUF"
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 GATED = "modeldeck-demo/tiny-gated-GGUF"
+POLICY = RetryPolicy()
+LONGEST_WAITS_SECONDS = sum(
+    min(POLICY.cap_seconds, POLICY.base_seconds * 2**failure) for failure in range(POLICY.max_attempts - 1)
+)
+"""A download waits at random, up to so long in all, before it gives up."""
 SHOW_WIDGET = 'from modeldeck import ModelBrowser\nbrowser = ModelBrowser("{query}")\nbrowser'
 
 
@@ -129,7 +135,7 @@ def test_a_failure_stays_on_the_card_and_retry_finishes(
     deck.press("Download", "Q4_1", REAL)
     deck.expect_state("Q4_1", REAL, "downloading")
     demo_hub.stop()
-    deck.expect_state("Q4_1", REAL, "failed")
+    deck.expect_state("Q4_1", REAL, "failed", timeout_seconds=LONGEST_WAITS_SECONDS + TIMEOUT_SECONDS)
     deck.expect_alert(REAL, re.compile("connect|reach", re.IGNORECASE))
     notebook.screenshot("error", deck.root)
     demo_hub.start()
