@@ -16,6 +16,7 @@ from modeldeck.service.discovery import (
     EnginePlace,
     claim_directory,
     find_place,
+    find_state_directory,
     place_in,
     runtime_directories,
     state_directories,
@@ -61,6 +62,21 @@ def test_the_list_of_downloads_is_kept_at_home_or_beside_the_socket(tmp_path: Pa
     assert directories(XDG_STATE_HOME="/s", HOME=home)[0] == Path("/s/modeldeck") / at_home.name
     assert directories(MODELDECK_STATE_DIR="/m", HOME=home)[0] == Path("/m") / at_home.name
     assert directories() == directories(HOME=f"{home}/missing") == [beside]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names its folders otherwise")
+def test_what_is_worth_knowing_is_kept_where_it_can_be_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environ = {"MODELDECK_RUNTIME_DIR": str(tmp_path / "run"), "HOME": str(home)}
+    found = find_state_directory(CACHE, environ)
+    assert found is not None
+    assert found.parent == home / ".local/state/modeldeck"
+    assert not list(home.iterdir()), "who only looks leaves nothing"
+    (home / ".local").write_text("a file where a folder should be")
+    assert find_state_directory(CACHE, environ) == tmp_path / "run" / f"{find_place(CACHE, environ).name}.state"
+    (tmp_path / "blocked").touch()
+    assert find_state_directory(CACHE, {"MODELDECK_RUNTIME_DIR": str(tmp_path / "blocked")}) is None
 
 
 def test_cache_directory_and_version_tell_engines_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir:
 
 
 def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Where to keep what is worth knowing the next time, made when it is missing; ``None`` when there is no such place.
+    """Where to keep what is worth knowing the next time; ``None`` when there is no such place. It may be missing yet.
 
     The engine's list of downloads may be elsewhere, because only one engine may write it.
     """
@@ -129,13 +129,8 @@ def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.enviro
         place = find_place(cache_dir, environ)
     except EngineLostError:
         return None
-    for directory in state_directories(environ, place, cache_dir, sys.platform):
-        try:
-            claim_directory(directory)
-        except OSError:
-            continue
-        return directory
-    return None
+    candidates = state_directories(environ, place, cache_dir, sys.platform)
+    return next((directory for directory in candidates if _can_be_written(directory)), None)
 
 
 def find_checks_directory(cache_dir: Path) -> Path | None:
@@ -172,6 +167,13 @@ def claim_directory(directory: Path) -> None:
             directory.chmod(0o700)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(None, "it cannot be written")
+
+
+def _can_be_written(directory: Path) -> bool:
+    """Whether the directory, or what is missing of it, could be made and written. Nothing is made."""
+    while not os.path.exists(directory):  # also what may not be looked at
+        directory = directory.parent
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
 def user_name() -> str:
