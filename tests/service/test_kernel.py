@@ -77,7 +77,8 @@ class Kernel:
 
     def begin(self, code: str) -> str:
         """Start a cell that does not end, and wait until it runs. Gives its message's id."""
-        cell: str = self.client.execute(code)
+        # Otherwise the kernel refuses for a moment, after an interrupt, what comes next.
+        cell: str = self.client.execute(code, stop_on_error=False)
         while True:
             message = self.client.get_iopub_msg(timeout=KERNEL_SECONDS)
             if message["msg_type"] == "stream" and "running" in message["content"]["text"]:

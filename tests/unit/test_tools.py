@@ -153,9 +153,11 @@ print(child.pid)
 
 
 def test_the_processes_of_an_inner_run_belong_to_the_outer_one() -> None:
-    wait = [sys.executable, "-c", "input()"]
+    wait = [sys.executable, "-c", "print(flush=True); input()"]
     with run_environment(os.environ) as outer, run_environment(outer) as inner:
-        process = subprocess.Popen(wait, env=inner, stdin=subprocess.PIPE)
+        process = subprocess.Popen(wait, env=inner, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()  # the kernel shows a program's environment a moment after it has started it
         assert [one.pid for one in started_by(outer[RUN_ID])] == [process.pid]
         assert [one.pid for one in started_by(inner[RUN_ID])] == [process.pid]
         process.communicate(b"\n")
