@@ -1,7 +1,7 @@
 """The least that Python can do for a verified file: what the engine's time is to be compared with.
 
 One connection. One thread receives and decrypts, another writes and hashes; no journal, no retry, no progress, no
-publishing. Bytes are brought to the disk as by the engine.
+publishing. Bytes are brought to the disk by the engine's own call.
 """
 
 from __future__ import annotations

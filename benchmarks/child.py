@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from bare import fetch_all
 
 

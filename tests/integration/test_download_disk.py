@@ -290,9 +290,7 @@ def test_bytes_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("code", [errno.EBADF, errno.EDQUOT, errno.EIO, errno.ENOSYS])
-def test_what_the_kernel_could_not_write_is_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_what_the_kernel_could_not_write_is_told_at_once(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """It says so to one call only, so that a second one would take the file for whole."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -213,29 +214,21 @@ class FileDownload:
         await self.resolve()
         known = await self._tools.threads.run(self._known_blocks)
         async with self._only_writer():
-            with anyio.CancelScope(shield=True):  # what is opened must be closed
-                partial = await self._tools.threads.run(
-                    Partial.take_over, self._blobs_dir, self._header(), damaged, known
-                )
-            self._partial = partial
-            self._is_mending = True
-            self._enter(Phase.FETCHING)
-            try:
-                hasher = FrontHasher(self.source.digest, self.size)
-                await self._recheck(partial, hasher)
-                bad = partial.missing(self._whole)
-                # Each range is a request of its own: many small ones would take longer than what lies between them.
-                await self._fetch(partial, None, mending=join_near(bad, SMALLEST_REQUEST_BYTES))
-                self._enter(Phase.VERIFYING)
-                await self._finish_verified(partial, hasher)
-                return self._mended_bytes
-            except StorageError:
-                partial.distrust_memory()
-                raise
-            finally:
-                self._partial = None
-                self._is_mending = False
-                await self._tools.threads.run(partial.close)
+            take_over = functools.partial(Partial.take_over, self._blobs_dir, self._header(), damaged, known)
+            async with self._opened(take_over) as partial:
+                self._is_mending = True
+                self._enter(Phase.FETCHING)
+                try:
+                    hasher = FrontHasher(self.source.digest, self.size)
+                    await self._recheck(partial, hasher)
+                    bad = partial.missing(self._whole)
+                    # Each range is a request of its own: many small ones would take longer than what lies between them.
+                    await self._fetch(partial, None, mending=join_near(bad, SMALLEST_REQUEST_BYTES))
+                    self._enter(Phase.VERIFYING)
+                    await self._finish_verified(partial, hasher)
+                    return self._mended_bytes
+                finally:
+                    self._is_mending = False
 
     @property
     def _blobs_dir(self) -> Path:
@@ -339,22 +332,29 @@ class FileDownload:
 
     async def _download(self) -> None:
         for _ in range(2):
-            with anyio.CancelScope(shield=True):  # what is opened must be closed
-                partial = await self._tools.threads.run(self._open_partial)
-            self._partial = partial
             try:
-                await self._fill(partial)
+                async with self._opened(self._open_partial) as partial:
+                    await self._fill(partial)
                 return
             except OwnershipLostError:
                 continue  # somebody took this process for dead: leave the file to them and begin another one
-            except StorageError:
-                partial.distrust_memory()
-                raise
-            finally:
-                self._partial = None
-                if partial.is_open:
-                    await self._tools.threads.run(partial.close)
         raise ServerError("Another process is downloading this file too. Wait for it, or pause it there.")
+
+    @asynccontextmanager
+    async def _opened(self, open_partial: Callable[[], Partial]) -> AsyncIterator[Partial]:
+        """A partial file for as long as it is worked on; what is left of it is kept for whoever comes next."""
+        with anyio.CancelScope(shield=True):  # what is opened must be closed
+            partial = await self._tools.threads.run(open_partial)
+        self._partial = partial
+        try:
+            yield partial
+        except StorageError:
+            partial.distrust_memory()
+            raise
+        finally:
+            self._partial = None
+            if partial.is_open:
+                await self._tools.threads.run(partial.close)
 
     def _open_partial(self) -> Partial:
         """Blocks."""

@@ -171,9 +171,8 @@ def claim_directory(directory: Path) -> None:
 
 def _can_be_written(directory: Path) -> bool:
     """Whether the directory, or what is missing of it, could be made and written. Nothing is made."""
-    while not os.path.exists(directory):  # also what may not be looked at
-        directory = directory.parent
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+    existing = next((path for path in (directory, *directory.parents) if os.path.exists(path)), directory)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def user_name() -> str:
