@@ -42,6 +42,13 @@ def small_disk(playground: Playground) -> Iterator[Path]:
     subprocess.run(["umount", str(playground.cache_dir)], check=True)
 
 
+@pytest.fixture
+def early_write_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes go to the disk soon, also those of a small file."""
+    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
+    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
+
+
 @dataclass
 class ThinDisk:
     """A filesystem that promises more than its disk can hold, so that writes fail later, on their way there."""
@@ -90,11 +97,10 @@ def thin_disk(playground: Playground) -> Iterator[ThinDisk]:
         playground.assert_sound()
 
 
+@pytest.mark.usefixtures("early_write_back")
 async def test_what_got_lost_on_its_way_to_the_disk_is_fetched_again(
-    playground: Playground, thin_disk: ThinDisk, monkeypatch: pytest.MonkeyPatch
+    playground: Playground, thin_disk: ThinDisk
 ) -> None:
-    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
-    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
     playground.hub.faults.add(Throttle(20e6), origin="cdn")
     async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
         job = await manager.submit(playground.request())
@@ -195,6 +201,7 @@ async def test_a_failed_journal_write_is_a_failed_disk(playground: Playground, m
         playground.assert_exact(await manager.wait(job.job_id))
 
 
+@pytest.mark.usefixtures("early_write_back")
 async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
     playground: Playground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,8 +210,6 @@ async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
     def failing(descriptor: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
-    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
     playground.hub.faults.add(Throttle(40e6), origin="cdn")
     async with playground.manager() as manager:
         with monkeypatch.context() as patch:
@@ -219,6 +224,7 @@ async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
         playground.assert_exact(await manager.wait(job.job_id))
 
 
+@pytest.mark.usefixtures("early_write_back")
 async def test_a_write_that_fails_when_all_has_come_is_not_published(
     playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
@@ -229,8 +235,6 @@ async def test_a_write_that_fails_when_all_has_come_is_not_published(
         assert has_come.wait(60)
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
-    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
     playground.hub.faults.add(Throttle(100e6), origin="cdn")
     async with playground.manager() as manager:
         with monkeypatch.context() as patch:
@@ -247,6 +251,7 @@ async def test_a_write_that_fails_when_all_has_come_is_not_published(
         playground.assert_exact(await manager.wait(job.job_id))
 
 
+@pytest.mark.usefixtures("early_write_back")
 async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
     playground: Playground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,8 +263,6 @@ async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
         assert is_paused.wait(60)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
-    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
     monkeypatch.setattr(partial, "write_back", failing)
     monkeypatch.setattr(partial, "read_from_disk", read_again.append)
     playground.hub.faults.add(Throttle(20e6), origin="cdn")
