@@ -7,6 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from modeldeck._errors import (
     DownloadCancelledError,
     InvalidRequestError,
     LoadFailedError,
+    ModelDeckError,
     NetworkError,
     RemoteFileNotFoundError,
     error_from_info,
@@ -327,7 +329,7 @@ class Session:
             and other.variant_id != local.variant_id
             for name in other.filenames
         }
-        return await anyio.to_thread.run_sync(
+        freed = await anyio.to_thread.run_sync(
             partial(
                 remove,
                 self.settings.cache_dir,
@@ -336,6 +338,18 @@ class Session:
                 filenames=[name for name in local.filenames if name not in kept],
             )
         )
+        await self._tell_of_removal()
+        return freed
+
+    async def _tell_of_removal(self) -> None:
+        """Have the engine's list, and with it every open widget, follow. No engine is started for that."""
+        from modeldeck.service.control import look_again
+
+        with suppress(ModelDeckError):  # the model is removed; an engine that cannot be asked looks when it is joined
+            if self._engine is not None:
+                await self._engine.look_again()
+            else:
+                await anyio.to_thread.run_sync(look_again, self.settings)
 
     async def _local(self, model: LocalModel | str) -> LocalModel:
         if isinstance(model, LocalModel):

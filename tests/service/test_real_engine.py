@@ -26,6 +26,7 @@ from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.service.client import Engine, connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.discovery import find_state_directory
+from modeldeck.session import Session
 
 if TYPE_CHECKING:
     from conftest import Engines
@@ -292,6 +293,22 @@ async def test_a_finished_download_whose_file_is_gone_is_not_shown(
     assert again.job_id != gone.job_id
     assert {snapshot.job_id for snapshot in other.snapshots()} == {kept.job_id, again.job_id}
     await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_removing_a_model_takes_its_download_off_every_list(
+    engines: "Engines", hub: LocalHub, cache_dir: Path
+) -> None:
+    """Also when who removes it has no engine, and none is started for that."""
+    engine = connect_engine(engines.settings)
+    model = local_model_of(await finish_one(engine, request_for(hub, cache_dir)))
+    kept = await finish_one(engine, request_for(hub, cache_dir, "other/name"))
+    async with Session(endpoint=hub.endpoint, cache_dir=cache_dir, token=False) as session:
+        await session.remove(model)
+        await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots() == (kept,))
+        await end(engine, engines, "stopped")
+        await session.remove(local_model_of(kept))
+    assert engines.processes() == []
 
 
 @pytest.mark.anyio

@@ -157,6 +157,23 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     page.until(lambda: not page.jobs())
 
 
+def test_what_somebody_else_removes_is_available_again(
+    page: Page, loop: LoopThread, demo_hub: LocalHub, tmp_path: Path
+) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+
+    async def remove() -> None:
+        async with Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True) as other:
+            await other.engine()
+            await other.remove(f"{TINY}:F16")
+
+    loop.start(remove()).result(TIMEOUT_SECONDS)
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "available")
+    page.until(lambda: not page.jobs())
+
+
 @pytest.mark.usefixtures("rare_ticks")
 def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Page, demo_hub: LocalHub) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")

@@ -78,6 +78,10 @@ class Engine(ABC):
         """Take a finished, failed or cancelled download off the list."""
 
     @abstractmethod
+    async def look_again(self) -> None:
+        """Have finished downloads whose files were deleted leave the list, for every client."""
+
+    @abstractmethod
     async def set_limits(self, limits: EngineLimits) -> None:
         """Change the limits of the engine, for all its clients."""
 

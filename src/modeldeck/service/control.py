@@ -40,6 +40,19 @@ def engine_status(settings: Settings) -> EngineStatus | None:
         return _ask(line, protocol.Status(id=1), EngineStatus) if line else None
 
 
+def look_again(settings: Settings) -> None:
+    """Have the engine, if one runs, and its clients forget finished downloads whose files were deleted.
+
+    Raises
+    ------
+    EngineLostError
+        When it runs but does not answer.
+    """
+    with _dialled(find_place(settings.cache_dir)) as line:
+        if line is not None:
+            _ask(line, protocol.LookAgain(id=1), type(None))
+
+
 def stop_engine(settings: Settings) -> bool:
     """End the engine and wait until it is gone. Running downloads are paused and keep their bytes.
 

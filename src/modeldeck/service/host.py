@@ -102,9 +102,9 @@ class Host:
         await asyncio.gather(*(self.manager.pause(job_id) for job_id in self._moving), return_exceptions=True)
 
     async def look_again(self) -> None:
-        """Before a client is told of all downloads: finished ones whose files were deleted are no longer among them.
+        """Take finished downloads whose files were deleted off the list, and tell all clients of it.
 
-        A disk that does not answer must not keep the client waiting.
+        A disk that does not answer must not keep a client waiting.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_SECONDS):

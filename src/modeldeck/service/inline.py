@@ -114,6 +114,9 @@ class InlineEngine(Engine):
     async def dismiss(self, job_id: str) -> None:
         await self._run(self._seat.dismiss, job_id)
 
+    async def look_again(self) -> None:
+        await self._run(self._runner.host.look_again)
+
     async def set_limits(self, limits: EngineLimits) -> None:
         await self._run(self._runner.host.set_limits, limits)
 

@@ -117,6 +117,9 @@ class ProcessEngine(Engine):
     async def dismiss(self, job_id: str) -> None:
         await self._thread.run(self._ask(protocol.Dismiss(id=self._next_id(), job_id=job_id), type(None)))
 
+    async def look_again(self) -> None:
+        await self._thread.run(self._ask(protocol.LookAgain(id=self._next_id()), type(None)))
+
     async def set_limits(self, limits: EngineLimits) -> None:
         await self._thread.run(self._set_limits(limits))
 

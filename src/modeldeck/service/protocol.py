@@ -15,7 +15,7 @@ import msgspec
 from modeldeck._errors import ProtocolError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, ErrorInfo
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Grows when a message changes. Another modeldeck version has its own engine: this guards development trees."""
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -86,6 +86,12 @@ class Dismiss(Message, frozen=True, tag="dismiss"):
     job_id: str
 
 
+class LookAgain(Message, frozen=True, tag="look_again"):
+    """Files were deleted: finished downloads whose files are gone leave the list. Observers may ask, too."""
+
+    id: RequestId
+
+
 class SetLimits(Message, frozen=True, tag="set_limits"):
     id: RequestId
     limits: EngineLimits
@@ -101,7 +107,7 @@ class Stop(Message, frozen=True, tag="stop"):
     id: RequestId
 
 
-Request: TypeAlias = Hello | Submit | Pause | Resume | Cancel | Retry | Dismiss | SetLimits | Status | Stop
+Request: TypeAlias = Hello | Submit | Pause | Resume | Cancel | Retry | Dismiss | LookAgain | SetLimits | Status | Stop
 
 
 # --- from the engine --------------------------------------------------------------------------------------------------

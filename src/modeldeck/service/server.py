@@ -224,6 +224,9 @@ class _Connection:
             raise ProtocolError("The first message must be a hello.")
         if isinstance(request, protocol.Status):
             return await self._server.host.status()
+        if isinstance(request, protocol.LookAgain):
+            await self._server.host.look_again()
+            return None
         if isinstance(request, protocol.Stop):
             self._server.stop()
             return None

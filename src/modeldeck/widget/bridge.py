@@ -97,6 +97,9 @@ class Bridge:
         self._load_scope: anyio.CancelScope | None = None
         self._loaded = asyncio.Event()
         self._heard = asyncio.Event()
+        self._is_outdated = asyncio.Event()
+        """What is on disk may be other than what is shown."""
+        self._is_outdated.set()
         self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._toasts = 0
         self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
@@ -168,7 +171,7 @@ class Bridge:
             tasks = self._tasks
             tasks.start_soon(self._guard, self._look_at_machine)
             tasks.start_soon(self._follow_engine)
-            tasks.start_soon(self._guard, self._refresh)
+            tasks.start_soon(self._follow_disk)
             tasks.start_soon(self._guard, self._run_search)
             while True:
                 tasks.start_soon(self._answer, await self._inbox.get())
@@ -306,6 +309,12 @@ class Bridge:
                 self._repos[repo_id] = await self._session.reassess(details, n_ctx=n_ctx)
         self._publish_repos()
 
+    async def _follow_disk(self) -> None:
+        while True:
+            await self._is_outdated.wait()
+            self._is_outdated.clear()
+            await self._guard(self._refresh)
+
     async def _refresh(self) -> None:
         """Look again at what is on disk."""
         models = {
@@ -384,8 +393,12 @@ class Bridge:
         self._publish_view()
 
     def _forget_job(self, job_id: str) -> None:
-        if self._jobs.pop(job_id, None) is not None:  # one that was cancelled is gone already
-            self._downloads_throttle.mark(patience_seconds=0.0)
+        snapshot = self._jobs.pop(job_id, None)
+        if snapshot is None:  # one that was cancelled is gone already
+            return
+        self._downloads_throttle.mark(patience_seconds=0.0)
+        if snapshot.state is DownloadState.READY:  # perhaps because its files were deleted
+            self._is_outdated.set()
 
     def _on_transition(self, snapshot: DownloadSnapshot) -> None:
         name = f"{snapshot.request.label} of {snapshot.request.repo_id}"
@@ -403,9 +416,12 @@ class Bridge:
         model = await self._find_local(repo_id, variant_id)
         if model is not None:
             await self._session.remove(model)
+        else:  # some of its files are gone already
+            await (await self._session.engine()).look_again()
         for snapshot in list(self._jobs.values()):
             request = snapshot.request
-            if (request.repo_id, request.variant_id) == (repo_id, variant_id) and snapshot.state.is_final:
+            is_unfinished = snapshot.state in (DownloadState.FAILED, DownloadState.CANCELLED)
+            if (request.repo_id, request.variant_id) == (repo_id, variant_id) and is_unfinished:
                 await (await self._session.engine()).dismiss(snapshot.job_id)
         await self._refresh()
 
