@@ -342,7 +342,7 @@ class Session:
         return freed
 
     async def _tell_of_removal(self) -> None:
-        """Have the engine's list, and with it every open widget, follow. No engine is started for that."""
+        """Have the engine's list, and with it every open widget, follow. Who has no engine starts none for that."""
         from modeldeck.service.control import look_again
 
         with suppress(ModelDeckError):  # the model is removed; an engine that cannot be asked looks when it is joined
