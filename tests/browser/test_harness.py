@@ -61,11 +61,12 @@ def test_a_reloaded_page_shows_the_same_state(notebooks: Notebooks) -> None:
 
 
 def test_cells_give_their_text_or_their_error(notebooks: Notebooks) -> None:
-    notebook = notebooks.open(["print('one'); 2", "1 / 0", "import time\ntime.sleep(600)"])
+    notebook = notebooks.open(["print('one'); 2", "1 / 0", "import time\nprint('begun', flush=True)\ntime.sleep(600)"])
     assert notebook.run(0) == "one\n2"
     with pytest.raises(CellError, match="ZeroDivisionError"):
         notebook.run(1)
     notebook.start(2)
+    expect(notebook.widget(2)).to_contain_text("begun")  # a kernel that is interrupted before its cell runs all of it
     assert not notebook.is_finished(2)
     notebook.interrupt_kernel()
     with pytest.raises(CellError, match="KeyboardInterrupt"):

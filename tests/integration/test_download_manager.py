@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import pytest
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.store import JobStore
 from modeldeck.engine.transfer import Patience
 from modeldeck.localhub import Reply, Stall, Throttle
 
@@ -275,6 +277,38 @@ async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Pla
             assert snapshot.state is S.READY
             await manager.dismiss(snapshot.job_id)
     assert list(playground.state_dir.iterdir()) == []
+
+
+async def test_what_was_answered_is_on_the_disk(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the disk is slow: whoever kills the engine after an answer finds it again."""
+    playground.hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    for name in ("save", "delete"):
+        _delay(monkeypatch, name)
+
+    def stored() -> list[str]:
+        return [json.loads(path.read_bytes())["state"] for path in playground.state_dir.glob("*.download.json")]
+
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        first, second = [(await manager.submit(request)).job_id for request in several(playground, 2)]
+        assert len(stored()) == 2
+        await manager.pause(first)
+        assert "paused" in stored()
+        await manager.cancel(first)
+        assert "paused" not in stored()
+        playground.hub.faults.clear()
+        await manager.wait(second)
+        await manager.dismiss(second)
+        assert stored() == []
+
+
+def _delay(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    method = getattr(JobStore, name)
+
+    def delayed(store: JobStore, what: object) -> None:
+        time.sleep(0.2)
+        method(store, what)
+
+    monkeypatch.setattr(JobStore, name, delayed)
 
 
 async def test_a_gated_download_asks_for_the_token_after_a_restart(playground: Playground, until: Until) -> None:

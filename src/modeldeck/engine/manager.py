@@ -162,6 +162,7 @@ class DownloadManager:
     async def dismiss(self, job_id: str) -> None:
         """Take a download that is over off the list. Partial files of a failed one stay for the next attempt."""
         self._forget(self._job(job_id, "dismiss"))
+        await self._until_stored()
 
     async def forget_gone(self) -> None:
         """Take finished downloads off the list whose files are not in the cache any more."""
@@ -255,8 +256,7 @@ class DownloadManager:
             await self._check_room(job)
         else:
             self._start_queued()
-        if self._store is not None:
-            await self._on_store_thread(lambda: None)
+        await self._until_stored()
         return self._snapshot(job)
 
     async def _check_room(self, job: Job) -> None:
@@ -275,6 +275,7 @@ class DownloadManager:
     async def _stop(self, job_id: str, action: Action, goal: DownloadState) -> DownloadSnapshot:
         job = self._job(job_id, action)
         await job.stop(goal)
+        await self._until_stored()
         return self._snapshot(job)
 
     def _forget(self, job: Job) -> None:
@@ -350,6 +351,11 @@ class DownloadManager:
         return job.snapshot(self._rev)
 
     # --- over restarts ------------------------------------------------------------------------------------------------
+
+    async def _until_stored(self) -> None:
+        """Before an answer: what it says is what the next engine finds, even if this one is killed now."""
+        if self._store is not None and self._is_open:
+            await self._on_store_thread(lambda: None)
 
     async def _on_store_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._store_thread, function)
