@@ -3,12 +3,15 @@
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from playwright.sync_api import Browser
 
 from modeldeck.localhub import LocalHub, RequestRecord, Throttle
@@ -180,3 +183,11 @@ def scene(browser: Browser, server: JupyterServer, hub: LocalHub, front: Front) 
             yield Scene(front, notebook, hub)
         finally:
             notebooks.close()
+            _stop_engine(server, variables)
+
+
+def _stop_engine(server: JupyterServer, variables: Mapping[str, str]) -> None:
+    """A download outlives its kernel: the engine would make the folders anew that are being removed."""
+    environment = {**psutil.Process(server.process.pid).environ(), **variables}
+    command = [sys.executable, "-m", "modeldeck", "engine", "stop"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
