@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from modeldeck._errors import ModelDeckError
 from modeldeck._loop import shared_loop
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
@@ -188,7 +190,8 @@ def download(
     try:
         return shared_loop().wait(started.result(progress=progress))
     except KeyboardInterrupt:
-        shared_loop().wait(started.pause())
+        with suppress(ModelDeckError):  # paused elsewhere, or just over
+            shared_loop().wait(started.pause())
         raise
 
 

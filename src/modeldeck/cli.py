@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,8 @@ async def _until_interrupted(download: Download, output: _Output) -> LocalModel 
         async def pause_on_signal() -> None:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
-                    await download.pause()
+                    with suppress(ModelDeckError):  # paused elsewhere, or just over
+                        await download.pause()
                     tasks.cancel_scope.cancel()
 
         tasks.start_soon(pause_on_signal)

@@ -1,6 +1,7 @@
 """The public functions, as a script without ``await`` uses them."""
 
 import asyncio
+import signal
 import threading
 from pathlib import Path
 
@@ -72,6 +73,30 @@ def test_a_job_is_steered_and_awaited(demo_hub: LocalHub, cache: Path) -> None:
     model = asyncio.run(asyncio.wait_for(wait(), TIMEOUT_SECONDS))
     assert all(path.is_file() for path in model.paths)
     assert job.result(TIMEOUT_SECONDS) == model
+
+
+def test_an_interrupt_is_one_also_when_there_is_nothing_left_to_pause(demo_hub: LocalHub, cache: Path) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    job = modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False)
+    main_thread, is_followed, is_paused = threading.get_ident(), threading.Event(), threading.Event()
+
+    def follow(snapshot: modeldeck.DownloadSnapshot) -> None:
+        is_followed.set()
+        if snapshot.state == "paused":
+            is_paused.set()
+
+    def pause_and_interrupt() -> None:
+        assert is_followed.wait(TIMEOUT_SECONDS)
+        job.pause()  # as somebody may in a widget
+        assert is_paused.wait(TIMEOUT_SECONDS)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    other = threading.Thread(target=pause_and_interrupt)
+    other.start()
+    with pytest.raises(KeyboardInterrupt):
+        modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, progress=follow)
+    other.join(TIMEOUT_SECONDS)
+    assert job.cancel().state == "cancelled"
 
 
 def test_two_threads_that_want_one_file_share_one_download(demo_hub: LocalHub, cache: Path) -> None:

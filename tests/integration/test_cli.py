@@ -145,3 +145,30 @@ def test_the_next_process_goes_on_where_this_one_ended(
     ready = lines(result)[-1]
     assert 0 < ready["bytes_fetched"] < 12_000_000 - 1_000_000, "most of what was there was used"
     assert all(file["is_valid"] for file in lines(run("verify", SPLIT, "--json")))
+
+
+def test_an_interrupt_is_one_also_when_somebody_else_has_paused_the_download(
+    run: Run, environment: dict[str, str], demo_hub: LocalHub
+) -> None:
+    environment["MODELDECK_INLINE"] = "0"
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    try:
+        with start_slow_download(environment) as process:
+            wait_for_bytes(process, 1_000_000)
+            pause = (
+                "import anyio, modeldeck\n"
+                "async def main():\n"
+                "    async with modeldeck.Session() as session:\n"
+                "        [job] = await session.downloads()\n"
+                "        await (await session.engine()).pause(job.job_id)\n"
+                "anyio.run(main)"
+            )
+            subprocess.run([sys.executable, "-c", pause], env=environment, check=True, timeout=TIMEOUT_SECONDS)
+            assert process.stdout is not None
+            assert any(json.loads(line)["state"] == "paused" for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        assert process.returncode == 130
+        assert errors.startswith("Interrupted.")
+    finally:
+        run("engine", "stop")
