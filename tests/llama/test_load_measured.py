@@ -47,8 +47,9 @@ def test_a_file_is_known_by_its_content_or_its_date(tmp_path: Path) -> None:
     assert store.find(plain) is None
 
 
-def test_a_store_that_cannot_be_used_is_no_error(tmp_path: Path) -> None:
-    (tmp_path / "measured.json").write_text("[1, 2")
+@pytest.mark.parametrize("damage", [b"[1, 2", b'{"\xff": 1}'])
+def test_a_store_that_cannot_be_used_is_no_error(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "measured.json").write_bytes(damage)
     broken = MeasurementStore(tmp_path)
     assert broken.find(tmp_path / "x.gguf") is None
     broken.save(tmp_path / "x.gguf", EXAMPLE)

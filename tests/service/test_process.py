@@ -580,6 +580,9 @@ async def test_tcp_needs_the_secret(
     place.address_path.write_text(original.replace(secret, "guessed"))
     with pytest.raises(ProtocolError, match="secret is wrong"):
         await asyncio.to_thread(engine_status, engines.settings)
+    for damage in (b"", b"{", b'{"port": 1, "secret": "\xff"}'):
+        place.address_path.write_bytes(damage)
+        assert await asyncio.to_thread(engine_status, engines.settings) is None
     place.address_path.write_text(original)
     assert await asyncio.to_thread(stop_engine, engines.settings)
     assert not place.address_path.exists()

@@ -39,6 +39,14 @@ def test_what_is_kept_comes_back(store: JobStore) -> None:
     assert store.load() == jobs
 
 
+@pytest.mark.parametrize("damage", [b"", bytes(500), b'{"job_id"', b'{"job_id": "\xff"}', b"\xff" * 500])
+def test_a_damaged_file_costs_its_own_download_only(store: JobStore, tmp_path: Path, damage: bytes) -> None:
+    store.save(stored(1, state=DownloadState.PAUSED))
+    store.save(stored(2, state=DownloadState.PAUSED))
+    next(tmp_path.glob(f"{1:032x}*")).write_bytes(damage)
+    assert [job.created_at for job in store.load()] == [2]
+
+
 def test_only_the_newest_finished_are_kept(store: JobStore, tmp_path: Path) -> None:
     now = time.time()
     for number in range(MAX_FINISHED + 5):

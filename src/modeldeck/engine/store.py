@@ -57,7 +57,7 @@ class JobStore:
         """All that can be read, oldest first. Finished ones that are too old or too many are deleted."""
         jobs = []
         for path in self._directory.glob("*" + _SUFFIX):
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
+            with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 job = msgspec.json.decode(path.read_bytes(), type=StoredJob)
                 if job.format == _FORMAT and _NAME.fullmatch(job.job_id) and path == self._path(job.job_id):
                     jobs.append(job)

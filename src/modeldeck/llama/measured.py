@@ -67,7 +67,7 @@ class MeasurementStore:
     def _read(self) -> dict[str, Measurement]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Measurement])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return {}
 
 

@@ -73,7 +73,7 @@ def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
     if place.transport == "tcp":
         try:
             address = msgspec.json.decode(place.address_path.read_bytes(), type=TcpAddress)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise ConnectionRefusedError(None, f"{place.address_path} is damaged") from None
         return socket.create_connection(("127.0.0.1", address.port), timeout=DIAL_SECONDS), address.secret
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
