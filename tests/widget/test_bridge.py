@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 from modeldeck import NoFrontEndError, Session
 from modeldeck._loop import LoopThread
-from modeldeck._types import SearchQuery
+from modeldeck._types import LocalModel, RepoDetails, SearchQuery
 from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.localhub.demo import GATED_REPO_ID
@@ -157,6 +158,26 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     page.until(lambda: not page.jobs())
 
 
+def test_a_download_that_ends_during_a_look_at_the_disk_is_seen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    look, has_looked, may_tell = Session.local_models, threading.Event(), threading.Event()
+
+    async def slow_look(self: Session) -> tuple[LocalModel, ...]:
+        found = await look(self)
+        has_looked.set()
+        assert await anyio.to_thread.run_sync(may_tell.wait, TIMEOUT_SECONDS)
+        return found
+
+    monkeypatch.setattr(Session, "local_models", slow_look)
+    refresh = page.send("refresh")
+    assert has_looked.wait(TIMEOUT_SECONDS)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    may_tell.set()
+    page.answer(refresh)
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+
+
 def test_what_somebody_else_removes_is_available_again(
     page: Page, loop: LoopThread, demo_hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -294,6 +315,29 @@ def test_another_context_length_changes_every_badge(page: Page) -> None:
     assert (before["n_ctx"], after["n_ctx"]) == (1024, 2048)
     assert before["needed_bytes"] < after["needed_bytes"]
     assert page.traits["view"]["n_ctx"] == 2048
+
+
+def test_a_card_that_is_closed_meanwhile_stays_closed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    reassess, is_asked, may_answer = Session.reassess, threading.Event(), threading.Event()
+
+    async def slow_reassess(self: Session, details: RepoDetails, *, n_ctx: int, is_exact: bool = False) -> RepoDetails:
+        outcome = await reassess(self, details, n_ctx=n_ctx, is_exact=is_exact)
+        if n_ctx == 2048:
+            is_asked.set()
+            assert await anyio.to_thread.run_sync(may_answer.wait, TIMEOUT_SECONDS)
+        return outcome
+
+    monkeypatch.setattr(Session, "reassess", slow_reassess)
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("open_repo", repo_id=SPLIT)
+    first = page.send("set_n_ctx", n_ctx=2048)
+    assert is_asked.wait(TIMEOUT_SECONDS)
+    page.ask("set_n_ctx", n_ctx=4096)
+    page.ask("close_repo", repo_id=TINY)
+    may_answer.set()
+    assert page.answer(first)["ok"]
+    assert list(page.traits["repos"]) == [SPLIT]
+    assert page.variant(SPLIT, "F16")["fit"]["n_ctx"] == 4096, "the newer wish counts"
 
 
 @pytest.mark.llama

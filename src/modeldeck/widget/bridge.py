@@ -100,6 +100,8 @@ class Bridge:
         self._is_outdated = asyncio.Event()
         """What is on disk may be other than what is shown."""
         self._is_outdated.set()
+        self._look = asyncio.Lock()
+        """One look at the disk at a time: the last that began is the last that is shown."""
         self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._toasts = 0
         self._inbox: asyncio.Queue[protocol.Envelope] = asyncio.Queue()
@@ -306,7 +308,9 @@ class Bridge:
         self._publish_view()
         for repo_id, details in list(self._repos.items()):
             if isinstance(details, RepoDetails):
-                self._repos[repo_id] = await self._session.reassess(details, n_ctx=n_ctx)
+                judged = await self._session.reassess(details, n_ctx=n_ctx)
+                if repo_id in self._repos and n_ctx == self._n_ctx:  # nobody has closed it or changed it since
+                    self._repos[repo_id] = judged
         self._publish_repos()
 
     async def _follow_disk(self) -> None:
@@ -317,13 +321,13 @@ class Bridge:
 
     async def _refresh(self) -> None:
         """Look again at what is on disk."""
-        models = {
-            (model.repo_id, model.commit_hash, model.variant_id): model for model in await self._session.local_models()
-        }
-        measured = await self._session.measured(models.values())
-        self._local = set(models)
-        self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
-        self._publish_repos()
+        async with self._look:
+            found = await self._session.local_models()
+            models = {(model.repo_id, model.commit_hash, model.variant_id): model for model in found}
+            measured = await self._session.measured(models.values())
+            self._local = set(models)
+            self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
+            self._publish_repos()
 
     def _opened(self, repo_id: str) -> RepoDetails:
         details = self._repos.get(repo_id)
@@ -406,6 +410,7 @@ class Bridge:
             if snapshot.commit_hash is not None:
                 self._local.add((snapshot.request.repo_id, snapshot.commit_hash, snapshot.request.variant_id))
             self._publish_repos()
+            self._is_outdated.set()  # for a look that has begun and not seen it
             self._toast("success", f"{name} is downloaded and verified.")
         elif snapshot.state is DownloadState.FAILED and snapshot.error is not None:
             self._toast("error", f"{name} failed. {snapshot.error.message}")
