@@ -19,7 +19,7 @@ from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, E
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
 from modeldeck.engine.transfer import Patience
-from modeldeck.localhub import Reply, Stall, Throttle
+from modeldeck.localhub import Chunked, Reply, Stall, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until
@@ -55,8 +55,11 @@ async def test_the_same_request_joins(playground: Playground) -> None:
         assert len(manager.snapshots()) == 1
 
 
-async def test_pause_and_resume_act_at_once(playground: Playground, until: Until) -> None:
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_pause_and_resume_act_at_once(playground: Playground, until: Until, is_chunked: bool) -> None:
     playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    if is_chunked:  # httpx reads such a body, as it does behind a proxy
+        playground.hub.faults.add(Chunked(), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         for share in (3_000_000, 8_000_000):

@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from modeldeck import (
     GatedError,
     GGUFError,
     InvalidRequestError,
+    LoadFailedError,
     ModelDeckError,
     NetworkError,
     RemoteFileNotFoundError,
@@ -22,7 +25,9 @@ from modeldeck import (
     RevisionNotFoundError,
     ServerError,
     Session,
+    llama,
 )
+from modeldeck.fit import native
 from modeldeck.localhub import LocalHub, Reply, Throttle
 from modeldeck.localhub.tiny_models import write_chat_model
 
@@ -227,3 +232,52 @@ async def test_an_html_page_where_a_gguf_should_be(session: Session, demo_hub: L
     demo_hub.add_repo("owner/page", {"model-Q8_0.gguf": b"<!doctype html><title>Sorry</title>" + b" " * 5000})
     await expect(GGUFError, "not_gguf", session.download("owner/page"))
     assert not list((tmp_path / "cache").rglob("snapshots/*/*.gguf"))
+
+
+async def test_a_cancelled_load_ends_and_gives_back_what_it_had_loaded(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, unloaded = threading.Event(), threading.Event()
+
+    def load(path: Path, *, cancel: threading.Event, **_: object) -> object:
+        begun.set()
+        assert cancel.wait(60)
+        return SimpleNamespace(unload=unloaded.set)  # it was loaded just before it looked
+
+    monkeypatch.setattr(llama, "load", load)
+    loading = asyncio.create_task(session.load(tmp_path / "model.gguf"))
+    assert await asyncio.to_thread(begun.wait, 60)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert unloaded.is_set()
+
+
+async def test_a_projector_that_cannot_be_loaded_costs_the_images_and_not_the_model(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await session.download(VISION)
+    tried: list[Path | None] = []
+
+    def load(path: Path, *, mmproj: Path | None, **_: object) -> str:
+        tried.append(mmproj)
+        if mmproj is not None:
+            raise LoadFailedError("It is damaged.")
+        return "loaded"
+
+    monkeypatch.setattr(llama, "load", load)
+    notices: list[str] = []
+    loaded: object = await session.load(model, on_notice=notices.append)
+    assert loaded == "loaded"
+    assert tried == [model.sidecar_paths[0], None]
+    assert notices == ["Loaded without its vision projector, for text only. It is damaged."]
+
+
+async def test_what_llama_cpp_refuses_is_not_said_to_fit(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = native.NativeAnswer(status="would_abort", reason="GGML_ASSERT(n_expert > 0) failed")
+    monkeypatch.setattr(native, "is_available", lambda: True)
+    monkeypatch.setattr(native, "ask_about_header", lambda parts: answer)
+    details = await session.describe(TINY)
+    for fit in details.fits.values():
+        assert fit.verdict == "unknown"
+        assert "llama.cpp cannot load this model here: GGML_ASSERT" in (fit.reason or "")

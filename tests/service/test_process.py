@@ -22,7 +22,7 @@ from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, E
 from modeldeck.service import control, process
 from modeldeck.service.client import connect_engine
 from modeldeck.service.control import engine_status, stop_engine
-from modeldeck.service.process import RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
+from modeldeck.service.process import MAX_RESTARTS, RESTARTED_NOTICE, STOPPED_NOTICE, ProcessEngine
 from modeldeck.service.server import NICENESS
 
 if TYPE_CHECKING:
@@ -287,6 +287,24 @@ async def test_without_the_token_a_new_engine_asks_for_it(
     await other.retry(job.job_id, token=TOKEN)
     assert (await other.wait(job.job_id)).state is DownloadState.READY
     await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_ends_again_and_again_is_left_alone_until_somebody_needs_it(
+    engines: "Engines", make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RATE_VARIABLE, "1000")
+    engine = engines.connect()
+    job = await engine.submit(make_request())
+    for _ in range(MAX_RESTARTS + 1):
+        os.kill((await engine.status()).pid, signal.SIGKILL)
+    last = await engine.wait(job.job_id)
+    assert (last.state, last.actions) == (DownloadState.FAILED, ("retry",))
+    assert "again and again" in (engine.notice or "")
+    engines.wait_until(lambda: not engines.processes())
+    assert not (await engine.retry(job.job_id)).state.is_final
+    assert len(engines.processes()) == 1
+    await engine.aclose()
 
 
 @pytest.mark.anyio

@@ -7,14 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
 
 from modeldeck import NoFrontEndError, Session
 from modeldeck._loop import LoopThread
-from modeldeck._types import LocalModel, RepoDetails, SearchQuery
+from modeldeck._types import LoadProgress, LocalModel, RepoDetails, SearchQuery
 from modeldeck.llama import Measurement, MeasurementStore
-from modeldeck.localhub import LocalHub, Throttle
+from modeldeck.localhub import LocalHub, Reply, Stall, Throttle
 from modeldeck.localhub.demo import GATED_REPO_ID
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.widget import bridge as bridge_module
@@ -298,6 +299,92 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
     demo_hub.stop()
     assert page.ask("search", text="anything")["error"]["code"] == "offline"
     assert page.traits["search"]["state"] == "failed"
+
+
+def test_a_message_that_makes_no_sense_is_answered(page: Page) -> None:
+    assert page.ask("make_coffee")["error"]["code"] == "protocol"
+    assert page.ask("download", repo_id=TINY)["error"]["code"] == "protocol"
+    page.bridge.post({"kind": "of-somebody-else"})
+    page.bridge.post({"kind": "modeldeck-request", "method": "hello"})
+    assert page.until(lambda: page.about("", "modeldeck-answer"))[0]["error"]["code"] == "protocol"
+    assert page.ask("hello")["ok"]
+
+
+def test_buttons_of_a_download_that_failed_or_was_paused(page: Page, demo_hub: LocalHub) -> None:
+    refusal = demo_hub.faults.add(Reply(404), origin="cdn")
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: [job for job in page.jobs() if job["state"] == "failed"])
+    assert page.ask("dismiss", job_id=page.jobs()[0]["job_id"])["ok"]
+    page.until(lambda: not page.jobs())
+
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: [job for job in page.jobs() if job["state"] == "failed"])
+    demo_hub.faults.remove(refusal)
+    throttle = demo_hub.faults.add(Throttle(20_000.0), origin="cdn")
+    assert page.ask("retry", job_id=page.jobs()[0]["job_id"])["ok"]
+    page.until(lambda: page.jobs()[0]["state"] == "downloading")
+    assert page.jobs()[0]["error"] is None
+    assert page.ask("pause", job_id=page.jobs()[0]["job_id"])["ok"]
+    page.until(lambda: page.jobs()[0]["state"] == "paused")
+    demo_hub.faults.remove(throttle)
+    assert page.ask("resume", job_id=page.jobs()[0]["job_id"])["ok"]
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+
+
+def test_a_load_can_be_cancelled_and_begun_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    begun = threading.Event()
+
+    async def endless_load(*args: Any, progress: Callable[[LoadProgress], object], **kwargs: Any) -> None:
+        progress(LoadProgress(stage="loading", fraction=0.5))
+        begun.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Session, "load", endless_load)
+    page.ask("set_n_ctx", n_ctx=4096)
+    for _ in range(2):
+        begun.clear()
+        assert page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+        assert begun.wait(TIMEOUT_SECONDS)
+        page.until(lambda: page.traits["load"]["fraction"] == 0.5)
+        assert page.variant(TINY, "F16")["state"] == "loading"
+        assert page.traits["load"]["n_ctx"] == 2048, "no more than the model was made for"
+        second = page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+        assert second["error"]["code"] == "invalid_request"
+        assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["error"]["code"] == "invalid_request"
+        assert page.ask("cancel_load")["ok"]
+        page.until(lambda: page.traits["load"]["state"] == "none")
+        assert page.variant(TINY, "F16")["state"] == "downloaded"
+    assert page.toasts("error") == []
+
+
+def test_a_load_of_what_is_gone_fails_and_offers_the_download(page: Page, tmp_path: Path) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    (path,) = (tmp_path / "cache").rglob("tiny-chat-F16.gguf")
+    path.unlink()
+    assert page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+    page.until(lambda: page.traits["load"]["state"] == "failed")
+    assert "Download it again" in page.traits["load"]["error"]["message"]
+    page.until(lambda: page.variant(TINY, "F16")["actions"] == ["download"])
+    assert page.toasts("error")
+    assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+    page.until(lambda: not page.jobs())
+
+
+def test_a_newer_search_takes_the_place_of_an_older_one(page: Page, demo_hub: LocalHub) -> None:
+    page.until(lambda: page.traits["search"]["state"] == "done")
+    demo_hub.faults.add(Stall(-1), path="/api/models*", times=1)
+    older = page.send("search", text="split")
+    page.until(lambda: page.traits["search"]["text"] == "split")
+    assert page.ask("search", text="vision")["ok"]
+    assert page.answer(older)["ok"]
+    assert (page.traits["search"]["state"], page.traits["search"]["text"]) == ("done", "vision")
+    assert [model["repo_id"] for model in page.traits["search"]["models"]] == ["modeldeck-demo/tiny-vision-GGUF"]
 
 
 def test_no_secret_and_no_absolute_path_is_published(page: Page, tmp_path: Path) -> None:
