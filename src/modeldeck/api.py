@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._loop import shared_loop
+from modeldeck._loop import LoopThread, shared_loop
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
     DownloadSnapshot,
@@ -78,7 +78,8 @@ class DownloadJob:
         return f"<DownloadJob {snapshot.request.repo_id}:{snapshot.request.label} {snapshot.state}>"
 
 
-_sessions: dict[tuple[Settings, bool | None], Session] = {}
+_sessions: dict[tuple[LoopThread, Settings, bool | None], Session] = {}
+"""Each for its loop: a process that was forked has one of its own."""
 _sessions_lock = threading.Lock()
 
 
@@ -86,11 +87,11 @@ def _session(
     endpoint: str | None, cache_dir: str | Path | None, token: str | bool | None, inline: bool | None = None
 ) -> Session:
     """The session for these settings. It stays open: downloads that nobody waits for need its engine."""
-    settings = resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token)
+    key = (shared_loop(), resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token), inline)
     with _sessions_lock:
-        session = _sessions.get((settings, inline))
+        session = _sessions.get(key)
         if session is None:
-            session = _sessions[settings, inline] = Session.from_settings(settings, inline=inline)
+            session = _sessions[key] = Session.from_settings(key[1], inline=inline)
         return session
 
 

@@ -1,14 +1,19 @@
 """The public functions, as a script without ``await`` uses them."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 import modeldeck
+from modeldeck._settings import resolve_settings
 from modeldeck.localhub import LocalHub, Throttle
+from modeldeck.service.control import stop_engine
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
@@ -116,6 +121,34 @@ def test_two_threads_that_want_one_file_share_one_download(demo_hub: LocalHub, c
         record.bytes_sent for record in demo_hub.requests if record.origin == "cdn" and record.method == "GET"
     )
     assert fetched < 1.5 * found[0].size
+
+
+FORK = """
+import os, sys, modeldeck
+endpoint, cache_dir, repo_id = sys.argv[1:]
+modeldeck.search("tiny", endpoint=endpoint)
+modeldeck.download(repo_id, "Q8_0", endpoint=endpoint, cache_dir=cache_dir)
+if pid := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+modeldeck.search("tiny", endpoint=endpoint)
+modeldeck.download(repo_id, "F16", endpoint=endpoint, cache_dir=cache_dir)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("inline", ["0", "1"], ids=["process", "inline"])
+def test_a_forked_process_has_sessions_of_its_own(
+    demo_hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: str
+) -> None:
+    """As the workers of a `multiprocessing.Pool` are on Linux, whatever their parent has done before."""
+    monkeypatch.setenv("MODELDECK_INLINE", inline)
+    monkeypatch.setenv("MODELDECK_RUNTIME_DIR", str(tmp_path / "run"))
+    command = [sys.executable, "-c", FORK, demo_hub.endpoint, str(cache), TINY]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    stop_engine(resolve_settings(endpoint=demo_hub.endpoint, cache_dir=cache))
+    assert run.returncode == 0, run.stderr
+    assert len(modeldeck.local_models(cache_dir=cache)) == 2
 
 
 @pytest.mark.llama

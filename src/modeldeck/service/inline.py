@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -22,12 +23,13 @@ T = TypeVar("T")
 class _Runner:
     """A manager on its own thread, shared by all inline engines of one cache directory in this process."""
 
-    _all: ClassVar[dict[Path, _Runner]] = {}
+    _all: ClassVar[dict[tuple[int, Path], _Runner]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     @classmethod
-    def take(cls, key: Path, create: ManagerFactory) -> _Runner:
+    def take(cls, cache_dir: Path, create: ManagerFactory) -> _Runner:
         """The running one, or a new one once the last one has let go of its files."""
+        key = (os.getpid(), cache_dir)  # a forked process has the object, but not its thread
         while True:
             with cls._lock:
                 runner = cls._all.get(key)
@@ -38,7 +40,7 @@ class _Runner:
                     return runner
             runner._is_gone.wait()
 
-    def __init__(self, key: Path, create: ManagerFactory) -> None:
+    def __init__(self, key: tuple[int, Path], create: ManagerFactory) -> None:
         self._key = key
         self._users: int | None = 0
         """``None`` once it ends."""
