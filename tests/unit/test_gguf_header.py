@@ -149,14 +149,6 @@ def test_quick_look_stops_at_the_vocabulary_and_reads_on() -> None:
     assert quick.array_lengths == {"tokenizer.ggml.tokens": 100_000}
     assert quick.metadata["llama.block_count"] == 2
 
-    reader.read_on()
-    while reader.needed is not None:
-        start, stop = reader.needed
-        assert start >= fetched, "what came is not fetched again"
-        reader.feed(data[start:stop], start)
-    assert reader.header == header_of(data)
-    assert reader.header.metadata["tokenizer.chat_template"] == "{{ x }}"
-
 
 @pytest.mark.parametrize(
     "early",
@@ -177,11 +169,6 @@ def test_quick_look_never_fetches_more_than_its_limit(early: bytes) -> None:
     assert reader.header is not None
     assert not reader.header.is_complete
     assert reader.header.metadata == {"general.architecture": "llama"}
-    reader.read_on()
-    while reader.needed is not None:
-        start, stop = reader.needed
-        reader.feed(data[start:stop], start)
-    assert reader.header == header_of(data)
 
 
 def test_long_numeric_arrays_are_never_fetched() -> None:
@@ -203,13 +190,7 @@ def test_raw_is_the_header_byte_for_byte() -> None:
     data = gguf([ARCHITECTURE, scores, BLOCKS, vocabulary(500)], [tensor("a", (64, 2))], data=b"\1" * 512)
     reader = read(data, keeps_bytes=True, step=10_000)
     assert reader.raw == data[:-512]
-    quick = read(data, keeps_bytes=True, is_quick=True)
-    assert quick.raw is None
-    quick.read_on()
-    while quick.needed is not None:
-        start, stop = quick.needed
-        quick.feed(data[start:stop], start)
-    assert quick.raw == data[:-512]
+    assert read(data, keeps_bytes=True, is_quick=True).raw is None
 
 
 def test_the_real_model_agrees_with_the_gguf_package(smollm2: Path) -> None:

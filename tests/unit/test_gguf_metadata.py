@@ -5,7 +5,7 @@ import pytest
 from modeldeck._errors import GGUFError
 from modeldeck._types import ModelTraits
 from modeldeck.gguf.header import GGUFHeader, Value
-from modeldeck.gguf.metadata import is_model, model_traits, read_metadata
+from modeldeck.gguf.metadata import model_traits, read_metadata
 
 
 def header(keys: dict[str, Value], *, arrays: dict[str, int] | None = None, is_complete: bool = True) -> GGUFHeader:
@@ -77,17 +77,3 @@ def test_traits() -> None:
     assert model_traits(read_metadata(header(keys | {"tokenizer.chat_template": "{{ x }}"}))).has_chat_template
     assert model_traits(read_metadata(header(keys | {"llama.pooling_type": 1}))).is_embedding
     assert model_traits(read_metadata(header({"general.architecture": "bert"}))).is_embedding
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({}, True),
-        ({"general.type": "model"}, True),
-        ({"general.type": "mmproj"}, False),
-        ({"general.type": "imatrix"}, False),
-        ({"general.architecture": "clip"}, False),
-    ],
-)
-def test_projectors_and_matrices_are_no_models(keys: dict[str, Value], expected: bool) -> None:
-    assert is_model(read_metadata(header(keys))) is expected

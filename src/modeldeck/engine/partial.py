@@ -5,6 +5,8 @@ Beside the place of the finished blob lie two files::
     blobs/<digest>.<id>.part        the bytes, each at its final offset
     blobs/<digest>.<owner>.journal  text: a header, then one line for each block that is there
 
+Never ``.incomplete``: huggingface_hub up to 1.17 appends to such files, and ``hf cache prune`` deletes them.
+
 A block line is appended after its bytes were written, and carries their XXH3-64. A line that was cut short or damaged
 does not pass its own check and is skipped. Nothing the journal claims is trusted before the bytes were read again and
 agree with it, so neither a lost page nor a file full of zeros can get through; the sha256 of the whole decides in the

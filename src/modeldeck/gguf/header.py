@@ -115,7 +115,7 @@ class HeaderReader:
     Parameters
     ----------
     is_quick
-        Stop at the vocabulary, or after 32 KiB, whichever comes first. ``read_on`` continues with the rest.
+        Stop at the vocabulary, or after 32 KiB, whichever comes first.
     file_size
         The file's size where known: then a header that cannot fit is refused at once.
     max_bytes
@@ -203,14 +203,6 @@ class HeaderReader:
             self._base = self._position
         if self._position <= self._end:
             self._advance()
-
-    def read_on(self) -> None:
-        """After a quick look: go on to the end of the header."""
-        if self._is_done or not self._is_quick:
-            return
-        self._is_quick = False
-        self._header = None
-        self._advance()
 
     @property
     def _end(self) -> int:

@@ -13,7 +13,6 @@ MAX_BLOCK_COUNT = 512
 """llama.cpp's ``LLAMA_MAX_LAYERS``: with more, or with none, it aborts the whole process."""
 
 _MAX_INT = 1 << 40
-_NOT_MODELS = ("mmproj", "imatrix", "adapter", "vocab")
 _EMBEDDING_ARCHITECTURES = frozenset(
     ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
      "gemma-embedding", "t5encoder")
@@ -36,7 +35,6 @@ class GGUFMetadata:
     is_complete: bool = False
     has_chat_template: bool | None = None
     pooling_type: int | None = None
-    split_count: int | None = None
 
     context_length: int | None = None
     block_count: int | None = None
@@ -50,7 +48,6 @@ class GGUFMetadata:
     key_length_swa: int | None = None
     value_length_swa: int | None = None
     key_length_mla: int | None = None
-    value_length_mla: int | None = None
     kv_lora_rank: int | None = None
     rope_dimension_count: int | None = None
     sliding_window: int | None = None
@@ -58,14 +55,12 @@ class GGUFMetadata:
     shared_kv_layers: int | None = None
     full_attention_interval: int | None = None
     nextn_predict_layers: int | None = None
-    expert_count: int | None = None
     expert_used_count: int | None = None
     expert_feed_forward_length: int | None = None
     ssm_conv_kernel: int | None = None
     ssm_inner_size: int | None = None
     ssm_state_size: int | None = None
     ssm_group_count: int | None = None
-    ssm_time_step_rank: int | None = None
     wkv_head_size: int | None = None
     token_shift_count: int | None = None
     shortconv_l_cache: int | None = None
@@ -96,7 +91,6 @@ def read_metadata(header: GGUFHeader) -> GGUFMetadata:
         is_complete=header.is_complete,
         has_chat_template=keys.has_chat_template(),
         pooling_type=keys.integer("pooling_type"),
-        split_count=keys.integer_of("split.count"),
         context_length=keys.integer("context_length"),
         block_count=block_count,
         embedding_length=keys.integer("embedding_length"),
@@ -109,7 +103,6 @@ def read_metadata(header: GGUFHeader) -> GGUFMetadata:
         key_length_swa=keys.integer("attention.key_length_swa"),
         value_length_swa=keys.integer("attention.value_length_swa"),
         key_length_mla=keys.integer("attention.key_length_mla"),
-        value_length_mla=keys.integer("attention.value_length_mla"),
         kv_lora_rank=keys.integer("attention.kv_lora_rank"),
         rope_dimension_count=keys.integer("rope.dimension_count"),
         sliding_window=keys.integer("attention.sliding_window"),
@@ -121,14 +114,12 @@ def read_metadata(header: GGUFHeader) -> GGUFMetadata:
         shared_kv_layers=keys.integer("attention.shared_kv_layers"),
         full_attention_interval=keys.integer("full_attention_interval"),
         nextn_predict_layers=keys.integer("nextn_predict_layers"),
-        expert_count=keys.integer("expert_count"),
         expert_used_count=keys.integer("expert_used_count"),
         expert_feed_forward_length=keys.integer("expert_feed_forward_length"),
         ssm_conv_kernel=keys.integer("ssm.conv_kernel"),
         ssm_inner_size=keys.integer("ssm.inner_size"),
         ssm_state_size=keys.integer("ssm.state_size"),
         ssm_group_count=keys.integer("ssm.group_count"),
-        ssm_time_step_rank=keys.integer("ssm.time_step_rank"),
         wkv_head_size=keys.integer("wkv.head_size"),
         token_shift_count=keys.integer("token_shift_count"),
         shortconv_l_cache=keys.integer("shortconv.l_cache"),
@@ -148,11 +139,6 @@ def model_traits(metadata: GGUFMetadata) -> ModelTraits:
         has_chat_template=metadata.has_chat_template,
         is_embedding=is_embedding,
     )
-
-
-def is_model(metadata: GGUFMetadata) -> bool:
-    """Whether the header is a language model's, and not a projector's, an adapter's or a matrix's."""
-    return metadata.general_type not in _NOT_MODELS and metadata.architecture not in ("clip", "imatrix")
 
 
 class _Keys:

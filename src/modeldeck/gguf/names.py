@@ -71,10 +71,6 @@ class IncompleteShards:
     total: int
     files: tuple[GGUFFile, ...]
 
-    @property
-    def missing_count(self) -> int:
-        return self.total - len(self.files)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:

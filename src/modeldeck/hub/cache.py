@@ -40,9 +40,6 @@ from modeldeck.hub.urls import (
     is_sha256,
 )
 
-PARTIAL_SUFFIX = ".part"
-"""Never ``.incomplete``: huggingface_hub up to 1.17 appends to such files, and ``hf cache prune`` deletes them."""
-
 _TEMPORARY_SUFFIX = ".tmp"
 _LEFT_BEHIND_SECONDS = 86_400.0
 _LOCK_WAIT_SECONDS = 5.0
@@ -83,14 +80,6 @@ def repo_dir(cache_dir: Path, repo_id: str) -> Path:
 def blob_path(cache_dir: Path, repo_id: str, etag: str) -> Path:
     """Final place of a file's bytes; ``etag`` is the sha256, or git's sha1 for what is not in LFS."""
     return repo_dir(cache_dir, repo_id) / "blobs" / check_blob_name(etag)
-
-
-def partial_path(cache_dir: Path, repo_id: str, etag: str, partial_id: str) -> Path:
-    """Place of bytes that are not all there, beside their final name so that no rename crosses a disk."""
-    if not (partial_id.isascii() and partial_id.isalnum()):
-        raise InvalidRequestError("A partial file's id is made of letters and digits.")
-    blob = blob_path(cache_dir, repo_id, etag)
-    return blob.with_name(f"{blob.name}.{partial_id}{PARTIAL_SUFFIX}")
 
 
 def snapshot_path(cache_dir: Path, repo_id: str, commit_hash: str, filename: str) -> Path:
@@ -249,7 +238,7 @@ def publish_blob(
     etag
         The sha256 that the bytes were checked against (git's sha1 for a file that is not in LFS).
     verified
-        The whole, checked file, in ``blobs/`` (``partial_path``). It is gone afterwards.
+        The whole, checked file, in ``blobs/``, so that no rename crosses a disk. It is gone afterwards.
 
     Returns
     -------

@@ -1,8 +1,7 @@
 """The Hub's rate limits, read from every answer and respected before they hit. Pure: the caller brings the clock.
 
 The Hub counts requests in fixed windows of five minutes, for three buckets: "api", "resolvers" and "pages". Every
-answer carries ``RateLimit: "api";r=499;t=125`` (requests left, seconds until the window ends) and
-``RateLimit-Policy: "fixed window";"api";q=500;w=300``.
+answer carries ``RateLimit: "api";r=499;t=125``: requests left, seconds until the window ends.
 
 References
 ----------
@@ -23,19 +22,16 @@ _MAX_WAIT_SECONDS = 86_400.0
 _BUCKETS = ("api", "resolvers", "pages")
 
 _RATE_LIMIT = re.compile(r'"([\w. -]{1,64})"\s*;\s*r\s*=\s*(\d{1,12})\s*;\s*t\s*=\s*(\d{1,12})')
-_POLICY = re.compile(r'"([\w. -]{1,64})"\s*;\s*q\s*=\s*(\d{1,12})\s*;\s*w\s*=\s*(\d{1,12})')
 _SECONDS = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """What is left of one bucket. ``limit`` and ``window_seconds`` are the policy's, where it was told."""
+    """What is left of one bucket."""
 
     bucket: str
     remaining: int
     reset_seconds: float
-    limit: int | None = None
-    window_seconds: float | None = None
 
 
 def lower_names(headers: Mapping[str, str]) -> dict[str, str]:
@@ -45,23 +41,10 @@ def lower_names(headers: Mapping[str, str]) -> dict[str, str]:
 
 def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
     """The bucket with the least left, or ``None`` when the answer speaks of none."""
-    fields = lower_names(headers)
-    policies = {
-        name: (int(quota), min(float(window), _MAX_WAIT_SECONDS))
-        for name, quota, window in _POLICY.findall(fields.get("ratelimit-policy", ""))
-    }
-    found = []
-    for bucket, remaining, reset in _RATE_LIMIT.findall(fields.get("ratelimit", "")):
-        limit, window = policies.get(bucket, (None, None))
-        found.append(
-            RateLimit(
-                bucket=bucket,
-                remaining=int(remaining),
-                reset_seconds=min(float(reset), _MAX_WAIT_SECONDS),
-                limit=limit,
-                window_seconds=window,
-            )
-        )
+    found = [
+        RateLimit(bucket=bucket, remaining=int(remaining), reset_seconds=min(float(reset), _MAX_WAIT_SECONDS))
+        for bucket, remaining, reset in _RATE_LIMIT.findall(lower_names(headers).get("ratelimit", ""))
+    ]
     return min(found, key=lambda rate_limit: rate_limit.remaining, default=None)
 
 

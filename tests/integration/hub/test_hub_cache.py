@@ -40,7 +40,7 @@ def publish(
 ) -> Path:
     etag = hashlib.sha256(content).hexdigest()
     cache.prepare_repo(cache_dir, repo_id)
-    partial = cache.partial_path(cache_dir, repo_id, etag, "0af1")
+    partial = cache.blob_path(cache_dir, repo_id, etag).with_suffix(".0af1.part")
     partial.write_bytes(content)
     return cache.publish_blob(
         cache_dir,
@@ -106,7 +106,7 @@ def test_the_umask_decides_the_permissions(tmp_path: Path, umask: int, mode: int
     os.umask(umask)
     etag = hashlib.sha256(CONTENT).hexdigest()
     cache.prepare_repo(tmp_path, "o/n")
-    partial = cache.partial_path(tmp_path, "o/n", etag, "1")
+    partial = cache.blob_path(tmp_path, "o/n", etag).with_suffix(".1.part")
     partial.touch(0o600)
     partial.write_bytes(CONTENT)
     path = cache.publish_blob(
@@ -248,7 +248,7 @@ def test_many_threads_publishing_one_file_leave_one_sound_file(tmp_path: Path) -
 
     def work(number: int) -> None:
         try:
-            partial = cache.partial_path(tmp_path, "o/n", SHA256, f"w{number}")
+            partial = cache.blob_path(tmp_path, "o/n", SHA256).with_suffix(f".w{number}.part")
             partial.write_bytes(CONTENT)
             about = {"repo_id": "o/n", "revision": "main", "commit_hash": COMMIT, "filename": "m.gguf", "etag": SHA256}
             cache.publish_blob(tmp_path, **about, verified=partial)
@@ -435,7 +435,7 @@ def test_one_file_under_two_names_is_freed_once(tmp_path: Path) -> None:
 
 def test_a_running_downloads_partial_stays(tmp_path: Path) -> None:
     publish(tmp_path)
-    partial = cache.partial_path(tmp_path, "o/n", "c" * 64, "1")
+    partial = cache.blob_path(tmp_path, "o/n", "c" * 64).with_suffix(".1.part")
     partial.write_bytes(b"half")
     assert remove(tmp_path, "m.gguf") == len(CONTENT)
     assert partial.read_bytes() == b"half"
@@ -527,8 +527,6 @@ def test_a_cache_reached_through_a_link_is_cleaned_as_well(tmp_path: Path) -> No
         lambda root: cache.blob_path(root, "o/n", "../../x"),
         lambda root: cache.blob_path(root, "o/n", SHA256.upper()),
         lambda root: cache.blob_path(root, "o/n", f"{SHA256}\n"),
-        lambda root: cache.partial_path(root, "o/n", SHA256, "../x"),
-        lambda root: cache.partial_path(root, "o/n", SHA256, ""),
         lambda root: cache.snapshot_path(root, "o/n", "main", "m.gguf"),
         lambda root: cache.snapshot_path(root, "o/n", COMMIT, "../m.gguf"),
         lambda root: cache.ref_path(root, "o/n", "../main"),
@@ -541,11 +539,6 @@ def test_no_name_leads_out_of_the_cache(tmp_path: Path, call: Any) -> None:
     with pytest.raises(InvalidRequestError):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_partials_have_a_name_that_no_other_library_touches(tmp_path: Path) -> None:
-    path = cache.partial_path(tmp_path, "o/n", SHA256, "1f")
-    assert path == tmp_path / REPO / "blobs" / f"{SHA256}.1f.part"
 
 
 @pytest.mark.parametrize(
@@ -568,7 +561,7 @@ def test_a_failing_disk_is_told_and_the_partial_is_kept(
         context.setattr(os, "replace", fail)
         with pytest.raises(expected):
             publish(tmp_path)
-    assert cache.partial_path(tmp_path, "o/n", SHA256, "0af1").read_bytes() == CONTENT
+    assert cache.blob_path(tmp_path, "o/n", SHA256).with_suffix(".0af1.part").read_bytes() == CONTENT
     assert not cache.blob_path(tmp_path, "o/n", SHA256).exists()
 
 

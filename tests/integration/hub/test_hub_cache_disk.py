@@ -22,14 +22,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def publish(cache_dir: Path, commit_hash: str = COMMIT) -> Path:
-    partial = cache.partial_path(cache_dir, "o/n", SHA256, "1")
+    partial = cache.blob_path(cache_dir, "o/n", SHA256).with_suffix(".1.part")
     about = {"repo_id": "o/n", "revision": "main", "commit_hash": commit_hash, "filename": "m.gguf", "etag": SHA256}
     return cache.publish_blob(cache_dir, **about, verified=partial)
 
 
 def with_partial(cache_dir: Path) -> Path:
     cache.prepare_repo(cache_dir, "o/n")
-    partial = cache.partial_path(cache_dir, "o/n", SHA256, "1")
+    partial = cache.blob_path(cache_dir, "o/n", SHA256).with_suffix(".1.part")
     partial.write_bytes(CONTENT)
     return partial
 

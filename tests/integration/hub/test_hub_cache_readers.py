@@ -40,7 +40,7 @@ def published(cache_dir: Path, hub: LocalHub, **changes: Any) -> str:
     for filename, content in FILES.items():
         etag = hashlib.sha256(content).hexdigest()
         cache.prepare_repo(cache_dir, "o/n")
-        partial = cache.partial_path(cache_dir, "o/n", etag, "1")
+        partial = cache.blob_path(cache_dir, "o/n", etag).with_suffix(".1.part")
         partial.write_bytes(content)
         about = {"repo_id": "o/n", "revision": "main", "commit_hash": commit_hash, "filename": filename, "etag": etag}
         cache.publish_blob(cache_dir, **{**about, **changes}, verified=partial)
@@ -98,7 +98,7 @@ def test_a_scan_is_clean_and_complete(hub: LocalHub, cache_dir: Path) -> None:
 
 def test_the_scan_is_clean_from_the_first_byte_to_the_last(hub: LocalHub, cache_dir: Path) -> None:
     cache.prepare_repo(cache_dir, "o/n")
-    cache.partial_path(cache_dir, "o/n", "c" * 64, "1").write_bytes(b"half")
+    cache.blob_path(cache_dir, "o/n", "c" * 64).with_suffix(".1.part").write_bytes(b"half")
     assert scan_cache_dir(cache_dir).warnings == []
     commit_hash = published(cache_dir, hub)
     cache.remove(cache_dir, repo_id="o/n", commit_hash=commit_hash, filenames=[NAME])
@@ -183,7 +183,7 @@ def test_bytes_in_the_shared_store_go_when_their_last_user_goes(tmp_path: Path) 
     commits = {"o/n": "a" * 40, "x/y": "b" * 40}
     for repo_id, commit_hash in commits.items():
         cache.prepare_repo(tmp_path, repo_id)
-        partial = cache.partial_path(tmp_path, repo_id, etag, "1")
+        partial = cache.blob_path(tmp_path, repo_id, etag).with_suffix(".1.part")
         partial.write_bytes(content)
         about = {"repo_id": repo_id, "revision": "main", "commit_hash": commit_hash, "filename": NAME, "etag": etag}
         cache.publish_blob(tmp_path, **about, verified=partial)

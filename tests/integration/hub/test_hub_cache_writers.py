@@ -26,7 +26,7 @@ for number in range(first, first + 10_000):
     content = b"GGUF %d" % (number // 3) * 1000
     etag = hashlib.sha256(content).hexdigest()
     cache.prepare_repo(cache_dir, "o/n")
-    partial = cache.partial_path(cache_dir, "o/n", etag, "1")
+    partial = cache.blob_path(cache_dir, "o/n", etag).with_suffix(".1.part")
     partial.write_bytes(content)
     commit_hash = hashlib.sha1(b"%d" % number).hexdigest()
     about = {"repo_id": "o/n", "revision": "main", "commit_hash": commit_hash, "filename": "a/m.gguf", "etag": etag}
@@ -84,7 +84,7 @@ def test_publishing_while_huggingface_hub_downloads_the_same_file(
                 lambda records: any(record.bytes_sent for record in records if record.origin == "cdn")
             )
             etag = hashlib.sha256(content).hexdigest()
-            partial = cache.partial_path(cache_dir, "o/n", etag, "1")
+            partial = cache.blob_path(cache_dir, "o/n", etag).with_suffix(".1.part")
             partial.write_bytes(content)
             about = {
                 "repo_id": "o/n",
