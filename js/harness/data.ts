@@ -13,7 +13,6 @@ export function view(changes: Partial<View> = {}): View {
     hardware: { ram_total: 15.5 * GIB, ram_available: 7.2 * GIB, gpus: [] },
     llama: { is_available: true, message: null },
     engine: { mode: "process", notice: null },
-    status: "live",
     comm_id: null,
     ...changes,
   };

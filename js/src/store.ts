@@ -60,7 +60,6 @@ const NO_VIEW: View = {
   hardware: null,
   llama: { is_available: true, message: null },
   engine: { mode: "process", notice: null },
-  status: "live",
   comm_id: null,
 };
 const NO_SEARCH: Search = {
@@ -139,9 +138,7 @@ export class Store {
   readonly fitsOnly = signal(false);
 
   /** Whether requests make sense: buttons are off when not. */
-  readonly isUsable = computed(
-    () => ["connecting", "live"].includes(this.connection.value) && this.view.value.status === "live",
-  );
+  readonly isUsable = computed(() => ["connecting", "live"].includes(this.connection.value));
 
   readonly #model: AnyModel<Traits>;
   readonly #abort: AbortSignal;

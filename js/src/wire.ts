@@ -27,7 +27,6 @@ export interface View {
   hardware: Hardware | null;
   llama: { is_available: boolean; message: string | null };
   engine: { mode: "inline" | "process" | null; notice: string | null };
-  status: "live" | "closed";
   /** Id of the widget's comm, so that a request can also go by the control channel. */
   comm_id: string | null;
 }

@@ -141,11 +141,6 @@ describe("connection", () => {
     expect(store.connection.value).toBe("live");
   });
 
-  it("is unusable when Python has closed the browser", () => {
-    const { store } = setUp({ view: view({ status: "closed" }) });
-    expect(store.isUsable.value).toBe(false);
-  });
-
   it("sends its very first message on the control channel too: the shell may be busy", () => {
     const kernel = fakeKernel();
     const { store } = setUp({ view: view({ comm_id: "from-python" }) }, kernel);

@@ -543,10 +543,8 @@ describe("without a kernel", () => {
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
   });
 
-  it("a closed browser says so; notices of the engine, the machine and of llama are shown", () => {
-    const { root, write } = show({ view: view({ status: "closed" }) });
-    expect(text(root)).toContain("This browser was closed.");
-    write({
+  it("notices of the engine, the machine and of llama are shown", () => {
+    const { root } = show({
       view: view({
         engine: { mode: "inline", notice: "Runs here." },
         hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU." },

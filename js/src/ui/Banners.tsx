@@ -3,7 +3,7 @@ import { Icon } from "./icons";
 
 /** What the whole widget has to say: that it cannot act, and why; that something is missing. */
 export function Banners({ store }: { store: Store }) {
-  const { engine, hardware, llama, status } = store.view.value;
+  const { engine, hardware, llama } = store.view.value;
   const connection = store.connection.value;
   if (connection === "lost") {
     const downloads = engine.mode === "process" ? " Downloads go on by themselves." : "";
@@ -18,9 +18,6 @@ export function Banners({ store }: { store: Store }) {
     return (
       <Banner text="No kernel answers: this is the last saved state, and the buttons are off. Run the cell to use it." />
     );
-  }
-  if (status === "closed") {
-    return <Banner text="This browser was closed. Run the cell again to open a new one." />;
   }
   return (
     <>

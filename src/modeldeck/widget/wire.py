@@ -76,7 +76,6 @@ def view_wire(endpoint: str, n_ctx: int, machine: MachineView) -> Json:
         "hardware": None if hardware is None else msgspec.to_builtins(hardware),
         "llama": {"is_available": llama is None or llama.is_available, "message": llama and llama.message},
         "engine": {"mode": machine.engine_mode, "notice": machine.engine_notice},
-        "status": "live",
     }
 
 
