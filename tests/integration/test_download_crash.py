@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -196,6 +197,18 @@ def test_kills_at_chosen_moments(playground: Playground) -> None:
     finish(playground)
     assert killed >= 18
     assert RANDOM_KILLS + killed >= 50
+
+
+def test_a_killed_process_that_nobody_has_reaped_owns_nothing_any_more(playground: Playground) -> None:
+    playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
+    with start(playground) as child:
+        playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as children of a busy notebook server are
+        playground.hub.faults.clear()
+        playground.hub.requests.clear()
+        finish(playground)
+    assert playground.hub.requests.bytes_sent < len(playground.content) - 6_000_000
 
 
 def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playground) -> None:
