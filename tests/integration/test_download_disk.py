@@ -171,10 +171,13 @@ async def test_each_failure_of_the_disk_says_what_it_is(
             raise OSError(number, os.strerror(number))
         real(descriptor, buffers, offset)
 
+    read_again: list[int] = []
     async with playground.manager() as manager:
         monkeypatch.setattr(partial, "write_at", failing)
+        monkeypatch.setattr(partial, "read_from_disk", read_again.append)
         job = await manager.submit(playground.request())
         stopped = await manager.wait(job.job_id)
+        assert len(read_again) == 1, "memory is not believed after an error of the disk"
         assert (stopped.state, stopped.error and stopped.error.code) == (state, code)
         assert stopped.error is not None
         assert words in stopped.error.message
