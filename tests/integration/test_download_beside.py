@@ -14,7 +14,7 @@ import anyio
 import msgspec
 import pytest
 
-from modeldeck._types import DownloadState
+from modeldeck._types import DownloadState, GGUFFile
 from modeldeck.engine import partial
 from modeldeck.engine.partial import (
     LEFT_OVER_SECONDS,
@@ -261,3 +261,29 @@ async def test_an_engine_cleans_when_it_first_sees_a_cache(playground: Playgroun
     os.utime(journal, (old, old))
     playground.assert_exact(await playground.download())
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_an_engine_keeps_what_a_long_paused_download_has(playground: Playground, until: Until) -> None:
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 8_000_000)
+        await manager.pause(job.job_id)
+    playground.hub.faults.clear()
+    commit_hash = playground.hub.add_repo("owner/other", {"README.md": b"# Readme"})
+    files = (GGUFFile(filename="README.md"),)
+    blobs = playground.repo_dir / "blobs"
+    abandoned(blobs, pid=free_pid())
+    old = time.time() - LEFT_OVER_SECONDS - 100
+    for path in blobs.iterdir():
+        os.utime(path, (old, old))
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        other = await manager.submit(playground.request(repo_id="owner/other", commit_hash=commit_hash, files=files))
+        assert (await manager.wait(other.job_id)).state is DownloadState.READY
+    assert not list(blobs.glob(f"{HEADER.digest}.*")), "it has cleaned"
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        await manager.resume(job.job_id)
+        done = await manager.wait(job.job_id)
+    playground.assert_exact(done)
+    assert done.bytes_fetched < len(playground.content) - 6_000_000
