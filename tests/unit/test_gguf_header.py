@@ -241,6 +241,11 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     for alignment in (0, 1, 3, 2**31 + 1):
         yield f"alignment {alignment}", gguf([kv("general.alignment", UINT32, u32(alignment))])
     yield "alignment of another type", gguf([kv("general.alignment", UINT64, struct.pack("<Q", 32))])
+    for count in (1, 1025):
+        yield (
+            f"alignment of {count} numbers",
+            gguf([kv("general.alignment", ARRAY, array(UINT32, count, bytes(4 * count)))]),
+        )
     for length in range(8, len(good) - 512, 97):
         yield f"cut at {length}", good[:length]
 

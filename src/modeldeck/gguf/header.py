@@ -314,7 +314,7 @@ class HeaderReader:
             raise GGUFError(f"The GGUF header declares {count} {what}, more than can be. The file is damaged.")
 
     def _checked_alignment(self, type_id: int) -> int:
-        alignment = self._draft.metadata["general.alignment"]
+        alignment = self._draft.metadata.get("general.alignment")  # a long array is not kept
         # llama.cpp aborts the whole process on other types and on 1.
         if type_id != _UINT32 or not isinstance(alignment, int) or alignment < 2 or alignment & (alignment - 1):
             raise GGUFError(f"The GGUF header has an impossible alignment, {alignment!r}. The file is damaged.")
