@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
+import psutil
 import pytest
 
 from modeldeck._types import DownloadState, GGUFFile
@@ -168,6 +169,8 @@ def abandoned(blobs: Path, *, host: str | None = None, pid: int | None = None) -
     values = json.loads(lines[0][:-9])
     values["owner"]["host"] = host or values["owner"]["host"]
     values["owner"]["pid"] = pid or values["owner"]["pid"]
+    if pid is not None and psutil.pid_exists(pid):
+        values["owner"]["started_at"] = psutil.Process(pid).create_time()
     lines[0] = partial._sealed(json.dumps(values))[:-1]
     first.journal_path.write_bytes(b"\n".join(lines))
     return first.journal_path
@@ -185,10 +188,17 @@ def test_a_dead_owner_on_this_machine_is_followed_at_once(blobs: Path) -> None:
 
 
 def test_a_living_owner_is_left_alone_even_where_locks_lie(blobs: Path) -> None:
-    abandoned(blobs)
+    abandoned(blobs, pid=os.getppid())
     assert Partial.open(blobs, HEADER).received == 0
     assert [info.is_owned for info in list_partials(blobs)] == [True, True]
     assert discard_partials(blobs) == 0
+
+
+def test_what_this_process_has_closed_is_free_without_a_word_in_the_journal(blobs: Path) -> None:
+    abandoned(blobs)
+    again = Partial.open(blobs, HEADER)
+    assert again.received == 100
+    assert Partial.open(blobs, HEADER).received == 0, "the first one has it open"
 
 
 @pytest.mark.parametrize(("age", "received"), [(0, 0), (partial.ABANDONED_SECONDS + 5, 100)])

@@ -204,6 +204,31 @@ async def test_a_failed_journal_write_is_a_failed_disk(playground: Playground, m
         playground.assert_exact(await manager.wait(job.job_id))
 
 
+async def test_a_disk_too_full_to_release_the_journal_keeps_what_came(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = partial.write_all
+    count = 0
+
+    def failing(descriptor: int, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count > 10:  # the header and nine blocks
+            real(descriptor, data[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor, data)
+
+    async with playground.manager() as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(partial, "write_all", failing)
+            job = await manager.submit(playground.request())
+            assert (await manager.wait(job.job_id)).state is DownloadState.PAUSED
+        playground.hub.requests.clear()
+        await manager.resume(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+    assert playground.hub.requests.bytes_sent <= len(playground.content) - (4 << 20)
+
+
 @pytest.mark.usefixtures("early_write_back")
 async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
     playground: Playground, monkeypatch: pytest.MonkeyPatch

@@ -13,8 +13,9 @@ agree with it, so neither a lost page nor a file full of zeros can get through; 
 end.
 
 One owner at a time: a journal is claimed by renaming it, which only one process can do. It is claimed only when its
-owner has released it, is dead, or (on another machine) has not touched it for a while. The file lock is one sign of
-life among others, because some network filesystems grant it to everyone.
+owner has released it, is this process and does not have it open any more, is dead, or (on another machine) has not
+touched it for a while. The file lock is one sign of life among others, because some network filesystems grant it to
+everyone.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ _FORMAT = 2
 _NEW_SUFFIX = "-new"
 _BLOCK = re.compile(r"(\d{1,18}) (\d{1,18}) (-|[0-9a-f]{16})")
 _NAME = re.compile(r"(?P<digest>[0-9A-Za-z_-]{1,128})\.(?P<id>[0-9a-f]{8})\.(?P<kind>part|journal)")
+
+_open_here: set[str] = set()
+"""Names of the journals that this process has open: a full disk may not take the line that releases one."""
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +228,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _is_abandoned(journal: _Journal, modified_at: float) -> bool:
+def _is_abandoned(name: str, journal: _Journal, modified_at: float) -> bool:
     """Whether nobody writes any more, judged without locks."""
     if journal.is_released:
         return True
@@ -234,6 +238,8 @@ def _is_abandoned(journal: _Journal, modified_at: float) -> bool:
     try:
         process = psutil.Process(owner.pid)
         is_same = abs(process.create_time() - owner.started_at) <= 1.0
+        if is_same and owner.pid == os.getpid():
+            return name not in _open_here
         return not is_same or process.status() == psutil.STATUS_ZOMBIE  # killed, and not reaped yet
     except psutil.NoSuchProcess:
         return True
@@ -255,7 +261,7 @@ def _abandoned_journal(path: Path) -> Iterator[tuple[int, _Journal] | None]:
         journal = None
         if name and status.st_size <= LARGEST_JOURNAL_BYTES and _try_lock(descriptor) and _is_same_file(path, status):
             journal = _parse_journal(_read_all(descriptor), name["digest"])
-        if journal is None or not _is_abandoned(journal, status.st_mtime):
+        if journal is None or not _is_abandoned(path.name, journal, status.st_mtime):
             yield None
         else:
             yield descriptor, journal
@@ -329,12 +335,13 @@ class Partial:
         length = self.data_path.stat().st_size if self.data_path.exists() else 0
         self._blocks = [block for block in blocks if block.stop <= length]
         self._written = RangeSet((block.start, block.stop) for block in self._blocks)
-        self._journal = self._write_journal()  # first, so that a crash leaves no data that nobody knows of
-        try:
+        with contextlib.ExitStack() as undo:
+            _open_here.add(self.journal_path.name)
+            undo.callback(_open_here.discard, self.journal_path.name)
+            self._journal = self._write_journal()  # first, so that a crash leaves no data that nobody knows of
+            undo.callback(os.close, self._journal)
             self._descriptor = os.open(self.data_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except BaseException:
-            os.close(self._journal)
-            raise
+            undo.pop_all()
         self._touched_at = time.time()
         self._is_open = True
         self._is_doubtful = False
@@ -496,7 +503,7 @@ class Partial:
             self._is_open = False
             if self._is_doubtful:
                 read_from_disk(self._descriptor)
-            with contextlib.suppress(OSError):  # a full disk: the owner's death says the same
+            with contextlib.suppress(OSError):  # a full disk: that it is not open here, or our death, says the same
                 write_all(self._journal, _sealed("released"))
             self._close_descriptors()
 
@@ -518,6 +525,7 @@ class Partial:
     def _close_descriptors(self) -> None:
         os.close(self._descriptor)
         os.close(self._journal)
+        _open_here.discard(self.journal_path.name)
 
 
 class SegmentWriter:
