@@ -352,6 +352,38 @@ async def test_no_permission(playground: Playground) -> None:
     assert failed.error.code in ("permission_denied", "error")
 
 
+async def test_a_cache_in_a_folder_of_somebody_else(playground: Playground) -> None:
+    locked = playground.cache_dir.parent / "elsewhere"
+    locked.mkdir(mode=0)
+    user = os.geteuid()
+    async with playground.manager(limits=EngineLimits(max_active_jobs=1)) as manager:
+        with ExitStack() as stack:
+            if user == 0:
+                os.seteuid(65534)
+                stack.callback(os.seteuid, user)
+            requests = [playground.request(cache_dir=str(locked / "cache"), variant_id=name) for name in "ab"]
+            jobs = [await manager.submit(request) for request in requests]
+            for job in jobs:
+                failed = await manager.wait(job.job_id)
+                assert failed.error is not None
+                assert failed.error.code == "permission_denied"
+                assert "set HF_HUB_CACHE to your own directory" in failed.error.message
+    locked.chmod(0o700)
+
+
+async def test_a_cache_that_cannot_be_looked_at_keeps_no_engine_from_starting(playground: Playground) -> None:
+    """Such as a network filesystem that is gone. A name that is too long behaves alike for every user."""
+    out_of_reach = str(playground.cache_dir / ("x" * 300))
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        job = await manager.submit(playground.request(cache_dir=out_of_reach))
+        failed = await manager.wait(job.job_id)
+        assert failed.error is not None
+        assert "The disk of the cache failed" in failed.error.message
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        assert [job.state for job in manager.snapshots()] == [DownloadState.FAILED]
+        assert (await manager.cancel(job.job_id)).state is DownloadState.CANCELLED
+
+
 async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
     """Half of the file is there already, so half of the room is enough."""
     playground.hub.faults.add(Throttle(4e6), origin="cdn")

@@ -24,19 +24,20 @@ _WAIT_BEFORE_AND_WRITE = 1 | 2
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself or the closest folder above it that exists: where it would be made."""
-    while not path.exists() and path != path.parent:
+    """Where the path leads, or the closest folder above that this user can see: where it would be made."""
+    path = Path(os.path.realpath(path))  # pathlib's own resolve and exists raise an error for what cannot be looked at
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path
 
 
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write on the filesystem that holds, or would hold, ``path``."""
-    return shutil.disk_usage(nearest_existing(path.resolve())).free
+    return shutil.disk_usage(nearest_existing(path)).free
 
 
 def device_of(path: Path) -> int:
-    return os.stat(nearest_existing(path.resolve())).st_dev
+    return os.stat(nearest_existing(path)).st_dev
 
 
 def check_room(path: Path, *, needed: int, reserved: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,8 +201,9 @@ class Job:
     async def _discard(self) -> None:
         digests = {file.source.digest for file in self._files} | {file.sha256 for file in self.request.files}
         blobs = cache.repo_dir(Path(self.request.cache_dir), self.request.repo_id) / "blobs"
-        for digest in filter(None, digests):
-            await self._tools.threads.run(discard_partials, blobs, digest)
+        with contextlib.suppress(OSError):  # of a disk that cannot be reached nothing can be deleted
+            for digest in filter(None, digests):
+                await self._tools.threads.run(discard_partials, blobs, digest)
 
     # --- the work -----------------------------------------------------------------------------------------------------
 

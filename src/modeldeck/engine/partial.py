@@ -609,7 +609,11 @@ def _candidates(directory: Path, digest: str) -> list[tuple[Path, int]]:
 
 
 def _scan(directory: Path, pattern: str) -> Iterator[PartialInfo]:
-    for path in sorted(directory.glob(pattern)):
+    try:
+        paths = sorted(directory.glob(pattern))
+    except OSError:
+        return
+    for path in paths:
         name = _NAME.fullmatch(path.name)
         try:
             status = path.stat()
@@ -634,7 +638,7 @@ def _scan(directory: Path, pattern: str) -> Iterator[PartialInfo]:
 
 
 def list_partials(directory: Path, digest: str = "*") -> tuple[PartialInfo, ...]:
-    """The partial files of one repository's ``blobs`` folder."""
+    """The partial files of one repository's ``blobs`` folder; none where it cannot be read."""
     return tuple(_scan(directory, f"{digest}.*.journal"))
 
 
