@@ -19,7 +19,7 @@ from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, E
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
 from modeldeck.engine.transfer import Patience
-from modeldeck.localhub import Chunked, Reply, Stall, Throttle
+from modeldeck.localhub import ChangeHeaders, Chunked, Reply, Stall, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until
@@ -128,6 +128,24 @@ async def test_cancelling_a_paused_or_failed_one_deletes_what_it_has(playground:
         assert manager.snapshots() == ()
         with pytest.raises(InvalidRequestError):
             await manager.wait(job.job_id)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+@pytest.mark.parametrize("told", ["a sha256", "no digest"])
+async def test_cancelling_deletes_also_what_the_listing_told_no_sha256_of(
+    playground: Playground, until: Until, told: str, is_paused: bool
+) -> None:
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    if told == "no digest":
+        playground.hub.faults.add(ChangeHeaders({"X-Linked-Etag": None, "ETag": None}), origin="hub")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request(files=(playground.file(sha256=None),)))
+        await until(lambda: manager.snapshots()[0].received > 3_000_000)
+        assert playground.left_overs() != []
+        if is_paused:
+            await manager.pause(job.job_id)
+        assert (await manager.cancel(job.job_id)).state is S.CANCELLED
+        assert playground.left_overs() == []
 
 
 async def test_what_makes_no_sense_is_refused(playground: Playground) -> None:

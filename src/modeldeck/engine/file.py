@@ -240,7 +240,7 @@ class FileDownload:
         return self._request.repo_id
 
     @property
-    def _partial_name(self) -> str:
+    def partial_name(self) -> str:
         """The digest, or a name of our own for a file whose digest nobody knows."""
         if self.source.digest is not None:
             return self.source.digest
@@ -322,7 +322,7 @@ class FileDownload:
     @asynccontextmanager
     async def _only_writer(self) -> AsyncIterator[None]:
         """Two downloads of this engine with one file in common: the second waits and finds it done."""
-        blob = self._blobs_dir / self._partial_name
+        blob = self._blobs_dir / self.partial_name
         lock = self._tools.blob_locks.setdefault(blob, anyio.Lock())
         try:
             async with lock:
@@ -364,7 +364,7 @@ class FileDownload:
 
     def _header(self) -> PartialHeader:
         return PartialHeader(
-            digest=self._partial_name,
+            digest=self.partial_name,
             size=self.size,
             repo_id=self._repo_id,
             filename=self.file.filename,

@@ -67,6 +67,7 @@ class Job:
         self._on_progress = on_progress
         self._reserved_bytes = reserved_bytes
         self._files: list[FileDownload] = []
+        self._partial_names = {digest for file in request.files if (digest := file.sha256 or file.oid)}
         self._meter = RateMeter()
         self._fetched_before = 0
         self._most_received = 0
@@ -199,11 +200,10 @@ class Job:
             self.move(goal)
 
     async def _discard(self) -> None:
-        digests = {file.source.digest for file in self._files} | {file.sha256 for file in self.request.files}
         blobs = cache.repo_dir(Path(self.request.cache_dir), self.request.repo_id) / "blobs"
         with contextlib.suppress(OSError):  # of a disk that cannot be reached nothing can be deleted
-            for digest in filter(None, digests):
-                await self._tools.threads.run(discard_partials, blobs, digest)
+            for name in self._partial_names:
+                await self._tools.threads.run(discard_partials, blobs, name)
 
     # --- the work -----------------------------------------------------------------------------------------------------
 
@@ -319,7 +319,9 @@ class Job:
     def _follow_phases(self) -> None:
         phases = {file.phase for file in self._files}
         for file in self._files:
-            self._commit_hash = file.source.commit_hash or self._commit_hash
+            if file.source.commit_hash is not None:
+                self._commit_hash = file.source.commit_hash
+                self._partial_names.add(file.partial_name)
         if Phase.FETCHING in phases:
             self.move(DownloadState.DOWNLOADING)
         elif Phase.VERIFYING in phases and self.state is DownloadState.DOWNLOADING and Phase.RESOLVING not in phases:
