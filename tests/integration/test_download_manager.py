@@ -267,6 +267,27 @@ async def test_a_stall_and_a_retry_are_told(playground: Playground, until: Until
         playground.assert_exact(await manager.wait(job.job_id))
 
 
+async def test_the_time_left_counts_what_was_lost_in_a_pause(playground: Playground, until: Until) -> None:
+    """The bar stays where it was, so that it does not go back; the time is for what is really still to come."""
+    playground.hub.faults.add(Throttle(6e6), origin="cdn")
+    async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 16_000_000)
+        paused = await manager.pause(job.job_id)
+        for path in (playground.repo_dir / "blobs").iterdir():
+            path.unlink()
+        await manager.resume(job.job_id)
+        await until(lambda: manager.snapshots()[0].eta_seconds is not None)
+        (snapshot,) = manager.snapshots()
+        assert snapshot.received >= paused.received
+        assert snapshot.eta_seconds is not None
+        assert snapshot.rate is not None
+        since = snapshot.bytes_fetched - paused.bytes_fetched
+        assert snapshot.eta_seconds * snapshot.rate > len(playground.content) - since - 1_000_000
+        playground.hub.faults.clear()
+        playground.assert_exact(await manager.wait(job.job_id))
+
+
 async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Playground, until: Until) -> None:
     playground.hub.faults.add(Throttle(2e6), origin="cdn")
     requests = [playground.request(), *several(playground, 3)]

@@ -117,6 +117,12 @@ class Job:
         return max(0, (self.total or 0) - self.received)
 
     @property
+    def _missing(self) -> int | None:
+        """Bytes that are still to come: more than ``received`` leaves open where what had come was lost since."""
+        total = self.total
+        return None if total is None else max(0, total - sum(file.received for file in self._files))
+
+    @property
     def bytes_fetched(self) -> int:
         return self._fetched_before + sum(file.fetched for file in self._files)
 
@@ -135,7 +141,7 @@ class Job:
             received=received,
             total=total,
             rate=self._meter.rate if is_flowing else None,
-            eta_seconds=self._meter.eta_seconds(None if total is None else total - received) if is_flowing else None,
+            eta_seconds=self._meter.eta_seconds(self._missing) if is_flowing else None,
             connections=sum(file.connections for file in self._files),
             attempt=max((file.attempt for file in self._files), default=0),
             retry_in_seconds=retry_in,
