@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import trustme
 
 from modeldeck.engine.connection import DIRECT_BODY, DirectPool
 from modeldeck.engine.network import BLOCK_BYTES, recycle
+from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.localhub import Chunked, Cut, LocalHub, Throttle
 
@@ -301,6 +303,25 @@ async def test_no_proxy_is_heeded(playground: Playground, proxy: Proxy, monkeypa
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     playground.assert_exact(await playground.download())
     assert proxy.seen == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("HTTP_PROXY", "socks5://127.0.0.1:9", "proxy"),
+        ("HTTP_PROXY", "unheard-of://127.0.0.1:9", "proxy"),
+        ("SSL_CERT_FILE", "/there/is/none", "tls"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_fails_at_once(
+    playground: Playground, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str, value: str, code: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv(name, value)
+    failed = await playground.download(policy=RetryPolicy(base_seconds=1000.0, cap_seconds=1000.0))
+    playground.assert_failed(failed, code)
+    assert failed.error is not None
+    assert name in failed.error.message
 
 
 async def test_a_proxy_that_is_not_there(playground: Playground, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

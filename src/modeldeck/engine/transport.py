@@ -11,6 +11,7 @@ import httpx
 
 from modeldeck.engine.connection import DirectPool
 from modeldeck.engine.network import MAX_THREADS, ThreadedBackend, drop_spare_buffers
+from modeldeck.hub.errors import UNUSABLE_SETTINGS, error_from_environment
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32
@@ -31,8 +32,11 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._proxies: dict[tuple[str, bytes], str | None] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        ssl_context = await asyncio.wrap_future(self._ssl_context)
-        return await self._transport_to(request.url, ssl_context).handle_async_request(request)
+        try:
+            transport = self._transport_to(request.url, await asyncio.wrap_future(self._ssl_context))
+        except UNUSABLE_SETTINGS as error:
+            raise error_from_environment(error) from error
+        return await transport.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Leave the connections to the other clients."""

@@ -33,6 +33,8 @@ from modeldeck._errors import (
 from modeldeck._settings import Settings
 from modeldeck._types import Gated, GGUFFile, ModelSummary, RepoListing, SearchPage, SearchQuery
 from modeldeck.hub.errors import (
+    UNUSABLE_SETTINGS,
+    error_from_environment,
     error_from_exception,
     error_from_response,
     host_of,
@@ -154,19 +156,27 @@ class HubClient:
         Endpoint, token, and whether offline mode is on.
     transport
         In place of the network, for tests. Proxy settings of the environment do not reach it.
+
+    Raises
+    ------
+    TLSError, ProxyError
+        When the environment's settings of certificates or proxies cannot be used.
     """
 
     def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         self._rate_limits = RateLimits()
         self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            headers={"User-Agent": USER_AGENT},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=_TIMEOUT,
-            follow_redirects=False,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                transport=transport,
+                headers={"User-Agent": USER_AGENT},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                timeout=_TIMEOUT,
+                follow_redirects=False,
+            )
+        except UNUSABLE_SETTINGS as error:
+            raise error_from_environment(error) from error
 
     @property
     def settings(self) -> Settings:

@@ -37,6 +37,9 @@ from modeldeck._errors import (
 from modeldeck.hub.ratelimit import lower_names, parse_retry_after
 from modeldeck.hub.urls import model_page_url
 
+UNUSABLE_SETTINGS = (OSError, ImportError, ValueError, httpx.InvalidURL)
+"""What httpx raises when it makes a client with such settings of the environment: see ``error_from_environment``."""
+
 _MAX_QUOTED = 200
 _PERMANENT_5XX = (501, 505, 511)
 _LOGIN_HINT = "log in with `hf auth login` or set HF_TOKEN"
@@ -224,14 +227,36 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
     return OfflineError(f"The connection to {host} was lost. Check the network connection and try again.")
 
 
+def error_from_environment(exc: Exception) -> NetworkError:
+    """The error that a setting of the environment stands for when no client can be made with it. No value is in it."""
+    if isinstance(exc, OSError):  # ssl.SSLError, too
+        return TLSError(
+            "The certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR name cannot be read. Correct these "
+            "settings, or unset them."
+        )
+    if isinstance(exc, ImportError):
+        return ProxyError(
+            "ALL_PROXY, HTTPS_PROXY or HTTP_PROXY names a SOCKS proxy. Install `httpx[socks]` for that, or set an HTTP "
+            "proxy.",
+            is_setting=True,
+        )
+    return ProxyError(
+        "A proxy setting cannot be used. Check ALL_PROXY, HTTPS_PROXY and HTTP_PROXY, which look like "
+        "http://host:port, and NO_PROXY, which lists hosts.",
+        is_setting=True,
+    )
+
+
 def is_transient(error: ModelDeckError) -> bool:
     """Whether the same request may succeed later without anybody doing anything.
 
     A lost connection, a timeout, a stall, a rate limit and most 5xx pass. Wrong names, missing rights, certificates,
-    nonsense answers and the disk do not, nor does the offline mode that was asked for.
+    nonsense answers and the disk do not, nor does what the environment's settings forbid.
     """
     if isinstance(error, OfflineError):
         return not error.details.get("is_offline_mode", False)
+    if error.details.get("is_setting"):
+        return False
     if isinstance(error, ServerError | ProxyError):
         status_code = error.details.get("status_code")
         if status_code is None:

@@ -1,6 +1,7 @@
 """The client against the local hub: a whole Hub with a second origin, over plain HTTP and TLS."""
 
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,29 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = HubClient(Settings(endpoint=hub.endpoint.replace("https", "http"), cache_dir=tmp_path))
         assert (await raised_by(plain.listing("o/n"))).code in ("offline", "server_error")
         await plain.aclose()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("ALL_PROXY", "socks5://user:secret@127.0.0.1:9", "proxy"),
+        ("ALL_PROXY", "secret://127.0.0.1:9", "proxy"),
+        ("HTTP_PROXY", "http://[::1", "proxy"),
+        ("NO_PROXY", "[::1]", "proxy"),
+        ("SSL_CERT_FILE", "/there/is/no/secret", "tls"),
+        ("SSL_CERT_FILE", __file__, "tls"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, code: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ModelDeckError) as caught:
+        HubClient(Settings(endpoint="http://127.0.0.1:9", cache_dir=tmp_path))
+    assert caught.value.code == code
+    assert name in caught.value.message
+    assert "secret" not in caught.value.message
 
 
 async def test_https_to_a_server_that_speaks_http(local: LocalHub, tmp_path: Path) -> None:
