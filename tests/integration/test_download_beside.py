@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from modeldeck._types import DownloadState, GGUFFile
-from modeldeck.engine import partial
+from modeldeck.engine import file, partial
 from modeldeck.engine.partial import (
     LEFT_OVER_SECONDS,
     Partial,
@@ -142,6 +142,35 @@ async def test_an_owner_that_was_taken_for_dead_leaves_the_file_to_the_other(
         assert done.state is DownloadState.READY, done.error
     assert playground.pointer.read_bytes() == playground.content
     assert len(list((playground.repo_dir / "blobs").glob("*.part"))) <= 1
+
+
+@pytest.mark.anyio
+async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
+    playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read 50 GB from a network filesystem takes longer than another machine waits for a sign of life."""
+    reading_step = file._bad_blocks
+    ages: list[float] = []
+
+    def slow(partial_file: Partial, *rest: Any) -> Any:
+        long_ago = time.time() - partial.ABANDONED_SECONDS
+        os.utime(partial_file.journal_path, (long_ago, long_ago))
+        outcome = reading_step(partial_file, *rest)
+        ages.append(time.time() - partial_file.journal_path.stat().st_mtime)
+        return outcome
+
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 4_000_000)
+        await manager.pause(job.job_id)
+        monkeypatch.setattr(file, "_bad_blocks", slow)
+        monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
+        playground.hub.faults.clear()
+        await manager.resume(job.job_id)
+        playground.assert_exact(await manager.wait(job.job_id))
+    assert ages
+    assert max(ages) < partial.ABANDONED_SECONDS / 2
 
 
 # --- who may take over ------------------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 import xxhash
 
-from modeldeck._errors import IntegrityError
+from modeldeck._errors import IntegrityError, ServerError
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadState, LocalModel, VerifiedFile
+from modeldeck.engine import partial
 from modeldeck.engine.checks import CheckStore
 from modeldeck.engine.partial import Block, encode_block, parse_blocks
 from modeldeck.engine.plan import RangeSet
@@ -347,3 +349,24 @@ async def test_a_resumed_download_leaves_a_whole_record(playground: Playground, 
     playground.hub.faults.clear()
     playground.assert_exact(await playground.download(checks_dir=checks_dir))
     assert CheckStore(checks_dir).load(playground.sha256, len(playground.content))
+
+
+async def test_a_repair_whose_file_another_process_took_says_so(
+    workshop: Workshop, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
+    workshop.flip(17 * MIB + 5)
+    workshop.record.unlink()
+    workshop.playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    workshop.playground.hub.requests.clear()
+    blobs = workshop.playground.repo_dir / "blobs"
+
+    async def take_over() -> None:
+        await until(lambda: workshop.playground.hub.requests.to("cdn"))
+        (journal,) = blobs.glob("*.journal")
+        journal.rename(journal.with_name(f"{workshop.playground.sha256}.00000000.journal"))
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(take_over)
+        with pytest.raises(ServerError, match="Another process"):
+            await workshop.verify()

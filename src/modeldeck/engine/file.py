@@ -50,6 +50,7 @@ WRITEBACK_SECONDS = 0.2
 WRITEBACKS_AT_ONCE = 2
 """A slow disk takes long, and shall not hold all threads."""
 _GGUF_MAGIC = b"GGUF"
+_TAKEN_OVER = "Another process is downloading this file too. Wait for it, or pause it there."
 
 
 @dataclass(kw_only=True)
@@ -228,6 +229,8 @@ class FileDownload:
                     self._enter(Phase.VERIFYING)
                     await self._finish_verified(partial, hasher)
                     return self._mended_bytes
+                except OwnershipLostError as exc:
+                    raise ServerError(_TAKEN_OVER) from exc
                 finally:
                     self._is_mending = False
 
@@ -339,7 +342,7 @@ class FileDownload:
                 return
             except OwnershipLostError:
                 continue  # somebody took this process for dead: leave the file to them and begin another one
-        raise ServerError("Another process is downloading this file too. Wait for it, or pause it there.")
+        raise ServerError(_TAKEN_OVER)
 
     @asynccontextmanager
     async def _opened(self, open_partial: Callable[[], Partial]) -> AsyncIterator[Partial]:
@@ -478,7 +481,11 @@ class FileDownload:
                 transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
 
     async def _advance(self, partial: Partial, hasher: FrontHasher, stop: int) -> None:
-        await self._tools.threads.run(hasher.advance, partial.descriptor, stop)
+        def step() -> None:
+            partial.beat()
+            hasher.advance(partial.descriptor, stop)
+
+        await self._tools.threads.run(step)
 
     async def _hash_to_end(self, partial: Partial, hasher: FrontHasher) -> FrontHasher:
         size = self.size
@@ -534,6 +541,7 @@ class FileDownload:
 
 def _bad_blocks(partial: Partial, blocks: list[Block], scratch: memoryview, hasher: FrontHasher | None) -> list[Block]:
     """Those whose bytes are not what was written. The others are hashed on the way where they continue the front."""
+    partial.beat()
     bad = []
     for block in blocks:
         data = partial.check(block, scratch)
