@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import psutil
 import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
+from modeldeck.engine import job as job_module
+from modeldeck.engine.partial import discard_partials
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
 from modeldeck.engine.transfer import Patience
@@ -146,6 +150,35 @@ async def test_cancelling_deletes_also_what_the_listing_told_no_sha256_of(
             await manager.pause(job.job_id)
         assert (await manager.cancel(job.job_id)).state is S.CANCELLED
         assert playground.left_overs() == []
+
+
+async def test_a_queued_one_does_not_start_while_it_is_cancelled(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_discarding, may_go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> int:
+        is_discarding.set()
+        assert may_go_on.wait(60)
+        return discard_partials(*arguments)
+
+    first, second, third = several(playground, 3)
+    playground.hub.faults.add(Stall(), path="*model-1*")
+    async with playground.manager(limits=EngineLimits(max_active_jobs=1)) as manager:
+        running = await manager.submit(first)
+        waiting = await manager.submit(second)
+        with monkeypatch.context() as patch, anyio.fail_after(60):
+            patch.setattr(job_module, "discard_partials", slow)
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(manager.cancel, waiting.job_id)
+                await anyio.to_thread.run_sync(is_discarding.wait)
+                await manager.wait(running.job_id)
+                may_go_on.set()
+        assert manager.active == 0
+        assert (await manager.wait(waiting.job_id)).state is S.CANCELLED
+        await manager.dismiss(waiting.job_id)
+        done = await manager.wait((await manager.submit(third)).job_id)
+        assert done.state is S.READY
 
 
 async def test_what_makes_no_sense_is_refused(playground: Playground) -> None:

@@ -200,10 +200,10 @@ class Job:
             self._goal = goal
             self._scope.cancel()
             await self._stopped.wait()
-        if self.state is not goal and can_move(self.state, goal):
+        if self._scope is None and self.state is not goal and can_move(self.state, goal):
+            self.move(goal)  # before anything is waited for: a queued one could start meanwhile
             if goal is DownloadState.CANCELLED:
                 await self._discard()
-            self.move(goal)
 
     async def _discard(self) -> None:
         blobs = cache.repo_dir(Path(self.request.cache_dir), self.request.repo_id) / "blobs"
