@@ -181,6 +181,37 @@ async def test_a_queued_one_does_not_start_while_it_is_cancelled(
         assert done.state is S.READY
 
 
+async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
+    playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_discarding, may_go_on = threading.Event(), threading.Event()
+    states: list[DownloadState] = []
+
+    def slow(*arguments: Any) -> int:
+        is_discarding.set()
+        assert may_go_on.wait(60)
+        return discard_partials(*arguments)
+
+    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with playground.manager() as manager:
+        running = await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].received > 1_000_000)
+        monkeypatch.setattr(job_module, "discard_partials", slow)
+
+        async def pause() -> None:
+            states.append((await manager.pause(running.job_id)).state)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(manager.cancel, running.job_id)
+                await anyio.to_thread.run_sync(is_discarding.wait)
+                task_group.start_soon(pause)
+                await anyio.wait_all_tasks_blocked()
+                may_go_on.set()
+        assert states == [S.CANCELLED]
+        assert playground.left_overs() == []
+
+
 async def test_what_makes_no_sense_is_refused(playground: Playground) -> None:
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())

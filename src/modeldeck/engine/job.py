@@ -226,7 +226,6 @@ class Job:
                 await checkpoint()
                 await self._run()
         finally:
-            self._scope = None
             self._total, self._most_received = self.total, self.received
             self._fetched_before, self._files = self.bytes_fetched, []
             goal, self._goal = self._goal, None
@@ -235,6 +234,7 @@ class Job:
                     with anyio.CancelScope(shield=True):
                         await self._discard()
                 self.move(goal or DownloadState.FAILED, error=None if goal else ModelDeckError(_MISTAKE))
+            self._scope = None  # now it may be started again
             self._stopped.set()
 
     async def _run(self) -> None:
