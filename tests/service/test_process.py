@@ -613,12 +613,15 @@ async def test_an_engine_of_another_version_is_refused_with_a_way_out(
 ) -> None:
     """Versions have sockets of their own, so this is a development tree that changed under a running engine."""
     monkeypatch.setattr(process, "__version__", "9.9.9")
+    monkeypatch.setattr(control, "__version__", "9.9.9")
     with pytest.raises(EngineLostError, match=r"of modeldeck .* the client of 9\.9\.9.*modeldeck engine stop"):
         await asyncio.to_thread(engines.connect)
     other = await asyncio.to_thread(connect_engine, engines.settings)
     assert other.mode == "inline"
     assert "9.9.9" in (other.notice or "")
     await other.aclose()
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE and not engines.processes())
 
 
 @pytest.mark.anyio

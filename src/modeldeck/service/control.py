@@ -14,7 +14,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from modeldeck import __version__
-from modeldeck._errors import EngineLostError, error_from_info
+from modeldeck._errors import EngineLostError, ProtocolError, error_from_info
 from modeldeck._settings import Settings
 from modeldeck._types import EngineStatus
 from modeldeck.service import protocol
@@ -57,7 +57,7 @@ def stop_engine(settings: Settings) -> bool:
     """End the engine and wait until it is gone. Running downloads are paused and keep their bytes.
 
     One that does not answer any more is killed; its downloads keep their bytes too, and the next engine goes on with
-    them.
+    them. One of a development tree that has changed since, which refuses this client, is ended as well.
 
     Returns
     -------
@@ -75,12 +75,13 @@ def stop_engine(settings: Settings) -> bool:
             return False
         try:
             _ask(line, protocol.Stop(id=1), type(None))
-        except EngineLostError:
+        except (EngineLostError, ProtocolError) as error:
             pid = peer_pid(line.connection)
             if pid is None:
                 raise
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                # One that speaks another protocol still knows this signal, and pauses what runs.
+                os.kill(pid, signal.SIGTERM if isinstance(error, ProtocolError) else signal.SIGKILL)
     lock = FileLock(place.lock_path)
     try:
         lock.acquire(timeout=STOP_SECONDS)  # the engine holds it for as long as its process lives

@@ -258,7 +258,10 @@ class _Connection:
         if secret is not None and not hmac.compare_digest(secret.encode(), (hello.secret or "").encode()):
             raise ProtocolError("The secret is wrong.")
         if (hello.protocol, hello.version) != (protocol.PROTOCOL, __version__):
-            raise ProtocolError(f"This engine is of modeldeck {__version__}, the client of {hello.version}.")
+            raise ProtocolError(
+                f"This engine is of modeldeck {__version__} (protocol {protocol.PROTOCOL}), "
+                f"the client of {hello.version} (protocol {hello.protocol})."
+            )
         if self._is_greeted:
             raise ProtocolError("There was a hello already.")
         self._is_greeted = True
