@@ -476,6 +476,22 @@ async def test_stop_pauses_what_runs_and_nothing_is_left(
 
 
 @pytest.mark.anyio
+async def test_requests_that_come_at_once_after_a_stop_start_one_engine(
+    engines: "Engines", engine: ProcessEngine
+) -> None:
+    assert await asyncio.to_thread(stop_engine, engines.settings)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE)
+    is_released = threading.Event()
+    engine._thread.post(is_released.wait)  # the client's thread is busy when they come
+    requests = asyncio.gather(*(engine.status() for _ in range(5)))
+    await asyncio.sleep(0)
+    is_released.set()
+    assert {status.pid for status in await requests} == {pid_of(engines)}
+    assert engine.notice is None
+    assert len(engine._tasks) == 1, "more than one connection"
+
+
+@pytest.mark.anyio
 async def test_sigterm_is_a_stop(engines: "Engines", engine: ProcessEngine, make_request: RequestFactory) -> None:
     job = await engine.submit(make_request())
     os.kill(pid_of(engines), signal.SIGTERM)

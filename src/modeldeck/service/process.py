@@ -195,6 +195,7 @@ class ProcessEngine(Engine):
                 self._send(pending)
             elif not self._is_connecting:
                 self._restarts.clear()
+                self._is_connecting = True  # already now: the next request may come before the task runs
                 self._spawn(self._reconnect(None))
             return msgspec.json.decode(await pending.answer, type=kind)
         finally:
