@@ -25,6 +25,7 @@ from modeldeck._errors import (
     RemoteFileNotFoundError,
     error_from_info,
 )
+from modeldeck._loop import in_daemon_thread
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
     DownloadRequest,
@@ -42,6 +43,8 @@ from modeldeck._types import (
 from modeldeck.library import group_local, local_model_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from modeldeck.appraisal import Appraiser
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, Measurement, MeasurementStore
@@ -89,8 +92,7 @@ class Session:
         self.settings = settings
         self._inline = inline
         self._hub: HubClient | None = None
-        self._engine: Engine | None = None
-        self._engine_lock = asyncio.Lock()
+        self._engine: Future[Engine] | None = None
         self._appraiser: Appraiser | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,7 +111,7 @@ class Session:
             if hub is not None:
                 await hub.aclose()
             if engine is not None:
-                await engine.aclose()
+                await (await asyncio.wrap_future(engine)).aclose()
 
     @property
     def hub(self) -> HubClient:
@@ -121,14 +123,18 @@ class Session:
 
     async def engine(self) -> Engine:
         """The download engine, started or joined on first use."""
-        async with self._engine_lock:
-            if self._engine is None:
-                from modeldeck.service.client import connect_engine
+        engine = self._engine
+        if engine is None:
+            from modeldeck.service.client import connect_engine
 
-                self._engine = await anyio.to_thread.run_sync(
-                    partial(connect_engine, self.settings, inline=self._inline)
-                )
-            return self._engine
+            engine = self._engine = in_daemon_thread(partial(connect_engine, self.settings, inline=self._inline))
+        try:
+            # Shielded: a caller that is cancelled leaves the client, its thread and its connection to the session.
+            return await asyncio.shield(asyncio.wrap_future(engine))
+        except Exception:
+            if self._engine is engine:
+                self._engine = None  # the next call tries again
+            raise
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -347,7 +353,7 @@ class Session:
 
         with suppress(ModelDeckError):  # the model is removed; an engine that cannot be asked looks when it is joined
             if self._engine is not None:
-                await self._engine.look_again()
+                await (await self.engine()).look_again()
             else:
                 await anyio.to_thread.run_sync(look_again, self.settings)
 

@@ -14,6 +14,7 @@ from modeldeck import (
     DownloadCancelledError,
     DownloadSnapshot,
     DownloadState,
+    EngineLostError,
     GatedError,
     GGUFError,
     InvalidRequestError,
@@ -27,9 +28,12 @@ from modeldeck import (
     Session,
     llama,
 )
+from modeldeck._settings import Settings
 from modeldeck.fit import native
 from modeldeck.localhub import LocalHub, Reply, Throttle
 from modeldeck.localhub.tiny_models import write_chat_model
+from modeldeck.service import client
+from modeldeck.service.client import Engine
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
@@ -200,6 +204,30 @@ async def test_unknown_repo_revision_and_file(session: Session) -> None:
 @pytest.mark.parametrize("repo_id", ["", "a/b/c", "../etc/passwd", "a b/c", "owner/name:"])
 async def test_a_malformed_repo_id(session: Session, repo_id: str) -> None:
     await expect(InvalidRequestError, "invalid_request", session.download(repo_id))
+
+
+async def test_an_engine_that_comes_after_its_caller_was_cancelled_is_closed_with_the_session(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_come = threading.Event(), threading.Event()
+    engines: list[Engine] = []
+
+    def connect_late(settings: Settings, *, inline: bool | None) -> Engine:
+        is_asked.set()
+        may_come.wait()
+        engines.append(client.connect_engine(settings, inline=inline))
+        return engines[0]
+
+    monkeypatch.setattr("modeldeck.service.client.connect_engine", connect_late)
+    caller = asyncio.create_task(session.engine())
+    await asyncio.to_thread(is_asked.wait)
+    monkeypatch.undo()
+    caller.cancel()
+    await asyncio.wait([caller])
+    may_come.set()
+    await session.aclose()
+    with pytest.raises(EngineLostError, match="closed"):
+        await engines[0].status()
 
 
 async def test_an_ambiguous_label_lists_the_choices(session: Session, demo_hub: LocalHub, tmp_path: Path) -> None:
