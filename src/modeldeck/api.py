@@ -200,6 +200,7 @@ def load(
     model: LocalModel | str | Path,
     *,
     n_ctx: int | None = None,
+    mmproj: str | Path | None = None,
     progress: Callable[[LoadProgress], object] | None = None,
     download_progress: ProgressCallback | None = None,
     endpoint: str | None = None,
@@ -211,7 +212,9 @@ def load(
     """Load a model, downloading it first when it is not there, and return a ready `Llama`. See `Session.load`."""
     session = _session(endpoint, cache_dir, token, inline)
     return shared_loop().wait(
-        session.load(model, n_ctx=n_ctx, progress=progress, download_progress=download_progress, **kwargs)
+        session.load(
+            model, n_ctx=n_ctx, mmproj=mmproj, progress=progress, download_progress=download_progress, **kwargs
+        )
     )
 
 

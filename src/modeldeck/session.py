@@ -375,6 +375,7 @@ class Session:
         model: LocalModel | str | Path,
         *,
         n_ctx: int | None = None,
+        mmproj: str | Path | None = None,
         progress: Callable[[LoadProgress], object] | None = None,
         download_progress: ProgressCallback | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
@@ -391,19 +392,21 @@ class Session:
             in the cache.
         n_ctx : int, optional
             Context length in tokens.
+        mmproj : str or Path, optional
+            The vision projector to load with it: for a path, or in place of the one that was downloaded with the model.
         progress : callable, optional
             Called with a `LoadProgress`, on a worker thread.
         on_notice : callable
-            Called with a sentence when the model is loaded without its vision projector, and why.
+            Called with a sentence when the model is loaded without the projector downloaded with it, and why.
         **kwargs
             Passed on to ``llama_cpp.Llama``.
         """
         from modeldeck import llama
 
-        path, mmproj = await self._model_paths(model, download_progress)
+        path, own_projector = await self._model_paths(model, download_progress)
         measurements = await anyio.to_thread.run_sync(self._measurements)
 
-        async def attempt(mmproj: Path | None) -> Llama:
+        async def attempt(projector: str | Path | None) -> Llama:
             cancel = threading.Event()
             return await _run_cancellable(
                 partial(
@@ -412,7 +415,7 @@ class Session:
                     n_ctx=n_ctx,
                     progress=progress,
                     cancel=cancel,
-                    mmproj=mmproj,
+                    mmproj=projector,
                     measurements=measurements,
                     **kwargs,
                 ),
@@ -420,9 +423,9 @@ class Session:
             )
 
         try:
-            return await attempt(mmproj)
+            return await attempt(mmproj or own_projector)
         except LoadFailedError as error:
-            if mmproj is None:
+            if mmproj is not None or own_projector is None:
                 raise
             loaded = await attempt(None)
             on_notice(f"Loaded without its vision projector, for text only. {error.message}")

@@ -176,3 +176,10 @@ def test_a_projector_on_disk_is_handed_to_the_loader(demo_hub: LocalHub, cache: 
     assert model.sidecar_paths[0].is_file()
     with modeldeck.load(model, n_ctx=512) as llm:
         assert llm("Hi", max_tokens=32)["choices"][0]["text"]
+    path, (projector,) = model.path, model.sidecar_paths
+    with pytest.raises(modeldeck.LoadFailedError, match=f"mmproj={projector.name!r}"):
+        modeldeck.load(projector, n_ctx=512)
+    with modeldeck.load(path, mmproj=projector, n_ctx=512) as llm:
+        assert llm.chat_handler is not None
+    with pytest.raises(modeldeck.LoadFailedError, match="no vision projector"):
+        modeldeck.load(path, mmproj=path, n_ctx=512)
