@@ -49,6 +49,7 @@ def choose_options(
         **given,
     }
     _check_threads(options)
+    _check_batches(options)
     wanted = _wanted_n_ctx(model, options)
     fit = _estimate(model, hardware, options, wanted, mmproj)
     if fit.verdict == "too_large" and "n_ctx" not in given and (fit.max_n_ctx or 0) >= _MIN_N_CTX:
@@ -93,6 +94,14 @@ def _check_threads(options: dict[str, Any]) -> None:
         # OpenMP ends the process when it cannot start as many threads.
         if count is not None and not (isinstance(count, int) and 1 <= count <= processors):
             raise InvalidRequestError(f"{name} must be between 1 and {processors}, the processors of this machine.")
+
+
+def _check_batches(options: dict[str, Any]) -> None:
+    for name in ("n_batch", "n_ubatch"):
+        size = options.get(name, DEFAULT_N_UBATCH)
+        # A negative one ends the process at the first prompt.
+        if not (isinstance(size, int) and size >= 1):
+            raise InvalidRequestError(f"{name} must be a number of tokens, at least 1.")
 
 
 def _estimate(
