@@ -39,6 +39,7 @@ class Page:
         """So many of the next messages cannot be sent."""
         self._changed = threading.Condition()
         self.bridge: Bridge
+        self.close: Callable[[], object]
 
     def publish(self, name: str, value: dict[str, Any]) -> None:
         with self._changed:
@@ -117,8 +118,9 @@ def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread, monkeypatch: pyte
     )
     page.traits = {name.removeprefix("_"): value for name, value in page.bridge.initial_state().items()}
     serving = loop.start(page.bridge.run())
+    page.close = serving.cancel
     yield page
-    serving.cancel()
+    page.close()
 
 
 def test_the_first_search_runs_by_itself_and_more_appends(page: Page) -> None:
@@ -468,3 +470,13 @@ def test_waiting_without_a_page_fails_with_the_headless_call(
     with pytest.raises(NoFrontEndError, match=r"modeldeck\.load"):
         loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
     assert {"kind": "modeldeck-ping"} in page.messages
+
+
+def test_who_waits_is_told_when_the_widget_is_closed(page: Page, loop: LoopThread) -> None:
+    page.ask("hello")
+    waiting = loop.start(page.bridge.ready())
+    page.close()
+    with pytest.raises(NoFrontEndError, match="closed"):
+        waiting.result(TIMEOUT_SECONDS)
+    with pytest.raises(NoFrontEndError, match="closed"):
+        loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)

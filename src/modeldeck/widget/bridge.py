@@ -49,7 +49,7 @@ class Display(Protocol):
 
 
 class Bridge:
-    """Runs on one loop thread; every attribute is touched there only, except through `post`, `llm` and `stop`.
+    """Runs on one loop thread; every attribute is touched there only, except through `post`, `llm` and `downloads`.
 
     Parameters
     ----------
@@ -97,6 +97,7 @@ class Bridge:
         self._load_scope: anyio.CancelScope | None = None
         self._loaded = asyncio.Event()
         self._heard = asyncio.Event()
+        self._is_over = False
         self._is_outdated = asyncio.Event()
         """What is on disk may be other than what is shown."""
         self._is_outdated.set()
@@ -169,14 +170,18 @@ class Bridge:
 
     async def run(self) -> None:
         """Serve the widget until cancelled."""
-        async with self._session, anyio.create_task_group() as self._tasks:
-            tasks = self._tasks
-            tasks.start_soon(self._guard, self._look_at_machine)
-            tasks.start_soon(self._follow_engine)
-            tasks.start_soon(self._follow_disk)
-            tasks.start_soon(self._guard, self._run_search)
-            while True:
-                tasks.start_soon(self._answer, await self._inbox.get())
+        try:
+            async with self._session, anyio.create_task_group() as self._tasks:
+                tasks = self._tasks
+                tasks.start_soon(self._guard, self._look_at_machine)
+                tasks.start_soon(self._follow_engine)
+                tasks.start_soon(self._follow_disk)
+                tasks.start_soon(self._guard, self._run_search)
+                while True:
+                    tasks.start_soon(self._answer, await self._inbox.get())
+        finally:
+            self._is_over = True
+            self._loaded.set()  # nothing will be: who waits is told so
 
     async def _answer(self, envelope: protocol.Envelope) -> None:
         error = await self._guard(self._carry_out, envelope.request)
@@ -489,7 +494,7 @@ class Bridge:
         Raises
         ------
         NoFrontEndError
-            When nobody could press Load, because no view of the widget answers.
+            When nobody could press Load, because no view of the widget answers, or it was closed.
         """
         if self.llm is None and not self._heard.is_set():
             self._send(protocol.ping())
@@ -501,6 +506,11 @@ class Bridge:
                     'last line of a cell), or load without it: modeldeck.load("owner/name:Q4_K_M").'
                 )
         while (llm := self.llm) is None:
+            if self._is_over:
+                raise NoFrontEndError(
+                    "This widget was closed, so nobody can press Load. Display a new ModelBrowser(), or load without "
+                    'it: modeldeck.load("owner/name:Q4_K_M").'
+                )
             self._loaded.clear()
             await self._loaded.wait()
         return llm

@@ -130,7 +130,7 @@ class ModelBrowser(anywidget.AnyWidget):
         TimeoutError
             After ``timeout`` seconds.
         NoFrontEndError
-            When no page shows the widget.
+            When no page shows the widget, or it is closed meanwhile.
         """
         return self._loop.wait(self._bridge.ready(), timeout)
 
