@@ -111,7 +111,8 @@ class Session:
             if hub is not None:
                 await hub.aclose()
             if engine is not None:
-                await (await asyncio.wrap_future(engine)).aclose()
+                with suppress(ModelDeckError):  # it never came, and who asked for it was told, or had given up
+                    await (await asyncio.wrap_future(engine)).aclose()
 
     @property
     def hub(self) -> HubClient:

@@ -230,6 +230,25 @@ async def test_an_engine_that_comes_after_its_caller_was_cancelled_is_closed_wit
         await engines[0].status()
 
 
+async def test_an_engine_that_never_comes_is_nobodys_error_once_its_caller_was_cancelled(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_fail = threading.Event(), threading.Event()
+
+    def never_connect(settings: Settings, *, inline: bool | None) -> Engine:
+        is_asked.set()
+        may_fail.wait()
+        raise EngineLostError("It did not start.")
+
+    monkeypatch.setattr("modeldeck.service.client.connect_engine", never_connect)
+    caller = asyncio.create_task(session.engine())
+    await asyncio.to_thread(is_asked.wait)
+    caller.cancel()
+    await asyncio.wait([caller])
+    may_fail.set()
+    await session.aclose()
+
+
 async def test_an_ambiguous_label_lists_the_choices(session: Session, demo_hub: LocalHub, tmp_path: Path) -> None:
     first = write_chat_model(tmp_path / "alpha-Q8_0.gguf", quantization="Q8_0")
     second = write_chat_model(tmp_path / "beta-Q8_0.gguf", quantization="Q8_0")
