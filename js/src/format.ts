@@ -85,7 +85,7 @@ export function count(value: number): string {
     return String(value);
   }
   const [scaled, suffix] =
-    value < 999_950 ? [value / 1e3, "k"] : value < 999_950_000 ? [value / 1e6, "M"] : [value / 1e9, "B"];
+    value < 999_500 ? [value / 1e3, "k"] : value < 999_500_000 ? [value / 1e6, "M"] : [value / 1e9, "B"];
   return `${Number(scaled.toFixed(scaled < 100 ? 1 : 0))}${suffix}`;
 }
 

@@ -57,6 +57,9 @@ it.each([
   [987, "987"],
   [9120, "9.1k"],
   [310_554, "311k"],
+  [99_960, "100k"],
+  [999_499, "999k"],
+  [999_500, "1M"],
   [999_960, "1M"],
   [1_204_332, "1.2M"],
   [2_500_000_000, "2.5B"],
@@ -66,6 +69,7 @@ it.each([
 
 it("speaks of parameters and contexts as model cards do", () => {
   expect(format.parameters(134_515_008)).toBe("135M");
+  expect(format.parameters(999_885_952)).toBe("1B");
   expect(format.parameters(7_615_616_512)).toBe("7.6B");
   expect(format.tokens(512)).toBe("512");
   expect(format.tokens(8192)).toBe("8K");
