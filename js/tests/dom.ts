@@ -95,6 +95,14 @@ export function type(input: HTMLElement, text: string): void {
   });
 }
 
+export function choose(scope: ParentNode, name: string, value: string): void {
+  const select = get(scope, "combobox", name) as HTMLSelectElement;
+  act(() => {
+    select.value = value;
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
+
 /** Let promises settle and the page draw. */
 export async function settle(): Promise<void> {
   await act(async () => {

@@ -2,7 +2,7 @@ import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/data";
 import type { Action, State } from "../src/wire";
-import { all, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
+import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
 
@@ -84,19 +84,43 @@ describe("search", () => {
     expect(box.value).toBe("gemma");
   });
 
+  it("searches for what was typed last, also when an older search arrives after the box was left", async () => {
+    const { root, request, write } = show({ view: view() });
+    const box = get(root, "searchbox") as HTMLInputElement;
+    box.focus();
+    type(box, "qwen");
+    await vi.advanceTimersByTimeAsync(300);
+    type(box, "qwen3");
+    box.blur();
+    write({ search: search([], { text: "qwen", state: "searching" }) });
+    await settle();
+    expect(box.value).toBe("qwen3");
+    await vi.advanceTimersByTimeAsync(300);
+    expect(request("search")?.params).toEqual({ text: "qwen3", sort: "downloads" });
+    write({ search: search([], { text: "llama" }) });
+    await settle();
+    expect(box.value).toBe("llama");
+  });
+
+  it("keeps the order that was chosen while Python has not answered, and searches once", async () => {
+    const { root, model } = show({ view: view() });
+    type(get(root, "searchbox"), "qwen");
+    choose(root, "Sort by", "likes");
+    await vi.advanceTimersByTimeAsync(300);
+    type(get(root, "searchbox"), "qwen3");
+    await vi.advanceTimersByTimeAsync(300);
+    expect(model.sent.filter(({ method }) => method === "search").map(({ params }) => params)).toEqual([
+      { text: "qwen", sort: "likes" },
+      { text: "qwen3", sort: "likes" },
+    ]);
+  });
+
   it("sorts, sets the context length, and filters", () => {
     const large = summary("a/large", { parameter_count: 70e9 });
     const { root, request, model } = show({ ...opened, search: search([...MODELS.slice(0, 2), large], { text: "x" }) });
-    const choose = (name: string, value: string) => {
-      const select = get(root, "combobox", name) as HTMLSelectElement;
-      act(() => {
-        select.value = value;
-        select.dispatchEvent(new Event("change", { bubbles: true }));
-      });
-    };
-    choose("Sort by", "likes");
+    choose(root, "Sort by", "likes");
     expect(request("search")?.params).toEqual({ text: "x", sort: "likes" });
-    choose("Context length", "16384");
+    choose(root, "Context length", "16384");
     expect(request("set_n_ctx")?.params).toEqual({ n_ctx: 16_384 });
     act(() => model.answer(model.sent.find(({ method }) => method === "search") as never));
 

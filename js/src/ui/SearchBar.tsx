@@ -22,19 +22,22 @@ export function SearchBar({ store }: { store: Store }) {
   const draft = useSignal(text);
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const input = useRef<HTMLInputElement>(null);
+  const order = useRef<HTMLSelectElement>(null);
 
-  // Another view or Python may have searched: follow, unless somebody is typing here.
+  // Another view or Python may have searched: follow, unless somebody is typing here or has just typed.
   useEffect(() => {
     const root = input.current?.getRootNode() as ShadowRoot | Document;
-    if (root.activeElement !== input.current) {
+    if (!timer.current && root.activeElement !== input.current) {
       draft.value = text;
     }
   }, [text, draft]);
   useEffect(() => () => clearTimeout(timer.current), []);
 
+  // What the controls show, which Python may not have heard of yet.
   const search = () => {
     clearTimeout(timer.current);
-    store.searchFor(draft.peek().trim(), store.search.peek().sort);
+    timer.current = undefined;
+    store.searchFor(draft.peek().trim(), order.current?.value as SortKey);
   };
 
   return (
@@ -73,12 +76,7 @@ export function SearchBar({ store }: { store: Store }) {
       <div class="line">
         <label>
           <span>Sort</span>
-          <select
-            aria-label="Sort by"
-            value={sort}
-            disabled={isOff}
-            onChange={(event) => store.searchFor(draft.peek().trim(), event.currentTarget.value as SortKey)}
-          >
+          <select ref={order} aria-label="Sort by" value={sort} disabled={isOff} onChange={search}>
             {SORTS.map(([key, name]) => (
               <option key={key} value={key}>
                 {name}
