@@ -33,6 +33,7 @@ export interface Toast extends ToastMessage {
 /** A request of this page that has not taken effect yet. */
 export interface Asked {
   readonly what: string;
+  readonly params?: Methods[Method];
   readonly isWaiting: ReadonlySignal<boolean>;
 }
 
@@ -346,7 +347,7 @@ export class Store {
   async #ask<M extends Method>(subject: string, method: M, params: Methods[M]): Promise<boolean> {
     const cell = this.#asked.get(subject);
     const pending = this.#rpc.request(method, params);
-    const asked: Asked = { what: method, isWaiting: pending.isWaiting };
+    const asked: Asked = { what: method, params, isWaiting: pending.isWaiting };
     cell.value = asked;
     try {
       await pending.answer;

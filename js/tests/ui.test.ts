@@ -135,6 +135,17 @@ describe("search", () => {
     expect(rowOf(root, "Q8_0")).toBeDefined();
   });
 
+  it("shows the chosen context length while Python has not answered, and Python's when it refuses", async () => {
+    const { root, model, request } = show({ view: view() });
+    const select = get(root, "combobox", "Context length") as HTMLSelectElement;
+    choose(root, "Context length", "16384");
+    await settle();
+    expect(select.value).toBe("16384");
+    act(() => model.refuse(request("set_n_ctx") as never, "protocol", "No."));
+    await settle();
+    expect(select.value).toBe("4096");
+  });
+
   it("offers a context length of its own that Python has", () => {
     const { root } = show({ view: view({ n_ctx: 5000 }) });
     const select = get(root, "combobox", "Context length") as HTMLSelectElement;

@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import type { Store } from "../store";
-import type { SortKey } from "../wire";
+import type { Methods, SortKey } from "../wire";
 import { Icon } from "./icons";
 
 const DEBOUNCE_MS = 300;
@@ -101,8 +101,9 @@ export function SearchBar({ store }: { store: Store }) {
 }
 
 function ContextControl({ store }: { store: Store }) {
-  const { n_ctx } = store.view.value;
   const asked = store.asked("n_ctx").value;
+  // What was chosen stays chosen while Python has not answered.
+  const { n_ctx } = (asked?.params as Methods["set_n_ctx"] | undefined) ?? store.view.value;
   const sizes = CONTEXTS.includes(n_ctx) ? CONTEXTS : [...CONTEXTS, n_ctx].sort((a, b) => a - b);
   return (
     <label title="The context length that the fit of a model is judged for">
