@@ -188,6 +188,18 @@ describe("search", () => {
     click(get(root, "button", "Loading…"));
     expect(model.sent.filter(({ method }) => method === "search_more")).toHaveLength(1);
   });
+
+  it("says beside the button why there is no more, and keeps what it has", () => {
+    const error = { code: "offline", message: "The Hub cannot be reached.", details: {} };
+    const { root } = show({ view: view(), search: search(MODELS, { state: "failed", error, has_more: true }) });
+    const more = get(root, "button", "Load more");
+    const alert = get(root, "alert");
+    const isBefore = (a: Node | null, b: Node) =>
+      !!a && (a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING) > 0;
+    expect(isBefore(root.querySelector(".card:last-child"), alert)).toBe(true);
+    expect(isBefore(alert, more)).toBe(true);
+    expect(all(root, "button", "Retry the search")).toEqual([]);
+  });
 });
 
 describe("cards", () => {
@@ -422,6 +434,16 @@ describe("focus", () => {
     click(get(mounted.root, "button", `Keep Q2_K of ${QWEN}`));
     await settle();
     expect(focused(mounted)).toBe(`Remove Q2_K of ${QWEN}`);
+  });
+
+  it("stays at the end of the results when the last page has come", async () => {
+    const mounted = show({ view: view(), search: search(MODELS.slice(0, 2), { has_more: true }) });
+    get(mounted.root, "button", "Load more").focus();
+    mounted.write({ search: search(MODELS) });
+    await settle();
+    const cards = [...mounted.root.querySelectorAll(".card")];
+    const position = cards.at(-1)?.compareDocumentPosition(mounted.root.activeElement as Node) ?? 0;
+    expect(position & Node.DOCUMENT_POSITION_FOLLOWING).toBeTruthy();
   });
 
   it("is left alone when it is elsewhere", async () => {

@@ -24,14 +24,6 @@ export function Results({ store }: { store: Store }) {
             ? "Searching…"
             : summary(state === "idle", shown.length, models.length, has_more)}
       </p>
-      {state === "failed" && error ? (
-        <ErrorBox
-          error={error}
-          name="the search"
-          isOff={!store.isUsable.value}
-          onRetry={() => store.searchFor(text, sort)}
-        />
-      ) : null}
       {models.length > 0 ? null : isSearching ? (
         [0, 1, 2].map((index) => <div class="skeleton" key={index} />)
       ) : state === "done" ? (
@@ -53,7 +45,17 @@ export function Results({ store }: { store: Store }) {
           </div>
         ))}
       </div>
-      {has_more ? <More store={store} /> : null}
+      {state === "failed" && error ? (
+        <ErrorBox
+          error={error}
+          name="the search"
+          isOff={!store.isUsable.value}
+          // After a page that did not come, "Load more" below asks for it again.
+          onRetry={has_more ? undefined : () => store.searchFor(text, sort)}
+        />
+      ) : null}
+      {/* Takes the focus when the last page has come: the end of the list, not its beginning. */}
+      <div tabIndex={-1}>{has_more ? <More store={store} /> : null}</div>
     </section>
   );
 }
