@@ -152,7 +152,7 @@ export class FakePython {
     const names = { repo_id: params.repo_id ?? null, variant_id: params.variant_id ?? null, label };
     const set = (state: Variant["state"], actions: Action[]) =>
       this.#setVariants((each) => (each.variant_id === params.variant_id ? { state, actions } : {}));
-    set("loading", []);
+    set("loading", ["cancel_load"]);
     [0, 0.2, 0.4, 0.6, 0.8, 1].forEach((fraction, index) => {
       setTimeout(() => {
         const isReady = fraction === 1;

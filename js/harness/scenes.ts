@@ -167,7 +167,7 @@ export const SCENES: Record<string, Scene> = {
       repos: {
         [SMOL]: repo([
           variant("Q8_0", { state: "downloaded", actions: ["load", "remove"] }),
-          variant("Q4_K_M", { state: "loading", actions: [] }),
+          variant("Q4_K_M", { state: "loading", actions: ["cancel_load"] }),
         ]),
       },
       load: load({

@@ -424,6 +424,25 @@ describe("focus", () => {
     expect(mounted.root.activeElement).toBe(rowOf(mounted.root, "Q4_K_M"));
   });
 
+  it("goes from Load over Cancel to Unload", async () => {
+    const row = (state: "downloaded" | "loading" | "loaded", actions: Action[]) => ({
+      repos: { [QWEN]: repo([variant("Q2_K", { state, actions })]) },
+    });
+    const use = { repo_id: QWEN, variant_id: "model-Q2_K.gguf", label: "Q2_K" };
+    const mounted = show({ ...opened, ...row("downloaded", ["load", "remove"]) });
+    get(mounted.root, "button", `Load Q2_K of ${QWEN}`).focus();
+    // In the order in which Python writes.
+    mounted.write({ load: load({ ...use, state: "loading" }) });
+    mounted.write(row("loading", ["cancel_load"]));
+    await settle();
+    expect(focused(mounted)).toBe(`Cancel Q2_K of ${QWEN}`);
+    mounted.write({ load: load({ ...use, state: "ready" }) });
+    await settle();
+    mounted.write(row("loaded", ["unload"]));
+    await settle();
+    expect(focused(mounted)).toBe(`Unload Q2_K of ${QWEN}`);
+  });
+
   it("goes to Keep when a removal asks, and back", async () => {
     const mounted = show(opened);
     const remove = get(mounted.root, "button", `Remove Q2_K of ${QWEN}`);

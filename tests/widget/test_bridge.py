@@ -441,6 +441,15 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     llm = waiting.result(TIMEOUT_SECONDS)
     assert llm is page.bridge.llm
     assert page.variant(TINY, "F16")["actions"] == ["unload"]
+    states = [
+        (variant["state"], variant["actions"])
+        for name, value in page.history
+        if name == "repos"
+        for variant in value.get(TINY, {}).get("variants", ())
+        if variant["label"] == "F16"
+    ]
+    assert ("loading", ["cancel_load"]) in states, "a row whose buttons all go for a moment loses the focus"
+    assert all(actions for _, actions in states)
     assert llm("Hello", max_tokens=32)["choices"][0]["text"] == " Hello from a tiny test model."
     assert loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS) is llm, "a load that came before counts"
     assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["error"]["code"] == "invalid_request"

@@ -136,7 +136,7 @@ def open_repo_wire(
 _VARIANT_ACTIONS: dict[VariantState, list[str]] = {
     "available": ["download"],
     "downloaded": ["load", "remove"],
-    "loading": [],
+    "loading": ["cancel_load"],
     "loaded": ["unload"],
 }
 
