@@ -24,6 +24,17 @@ LONGEST_WAITS_SECONDS = sum(
 """A download waits at random, up to so long in all, before it gives up."""
 SHOW_WIDGET = 'from modeldeck import ModelBrowser\nbrowser = ModelBrowser("{query}")\nbrowser'
 
+SHOW_NOTICES = """
+import time
+while browser._view["hardware"] is None or browser._view["engine"]["mode"] is None:
+    time.sleep(0.1)
+browser._view = {
+    **browser._view,
+    "hardware": {**browser._view["hardware"], "notice": "The installed llama-cpp-python cannot use this GPU. " * 3},
+    "llama": {"is_available": False, "message": "Loading a model needs llama-cpp-python, in either of two ways. " * 3},
+}
+"""
+
 
 @pytest.fixture
 def kernel_environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
@@ -182,3 +193,19 @@ def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> 
             " || button.innerText.trim() !== ''"
         )
         assert ink, button.get_attribute("aria-label") or button.inner_html()
+
+
+def test_a_short_page_with_notices_leaves_room_for_the_results(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny-chat"), SHOW_NOTICES], application=NOTEBOOK_7)
+    notebook.page.set_viewport_size({"width": 640, "height": 360})
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    expect(deck.card(TINY)).to_be_visible(timeout=TIMEOUT_MS)
+    notebook.run(1)
+    notices = deck.root.get_by_role("note")
+    expect(notices).to_have_count(2)
+    deck.root.evaluate("root => root.scrollIntoView({ block: 'end' })")
+    notices.last.hover()
+    notebook.page.mouse.wheel(0, 1000)
+    expect(deck.root.get_by_role("button", name=f"Show files of {TINY}")).to_be_in_viewport(ratio=1)
+    notebook.screenshot("short")
