@@ -207,7 +207,8 @@ export const SCENES: Record<string, Scene> = {
     traits: { view: view(), search: results, repos: { [QWEN]: QWEN_REPO }, downloads: { rev: 1, jobs: downloading } },
     play: (model) => {
       model.isDead = true;
-      model.trigger("comm_live_update");
+      // After the answer to hello.
+      setTimeout(() => model.trigger("comm_live_update"));
     },
   },
   waiting: {
