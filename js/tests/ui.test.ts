@@ -237,6 +237,25 @@ describe("cards", () => {
     expect(request("close_repo")?.params).toEqual({ repo_id: QWEN });
   });
 
+  it("unfold and fold by a click beside the button too, but not by one on a link or while the button is off", () => {
+    const { root, model, write } = show({ view: view(), search: search(MODELS) });
+    const card = root.querySelector(".card") as HTMLElement;
+    const button = get(card, "button", `Show files of ${QWEN}`);
+    const isUnfolded = () => button.getAttribute("aria-expanded") === "true";
+    click(get(card, "heading"));
+    expect(isUnfolded()).toBe(true);
+    const link = get(card, "link");
+    link.addEventListener("click", (event) => event.preventDefault());
+    click(link);
+    expect(isUnfolded()).toBe(true);
+    click(get(card, "heading"));
+    expect(isUnfolded()).toBe(false);
+    expect(model.sent.map(({ method }) => method).slice(1)).toEqual(["open_repo", "close_repo"]);
+    write({ view: view({ status: "closed" }) });
+    click(get(card, "heading"));
+    expect(isUnfolded()).toBe(false);
+  });
+
   it("say why they could not be opened, with the licence's address and a way to try again", () => {
     const error = {
       code: "gated",

@@ -195,6 +195,20 @@ def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> 
         assert ink, button.get_attribute("aria-label") or button.inner_html()
 
 
+def test_the_name_on_a_card_can_be_selected(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny-chat")])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    toggle = deck.root.get_by_role("button", name=f"Show files of {TINY}")
+    heading = deck.card(TINY).get_by_role("heading")
+    heading.drag_to(heading, source_position={"x": 1, "y": 8}, target_position={"x": 400, "y": 8})
+    assert notebook.page.evaluate("() => String(getSelection())") == TINY
+    expect(toggle).to_have_attribute("aria-expanded", "false")
+    deck.search_box.click()
+    heading.click()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
+
+
 def test_a_short_page_with_notices_leaves_room_for_the_results(notebooks: Notebooks) -> None:
     notebook = notebooks.open([SHOW_WIDGET.format(query="tiny-chat"), SHOW_NOTICES], application=NOTEBOOK_7)
     notebook.page.set_viewport_size({"width": 640, "height": 360})

@@ -20,10 +20,23 @@ export function ModelCard({ store, model }: { store: Store; model: ModelSummary 
   const repoId = model.repo_id;
   const isUnfolded = store.isUnfolded(repoId);
   const slash = repoId.indexOf("/") + 1;
+  const isOff = !store.isUsable.value && !store.repo(repoId).value;
+  const toggle = () => {
+    store.setUnfolded(repoId, !isUnfolded);
+  };
   return (
     // biome-ignore lint/a11y/useSemanticElements: not the child of a <ul>
     <div class="card" role="listitem">
-      <div class="card-head">
+      {/* biome-ignore lint/a11y/noStaticElementInteractions lint/a11y/useKeyWithClickEvents: keys have the button */}
+      <div
+        class="card-head"
+        onClick={(event) => {
+          // The name can be selected without unfolding the card.
+          if (!isOff && !(event.target as Element).closest("a, button") && !String(getSelection())) {
+            toggle();
+          }
+        }}
+      >
         <div class="grow">
           <h3>
             <span class="owner">{repoId.slice(0, slash)}</span>
@@ -36,8 +49,8 @@ export function ModelCard({ store, model }: { store: Store; model: ModelSummary 
           tone="quiet unfold"
           name={`Show files of ${repoId}`}
           aria-expanded={isUnfolded}
-          disabled={!store.isUsable.value && !store.repo(repoId).value}
-          onClick={() => store.setUnfolded(repoId, !isUnfolded)}
+          disabled={isOff}
+          onClick={toggle}
         >
           <span>Show files</span>
           <Icon name="chevron" />
