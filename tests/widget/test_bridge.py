@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from modeldeck import NoFrontEndError, Session
 from modeldeck._loop import LoopThread
 from modeldeck._types import LoadProgress, LocalModel, RepoDetails, SearchQuery
+from modeldeck.fit.hardware import probe_hardware
 from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.localhub import LocalHub, Reply, Stall, Throttle
 from modeldeck.localhub.demo import GATED_REPO_ID
@@ -456,6 +458,30 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     page.ask("unload")
     assert page.bridge.llm is None
     assert page.variant(TINY, "F16")["state"] == "downloaded"
+
+
+@pytest.mark.llama
+def test_the_free_memory_is_looked_at_again_after_a_load_and_an_unload(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_free(ram_available: int) -> None:
+        known = replace(hardware, ram_available=ram_available)
+        monkeypatch.setattr("modeldeck.fit.hardware.probe_hardware", lambda: known)
+
+    def is_shown(ram_available: int) -> bool:
+        return bool(page.traits["view"]["hardware"]["ram_available"] == ram_available)
+
+    hardware = probe_hardware()
+    page.until(lambda: page.traits["view"]["hardware"])
+    page.ask("open_repo", repo_id=TINY)
+    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    set_free(2 * 10**9)
+    page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.until(lambda: is_shown(2 * 10**9))
+    set_free(3 * 10**9)
+    page.ask("unload")
+    page.until(lambda: is_shown(3 * 10**9))
 
 
 def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> None:

@@ -465,6 +465,7 @@ class Bridge:
             model, n_ctx=n_ctx, progress=self._post_load_progress, on_notice=partial(self._toast, "info")
         )
         self._llm = llm
+        self._tasks.start_soon(self._guard, self._look_at_machine)
         self._set_load(replace(self._load, status="ready", progress=LoadProgress(stage="ready", fraction=1.0)))
         self._toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
         self._loaded.set()
@@ -487,6 +488,7 @@ class Bridge:
         self._loaded.clear()
         if llm is not None:
             await anyio.to_thread.run_sync(llm.unload)
+            self._tasks.start_soon(self._guard, self._look_at_machine)
 
     async def ready(self) -> Llama:
         """The loaded model, as soon as there is one.
