@@ -193,6 +193,13 @@ def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> 
             " || button.innerText.trim() !== ''"
         )
         assert ink, button.get_attribute("aria-label") or button.inner_html()
+    deck.root.evaluate("root => root.style.setProperty('--jp-ui-font-size1', '26px')")
+    icon = deck.root.locator(".field .icon").bounding_box()
+    box = deck.search_box.bounding_box()
+    assert icon
+    assert box
+    before_text = deck.search_box.evaluate("box => parseFloat(getComputedStyle(box).paddingLeft)")
+    assert icon["x"] + icon["width"] <= box["x"] + before_text, "in large type the icon stands on the text"
 
 
 def test_the_name_on_a_card_can_be_selected(notebooks: Notebooks) -> None:
