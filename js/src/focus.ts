@@ -36,7 +36,8 @@ function neighbour(path: HTMLElement[]): HTMLElement | null {
   for (const element of path.filter(({ isConnected }) => isConnected)) {
     const next =
       element.querySelector<HTMLElement>("[data-first]") ??
-      element.querySelector<HTMLElement>("button:not(:disabled)") ??
+      // A summary comes before the buttons that it hides.
+      element.querySelector<HTMLElement>("summary, button:not(:disabled)") ??
       (element.matches("[tabindex]") ? element : null);
     if (next) {
       return next;

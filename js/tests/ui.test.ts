@@ -474,6 +474,17 @@ describe("focus", () => {
     expect(focused(mounted)).toBe(`Remove Q2_K of ${QWEN}`);
   });
 
+  it("goes to the finished ones with a download that has left the list", async () => {
+    const jobs = (state: "downloading" | "ready", actions: Action[]) => ({
+      downloads: { rev: 1, jobs: [job({ repo_id: "a/b", state, actions })] },
+    });
+    const mounted = show({ view: view(), ...jobs("downloading", ["pause", "cancel"]) });
+    get(mounted.root, "button", "Pause Q4_K_M of a/b").focus();
+    mounted.write(jobs("ready", ["dismiss"]));
+    await settle();
+    expect(focused(mounted)).toBe("Finished (1)");
+  });
+
   it("stays at the end of the results when the last page has come", async () => {
     const mounted = show({ view: view(), search: search(MODELS.slice(0, 2), { has_more: true }) });
     get(mounted.root, "button", "Load more").focus();
