@@ -395,6 +395,21 @@ describe("rows", () => {
     expect(new Set(model.sent.filter(({ method }) => method === "download").map(({ id }) => id)).size).toBe(1);
   });
 
+  it("do not cancel a download by the second click of the double click that began it", () => {
+    const { root, write, request } = show(opened);
+    const clickAs = (detail: number, name: string) =>
+      act(() => {
+        get(root, "button", name).dispatchEvent(new MouseEvent("click", { bubbles: true, detail }));
+      });
+    clickAs(1, `Download Q4_K_M of ${QWEN}`);
+    expect(request("download")).toBeDefined();
+    write(withJob());
+    clickAs(2, `Cancel Q4_K_M of ${QWEN}`);
+    expect(request("cancel")).toBeUndefined();
+    clickAs(1, `Cancel Q4_K_M of ${QWEN}`);
+    expect(request("cancel")).toBeDefined();
+  });
+
   it("ask before they remove, in place", () => {
     const { root, request } = show(opened);
     click(get(root, "button", `Remove Q2_K of ${QWEN}`));

@@ -65,7 +65,11 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
             // After "Keep" the focus goes back to where it came from.
             data-first={action === "remove" && isConfirming.value === false ? "" : undefined}
             disabled={!store.isUsable.value}
-            onClick={() => {
+            onClick={({ detail }) => {
+              // The second click of a double click was meant for what stood here before: not for a Cancel in its place.
+              if (detail > 1) {
+                return;
+              }
               if (action === "remove") {
                 isConfirming.value = true;
               } else if (asked !== action) {
