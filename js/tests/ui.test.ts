@@ -238,7 +238,7 @@ describe("cards", () => {
   });
 
   it("unfold and fold by a click beside the button too, but not by one on a link or while the button is off", () => {
-    const { root, model, write } = show({ view: view(), search: search(MODELS) });
+    const { root, model } = show({ view: view(), search: search(MODELS) });
     const card = root.querySelector(".card") as HTMLElement;
     const button = get(card, "button", `Show files of ${QWEN}`);
     const isUnfolded = () => button.getAttribute("aria-expanded") === "true";
@@ -251,7 +251,10 @@ describe("cards", () => {
     click(get(card, "heading"));
     expect(isUnfolded()).toBe(false);
     expect(model.sent.map(({ method }) => method).slice(1)).toEqual(["open_repo", "close_repo"]);
-    write({ view: view({ status: "closed" }) });
+    act(() => {
+      model.isDead = true;
+      model.trigger("comm_live_update");
+    });
     click(get(card, "heading"));
     expect(isUnfolded()).toBe(false);
   });
