@@ -269,6 +269,12 @@ def test_a_repacked_file_does_not_make_its_plain_twin_ambiguous() -> None:
     assert find_variant(variants, "Q4_0").variant_id == "m-Q4_0.gguf"
 
 
+def test_an_exact_name_is_never_ambiguous() -> None:
+    variants = group_variants(files("m-Q4_0.gguf", "m-q4_0.gguf")).variants
+    for variant in variants:
+        assert find_variant(variants, variant.variant_id) is variant
+
+
 def test_not_found_says_what_there_is() -> None:
     with pytest.raises(RemoteFileNotFoundError, match="Choose one of: Q8_0, Q4_0"):
         find_variant(group_variants(files("m-Q4_0.gguf", "m-Q8_0.gguf")).variants, "Q5_K_M")

@@ -160,6 +160,7 @@ def find_variant(variants: Sequence[Variant], selector: str) -> Variant:
     """
     wanted = selector.casefold()
     matchers = (
+        lambda variant: variant.variant_id == selector,
         lambda variant: variant.variant_id.casefold() == wanted,
         lambda variant: any(wanted in _names_of(file.filename) for file in variant.files),
         lambda variant: variant.label.casefold() == wanted,
