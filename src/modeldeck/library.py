@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modeldeck._types import DownloadSnapshot, GGUFFile, LocalModel
+from modeldeck._errors import RemoteFileNotFoundError
+from modeldeck._types import DownloadSnapshot, GGUFFile, LocalModel, Variant
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -44,6 +45,33 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
                 )
             )
     return models
+
+
+def select_local(models: Iterable[LocalModel], selector: str) -> list[LocalModel]:
+    """Those of a repository's local models that `find_variant` means by a selector: one variant in all its commits.
+
+    Raises
+    ------
+    AmbiguousVariantError
+        When the selector fits several variants.
+    """
+    from modeldeck.gguf.names import find_variant, quantization_of
+
+    models = list(models)
+    variants = {
+        model.variant_id: Variant(
+            variant_id=model.variant_id,
+            label=model.label,
+            quantization=quantization_of(model.variant_id),
+            files=tuple(GGUFFile(filename=name) for name in model.filenames[: len(model.paths)]),
+        )
+        for model in models
+    }
+    try:
+        wanted = find_variant(tuple(variants.values()), selector)
+    except RemoteFileNotFoundError:
+        return []
+    return [model for model in models if model.variant_id == wanted.variant_id]
 
 
 def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from modeldeck._errors import (
+    AmbiguousVariantError,
     DownloadCancelledError,
     InvalidRequestError,
     LoadFailedError,
@@ -40,7 +41,7 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
-from modeldeck.library import group_local, local_model_of
+from modeldeck.library import group_local, local_model_of, select_local
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -277,21 +278,21 @@ class Session:
 
         return tuple(group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir)))
 
-    async def find_local(
-        self, repo_id: str, selector: str | None = None, *, commit_hash: str | None = None
-    ) -> LocalModel | None:
-        """A local variant of a repository that fits a label or a ``variant_id``.
+    async def find_local(self, repo_id: str, variant_id: str, *, commit_hash: str | None = None) -> LocalModel | None:
+        """A variant of a repository, when it is in the cache.
 
         Of several commits the given one counts, else one that a branch or tag means.
         """
-        found = [
+        return _preferred(
             model
-            for model in await self.local_models()
-            if model.repo_id.lower() == repo_id.lower()
-            and commit_hash in (None, model.commit_hash)
-            and (selector is None or selector.lower() in (model.label.lower(), model.variant_id.lower()))
-        ]
-        return min(found, key=lambda model: model.revision is None, default=None)
+            for model in await self._find_all_local(repo_id)
+            if model.variant_id == variant_id and commit_hash in (None, model.commit_hash)
+        )
+
+    async def _find_all_local(self, repo_id: str, selector: str | None = None) -> list[LocalModel]:
+        """A repository's local models, of all commits; with a selector, those that it would mean in a download."""
+        models = [model for model in await self.local_models() if model.repo_id.lower() == repo_id.lower()]
+        return models if selector is None else select_local(models, selector)
 
     async def verify(
         self,
@@ -304,6 +305,8 @@ class Session:
 
         Parameters
         ----------
+        model
+            A `LocalModel`, or ``"owner/name:LABEL"``; the label may be left out of the only variant that is there.
         repair : bool
             Fetch again what is damaged. Only that, if modeldeck has downloaded or verified the file before and so knows
             its blocks; otherwise the file is fetched to be compared.
@@ -361,13 +364,20 @@ class Session:
     async def _local(self, model: LocalModel | str) -> LocalModel:
         if isinstance(model, LocalModel):
             return model
-        repo_id, selector = split_target(model)
-        found = await self.find_local(repo_id, selector)
-        if found is None:
+        found = await self._find_all_local(*split_target(model))
+        choices = list(dict.fromkeys(local.variant_id for local in found))
+        if len(choices) > 1:
+            raise AmbiguousVariantError(
+                f"The cache has {len(choices)} variants of {model}. Add the one you mean after a colon: "
+                f"{', '.join(choices)}.",
+                choices=choices,
+            )
+        only = _preferred(found)
+        if only is None:
             raise RemoteFileNotFoundError(
                 f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists it."
             )
-        return found
+        return only
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -464,7 +474,7 @@ class Session:
         try:
             return await self.download(repo_id, selector, progress=progress)
         except NetworkError:
-            local = await self.find_local(repo_id, selector)
+            local = _preferred(await self._find_all_local(repo_id, selector))
             if local is None:
                 raise
             return local
@@ -552,6 +562,11 @@ class Download:
         if snapshot.error is not None:
             raise error_from_info(snapshot.error)
         raise DownloadCancelledError("The download was cancelled. Start it again when you want it.")
+
+
+def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:
+    """One that a branch or tag means before one of a commit that nothing means any more."""
+    return min(models, key=lambda model: model.revision is None, default=None)
 
 
 _TARGET = re.compile(r"[\w.-]+/[\w.-]+(:.+)?", re.ASCII)

@@ -170,6 +170,27 @@ async def test_remove_frees_the_bytes_and_keeps_the_rest(session: Session) -> No
     assert other.path.exists()
 
 
+async def test_several_local_variants_are_never_taken_for_one(session: Session) -> None:
+    """To say that a repository is sound after looking at one of its files would be wrong, to delete any one worse."""
+    for label in ("F16", "Q4_0"):
+        await session.download(TINY, label)
+    for work in (session.verify(TINY), session.remove(TINY)):
+        error = await expect(AmbiguousVariantError, "ambiguous_variant", work)
+        assert error.details["choices"] == ["tiny-chat-F16.gguf", "tiny-chat-Q4_0.gguf"]
+    assert len(await session.local_models()) == 2
+    await session.remove(f"{TINY}:F16")
+    assert all(file.is_valid for file in await session.verify(TINY)), "the only one needs no label"
+
+
+@pytest.mark.parametrize(
+    "selector", ["F16", "tiny-split-F16-00002-of-00003.gguf", "F16/tiny-split-F16-00001-of-00003.gguf", "split-F16"]
+)
+async def test_what_names_a_download_names_it_in_the_cache(session: Session, selector: str) -> None:
+    model = await session.download(SPLIT, selector)
+    assert len(await session.verify(f"{SPLIT}:{selector}")) == 3
+    assert await session.remove(f"{SPLIT}:{selector}") == model.size
+
+
 async def test_verify_notices_a_damaged_file_and_repairs_it(session: Session) -> None:
     model = await session.download(TINY, "F16")
     assert [file.is_valid for file in await session.verify(model)] == [True]
