@@ -295,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--sort", choices=["trending", "downloads", "likes", "modified", "created"], default="downloads"
     )
-    search.add_argument("--limit", type=int, default=20)
+    search.add_argument("--limit", type=int, default=20, metavar="N", help="results to show, 1 to 100 (default 20)")
 
     show = add("show", _show, "the variants of a repository, their sizes, and whether they fit this machine")
     show.add_argument("repo_id", metavar="OWNER/NAME")

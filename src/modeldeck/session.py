@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from modeldeck._errors import (
     AmbiguousVariantError,
+    DoesNotFitError,
     DownloadCancelledError,
     InvalidRequestError,
     LoadFailedError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from modeldeck.service.client import Engine
 
 DEFAULT_N_CTX = 4096
+MAX_PAGE_SIZE = 100
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
 
@@ -153,9 +155,15 @@ class Session:
 
         Parameters
         ----------
+        limit : int
+            Results of one page, 1 to 100.
         cursor : str, optional
             ``next_cursor`` of the page before.
         """
+        if not 1 <= limit <= MAX_PAGE_SIZE:
+            raise InvalidRequestError(
+                f"limit must be between 1 and {MAX_PAGE_SIZE}; the page's next_cursor leads to the next ones."
+            )
         return await self.hub.search(SearchQuery(text=text, sort=sort, limit=limit, author=author), cursor)
 
     async def describe(
@@ -173,6 +181,8 @@ class Session:
         """
         from modeldeck.gguf.names import group_variants
 
+        if n_ctx < 1:
+            raise InvalidRequestError("n_ctx must be at least 1 token.")
         listing = await self.hub.listing(repo_id, revision)
         details = RepoDetails(
             repo_id=listing.repo_id,
@@ -202,15 +212,27 @@ class Session:
 
         Raises
         ------
+        InvalidRequestError
+            When both a variant and a filename are given.
         AmbiguousVariantError
             When the label fits several variants; ``choices`` lists them.
         RemoteFileNotFoundError
             When nothing fits; the message lists what there is.
+        DoesNotFitError
+            When no variant is given and none can be recommended.
         """
         from modeldeck.gguf.names import find_variant
 
+        if variant is not None and filename is not None:
+            raise InvalidRequestError(f"Give the variant {variant!r} or the filename {filename!r}, not both.")
         details = await self.describe(repo_id, revision, is_exact=False)
-        selector = filename or variant or details.recommended
+        wanted = variant if filename is None else filename
+        selector = details.recommended if wanted is None else wanted
+        if selector is None and details.variants:
+            raise DoesNotFitError(
+                f"This machine can load no variant of {details.repo_id}. To download one all the same, name it: "
+                f"{', '.join(dict.fromkeys(choice.label for choice in details.variants))}."
+            )
         if selector is None:
             raise RemoteFileNotFoundError(
                 f"{details.repo_id} has no GGUF model at revision {revision!r}. Search for a repository that has one."

@@ -11,6 +11,7 @@ import pytest
 
 from modeldeck import (
     AmbiguousVariantError,
+    DoesNotFitError,
     DownloadCancelledError,
     DownloadSnapshot,
     DownloadState,
@@ -30,6 +31,7 @@ from modeldeck import (
 )
 from modeldeck._settings import Settings
 from modeldeck.fit import native
+from modeldeck.fit.hardware import Hardware
 from modeldeck.localhub import LocalHub, Reply, Throttle
 from modeldeck.localhub.tiny_models import write_chat_model
 from modeldeck.service import client
@@ -277,6 +279,31 @@ async def test_an_ambiguous_label_lists_the_choices(session: Session, demo_hub: 
     error = await expect(AmbiguousVariantError, "ambiguous_variant", session.download("owner/two:Q8_0"))
     assert set(error.details["choices"]) == {"alpha-Q8_0.gguf", "beta-Q8_0.gguf"}
     assert (await session.download("owner/two", filename="beta-Q8_0.gguf")).path.name == "beta-Q8_0.gguf"
+
+
+async def test_a_variant_and_a_filename_are_one_too_many(session: Session) -> None:
+    work = session.download(f"{TINY}:Q4_0", filename="tiny-chat-Q8_0.gguf")
+    await expect(InvalidRequestError, "invalid_request", work)
+
+
+@pytest.mark.parametrize("name", [{"variant": ""}, {"filename": ""}], ids=str)
+async def test_an_empty_name_does_not_mean_the_recommended_variant(session: Session, name: dict[str, str]) -> None:
+    """A shell's unset variable would download the largest file there is."""
+    await expect(RemoteFileNotFoundError, "file_not_found", session.download(TINY, **name))
+
+
+async def test_where_nothing_fits_the_variant_must_be_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Hardware(ram_total=1 << 20, ram_available=1 << 20, cpu_count=1)
+    monkeypatch.setattr("modeldeck.fit.hardware.probe_hardware", lambda: tiny)
+    error = await expect(DoesNotFitError, "does_not_fit", session.download(TINY))
+    assert "F16, Q8_0, Q4_0" in error.message
+    assert (await session.download(TINY, "Q4_0")).path.is_file()
+
+
+async def test_numbers_that_make_no_sense_are_refused(session: Session, demo_hub: LocalHub) -> None:
+    for work in (session.describe(TINY, n_ctx=0), session.search("tiny", limit=0), session.search("tiny", limit=101)):
+        await expect(InvalidRequestError, "invalid_request", work)
+    assert not len(demo_hub.requests)
 
 
 async def test_a_gated_repo_names_its_licence_page(session: Session, demo_hub: LocalHub) -> None:

@@ -15,7 +15,7 @@ import traitlets
 from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import shared_loop
 from modeldeck._types import DownloadSnapshot, SearchQuery
-from modeldeck.session import DEFAULT_N_CTX, Session
+from modeldeck.session import DEFAULT_N_CTX, MAX_PAGE_SIZE, Session
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.carriers import prepare_comm
 
@@ -77,8 +77,8 @@ class ModelBrowser(anywidget.AnyWidget):
         page_size: int = 20,
         inline: bool | None = None,
     ) -> None:
-        if not 1 <= page_size <= 100:
-            raise InvalidRequestError("page_size must be between 1 and 100.")
+        if not 1 <= page_size <= MAX_PAGE_SIZE:
+            raise InvalidRequestError(f"page_size must be between 1 and {MAX_PAGE_SIZE}.")
         if n_ctx < 1:
             raise InvalidRequestError("n_ctx must be at least 1 token.")
         self._esm = _bundle_text()
