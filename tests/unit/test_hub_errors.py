@@ -53,6 +53,13 @@ def test_recorded_answers(case: str, code: str, next_step: str) -> None:
     assert not is_transient(error)
 
 
+@pytest.mark.parametrize("case", ["bad revision", "missing file in an existing repo"])
+def test_a_repository_keeps_its_spelling(case: str) -> None:
+    item = RECORDED[case]
+    error = answered(item["status"], item["headers"], repo_id="Qwen/Qwen3-GGUF")
+    assert error.message.startswith("The repository 'Qwen/Qwen3-GGUF' has no ")
+
+
 def test_a_disabled_repository_is_told() -> None:
     error = answered(403, RECORDED["disabled repo"]["headers"])
     assert error.code == "repo_not_found"

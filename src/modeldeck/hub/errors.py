@@ -81,20 +81,20 @@ def error_from_response(
     code = fields.get("x-error-code", "")
     reason = fields.get("x-error-message", "")
     host = host_of(endpoint)
-    repository = f"the repository {repo_id!r}" if repo_id else "the repository"
+    repository = f"repository {repo_id!r}" if repo_id else "repository"
     if code == "GatedRepo" and repo_id:
         return _gated(status_code, repo_id, endpoint, details)
     if reason == _DISABLED:
-        return RepoNotFoundError(f"{host} has disabled {repository}. Choose another one.", **details)
+        return RepoNotFoundError(f"{host} has disabled the {repository}. Choose another one.", **details)
     if code == "RevisionNotFound" and repo_id:
         return RevisionNotFoundError(
-            f"{repository.capitalize()} has no revision {revision!r}. Use 'main', a tag or a full commit hash.",
+            f"The {repository} has no revision {revision!r}. Use 'main', a tag or a full commit hash.",
             **details,
         )
     if code == "EntryNotFound" or (status_code == 404 and filename and code != "RepoNotFound"):
         what = f"no file {filename!r}" if filename else "no such file"
         return RemoteFileNotFoundError(
-            f"{repository.capitalize()} has {what} at this revision. List its files and choose one of them.", **details
+            f"The {repository} has {what} at this revision. List its files and choose one of them.", **details
         )
     if status_code == 401 and (reason == _BAD_TOKEN or not repo_id):
         return UnauthorizedError(
@@ -105,13 +105,13 @@ def error_from_response(
         )
     if code == "RepoNotFound" or (status_code in (401, 404) and repo_id):
         return RepoNotFoundError(
-            f"{host} has no public {repository.removeprefix('the ')}. Check the spelling of owner/name; "
+            f"{host} has no public {repository}. Check the spelling of owner/name; "
             f"if it is private, {_LOGIN_HINT}.",
             **details,
         )
     if status_code == 403:
         return UnauthorizedError(
-            f"{host} does not let this token read {repository}{_quoted(reason)}. Use a token that may.",
+            f"{host} does not let this token read the {repository}{_quoted(reason)}. Use a token that may.",
             **details,
         )
     if status_code == 407:
