@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 import warnings
@@ -435,7 +436,9 @@ class Session:
             Passed on to ``llama_cpp.Llama``.
         """
         from modeldeck import llama
+        from modeldeck.llama.install import require_llama_cpp
 
+        require_llama_cpp()  # before a download that nothing could load
         path, own_projector = await self._model_paths(model, download_progress)
         measurements = await anyio.to_thread.run_sync(self._measurements)
 
@@ -488,7 +491,7 @@ class Session:
             model = await self._obtain(model, progress)
         if isinstance(model, LocalModel):
             return model.path, next(iter(model.sidecar_paths), None)
-        return Path(model), None
+        return _file_named(model), None
 
     async def _obtain(self, target: str, progress: ProgressCallback | None) -> LocalModel:
         """Download, or take what the cache has when the Hub cannot be reached."""
@@ -601,6 +604,10 @@ def is_target(text: str) -> bool:
 
 def split_target(target: str, variant: str | None = None) -> tuple[str, str | None]:
     """``"owner/name:LABEL"`` taken apart; a ``variant`` given beside it must not contradict it."""
+    if "://" in target:
+        raise InvalidRequestError(
+            f"{target!r} is a web address. Give the repository as OWNER/NAME, and a file of it as OWNER/NAME:FILENAME."
+        )
     repo_id, colon, selector = target.partition(":")
     if not colon:
         return repo_id, variant
@@ -609,6 +616,15 @@ def split_target(target: str, variant: str | None = None) -> tuple[str, str | No
     if not selector:
         raise InvalidRequestError(f"{target!r} ends with a colon: write OWNER/NAME or OWNER/NAME:LABEL.")
     return repo_id, selector
+
+
+def _file_named(path: str | Path) -> Path:
+    """The path; a text that is no file may also be a misspelled repository."""
+    if isinstance(path, str) and not os.path.isfile(path):
+        raise InvalidRequestError(
+            f"{path!r} is neither a file nor a repository. Give the path of a GGUF file, or OWNER/NAME:LABEL."
+        )
+    return Path(path)
 
 
 async def _run_cancellable(run: Callable[[], Llama], cancel: threading.Event) -> Llama:

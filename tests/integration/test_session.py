@@ -19,6 +19,7 @@ from modeldeck import (
     GatedError,
     GGUFError,
     InvalidRequestError,
+    LlamaMissingError,
     LoadFailedError,
     ModelDeckError,
     NetworkError,
@@ -270,6 +271,35 @@ async def test_an_engine_that_never_comes_is_nobodys_error_once_its_caller_was_c
     await asyncio.wait([caller])
     may_fail.set()
     await session.aclose()
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize(
+    "address",
+    [f"https://huggingface.co/{TINY}", f"https://huggingface.co/{TINY}/blob/main/tiny-chat-Q4_0.gguf?show_file_info=x"],
+)
+async def test_an_address_of_the_website_is_told_from_a_repository(
+    session: Session, demo_hub: LocalHub, address: str
+) -> None:
+    for work in (session.download(address), session.verify(address), session.remove(address), session.load(address)):
+        error = await expect(InvalidRequestError, "invalid_request", work)
+        assert "OWNER/NAME" in error.message
+    assert not len(demo_hub.requests)
+
+
+@pytest.mark.llama
+async def test_what_is_neither_a_file_nor_a_repository_is_not_loaded(session: Session) -> None:
+    for text in ("smollm2", "hf.co/owner/name:Q4_K_M", "nowhere.gguf", ""):
+        error = await expect(InvalidRequestError, "invalid_request", session.load(text))
+        assert "OWNER/NAME" in error.message
+
+
+async def test_nothing_is_downloaded_that_cannot_be_loaded(
+    session: Session, demo_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    await expect(LlamaMissingError, "llama_missing", session.load(f"{TINY}:Q4_0"))
+    assert not len(demo_hub.requests)
 
 
 async def test_an_ambiguous_label_lists_the_choices(session: Session, demo_hub: LocalHub, tmp_path: Path) -> None:

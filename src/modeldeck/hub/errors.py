@@ -105,8 +105,7 @@ def error_from_response(
         )
     if code == "RepoNotFound" or (status_code in (401, 404) and repo_id):
         return RepoNotFoundError(
-            f"{host} has no public {repository}. Check the spelling of owner/name; "
-            f"if it is private, {_LOGIN_HINT}.",
+            f"{host} has no public {repository}. Check the spelling of owner/name; if it is private, {_LOGIN_HINT}.",
             **details,
         )
     if status_code == 403:
