@@ -92,7 +92,7 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            self._run_until_stopped()
         finally:
             while tasks := asyncio.all_tasks(self.loop):
                 for task in tasks:
@@ -100,6 +100,17 @@ class LoopThread:
                 self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+    def _run_until_stopped(self) -> None:
+        while True:
+            try:
+                self.loop.run_forever()
+                return
+            except (SystemExit, KeyboardInterrupt):
+                # asyncio ends the loop by what a task raises, a user's progress callback for one. Its caller has it
+                # from the task; all others go on.
+                if self._is_stopped:
+                    return
 
 
 _shared: LoopThread | None = None

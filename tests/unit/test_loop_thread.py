@@ -52,6 +52,21 @@ def test_a_stopped_one_refuses_coroutines_and_forgets_calls() -> None:
         thread.start(forever())
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_what_would_end_a_loop_ends_only_its_own_coroutine(kind: type[BaseException]) -> None:
+    async def leave() -> None:
+        raise kind
+
+    async def stay() -> str:
+        return "still here"
+
+    thread = LoopThread("test")
+    with pytest.raises(kind):
+        thread.wait(leave(), 10)
+    assert thread.wait(stay(), 10) == "still here"
+    thread.stop()
+
+
 def test_what_is_started_while_it_cleans_up_ends_too() -> None:
     thread = LoopThread("test")
     followers: list[asyncio.Task[None]] = []
