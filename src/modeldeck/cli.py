@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left (`modeldeck ls | head`): nobody is there to be told.
         sys.stderr.close()
         return EXIT_FAILED
+    except OSError as error:
+        output.note(f"modeldeck: {error}")
+        return EXIT_FAILED
 
 
 async def _run(arguments: argparse.Namespace, output: _Output) -> int:
@@ -99,7 +102,7 @@ async def _download(session: Session, arguments: argparse.Namespace, output: _Ou
 
 async def _until_interrupted(download: Download, output: _Output) -> LocalModel | None:
     """The finished model, or ``None`` after an interrupt, which pauses the download."""
-    outcome: LocalModel | ModelDeckError | None = None
+    outcome: LocalModel | ModelDeckError | OSError | None = None
     async with anyio.create_task_group() as tasks:
 
         async def pause_on_signal() -> None:
@@ -112,10 +115,10 @@ async def _until_interrupted(download: Download, output: _Output) -> LocalModel 
         tasks.start_soon(pause_on_signal)
         try:
             outcome = await download.result(progress=output.progress)
-        except ModelDeckError as error:
+        except (ModelDeckError, OSError) as error:
             outcome = error
         tasks.cancel_scope.cancel()
-    if isinstance(outcome, ModelDeckError):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
 

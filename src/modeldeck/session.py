@@ -278,7 +278,8 @@ class Session:
             A label such as ``"Q4_K_M"`` or a ``variant_id``; the recommended variant when neither this nor
             ``filename`` is given.
         progress : callable, optional
-            Called with a `DownloadSnapshot` at every change of state and at most four times a second between.
+            Called with a `DownloadSnapshot` at every change of state and at most four times a second between. An
+            exception it raises ends the waiting; the download goes on.
 
         Raises
         ------
@@ -553,12 +554,19 @@ class Download:
         """
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
+        scope = anyio.CancelScope()
+        failures: list[BaseException] = []
 
         def take(snapshot: DownloadSnapshot) -> None:
             news.set()
             # The last one is told once, below: it may come both ways.
-            if progress is not None and not snapshot.state.is_final:
+            if progress is None or snapshot.state.is_final or failures:
+                return
+            try:
                 progress(snapshot)
+            except BaseException as error:  # noqa: BLE001 - the loop would print it, or end by it
+                failures.append(error)
+                scope.cancel()
 
         def on_snapshot(snapshot: DownloadSnapshot) -> None:
             if snapshot.job_id == self.job_id:
@@ -566,14 +574,17 @@ class Download:
 
         unsubscribe = self._engine.subscribe(on_snapshot)
         try:
-            while True:
-                news.clear()
-                snapshot = await self._engine.wait(self.job_id)
-                if snapshot.state is not DownloadState.PAUSED or snapshot.error is not None:
-                    break
-                await news.wait()
+            with scope:
+                while True:
+                    news.clear()
+                    snapshot = await self._engine.wait(self.job_id)
+                    if snapshot.state is not DownloadState.PAUSED or snapshot.error is not None:
+                        break
+                    await news.wait()
         finally:
             unsubscribe()
+        if failures:
+            raise failures[0]
         if progress is not None:
             progress(snapshot)
         return self._outcome(snapshot)

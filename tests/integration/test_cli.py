@@ -172,3 +172,30 @@ def test_an_interrupt_is_one_also_when_somebody_else_has_paused_the_download(
         assert errors.startswith("Interrupted.")
     finally:
         run("engine", "stop")
+
+
+def test_who_reads_only_the_first_line_sees_no_traceback(environment: dict[str, str], demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    with start_slow_download(environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["event"] == "progress"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["search"], ["download", SPLIT, "--json"]], ids=lambda arguments: arguments[0])
+def test_an_output_that_cannot_be_written_is_told(environment: dict[str, str], arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "modeldeck", *arguments],
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "modeldeck: [Errno 28] No space left on device\n"

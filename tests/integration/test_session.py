@@ -137,6 +137,24 @@ async def test_shards_and_projector_are_one_download(session: Session) -> None:
     assert local[VISION].sidecar_paths == vision.sidecar_paths
 
 
+@pytest.mark.parametrize("kind", [KeyError, SystemExit])
+async def test_an_exception_of_the_progress_callback_reaches_the_caller_at_once(
+    session: Session, demo_hub: LocalHub, kind: type[BaseException]
+) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    calls: list[DownloadSnapshot] = []
+
+    def progress(snapshot: DownloadSnapshot) -> None:
+        calls.append(snapshot)
+        raise kind
+
+    with pytest.raises(kind):
+        await session.download(SPLIT, progress=progress)
+    assert len(calls) == 1
+    (snapshot,) = await session.downloads()
+    assert not snapshot.state.is_final, "it goes on"
+
+
 async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> None:
     demo_hub.faults.add(Throttle(1e6, is_shared=True), origin="cdn")
     job = await session.start(await session.request(SPLIT))
