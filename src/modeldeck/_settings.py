@@ -32,7 +32,7 @@ def resolve_settings(
     Raises
     ------
     InvalidRequestError
-        When the endpoint is not an http(s) address.
+        When the endpoint is not an http(s) address, or the cache is to be in a home directory that there is not.
     """
     from huggingface_hub import constants
 
@@ -44,10 +44,19 @@ def resolve_settings(
         )
     return Settings(
         endpoint=address,
-        cache_dir=Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute(),
+        cache_dir=_absolute(Path(cache_dir or constants.HF_HUB_CACHE)),
         token=_resolve_token(token),
         is_offline=bool(constants.HF_HUB_OFFLINE),
     )
+
+
+def _absolute(cache_dir: Path) -> Path:
+    try:
+        return cache_dir.expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidRequestError(
+            f"The cache cannot be at {str(cache_dir)!r}: there is no such home directory. Set HF_HUB_CACHE."
+        ) from error
 
 
 def _resolve_token(token: str | bool | None) -> str | None:

@@ -104,6 +104,9 @@ def test_failures_have_a_code_and_a_status(run: Run, demo_hub: LocalHub) -> None
         assert result.stderr == ""
     assert run("download", "not a repo", "--json").returncode == 2
     assert run("download").returncode == 2
+    homeless = run("ls", "--cache-dir", "~nobody-of-this-name/cache")
+    assert homeless.returncode == 2
+    assert "HF_HUB_CACHE" in homeless.stderr
     assert run("frobnicate").returncode == 2
     plain = run("download", "nobody/nothing")
     assert plain.returncode == 1

@@ -384,6 +384,20 @@ async def test_a_cache_that_cannot_be_looked_at_keeps_no_engine_from_starting(pl
         assert (await manager.cancel(job.job_id)).state is DownloadState.CANCELLED
 
 
+async def test_a_cache_that_may_not_be_looked_at(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a repository's folder of somebody else in a shared cache; root may look at everything."""
+
+    def refuse(path: Path) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(disk, "free_bytes", refuse)
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request())
+        failed = await manager.wait(job.job_id)
+    assert failed.error is not None
+    assert (failed.state, failed.error.code) == (DownloadState.FAILED, "permission_denied")
+
+
 async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
     """Half of the file is there already, so half of the room is enough."""
     playground.hub.faults.add(Throttle(4e6), origin="cdn")

@@ -23,6 +23,7 @@ from modeldeck.engine.state import actions_of, can_move, is_settled
 from modeldeck.engine.store import Finish
 from modeldeck.hub import cache
 from modeldeck.hub.client import HubClient
+from modeldeck.hub.errors import error_from_os_error
 
 TICK_SECONDS = 0.25
 
@@ -294,7 +295,10 @@ class Job:
             needed = sum(file.needed_bytes() for file in self._files)
             disk.check_room(cache_dir, needed=needed, reserved=reserved)
 
-        await self._tools.threads.run(check)
+        try:
+            await self._tools.threads.run(check)
+        except OSError as exc:
+            raise error_from_os_error(exc) from exc
 
     async def _run_files(self) -> ModelDeckError | None:
         """Bring all files, the first ones first; the first failure stops the others and is returned."""

@@ -324,7 +324,8 @@ def error_from_os_error(
         )
     if exc.errno in (errno.EACCES, errno.EPERM):
         return PermissionDeniedError(
-            "You may not write to the cache. Ask its owner for the right, or set HF_HUB_CACHE to your own directory."
+            "You may not write to the cache or not read all of it. Ask its owner for the right, or set HF_HUB_CACHE to "
+            "your own directory."
         )
     if exc.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return StorageError("A file stands in the cache where a directory belongs, or the reverse. Check HF_HUB_CACHE.")
