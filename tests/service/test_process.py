@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from modeldeck._errors import EngineLostError, InvalidRequestError, ProtocolError
+from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.service import control, process
 from modeldeck.service.client import connect_engine
@@ -97,6 +98,27 @@ async def test_requests_and_their_errors(engine: ProcessEngine, make_request: Re
     status = await engine.status()
     assert (status.mode, status.limits, status.clients) == ("process", limits, 1)
     assert status.pid != os.getpid()
+
+
+def test_a_client_that_still_connects_when_the_interpreter_ends(
+    engines: "Engines", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loop threads are stopped at exit. A widget that waits for its engine then would print a traceback."""
+    threads: list[LoopThread] = []
+    is_connecting = threading.Event()
+
+    async def connect(engine: ProcessEngine) -> None:
+        threads.append(engine._thread)
+        is_connecting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ProcessEngine, "_connect", connect)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(engines.connect)
+        assert is_connecting.wait(10)
+        threads[0].stop()
+        with pytest.raises(EngineLostError):
+            waiting.result(10)
 
 
 @pytest.mark.anyio

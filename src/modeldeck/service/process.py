@@ -8,6 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,6 +96,8 @@ class ProcessEngine(Engine):
         self._thread = LoopThread("modeldeck-engine-client")
         try:
             self._thread.start(self._connect()).result()
+        except CancelledError as error:  # the interpreter ends, and its loop threads before everything else
+            raise EngineLostError("This process ended before it had reached the download engine.") from error
         except BaseException:
             self._thread.stop()
             raise
