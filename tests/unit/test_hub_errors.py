@@ -217,6 +217,7 @@ def test_what_does_not_pass_by_itself(error: ModelDeckError) -> None:
         (errno.EROFS, "permission_denied", "read-only"),
         (errno.EACCES, "permission_denied", "may not write"),
         (errno.EPERM, "permission_denied", "may not write"),
+        (errno.ENOENT, "error", "Download the model again"),
         (errno.ENOTDIR, "error", "directory"),
         (errno.EIO, "error", "failed"),
     ],

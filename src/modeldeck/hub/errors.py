@@ -329,5 +329,7 @@ def error_from_os_error(
         )
     if exc.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return StorageError("A file stands in the cache where a directory belongs, or the reverse. Check HF_HUB_CACHE.")
+    if exc.errno == errno.ENOENT:
+        return StorageError("A file is no longer in the cache: somebody deleted it. Download the model again.")
     reason = exc.strerror or type(exc).__name__
     return StorageError(f"The disk of the cache failed: {reason}. Check it, or set HF_HUB_CACHE to another one.")
