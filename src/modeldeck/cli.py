@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +29,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _GB_BYTES = 10**9
 _MB_BYTES = 10**6
+_USUAL_COLUMNS = 80
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,7 +221,9 @@ class _Output:
                 flush=True,
             )
         elif sys.stderr.isatty():
-            print(f"\r\x1b[K{_job_line(snapshot)}", end="", file=sys.stderr, flush=True)
+            # Of a line that is too long the end is shown, where the figures are: a broken one could not be overwritten.
+            width = (os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS) - 1
+            print(f"\r\x1b[K{_job_line(snapshot)[-width:]}", end="", file=sys.stderr, flush=True)
             self._is_line_open = True
 
     def ready(self, model: LocalModel) -> None:

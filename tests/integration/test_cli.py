@@ -1,5 +1,6 @@
 """The command, as a shell and a batch job use it: real processes, exit statuses, JSON lines."""
 
+import contextlib
 import json
 import os
 import signal
@@ -130,6 +131,30 @@ def wait_for_bytes(process: "subprocess.Popen[str]", received: int) -> None:
         if json.loads(line).get("received", 0) >= received:
             return
     pytest.fail("the download ended early")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+def test_progress_stays_on_one_line_of_the_terminal(environment: dict[str, str], demo_hub: LocalHub) -> None:
+    """A line that is too long is broken, and each update would begin one more."""
+    from pty import openpty
+    from termios import tcsetwinsize
+
+    demo_hub.faults.add(Throttle(12e6, is_shared=True), origin="cdn")
+    terminal, end = openpty()
+    tcsetwinsize(end, (24, 60))
+    with os.fdopen(terminal, "rb", buffering=0) as reader:
+        command = [sys.executable, "-m", "modeldeck", "download", SPLIT]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=end)
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # what Linux says when the other end is closed
+            while piece := reader.read(4096):
+                shown += piece
+        assert process.wait(TIMEOUT_SECONDS) == 0
+    _, *lines = shown.decode().strip().split("\r\x1b[K")
+    assert any("downloading" in line for line in lines)
+    assert any(" of 12.0 MB" in line for line in lines)
+    assert max(map(len, lines)) < 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
