@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import modeldeck
+from modeldeck import _errors
 from modeldeck._settings import resolve_settings
 from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.service.control import stop_engine
@@ -37,6 +38,11 @@ def test_every_public_name_is_there() -> None:
         assert not (package / f"{name}.py").exists()
     with pytest.raises(AttributeError):
         modeldeck.no_such_name  # noqa: B018
+
+
+def test_every_error_can_be_caught_by_its_public_name() -> None:
+    errors = {name for name, value in vars(_errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert errors <= set(modeldeck.__all__)
 
 
 def test_search_describe_download_verify_remove(demo_hub: LocalHub, cache: Path) -> None:
