@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._loop import LoopThread, shared_loop
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
@@ -173,12 +173,14 @@ def download(
     Parameters
     ----------
     wait : bool
-        With ``False``, return a `DownloadJob` at once.
+        With ``False``, return a `DownloadJob` at once; its ``snapshot`` takes the place of ``progress``.
 
     Notes
     -----
     An interrupt while waiting pauses the download: what was fetched stays, and the same call goes on from there.
     """
+    if progress is not None and not wait:
+        raise InvalidRequestError("Nobody calls progress with wait=False: leave it out and look at the job's snapshot.")
     session = _session(endpoint, cache_dir, token, inline)
 
     async def start() -> Download:

@@ -110,6 +110,11 @@ def test_an_interrupt_is_one_also_when_there_is_nothing_left_to_pause(demo_hub: 
     assert job.cancel().state == "cancelled"
 
 
+def test_a_job_takes_no_progress_callback(demo_hub: LocalHub, cache: Path) -> None:
+    with pytest.raises(modeldeck.InvalidRequestError, match="snapshot"):
+        modeldeck.download(TINY, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False, progress=print)  # type: ignore[call-overload]
+
+
 def test_two_threads_that_want_one_file_share_one_download(demo_hub: LocalHub, cache: Path) -> None:
     demo_hub.faults.add(Throttle(4e6, is_shared=True), origin="cdn")
     found: list[modeldeck.LocalModel] = []
