@@ -226,7 +226,7 @@ def local_models(*, cache_dir: str | Path | None = None) -> tuple[LocalModel, ..
 
 
 def verify(
-    model: LocalModel | str,
+    model: LocalModel | str | Path,
     *,
     repair: bool = False,
     progress: Callable[[int, int], object] | None = None,
@@ -239,6 +239,6 @@ def verify(
     return shared_loop().wait(session.verify(model, repair=repair, progress=progress))
 
 
-def remove(model: LocalModel | str, *, cache_dir: str | Path | None = None) -> int:
+def remove(model: LocalModel | str | Path, *, cache_dir: str | Path | None = None) -> int:
     """Delete a local model from the cache; returns the bytes freed. See `Session.remove`."""
     return shared_loop().wait(_session(None, cache_dir, None).remove(model))

@@ -322,9 +322,9 @@ def _parser() -> argparse.ArgumentParser:
     add("downloads", _downloads, "what the engine runs, holds paused, and remembers")
 
     verify = add("verify", _verify, "hash a model's files and compare with what they must be")
-    verify.add_argument("target", metavar="OWNER/NAME[:LABEL]")
+    verify.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="or the path that `download` and `ls` print")
     verify.add_argument("--repair", action="store_true", help="fetch damaged parts again")
 
     rm = add("rm", _rm, "delete a model from the cache")
-    rm.add_argument("target", metavar="OWNER/NAME[:LABEL]")
+    rm.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="or the path that `download` and `ls` print")
     return parser

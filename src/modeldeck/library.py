@@ -74,6 +74,12 @@ def select_local(models: Iterable[LocalModel], selector: str) -> list[LocalModel
     return [model for model in models if model.variant_id == wanted.variant_id]
 
 
+def with_path(models: Iterable[LocalModel], path: Path) -> list[LocalModel]:
+    """The one that has a file of this path; none when none has."""
+    path = path.absolute()
+    return [model for model in models if path in model.paths]
+
+
 def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:
     """The model that a finished download has put into the cache."""
     from modeldeck.gguf.names import group_variants

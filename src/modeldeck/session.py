@@ -43,7 +43,7 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
-from modeldeck.library import group_local, local_model_of, select_local
+from modeldeck.library import group_local, local_model_of, select_local, with_path
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -320,7 +320,7 @@ class Session:
 
     async def verify(
         self,
-        model: LocalModel | str,
+        model: LocalModel | str | Path,
         *,
         repair: bool = False,
         progress: Callable[[int, int], object] | None = None,
@@ -330,7 +330,7 @@ class Session:
         Parameters
         ----------
         model
-            A `LocalModel`, or ``"owner/name:LABEL"``; the label may be left out of the only variant that is there.
+            A `LocalModel`, its path, or ``"owner/name:LABEL"``; the only variant that is there needs no label.
         repair : bool
             Fetch again what is damaged. Only that, if modeldeck has downloaded or verified the file before and so knows
             its blocks; otherwise the file is fetched to be compared.
@@ -348,7 +348,7 @@ class Session:
             checks_dir=await anyio.to_thread.run_sync(find_checks_directory, self.settings.cache_dir),
         )
 
-    async def remove(self, model: LocalModel | str) -> int:
+    async def remove(self, model: LocalModel | str | Path) -> int:
         """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay.
 
         What is known of its blocks stays for a while too, in case the same file comes again.
@@ -385,10 +385,12 @@ class Session:
             else:
                 await anyio.to_thread.run_sync(look_again, self.settings)
 
-    async def _local(self, model: LocalModel | str) -> LocalModel:
+    async def _local(self, model: LocalModel | str | Path) -> LocalModel:
         if isinstance(model, LocalModel):
             return model
-        found = await self._find_all_local(*split_target(model))
+        found = with_path(await self.local_models(), Path(model))
+        if not found:
+            found = await self._find_all_local(*split_target(str(model)))
         choices = list(dict.fromkeys(local.variant_id for local in found))
         if len(choices) > 1:
             raise AmbiguousVariantError(

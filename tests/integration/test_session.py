@@ -203,6 +203,14 @@ async def test_several_local_variants_are_never_taken_for_one(session: Session) 
     assert all(file.is_valid for file in await session.verify(TINY)), "the only one needs no label"
 
 
+async def test_a_path_names_the_model_that_it_is_of(session: Session) -> None:
+    """It is what the command prints after a download."""
+    model = await session.download(SPLIT)
+    assert len(await session.verify(str(model.path))) == 3
+    assert await session.remove(model.paths[1]) == model.size
+    await expect(RemoteFileNotFoundError, "file_not_found", session.remove(model.path))
+
+
 @pytest.mark.parametrize(
     "selector", ["F16", "tiny-split-F16-00002-of-00003.gguf", "F16/tiny-split-F16-00001-of-00003.gguf", "split-F16"]
 )
