@@ -157,14 +157,12 @@ class Session:
         Parameters
         ----------
         limit : int
-            Results of one page, 1 to 100.
+            Results of one page, 1 to 100; the page's ``next_cursor`` leads to more.
         cursor : str, optional
             ``next_cursor`` of the page before.
         """
         if not 1 <= limit <= MAX_PAGE_SIZE:
-            raise InvalidRequestError(
-                f"limit must be between 1 and {MAX_PAGE_SIZE}; the page's next_cursor leads to the next ones."
-            )
+            raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE_SIZE}.")
         return await self.hub.search(SearchQuery(text=text, sort=sort, limit=limit, author=author), cursor)
 
     async def describe(
