@@ -141,8 +141,9 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
     if query.sort not in _SORT_KEYS:
         raise InvalidRequestError(f"{_shown(query.sort)} is no order. Choose one of {', '.join(_SORT_KEYS)}.")
     parameters = [("filter", "gguf")]
-    if text := query.text.strip():
-        parameters.append(("search", text))
+    text = query.text.strip()
+    if text:
+        parameters.append(("search", repo_id_in(text, endpoint) or text))
     if query.author:
         parameters.append(("author", query.author))
     parameters += [
@@ -178,6 +179,14 @@ def model_page_url(endpoint: str, repo_id: str) -> str:
     return f"{endpoint}/{repo_id}"
 
 
+def repo_id_in(address: str, endpoint: str) -> str | None:
+    """The repository whose page, or one of whose files, a Hub shows at this address; ``None`` for any other text."""
+    if not is_hub_url(address, endpoint):
+        return None
+    repo_id = "/".join(httpx.URL(address).path.split("/")[1:3])
+    return repo_id if "/" in repo_id and _REPO_ID.fullmatch(repo_id) else None
+
+
 # --- origins ----------------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +197,7 @@ def origin_of(url: str | httpx.URL) -> tuple[str, str, int] | None:
     """
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeEncodeError):
         return None
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     if parsed.scheme not in ("http", "https") or not parsed.host or port > _MAX_PORT or "\\" in str(url):
