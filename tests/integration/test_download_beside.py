@@ -303,7 +303,10 @@ async def test_an_engine_cleans_when_it_first_sees_a_cache(playground: Playgroun
 
 
 @pytest.mark.anyio
-async def test_an_engine_keeps_what_a_long_paused_download_has(playground: Playground, until: Until) -> None:
+@pytest.mark.parametrize("is_inline", [False, True])
+async def test_an_engine_keeps_what_a_long_paused_download_has(
+    playground: Playground, until: Until, is_inline: bool
+) -> None:
     playground.hub.faults.add(Throttle(4e6), origin="cdn")
     async with playground.manager(state_dir=playground.state_dir) as manager:
         job = await manager.submit(playground.request())
@@ -317,7 +320,8 @@ async def test_an_engine_keeps_what_a_long_paused_download_has(playground: Playg
     old = time.time() - LEFT_OVER_SECONDS - 100
     for path in blobs.iterdir():
         os.utime(path, (old, old))
-    async with playground.manager(state_dir=playground.state_dir) as manager:
+    own = {"lists": [playground.state_dir]} if is_inline else {"state_dir": playground.state_dir}
+    async with playground.manager(**own) as manager:
         other = await manager.submit(playground.request(repo_id="owner/other", commit_hash=commit_hash, files=files))
         assert (await manager.wait(other.job_id)).state is DownloadState.READY
     assert not list(blobs.glob(f"{HEADER.digest}.*")), "it has cleaned"

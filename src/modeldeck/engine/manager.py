@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import ssl
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,8 @@ class DownloadManager:
         What may be used at once; see also ``set_limits``.
     state_dir
         Where downloads are remembered, also the latest finished ones. With ``None`` only partial files are.
+    lists
+        Where other engines of the same caches may remember downloads: what those have on the disk is left alone.
     checks_dir
         Where the blocks of finished files are remembered, for a repair that fetches the bad ones only; see
         `CheckStore`. With ``None`` they are not.
@@ -71,6 +73,7 @@ class DownloadManager:
         *,
         limits: EngineLimits | None = None,
         state_dir: Path | None = None,
+        lists: Sequence[Path] = (),
         checks_dir: Path | None = None,
         policy: RetryPolicy | None = None,
         patience: Patience | None = None,
@@ -78,6 +81,7 @@ class DownloadManager:
     ) -> None:
         self._limits = limits or EngineLimits()
         self._store = JobStore(state_dir) if state_dir is not None else None
+        self._other_stores = [JobStore(directory) for directory in lists]
         self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="modeldeck-state")
         self._transport = EngineTransport(ssl_context=ssl_context)
         self._tools = Tools(
@@ -377,13 +381,15 @@ class DownloadManager:
         if cache_dir in self._cleaned:
             return
         self._cleaned.add(cache_dir)
-        keep = {file.sha256 for job in self._jobs.values() for file in job.request.files if file.sha256}
+        requests = [job.request for job in self._jobs.values()]
 
-        async def clean() -> None:
+        def clean() -> None:
+            requests.extend(job.request for store in self._other_stores for job in store.read())
+            keep = {file.sha256 for request in requests for file in request.files if file.sha256}
             with contextlib.suppress(OSError):  # left-overs of a disk that fails are the least of its problems
-                await self._tools.threads.run(clean_partials, Path(cache_dir), keep=keep)
+                clean_partials(Path(cache_dir), keep=keep)
 
-        self._do_chore(clean())
+        self._do_chore(self._tools.threads.run(clean))
 
     def _do_chore(self, chore: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(chore)

@@ -53,14 +53,19 @@ class JobStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def load(self) -> list[StoredJob]:
-        """All that can be read, oldest first. Finished ones that are too old or too many are deleted."""
+    def read(self) -> list[StoredJob]:
+        """All that can be read. Changes nothing, so that it may be another engine's list."""
         jobs = []
         for path in self._directory.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 job = msgspec.json.decode(path.read_bytes(), type=StoredJob)
                 if job.format == _FORMAT and _NAME.fullmatch(job.job_id) and path == self._path(job.job_id):
                     jobs.append(job)
+        return jobs
+
+    def load(self) -> list[StoredJob]:
+        """All that can be read, oldest first. Finished ones that are too old or too many are deleted."""
+        jobs = self.read()
         outdated = _outdated(jobs, time.time())
         for job_id in outdated:
             self.delete(job_id)

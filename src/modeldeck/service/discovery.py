@@ -120,17 +120,21 @@ def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir:
     yield place.directory / f"{place.name}.state"
 
 
+def all_state_directories(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Where any engine of a cache directory may keep its list of downloads, best first."""
+    try:
+        place = find_place(cache_dir, environ)
+    except EngineLostError:
+        return ()
+    return tuple(state_directories(environ, place, cache_dir, sys.platform))
+
+
 def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
     """Where to keep what is worth knowing the next time; ``None`` when there is no such place. It may be missing yet.
 
     The engine's list of downloads may be elsewhere, because only one engine may write it.
     """
-    try:
-        place = find_place(cache_dir, environ)
-    except EngineLostError:
-        return None
-    candidates = state_directories(environ, place, cache_dir, sys.platform)
-    return next((directory for directory in candidates if _can_be_written(directory)), None)
+    return next(filter(_can_be_written, all_state_directories(cache_dir, environ)), None)
 
 
 def find_checks_directory(cache_dir: Path) -> Path | None:

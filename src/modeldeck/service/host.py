@@ -14,7 +14,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from modeldeck import __version__
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
-from modeldeck.service.discovery import find_checks_directory
+from modeldeck.service.discovery import all_state_directories, find_checks_directory
 
 LOOK_SECONDS = 1.0
 SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
@@ -52,7 +52,11 @@ def manager_factory(cache_dir: Path) -> ManagerFactory:
     def create(state_dir: Path | None) -> Manager:
         from modeldeck.engine.manager import DownloadManager  # brings httpx, which a client never needs
 
-        return DownloadManager(state_dir=state_dir, checks_dir=find_checks_directory(cache_dir))
+        return DownloadManager(
+            state_dir=state_dir,
+            lists=all_state_directories(cache_dir),
+            checks_dir=find_checks_directory(cache_dir),
+        )
 
     return create
 
