@@ -26,7 +26,8 @@ from modeldeck.engine.partial import (
     discard_partials,
     list_partials,
 )
-from modeldeck.localhub import Throttle
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.localhub import Reply, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until
@@ -171,6 +172,22 @@ async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
         playground.assert_exact(await manager.wait(job.job_id))
     assert ages
     assert max(ages) < partial.ABANDONED_SECONDS / 2
+
+
+@pytest.mark.anyio
+async def test_an_owner_that_waits_for_the_server_is_not_taken_for_dead(
+    playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may ask for a longer wait than another machine grants."""
+    monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
+    playground.hub.faults.add(Reply(503, headers={"Retry-After": "600"}), origin="cdn")
+    async with playground.manager(policy=RetryPolicy()) as manager:
+        await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].retry_in_seconds is not None)
+        (journal,) = (playground.repo_dir / "blobs").glob("*.journal")
+        long_ago = time.time() - partial.ABANDONED_SECONDS
+        os.utime(journal, (long_ago, long_ago))
+        await until(lambda: time.time() - journal.stat().st_mtime < partial.ABANDONED_SECONDS / 2)
 
 
 # --- who may take over ------------------------------------------------------------------------------------------------

@@ -466,17 +466,20 @@ class FileDownload:
         return transfer.mended_bytes
 
     async def _write_back(self, partial: Partial, transfer: Transfer) -> None:
-        """Bring the bytes to the disk in steps while the transfer goes on."""
+        """Bring the bytes to the disk in steps while the transfer goes on, and show that it does when none come."""
         begun = partial.received
         while True:
             await anyio.sleep(WRITEBACK_SECONDS)
             received = partial.received
-            if received - begun < WRITEBACK_BYTES:
-                continue
-            begun = received
             try:
-                async with self._tools.writebacks:
-                    await self._tools.threads.run(partial.write_back)
+                if partial.is_beat_due:
+                    await self._tools.threads.run(partial.beat)
+                if received - begun >= WRITEBACK_BYTES:
+                    begun = received
+                    async with self._tools.writebacks:
+                        await self._tools.threads.run(partial.write_back)
+            except OwnershipLostError as lost:
+                transfer.fail(lost)
             except OSError as exc:
                 transfer.fail(error_from_write(exc, partial.data_path, missing=self._missing_bytes()))
 

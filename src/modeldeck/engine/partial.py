@@ -342,7 +342,7 @@ class Partial:
             undo.callback(os.close, self._journal)
             self._descriptor = os.open(self.data_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             undo.pop_all()
-        self._touched_at = time.time()
+        self._touched_at = time.monotonic()
         self._is_open = True
         self._is_doubtful = False
 
@@ -465,20 +465,22 @@ class Partial:
             return None
         return data
 
+    @property
+    def is_beat_due(self) -> bool:
+        return time.monotonic() - self._touched_at >= BEAT_SECONDS
+
     def beat(self) -> None:
-        """Show that the owner lives.
+        """Show now and then that the owner lives.
 
         Raises
         ------
         OwnershipLostError
             When another process has taken over.
         """
-        now = time.time()
-        if now - self._touched_at < BEAT_SECONDS:
-            return
-        self.ensure_owned()
-        os.utime(self._journal)
-        self._touched_at = now
+        if self.is_beat_due:
+            self.ensure_owned()
+            os.utime(self._journal)
+            self._touched_at = time.monotonic()
 
     def ensure_owned(self) -> None:
         if not _is_same_file(self.journal_path, os.fstat(self._journal)):
