@@ -77,6 +77,10 @@ class LoopThread:
         future = self.start(coroutine)
         try:
             return future.result(timeout)
+        except TimeoutError:
+            if future.cancel():
+                raise TimeoutError(f"It did not come within {timeout:g} seconds. Wait again, or longer.") from None
+            raise
         except BaseException:
             future.cancel()
             raise

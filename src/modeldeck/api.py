@@ -155,6 +155,21 @@ def download(
 ) -> DownloadJob: ...
 
 
+@overload
+def download(
+    repo_id: str,
+    variant: str | None = ...,
+    *,
+    filename: str | None = ...,
+    revision: str = ...,
+    wait: bool,
+    endpoint: str | None = ...,
+    cache_dir: str | Path | None = ...,
+    token: str | bool | None = ...,
+    inline: bool | None = ...,
+) -> LocalModel | DownloadJob: ...
+
+
 def download(
     repo_id: str,
     variant: str | None = None,
