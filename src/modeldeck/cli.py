@@ -151,6 +151,12 @@ async def _rm(session: Session, arguments: argparse.Namespace, output: _Output) 
     return EXIT_OK
 
 
+async def _cancel(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
+    freed = await session.cancel(arguments.target)
+    output.record({"freed_bytes": freed}, f"Cancelled {arguments.target}: {_size(freed)} freed.")
+    return EXIT_OK
+
+
 async def _downloads(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
     for snapshot in await session.downloads():
         output.record(job_wire(snapshot), _job_line(snapshot))
@@ -320,6 +326,11 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "serve a local hub with small models, for trying things without the internet")
     add("ls", _ls, "the models in the cache")
     add("downloads", _downloads, "what the engine runs, holds paused, and remembers")
+
+    cancel = add("cancel", _cancel, "give up unfinished downloads and delete what came of them")
+    cancel.add_argument(
+        "target", metavar="OWNER/NAME[:LABEL]", help="without a label also what killed processes have left"
+    )
 
     verify = add("verify", _verify, "hash a model's files and compare with what they must be")
     verify.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="or the path that `download` and `ls` print")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._errors import RemoteFileNotFoundError
-from modeldeck._types import DownloadSnapshot, GGUFFile, LocalModel, Variant
+from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, Variant
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -78,6 +78,13 @@ def with_path(models: Iterable[LocalModel], path: Path) -> list[LocalModel]:
     """The one that has a file of this path; none when none has."""
     path = path.absolute()
     return [model for model in models if path in model.paths]
+
+
+def is_meant(request: DownloadRequest, repo_id: str, selector: str | None) -> bool:
+    """Whether a download is one of this repository, and of the variant with this label or of a file with this name."""
+    names = {request.label, request.variant_id, *(file.filename for file in request.files)}
+    is_of_variant = selector is None or selector.casefold() in {name.casefold() for name in names}
+    return request.repo_id.casefold() == repo_id.casefold() and is_of_variant
 
 
 def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:

@@ -43,7 +43,7 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
-from modeldeck.library import group_local, local_model_of, select_local, with_path
+from modeldeck.library import group_local, is_meant, local_model_of, select_local, with_path
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -291,6 +291,52 @@ class Session:
     async def downloads(self) -> tuple[DownloadSnapshot, ...]:
         """What the engine runs, holds paused, and remembers as failed or finished."""
         return (await self.engine()).snapshots()
+
+    async def cancel(self, target: str) -> int:
+        """Give up the unfinished downloads of a repository, or of one variant, and delete what came of them.
+
+        Without a variant this includes what is left of downloads that no engine remembers, such as those of a kernel
+        that was killed.
+
+        Parameters
+        ----------
+        target
+            ``"owner/name"`` or ``"owner/name:LABEL"``.
+
+        Returns
+        -------
+        int
+            Bytes freed.
+
+        Raises
+        ------
+        RemoteFileNotFoundError
+            When nothing is unfinished.
+        """
+        from modeldeck.engine.partial import discard_partials, list_partials
+        from modeldeck.hub.cache import repo_dir
+
+        repo_id, selector = split_target(target)
+        engine = await self.engine()
+        unfinished = [job for job in engine.snapshots() if "cancel" in job.actions]
+        jobs = [job for job in unfinished if is_meant(job.request, repo_id, selector)]
+        blobs = repo_dir(self.settings.cache_dir, repo_id) / "blobs"
+
+        def allocated() -> int:
+            return sum(info.allocated_bytes for info in list_partials(blobs))
+
+        before = await anyio.to_thread.run_sync(allocated)
+        for job in jobs:
+            await engine.cancel(job.job_id)
+        if selector is None:
+            await anyio.to_thread.run_sync(discard_partials, blobs)
+        freed = before - await anyio.to_thread.run_sync(allocated)
+        if not jobs and not freed:
+            raise RemoteFileNotFoundError(
+                f"Nothing of {target} is unfinished. `modeldeck downloads` lists what is; "
+                "`modeldeck rm` deletes what is complete."
+            )
+        return freed
 
     # --- what is here ------------------------------------------------------------------------------------------------
 

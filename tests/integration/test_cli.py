@@ -227,3 +227,30 @@ def test_an_output_that_cannot_be_written_is_told(environment: dict[str, str], a
         )
     assert result.returncode == 1
     assert result.stderr == "modeldeck: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_cancel_deletes_what_is_unfinished(
+    run: Run, environment: dict[str, str], demo_hub: LocalHub, tmp_path: Path, is_inline: bool
+) -> None:
+    environment["MODELDECK_INLINE"] = str(int(is_inline))
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    try:
+        with start_slow_download(environment) as process:
+            wait_for_bytes(process, 1_000_000)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=TIMEOUT_SECONDS)
+        assert list(tmp_path.rglob("*.part"))
+        other = run("cancel", f"{SPLIT}:Q8_0")
+        assert (other.returncode, other.stdout) == (1, "")
+        assert "unfinished" in other.stderr
+        assert list(tmp_path.rglob("*.part"))
+        cancelled = run("cancel", SPLIT if is_inline else f"{SPLIT}:f16", "--json")
+        assert cancelled.returncode == 0, cancelled.stderr
+        assert lines(cancelled)[0]["freed_bytes"] > 500_000
+        assert not list(tmp_path.rglob("*.part"))
+        assert not list(tmp_path.rglob("*.journal"))
+        assert run("cancel", SPLIT).returncode == 1
+        assert [job["state"] for job in lines(run("downloads", "--json"))] in ([], ["cancelled"])
+    finally:
+        run("engine", "stop")
