@@ -1,5 +1,7 @@
 """What each fault does on the wire, seen by plain sockets and by httpx."""
 
+import contextlib
+import gc
 import select
 import socket
 import struct
@@ -230,6 +232,31 @@ def test_stop_and_start_on_the_same_ports(hub: LocalHub, client: httpx.Client) -
     hub.start()
     assert client.get(url).content == CONTENT
     assert cdn_url(hub).startswith(hub.cdn_origin)
+
+
+def knock_until_refused(hub: LocalHub, is_knocking: threading.Event) -> list[socket.socket]:
+    address = urlsplit(hub.endpoint)
+    opened = []
+    while True:
+        try:
+            opened.append(socket.create_connection((address.hostname, address.port), timeout=60))
+        except OSError:
+            return opened
+        is_knocking.set()
+
+
+def test_connections_that_come_while_it_stops_are_closed() -> None:
+    for _ in range(10):
+        is_knocking = threading.Event()
+        with LocalHub() as hub, ThreadPoolExecutor() as threads:
+            visitors = threads.submit(knock_until_refused, hub, is_knocking)
+            is_knocking.wait()
+            hub.stop()
+        del hub
+        gc.collect()  # a connection that was forgotten is a ResourceWarning now
+        for visitor in visitors.result():
+            with visitor, contextlib.suppress(ConnectionError):
+                assert visitor.recv(1) == b""
 
 
 # --- status and headers -----------------------------------------------------------------------------------------------

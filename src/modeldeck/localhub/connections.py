@@ -93,9 +93,12 @@ class Connections:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End every connection of this loop, also those that asyncio has accepted and not handed over yet."""
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.sleep(0)  # a task that is cancelled before its first step closes nothing
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _converse(self, origin: Origin, reader: HubReader, writer: asyncio.StreamWriter) -> None:
         connection_id = next(self._ids)

@@ -137,10 +137,10 @@ class LocalHub:
         asyncio.run(self._serve(ready))
 
     async def _serve(self, ready: Future[None]) -> None:
-        with contextlib.ExitStack() as servers:
+        async with contextlib.AsyncExitStack() as servers:
             try:
                 for origin in self._ports:
-                    servers.callback((await self._listen(origin)).close)
+                    servers.push_async_callback(_stop_listening, await self._listen(origin))
             except OSError as error:
                 ready.set_exception(error)
                 return
@@ -271,6 +271,16 @@ class LocalHub:
         if seen != known:
             with contextlib.suppress(OSError):  # a folder that cannot be written is hashed again next time
                 cache.write_text(json.dumps(seen), encoding="utf-8")
+
+
+async def _stop_listening(server: asyncio.Server) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):  # Windows
+        # In Python 3.11 a connection that is accepted, but not the server's yet when that closes, is never closed.
+        for listener in server.sockets:
+            loop.remove_reader(listener)
+        await asyncio.sleep(0)
+    server.close()
 
 
 def _digest_key(folder: Path, path: Path) -> str:
