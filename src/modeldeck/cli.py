@@ -44,12 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left (`modeldeck ls | head`): nobody is there to be told.
-        sys.stderr.close()
+        _drop_output()  # the reader of our output left (`modeldeck ls | head`): nobody is there to be told
         return EXIT_FAILED
     except OSError as error:
+        _drop_output()
         output.note(f"modeldeck: {error}")
         return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """Python shall not try again to write what could not be written, and end with a status and a message of its own."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 async def _run(arguments: argparse.Namespace, output: _Output) -> int:
