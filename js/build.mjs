@@ -14,8 +14,11 @@ if (process.argv.includes("--harness")) {
     outdir: here("harness"),
     write: false,
   });
-  const port = Number(process.env.PORT ?? 5199);
-  await context.serve({ servedir: here("harness"), host: "127.0.0.1", port });
+  const { port } = await context.serve({
+    servedir: here("harness"),
+    host: "127.0.0.1",
+    port: Number(process.env.PORT ?? 5199),
+  });
   console.log(`http://127.0.0.1:${port}/`);
 } else if (process.argv.includes("--watch")) {
   const context = await esbuild.context({ ...buildOptions({ minify: false }), outfile, logLevel: "info" });

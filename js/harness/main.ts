@@ -4,7 +4,7 @@ import widget from "../src/widget";
 import type { State } from "../src/wire";
 import { FakeModel } from "./fake-model";
 import { SCENES } from "./scenes";
-import { applyTheme } from "./themes";
+import { applyTheme, THEMES } from "./themes";
 
 const query = new URLSearchParams(location.search);
 const scene = SCENES[query.get("scene") ?? "live"];
@@ -31,7 +31,7 @@ scene.play?.(model);
 
 declare global {
   interface Window {
-    harness: { model: FakeModel; traits: Partial<State> };
+    harness: { model: FakeModel; traits: Partial<State>; scenes: string[]; themes: string[] };
   }
 }
-window.harness = { model, traits: scene.traits };
+window.harness = { model, traits: scene.traits, scenes: Object.keys(SCENES), themes: Object.keys(THEMES) };

@@ -1,0 +1,69 @@
+"""What axe finds in the scenes of the harness, in the themes of every front end."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+JS = Path(__file__).parents[2] / "js"
+AXE = JS / "node_modules" / "axe-core" / "axe.min.js"
+# The page around the widget is the host's: its landmarks and headings are not the widget's business.
+_RUN_AXE = """() => axe.run("#output", {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]})"""
+LARGE_SCENES = {"many", "busy"}
+"""More of the same, to measure frames with."""
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[str]:
+    """The address of the harness's page."""
+    command = ["node", "build.mjs", "--harness"]
+    with subprocess.Popen(
+        command, cwd=JS, env={**os.environ, "PORT": "0"}, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 900, "height": 900})
+    yield page
+    page.close()
+
+
+def names(page: Page, harness: str, kind: str) -> list[str]:
+    page.goto(harness)
+    found: list[str] = page.evaluate(f"() => window.harness.{kind}")
+    return found
+
+
+def violations(page: Page, address: str) -> list[dict[str, Any]]:
+    page.goto(address)
+    page.locator(".modeldeck").wait_for()
+    page.add_script_tag(path=AXE)
+    result = page.evaluate(_RUN_AXE)
+    assert result["passes"], "axe has looked at nothing"
+    return [
+        {"rule": violation["id"], "where": [node["target"] for node in violation["nodes"]]}
+        for violation in result["violations"]
+    ]
+
+
+def test_scenes_are_accessible_in_every_theme(page: Page, harness: str) -> None:
+    scenes, themes = names(page, harness, "scenes"), names(page, harness, "themes")
+    found = {
+        f"{scene} in {theme}": problems
+        for scene in scenes
+        if scene not in LARGE_SCENES
+        for theme in themes
+        if (problems := violations(page, f"{harness}?scene={scene}&theme={theme}"))
+    }
+    assert not found
