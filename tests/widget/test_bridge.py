@@ -218,7 +218,7 @@ def test_a_click_costs_one_publication(page: Page, demo_hub: LocalHub) -> None:
     """There are few in a second: what a download only passes through, or is told twice, takes none of them."""
     page.ask("open_repo", repo_id=TINY)
     variant = page.variant(TINY, "Q8_0")
-    demo_hub.faults.add(Throttle(20_000.0), origin="cdn")
+    demo_hub.faults.add(Stall(0), origin="cdn", times=1)  # so that there is nothing to tell in between
     before = sum(name == "downloads" for name, _ in page.history)
     page.ask("download", repo_id=TINY, variant_id=variant["variant_id"])
     page.until(lambda: [job for job in page.jobs() if job["state"] == "downloading"])
