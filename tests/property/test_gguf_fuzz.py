@@ -22,7 +22,7 @@ from modeldeck.localhub import tiny_models
 MUTATIONS = 20_000
 MUTATIONS_FOR_LLAMA = 2_000
 SLOWEST_SECONDS = 1.0
-"""Of processor time: what a few kilobytes must never take. The longest is 2 ms; one collection of garbage may come by."""
+"""Of processor time: what a few kilobytes must never take. The longest is 2 ms; garbage may be collected meanwhile."""
 
 MACHINE = Hardware(ram_total=8 << 30, ram_available=8 << 30, cpu_count=2)
 INTERESTING = (
