@@ -279,6 +279,17 @@ def test_an_endless_server_is_stopped() -> None:
     assert 60 << 20 < sum(asked) <= MAX_HEADER_BYTES
 
 
+def test_of_millions_of_values_in_short_arrays_few_are_kept() -> None:
+    kvs = [kv(f"numbers.{number}", ARRAY, array(0, 1024, bytes(1024))) for number in range(500)]
+    kvs += [kv(f"texts.{number}", ARRAY, array(STRING, 256, text("ab") * 256)) for number in range(500)]
+    header = read(gguf([ARCHITECTURE, BLOCKS, *kvs])).header
+    assert header is not None
+    assert header.array_lengths["numbers.499"] == 1024
+    assert header.array_lengths["texts.499"] == 256
+    kept = sum(len(value) for value in header.metadata.values() if isinstance(value, tuple))
+    assert 30_000 < kept < 70_000
+
+
 def test_a_failed_reader_stays_failed() -> None:
     reader = HeaderReader()
     with pytest.raises(GGUFError):

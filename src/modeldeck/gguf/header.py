@@ -34,6 +34,8 @@ _MAX_NAME_BYTES = 63
 _MAX_DIMS = 4
 _MAX_KEPT_NUMBERS = 1024
 _MAX_KEPT_STRINGS = 256
+_MAX_KEPT_VALUES = 1 << 16
+"""Of all arrays together: a real header has a few thousand, and each takes up to forty times its bytes."""
 _DEFAULT_ALIGNMENT = 32
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
@@ -144,6 +146,7 @@ class HeaderReader:
         self._chunk = _FIRST_CHUNK_BYTES
         self._order = "<"
         self._draft = _Draft()
+        self._kept_values = 0
         self._header: GGUFHeader | None = None
         self._failure: GGUFError | None = None
         self._is_done = False
@@ -340,7 +343,7 @@ class HeaderReader:
             size = struct.calcsize(self._order + code)
             self._check_count("numbers in an array", count, self._max_bytes, size)
             self._draft.array_lengths[key] = count
-            if count <= _MAX_KEPT_NUMBERS:
+            if self._keeps(count, _MAX_KEPT_NUMBERS):
                 data = yield from self._take(count * size)
                 self._draft.metadata[key] = struct.unpack(f"{self._order}{count}{code}", data)
             else:
@@ -351,7 +354,7 @@ class HeaderReader:
             self._draft.array_lengths[key] = count
             if self._is_quick and self._is_at_vocabulary():
                 yield
-            if count <= _MAX_KEPT_STRINGS:
+            if self._keeps(count, _MAX_KEPT_STRINGS):
                 strings: list[str] = []
                 for _ in range(count):
                     strings.append((yield from self._string()))
@@ -360,6 +363,12 @@ class HeaderReader:
                 yield from self._skip_strings(count)
         else:
             raise GGUFError(f"The GGUF header gives {key!r} an array of type {type_id}. The file is damaged.")
+
+    def _keeps(self, count: int, limit: int) -> bool:
+        if count > limit or self._kept_values + count > _MAX_KEPT_VALUES:
+            return False
+        self._kept_values += count
+        return True
 
     def _skip_strings(self, count: int) -> _Steps:
         """Step over strings as fast as Python can: this loop runs half a million times for a large vocabulary."""
