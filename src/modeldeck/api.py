@@ -87,11 +87,12 @@ def _session(
     endpoint: str | None, cache_dir: str | Path | None, token: str | bool | None, inline: bool | None = None
 ) -> Session:
     """The session for these settings. It stays open: downloads that nobody waits for need its engine."""
-    key = (shared_loop(), resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token), inline)
+    settings = resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token)
+    key = (shared_loop(), settings, inline)
     with _sessions_lock:
         session = _sessions.get(key)
         if session is None:
-            session = _sessions[key] = Session.from_settings(key[1], inline=inline)
+            session = _sessions[key] = Session.from_settings(settings, inline=inline)
         return session
 
 

@@ -47,8 +47,8 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
     return models
 
 
-def select_local(models: Iterable[LocalModel], selector: str) -> list[LocalModel]:
-    """Those of a repository's local models that `find_variant` means by a selector: one variant in all its commits.
+def select_local(models: Iterable[LocalModel], repo_id: str, selector: str | None = None) -> list[LocalModel]:
+    """A repository's models, of all commits; with a selector, those of the one variant that `find_variant` means by it.
 
     Raises
     ------
@@ -57,7 +57,9 @@ def select_local(models: Iterable[LocalModel], selector: str) -> list[LocalModel
     """
     from modeldeck.gguf.names import find_variant, quantization_of
 
-    models = list(models)
+    models = [model for model in models if model.repo_id.lower() == repo_id.lower()]
+    if selector is None:
+        return models
     variants = {
         model.variant_id: Variant(
             variant_id=model.variant_id,

@@ -353,14 +353,9 @@ class Session:
         """
         return _preferred(
             model
-            for model in await self._find_all_local(repo_id)
+            for model in select_local(await self.local_models(), repo_id)
             if model.variant_id == variant_id and commit_hash in (None, model.commit_hash)
         )
-
-    async def _find_all_local(self, repo_id: str, selector: str | None = None) -> list[LocalModel]:
-        """A repository's local models, of all commits; with a selector, those that it would mean in a download."""
-        models = [model for model in await self.local_models() if model.repo_id.lower() == repo_id.lower()]
-        return models if selector is None else select_local(models, selector)
 
     async def verify(
         self,
@@ -432,9 +427,8 @@ class Session:
     async def _local(self, model: LocalModel | str | Path) -> LocalModel:
         if isinstance(model, LocalModel):
             return model
-        found = with_path(await self.local_models(), Path(model))
-        if not found:
-            found = await self._find_all_local(*split_target(str(model)))
+        models = await self.local_models()
+        found = with_path(models, Path(model)) or select_local(models, *split_target(str(model)))
         choices = list(dict.fromkeys(local.variant_id for local in found))
         if len(choices) > 1:
             raise AmbiguousVariantError(
@@ -546,7 +540,7 @@ class Session:
         try:
             return await self.download(repo_id, selector, progress=progress)
         except NetworkError:
-            local = _preferred(await self._find_all_local(repo_id, selector))
+            local = _preferred(select_local(await self.local_models(), repo_id, selector))
             if local is None:
                 raise
             return local

@@ -141,8 +141,7 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
     if query.sort not in _SORT_KEYS:
         raise InvalidRequestError(f"{_shown(query.sort)} is no order. Choose one of {', '.join(_SORT_KEYS)}.")
     parameters = [("filter", "gguf")]
-    text = query.text.strip()
-    if text:
+    if text := query.text.strip():
         parameters.append(("search", repo_id_in(text, endpoint) or text))
     if query.author:
         parameters.append(("author", query.author))
