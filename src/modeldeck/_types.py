@@ -21,6 +21,9 @@ FitVerdict: TypeAlias = Literal["fits", "partial", "too_large", "unknown"]
 
 # --- search -----------------------------------------------------------------------------------------------------------
 
+MAX_PAGE_SIZE = 100
+"""Each result comes with its whole chat template, so that larger pages are slow."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchQuery:

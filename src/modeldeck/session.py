@@ -31,6 +31,7 @@ from modeldeck._errors import (
 from modeldeck._loop import in_daemon_thread
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
+    MAX_PAGE_SIZE,
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from modeldeck.service.client import Engine
 
 DEFAULT_N_CTX = 4096
-MAX_PAGE_SIZE = 100
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
 

@@ -12,14 +12,13 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._types import SearchQuery, SortKey
+from modeldeck._types import MAX_PAGE_SIZE, SearchQuery, SortKey
 
 PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
 """A mirror may send a client on to the public Hub. Such a redirect is followed, without the token."""
 
 _MAX_PART_BYTES = 255
 _MAX_PATH_BYTES = 1024
-_MAX_SEARCH_ROWS = 100
 _MAX_PORT = 65_535
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
@@ -148,7 +147,7 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
     parameters += [
         ("sort", _SORT_KEYS[query.sort]),
         ("direction", "-1"),
-        ("limit", str(max(1, min(query.limit, _MAX_SEARCH_ROWS)))),
+        ("limit", str(max(1, min(query.limit, MAX_PAGE_SIZE)))),
     ]
     parameters += [("expand[]", name) for name in _EXPAND]
     try:
