@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import modeldeck
-from modeldeck.localhub.demo import REAL_REPO_ID, demo_hub
+from tools.localhub.demo import REAL_REPO_ID, demo_hub
 
 BUNDLE = Path(modeldeck.__file__).parent / "widget" / "static" / "widget.js"
 IMPORT_RUNS = 9

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from modeldeck.localhub import demo
 from tests.browser.conftest import CHROMIUM_ARGUMENTS
 from tests.browser.harness import Notebook, Notebooks
 from tools.chromium import find_chromium
 from tools.jupyter import jupyter_server
+from tools.localhub import demo
 from tools.processes import run_environment, without_hub_settings
 
 SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"

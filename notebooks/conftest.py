@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.localhub.demo import demo_hub
+from tools.localhub.demo import demo_hub
 from tools.processes import run_environment, without_hub_settings
 
 _STACK = pytest.StashKey[contextlib.ExitStack]()

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from modeldeck.localhub import LocalHub, demo
+from tools.localhub import LocalHub, demo
 
 
 def pytest_configure() -> None:

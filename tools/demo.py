@@ -8,9 +8,9 @@ import sys
 import webbrowser
 from types import FrameType
 
-from modeldeck.localhub.demo import demo_hub
 from tools.environment import ROOT
 from tools.jupyter import jupyter_server
+from tools.localhub.demo import demo_hub
 from tools.processes import run_environment, without_hub_settings
 
 NOTEBOOK = "01-quickstart.ipynb"

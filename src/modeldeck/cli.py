@@ -188,19 +188,6 @@ async def _engine(session: Session, arguments: argparse.Namespace, output: _Outp
     return EXIT_OK
 
 
-async def _demo(session: Session, arguments: argparse.Namespace, output: _Output) -> int:
-    from modeldeck.localhub.demo import demo_hub
-
-    with demo_hub(output.note) as hub:
-        output.record(
-            {"endpoint": hub.endpoint}, f"A local hub answers at {hub.endpoint}. Set HF_ENDPOINT to it; Ctrl-C ends it."
-        )
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                break
-    return EXIT_OK
-
-
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +316,6 @@ def _parser() -> argparse.ArgumentParser:
     engine = add("engine", _engine, "what the download engine does, or end it; running downloads are paused")
     engine.add_argument("action", choices=["status", "stop"])
 
-    add("demo", _demo, "serve a local hub with small models, for trying things without the internet")
     add("ls", _ls, "the models in the cache")
     add("downloads", _downloads, "what the engine runs, holds paused, and remembers")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Browser
 
-from modeldeck.localhub import LocalHub, RequestRecord, Throttle
 from tests.browser.deck import Deck
 from tests.browser.harness import LAB, NOTEBOOK_7, Notebook, Notebooks
 from tools.jupyter import JupyterServer
+from tools.localhub import LocalHub, RequestRecord, Throttle
 from tools.older import older_variables
 
 BIG = ("Q4_1", "modeldeck-demo/SmolLM2-135M-Instruct-GGUF")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from modeldeck.localhub import LocalHub, demo
 from tests.browser.busy import slow_down
 from tests.browser.harness import Notebooks
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 from tools.jupyter import JupyterServer, jupyter_server
+from tools.localhub import LocalHub, demo
 from tools.processes import run_environment, without_hub_settings
 
 CHROMIUM_ARGUMENTS = [

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from modeldeck.localhub import LocalHub
 from tests.browser.busy import ALL_FRONTS, BIG, BUSY, NEWEST, ONE_SHELL, TINY, Front, Scene, scene
 from tests.browser.deck import TIMEOUT_MS
 from tests.browser.harness import CellError
 from tools.jupyter import JupyterServer
+from tools.localhub import LocalHub
 
 # 7.4 routes comms by their last publisher; 6.31 knows no subshells, so there only the control channel is left.
 TELLING = {f"lab-{NEWEST}", "notebook-6.31.0"}

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from modeldeck.localhub import LocalHub
 from tests.browser.busy import BIG, NEWEST, Front, Scene, scene, slow_down
 from tools.jupyter import JupyterServer
+from tools.localhub import LocalHub
 
 UPDATES_PER_SECOND = 4
 HOLD_SECONDS = 3

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from modeldeck.localhub import LocalHub
 from tests.browser.busy import BIG, NEWEST, SHOW, Front, Scene, scene
 from tests.browser.deck import TIMEOUT_MS, Deck
 from tests.browser.harness import LAB, NOTEBOOK_7
 from tools.jupyter import JupyterServer
+from tools.localhub import LocalHub
 
 RETURN_SECONDS = 5.0
 """The goal is 1 s between the widget's return and the present state; this leaves room for a slow machine."""

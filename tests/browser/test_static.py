@@ -8,10 +8,10 @@ from pathlib import Path
 import nbformat
 from playwright.sync_api import Browser, Route, expect
 
-from modeldeck.localhub import LocalHub
 from tests.browser.busy import SHOW
 from tests.browser.deck import TIMEOUT_MS
 from tools.html_manager import local_copy
+from tools.localhub import LocalHub
 from tools.processes import run_environment, without_hub_settings
 
 READY = "modeldeck-demo/tiny-chat-GGUF"

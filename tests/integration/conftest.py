@@ -17,7 +17,7 @@ from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, E
 from modeldeck.engine.manager import DownloadManager
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.transfer import Patience
-from modeldeck.localhub import LocalHub
+from tools.localhub import LocalHub
 
 TOKEN = "hf_testtesttest"
 QUICK = RetryPolicy(max_attempts=5, base_seconds=0.01, cap_seconds=0.05)

@@ -13,8 +13,8 @@ import pytest
 import modeldeck
 from modeldeck import _errors
 from modeldeck._settings import resolve_settings
-from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.service.control import stop_engine
+from tools.localhub import LocalHub, Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

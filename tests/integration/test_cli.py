@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from modeldeck.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub, Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

@@ -23,7 +23,7 @@ from modeldeck.engine.manager import DownloadManager
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, can_move
 from modeldeck.engine.transfer import Patience
-from modeldeck.localhub import (
+from tools.localhub import (
     Cut,
     EmptyRange,
     FlipBit,

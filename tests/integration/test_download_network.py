@@ -19,7 +19,7 @@ from modeldeck.engine.connection import DIRECT_BODY, DirectPool
 from modeldeck.engine.network import BLOCK_BYTES, recycle
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.transport import EngineTransport
-from modeldeck.localhub import Chunked, Cut, LocalHub, Throttle
+from tools.localhub import Chunked, Cut, LocalHub, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

@@ -12,7 +12,7 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadState, GGUFFile
-from modeldeck.localhub import (
+from tools.localhub import (
     ChangeHeaders,
     ChangeStatus,
     Chunked,
@@ -394,7 +394,7 @@ async def test_a_cached_file_of_the_wrong_size_is_replaced(playground: Playgroun
 
 def test_every_effect_is_used() -> None:
     """A fault that the hub learns is a trap that belongs here, unless it is about its listings."""
-    import modeldeck.localhub as package
+    import tools.localhub as package
 
     used = {type(f["effect"]) for faults in SURVIVED.values() for f in faults}
     used |= {type(f["effect"]) for _, faults in REFUSED.values() for f in faults}

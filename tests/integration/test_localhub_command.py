@@ -1,4 +1,4 @@
-"""``python -m modeldeck.localhub`` as a process."""
+"""``python -m tools.localhub`` as a process."""
 
 import importlib.util
 import json
@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from modeldeck.localhub import LocalHub, demo
+from tools.localhub import LocalHub, demo
 
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "modeldeck.localhub", *arguments]
+    command = [sys.executable, "-m", "tools.localhub", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -84,7 +84,7 @@ def test_digests_are_kept_and_not_listed(folder: Path) -> None:
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "modeldeck.localhub", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tools.localhub", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert message in done.stderr
@@ -93,7 +93,7 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
 def test_a_port_in_use(folder: Path) -> None:
     with LocalHub() as hub:
         port = hub.endpoint.rpartition(":")[2]
-        command = [sys.executable, "-m", "modeldeck.localhub", "--folder", str(folder), "--port", port]
+        command = [sys.executable, "-m", "tools.localhub", "--folder", str(folder), "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Give another --port" in done.stderr

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from modeldeck.localhub import (
+from tools.localhub import (
     ChangeHeaders,
     Chunked,
     Content,

@@ -33,10 +33,10 @@ from modeldeck import (
 from modeldeck._settings import Settings
 from modeldeck.fit import native
 from modeldeck.fit.hardware import Hardware
-from modeldeck.localhub import LocalHub, Reply, Throttle
-from modeldeck.localhub.tiny_models import write_chat_model
 from modeldeck.service import client
 from modeldeck.service.client import Engine
+from tools.localhub import LocalHub, Reply, Throttle
+from tools.localhub.tiny_models import write_chat_model
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.localhub import tiny_models
+from tools.localhub import tiny_models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

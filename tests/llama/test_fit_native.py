@@ -19,8 +19,8 @@ from modeldeck.fit.native import (
 )
 from modeldeck.fit.probe import read_sizes
 from modeldeck.gguf.header import HeaderReader
-from modeldeck.localhub.tiny_models import write_split_model
 from tests.llama.fit_shapes import MODELS, write_header
+from tools.localhub.tiny_models import write_split_model
 
 pytestmark = pytest.mark.llama
 

@@ -22,8 +22,8 @@ from modeldeck._errors import (
 from modeldeck._types import LoadProgress
 from modeldeck.fit.hardware import cpu_count
 from modeldeck.llama import availability, load
-from modeldeck.localhub import tiny_models
-from modeldeck.localhub.tiny_models import ANSWER
+from tools.localhub import tiny_models
+from tools.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
 

@@ -11,8 +11,8 @@ import pytest
 from modeldeck._errors import ChatTemplateError, InvalidRequestError
 from modeldeck.llama import load
 from modeldeck.llama.templates import TemplateRenderer
-from modeldeck.localhub import tiny_models
-from modeldeck.localhub.tiny_models import ANSWER
+from tools.localhub import tiny_models
+from tools.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
 

@@ -15,8 +15,8 @@ import pytest
 
 from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
 from modeldeck.llama import load
-from modeldeck.localhub import tiny_models
-from modeldeck.localhub.tiny_models import ANSWER
+from tools.localhub import tiny_models
+from tools.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
 

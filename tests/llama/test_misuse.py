@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.localhub import tiny_models
+from tools.localhub import tiny_models
 
 pytestmark = pytest.mark.llama
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from modeldeck.localhub import tiny_models
-from modeldeck.localhub.tiny_models import ANSWER
+from tools.localhub import tiny_models
+from tools.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
 

@@ -17,7 +17,7 @@ from modeldeck.fit.estimate import estimate_fit
 from modeldeck.fit.hardware import Hardware
 from modeldeck.gguf.header import GGUFHeader, HeaderReader
 from modeldeck.gguf.metadata import model_traits, read_metadata
-from modeldeck.localhub import tiny_models
+from tools.localhub import tiny_models
 
 MUTATIONS = 20_000
 MUTATIONS_FOR_LLAMA = 2_000

@@ -11,7 +11,7 @@ import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
-from modeldeck.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub, Throttle
 
 if TYPE_CHECKING:
     from conftest import Engines

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from modeldeck._types import DownloadRequest, GGUFFile
-from modeldeck.localhub import LocalHub
+from tools.localhub import LocalHub
 
 if TYPE_CHECKING:
     from conftest import Engines

@@ -22,11 +22,11 @@ from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.store import MAX_FINISHED, JobStore, StoredJob
 from modeldeck.library import local_model_of
-from modeldeck.localhub import LocalHub, Throttle
 from modeldeck.service.client import Engine, connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.session import Session
+from tools.localhub import LocalHub, Throttle
 
 if TYPE_CHECKING:
     from conftest import Engines

@@ -21,7 +21,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fit": BASE | {"gguf"},
     "hub": BASE,
     "llama": BASE | {"gguf", "fit"},
-    "localhub": BASE | {"gguf"},
     "engine": BASE | {"hub", "gguf", "fit"},
     "service": BASE | {"engine", "hub"},
     "library": BASE | {"hub", "gguf"},
@@ -29,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": BASE | {"service", "engine", "llama", "library", "appraisal", "hub", "gguf"},
     "api": BASE | {"session", "llama"},
     "widget": BASE | {"session", "service", "llama", "fit"},
-    "cli": BASE | {"session", "service", "localhub"},
+    "cli": BASE | {"session", "service"},
     "__main__": {"cli"},
 }
 BORDERS: dict[str, set[str]] = {

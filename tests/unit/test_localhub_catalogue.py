@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.localhub import catalogue as documents
-from modeldeck.localhub.catalogue import Blob, Catalogue, Commit, ListQuery, Repo, git_oid, pointer_text
+from tools.localhub import catalogue as documents
+from tools.localhub.catalogue import Blob, Catalogue, Commit, ListQuery, Repo, git_oid, pointer_text
 
 FILES = {
     "README.md": b"# hi",

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeldeck.localhub import faults
-from modeldeck.localhub.faults import Faults
-from modeldeck.localhub.messages import Answer, Body, Request, body_answer, json_answer, parse_range, text_answer
+from tools.localhub import faults
+from tools.localhub.faults import Faults
+from tools.localhub.messages import Answer, Body, Request, body_answer, json_answer, parse_range, text_answer
 
 DATA = bytes(range(100))
 

@@ -17,12 +17,12 @@ from modeldeck._loop import LoopThread
 from modeldeck._types import LoadProgress, LocalModel, RepoDetails, SearchQuery
 from modeldeck.fit.hardware import probe_hardware
 from modeldeck.llama import Measurement, MeasurementStore
-from modeldeck.localhub import LocalHub, Reply, Stall, Throttle
-from modeldeck.localhub.demo import GATED_REPO_ID
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.widget import bridge as bridge_module
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.throttle import Throttle as PublishThrottle
+from tools.localhub import LocalHub, Reply, Stall, Throttle
+from tools.localhub.demo import GATED_REPO_ID
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

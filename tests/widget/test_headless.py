@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from modeldeck.localhub import LocalHub
+from tools.localhub import LocalHub
 from tools.processes import run_environment, without_hub_settings
 
 KERNEL_SECONDS = 60

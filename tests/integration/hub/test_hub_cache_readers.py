@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 from modeldeck.hub import cache
-from modeldeck.localhub import LocalHub
+from tools.localhub import LocalHub
 
 FILES = {"BF16/m-00001-of-00002.gguf": b"GGUF" + bytes(70_000), "BF16/m-00002-of-00002.gguf": b"GGUF" + bytes(50_000)}
 NAME = "BF16/m-00001-of-00002.gguf"

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from modeldeck.hub import cache
-from modeldeck.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub, Throttle
 
 from .test_hub_cache_readers import DOWNLOAD, environment
 

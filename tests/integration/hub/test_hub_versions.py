@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from modeldeck.hub import cache
-from modeldeck.localhub import LocalHub
+from tools.localhub import LocalHub
 from tools.older import PACKAGES, older_variables
 
 from .test_hub_cache_readers import FILES, environment, published

@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from modeldeck._types import Gated
-from modeldeck.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, front_matter, scan_folder
-from modeldeck.localhub.connections import Connections, HubReader
-from modeldeck.localhub.faults import Faults
-from modeldeck.localhub.gguf_block import gguf_block
-from modeldeck.localhub.log import RequestLog
-from modeldeck.localhub.messages import Origin, Source
-from modeldeck.localhub.routes import Site
+from tools.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, front_matter, scan_folder
+from tools.localhub.connections import Connections, HubReader
+from tools.localhub.faults import Faults
+from tools.localhub.gguf_block import gguf_block
+from tools.localhub.log import RequestLog
+from tools.localhub.messages import Origin, Source
+from tools.localhub.routes import Site
 
 _DIGESTS_NAME = ".modeldeck-digests.json"
 _START_SECONDS = 30.0
@@ -47,7 +47,7 @@ class LocalHub:
     ssl_context : ssl.SSLContext, optional
         Serve both origins over TLS.
     tokens, tree_page_size, signature_seconds, rate_limits
-        See `modeldeck.localhub.routes.Site`.
+        See `tools.localhub.routes.Site`.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from modeldeck.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, body_answer, content_range
+from tools.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, body_answer, content_range
 
 _GZIP_LEVEL = 1
 

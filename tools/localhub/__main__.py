@@ -1,4 +1,4 @@
-"""``python -m modeldeck.localhub``: serve until Ctrl-C."""
+"""``python -m tools.localhub``: serve until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import tempfile
 import threading
 from pathlib import Path
 
-from modeldeck.localhub.demo import GATED_REPO_ID, TOKEN, add_demo_repos
-from modeldeck.localhub.faults import Throttle
-from modeldeck.localhub.server import LocalHub
+from tools.localhub.demo import GATED_REPO_ID, TOKEN, add_demo_repos
+from tools.localhub.faults import Throttle
+from tools.localhub.server import LocalHub
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m modeldeck.localhub", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.localhub", description=__doc__)
     parser.add_argument("--folder", type=Path, help="serve OWNER/NAME/files… below this folder")
     parser.add_argument("--demo", action="store_true", help="serve the demo's repositories")
     parser.add_argument("--host", default="127.0.0.1")

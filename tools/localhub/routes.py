@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from modeldeck.localhub import catalogue as documents
-from modeldeck.localhub.catalogue import Blob, Catalogue, Commit, ListQuery, Repo
-from modeldeck.localhub.messages import (
+from tools.localhub import catalogue as documents
+from tools.localhub.catalogue import Blob, Catalogue, Commit, ListQuery, Repo
+from tools.localhub.messages import (
     Answer,
     Request,
     body_answer,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modeldeck.localhub.server import LocalHub
+from tools.localhub.server import LocalHub
 
 OWNER = "modeldeck-demo"
 REAL_REPO_ID = f"{OWNER}/SmolLM2-135M-Instruct-GGUF"
@@ -71,7 +71,7 @@ def add_demo_repos(hub: LocalHub, folder: Path) -> Iterator[str]:
 
 
 def _add_tiny_repos(hub: LocalHub, folder: Path) -> None:
-    from modeldeck.localhub import tiny_models
+    from tools.localhub import tiny_models
 
     readme = _readme("A tiny generated model", "bsd-3-clause")
     chat = {

@@ -17,10 +17,10 @@ from urllib.parse import unquote
 
 import h11
 
-from modeldeck.localhub.faults import Faults
-from modeldeck.localhub.log import RequestLog
-from modeldeck.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, text_answer
-from modeldeck.localhub.routes import Site
+from tools.localhub.faults import Faults
+from tools.localhub.log import RequestLog
+from tools.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, text_answer
+from tools.localhub.routes import Site
 
 _READ_BYTES = 1 << 16
 _SENDFILE_BYTES = 1 << 22

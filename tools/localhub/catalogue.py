@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modeldeck._types import Gated
-from modeldeck.localhub.messages import Body, Source
+from tools.localhub.messages import Body, Source
 
 EPOCH = "2026-01-01T00:00:00.000Z"
 _HASH_BLOCK_BYTES = 1 << 20

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from modeldeck.localhub.messages import Origin, Request
+from tools.localhub.messages import Origin, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """A small Hugging-Face-compatible hub over a folder of GGUF files: the demo's and the tests' server."""
 
-from modeldeck.localhub.faults import (
+from tools.localhub.faults import (
     ChangeHeaders,
     ChangeStatus,
     Chunked,
@@ -24,8 +24,8 @@ from modeldeck.localhub.faults import (
     WrongLinkedSize,
     WrongTotal,
 )
-from modeldeck.localhub.log import RequestRecord
-from modeldeck.localhub.server import LocalHub
+from tools.localhub.log import RequestRecord
+from tools.localhub.server import LocalHub
 
 __all__ = [
     "ChangeHeaders",
