@@ -137,7 +137,7 @@ def test_old_records_and_left_overs_go(tmp_path: Path) -> None:
     store.save("1" * 64, SMALLEST_FILE_BYTES, blocks)
     then = time.time() - KEPT_SECONDS - 1
     os.utime(tmp_path / ("1" * 64 + ".checks"), (then, then))
-    left_over = tmp_path / ("2" * 64 + ".01234567.new")
+    left_over = tmp_path / ("2" * 64 + ".checks.01234567.new")
     left_over.write_text("")
     os.utime(left_over, (then, then))
     store.save(DIGEST, SMALLEST_FILE_BYTES, blocks)

@@ -10,10 +10,12 @@ import modeldeck
 
 PACKAGE = Path(modeldeck.__file__).parent
 
-BASE = {"_types", "_errors", "_settings", "_loop", "_wire"}
+BASE = {"_types", "_errors", "_files", "_backoff", "_settings", "_loop", "_wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_types": set(),
     "_errors": {"_types"},
+    "_files": set(),
+    "_backoff": set(),
     "_settings": {"_errors"},
     "_loop": {"_errors"},
     "_wire": {"_types"},

@@ -14,13 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import xxhash
 
+from modeldeck._files import replace_file
 from modeldeck.engine.digest import FrontHasher
 from modeldeck.engine.partial import Block, encode_block, parse_blocks
 from modeldeck.hub.urls import is_sha256
@@ -36,7 +36,7 @@ MAX_RECORDS_BYTES = 64 << 20
 KEPT_SECONDS = 365 * 86_400.0
 
 _SUFFIX = ".checks"
-_NAME = re.compile(r"[0-9a-f]{64}\.(checks|[0-9a-f]{8}\.new)")
+_NAME = re.compile(r"[0-9a-f]{64}\.checks(\.[0-9a-f]{8}\.new)?")
 
 
 class CheckStore:
@@ -73,14 +73,9 @@ class CheckStore:
         content = b"".join(encode_block(block) for block in blocks)
         if len(content) > LARGEST_RECORD_BYTES:
             return
-        temporary = self._directory / f"{digest}.{secrets.token_hex(4)}.new"
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, self._path(digest))
-            finally:
-                temporary.unlink(missing_ok=True)
+            replace_file(self._path(digest), content)
             self._tidy()
 
     def _path(self, digest: str) -> Path:

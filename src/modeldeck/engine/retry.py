@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
+from modeldeck._backoff import backoff_seconds
 from modeldeck._errors import ModelDeckError
 from modeldeck.hub.errors import is_transient
 
@@ -32,19 +32,11 @@ class RetryPolicy:
     progress_bytes: int = 16 << 10
 
 
-_DRAW = random.Random()
-
-
 class Attempts:
-    """Counts failures in a row and says how long to wait after each.
+    """Counts failures in a row and says how long to wait after each."""
 
-    The wait has full jitter: a uniform draw from 0 to the exponential bound, so that clients that failed together do
-    not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
-    """
-
-    def __init__(self, policy: RetryPolicy, *, draw: random.Random | None = None) -> None:
+    def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._draw = draw or _DRAW
         self._progress_at_failure = 0
         self.failures = 0
 
@@ -64,8 +56,9 @@ class Attempts:
         self.failures += 1
         if self.failures >= self._policy.max_attempts:
             return None
-        bound = min(self._policy.cap_seconds, self._policy.base_seconds * 2 ** (self.failures - 1))
-        wait = self._draw.uniform(0, bound)
+        wait = backoff_seconds(
+            self.failures, base_seconds=self._policy.base_seconds, cap_seconds=self._policy.cap_seconds
+        )
         told = error.details.get("retry_after_seconds")
         if told is None:
             return wait

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from modeldeck._files import DRAFT_SUFFIX, replace_file
 from modeldeck._types import DownloadRequest, DownloadState, ErrorInfo
 
 MAX_FINISHED = 100
@@ -69,15 +69,15 @@ class JobStore:
         outdated = _outdated(jobs, time.time())
         for job_id in outdated:
             self.delete(job_id)
+        for draft in self._directory.glob(f"*{_SUFFIX}.*{DRAFT_SUFFIX}"):  # of an engine that was killed
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
         return sorted((job for job in jobs if job.job_id not in outdated), key=lambda job: job.created_at)
 
     def save(self, job: StoredJob) -> None:
-        path = self._path(job.job_id)
-        temporary = path.with_suffix(".new")
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_bytes(msgspec.json.encode(job))
-            os.replace(temporary, path)
+            replace_file(self._path(job.job_id), msgspec.json.encode(job))
 
     def delete(self, job_id: str) -> None:
         with contextlib.suppress(OSError):
