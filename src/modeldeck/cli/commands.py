@@ -1,0 +1,135 @@
+"""The commands: each takes the session, its arguments and the output, and returns the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from contextlib import suppress
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from modeldeck._errors import ModelDeckError
+from modeldeck._types import LocalModel, VerifiedFile
+from modeldeck._wire import job_wire, local_wire, repo_wire, verified_wire
+from modeldeck.cli.output import Output, format_count, format_size, job_line
+from modeldeck.session import Download, Session, split_target
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+async def search(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    page = await session.search(arguments.text, sort=arguments.sort, limit=arguments.limit)
+    for model in page.models:
+        output.record(
+            msgspec.to_builtins(model),
+            f"{model.repo_id:60} {format_count(model.downloads):>8} downloads  {format_count(model.likes):>6} likes",
+        )
+    return EXIT_OK
+
+
+async def show(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    details = await session.describe(arguments.repo_id, arguments.revision, n_ctx=arguments.n_ctx)
+    lines = [f"{details.repo_id} at {details.commit_hash}"]
+    for variant in details.variants:
+        fit = details.fits.get(variant.variant_id)
+        mark = "*" if variant.variant_id == details.recommended else " "
+        lines.append(
+            f"{mark} {variant.label:14} {format_size(variant.size):>10}  {fit.verdict if fit else 'unknown':10} "
+            f"{variant.variant_id}"
+        )
+    output.record(repo_wire(details), "\n".join(lines))
+    return EXIT_OK
+
+
+async def download(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    repo_id, label = split_target(arguments.target)
+    request = await session.request(repo_id, label, filename=arguments.filename, revision=arguments.revision)
+    download = await session.start(request)
+    model = await _until_interrupted(download, output)
+    if model is None:
+        output.note("Interrupted. What was fetched is kept: run the same command to go on.")
+        return EXIT_INTERRUPTED
+    output.ready(model)
+    return EXIT_OK
+
+
+async def _until_interrupted(download: Download, output: Output) -> LocalModel | None:
+    """The finished model, or ``None`` after an interrupt, which pauses the download."""
+    outcome: LocalModel | ModelDeckError | OSError | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def pause_on_signal() -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    with suppress(ModelDeckError):  # paused elsewhere, or just over
+                        await download.pause()
+                    tasks.cancel_scope.cancel()
+
+        tasks.start_soon(pause_on_signal)
+        try:
+            outcome = await download.result(progress=output.progress)
+        except (ModelDeckError, OSError) as error:
+            outcome = error
+        tasks.cancel_scope.cancel()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def ls(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    for model in await session.local_models():
+        output.record(
+            local_wire(model),
+            f"{model.repo_id}:{model.label:14} {format_size(model.size):>10}  {model.path}",
+        )
+    return EXIT_OK
+
+
+async def verify(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    files: tuple[VerifiedFile, ...] = await session.verify(arguments.target, repair=arguments.repair)
+    for file in files:
+        verdict = {True: "ok", False: "DAMAGED", None: "no digest known"}[file.is_valid]
+        output.record(
+            verified_wire(file),
+            f"{verdict:10} {file.path}" + (f" ({file.repaired_bytes} bytes repaired)" if file.repaired_bytes else ""),
+        )
+    return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
+
+
+async def rm(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    freed = await session.remove(arguments.target)
+    output.record({"freed_bytes": freed}, f"Removed {arguments.target}: {format_size(freed)} freed.")
+    return EXIT_OK
+
+
+async def cancel(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    freed = await session.cancel(arguments.target)
+    output.record({"freed_bytes": freed}, f"Cancelled {arguments.target}: {format_size(freed)} freed.")
+    return EXIT_OK
+
+
+async def downloads(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    for snapshot in await session.downloads():
+        output.record(job_wire(snapshot), job_line(snapshot))
+    return EXIT_OK
+
+
+async def engine(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    from modeldeck.service.control import engine_status, stop_engine
+
+    if arguments.action == "stop":
+        was_running = await anyio.to_thread.run_sync(stop_engine, session.settings)
+        output.record({"stopped": was_running}, "The engine is stopped." if was_running else "No engine runs.")
+        return EXIT_OK
+    status = await anyio.to_thread.run_sync(engine_status, session.settings)
+    if status is None:
+        output.record({"running": False}, "No engine runs.")
+    else:
+        output.record(
+            {"running": True, **msgspec.to_builtins(status)},
+            f"Engine {status.version}, process {status.pid}: {status.active} active, {status.waiting} waiting, "
+            f"{status.clients} clients.",
+        )
+    return EXIT_OK

@@ -1,0 +1,53 @@
+"""Runs the command and turns what it ends with into an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+
+from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck.cli.arguments import make_parser
+from modeldeck.cli.commands import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from modeldeck.cli.output import Output
+from modeldeck.session import Session
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = make_parser().parse_args(argv)
+    output = Output(arguments.json)
+    try:
+        return anyio.run(_run, arguments, output)
+    except ModelDeckError as error:
+        output.failed(error)
+        return EXIT_USAGE if isinstance(error, InvalidRequestError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()  # the reader of our output left (`modeldeck ls | head`): nobody is there to be told
+        return EXIT_FAILED
+    except OSError as error:
+        _drop_output()
+        output.note(f"modeldeck: {error}")
+        return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """Python shall not try again to write what could not be written, and end with a status and a message of its own."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+async def _run(arguments: argparse.Namespace, output: Output) -> int:
+    command: Callable[[Session, argparse.Namespace, Output], Awaitable[int]] = arguments.command
+    async with Session(
+        endpoint=arguments.endpoint,
+        cache_dir=arguments.cache_dir,
+        token=arguments.token,
+        inline=True if arguments.inline else None,
+    ) as session:
+        return await command(session, arguments, output)
