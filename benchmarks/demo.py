@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit("curl is needed to compare with.")
     ours, bare = [], []
     with demo_hub() as hub, tempfile.TemporaryDirectory() as folder:
-        repo = modeldeck.describe(REAL_REPO_ID, endpoint=hub.endpoint, is_exact=False)
+        repo = modeldeck.describe(REAL_REPO_ID, endpoint=hub.endpoint, exact=False)
         file = repo.variants[0].files[0]
         address = f"{hub.endpoint}/{REAL_REPO_ID}/resolve/{repo.commit_hash}/{file.filename}"
         for number in range(pairs + 1):  # the first pair warms up and is not counted

@@ -1,10 +1,11 @@
-"""modeldeck: a model browser that lives in a notebook cell.
+"""modeldeck: a browser for GGUF models in a notebook cell.
 
 >>> from modeldeck import ModelBrowser            # doctest: +SKIP
 >>> browser = ModelBrowser("smollm2"); browser    # doctest: +SKIP
 
-The same without a widget: `search`, `describe`, `download`, `load`, `local_models`, `verify`, `remove`, and `Session`
-for ``async`` code. What needs the network or the notebook is imported on first use.
+The functions `search`, `describe`, `download`, `start_download`, `load`, `local_models`, `verify` and `remove` do the
+same without a widget, and `Session` does it for ``async`` code. Modules that need the network or the notebook are
+imported on first use.
 """
 
 from importlib import import_module
@@ -48,22 +49,39 @@ from modeldeck._errors import (
     UnauthorizedError,
 )
 from modeldeck._types import (
+    DownloadRequest,
     DownloadSnapshot,
     DownloadState,
     EngineLimits,
+    ErrorInfo,
     FitEstimate,
+    GGUFFile,
     LoadProgress,
     LocalModel,
     ModelSummary,
+    ModelTraits,
     RepoDetails,
     SearchPage,
+    SearchQuery,
+    Sidecar,
     Variant,
     VerifiedFile,
 )
 
 if TYPE_CHECKING:
-    from modeldeck.api import DownloadJob, describe, download, load, local_models, remove, search, verify
-    from modeldeck.session import Session
+    from modeldeck.api import (
+        DownloadJob,
+        describe,
+        download,
+        load,
+        local_models,
+        remove,
+        search,
+        start_download,
+        verify,
+    )
+    from modeldeck.llama.guard import Guarded as Llama
+    from modeldeck.session import Download, Session
     from modeldeck.widget.browser import ModelBrowser
 
 __version__ = "0.1.0"
@@ -74,19 +92,24 @@ __all__ = [
     "ContentChangedError",
     "DiskFullError",
     "DoesNotFitError",
+    "Download",
     "DownloadCancelledError",
     "DownloadJob",
+    "DownloadRequest",
     "DownloadSnapshot",
     "DownloadState",
     "EngineLimits",
     "EngineLostError",
+    "ErrorInfo",
     "FitEstimate",
     "GGUFError",
+    "GGUFFile",
     "GatedError",
     "GenerationCancelledError",
     "HubError",
     "IntegrityError",
     "InvalidRequestError",
+    "Llama",
     "LlamaCrashedError",
     "LlamaMissingError",
     "LoadCancelledError",
@@ -96,6 +119,7 @@ __all__ = [
     "ModelBrowser",
     "ModelDeckError",
     "ModelSummary",
+    "ModelTraits",
     "ModelUnloadedError",
     "NetworkError",
     "NetworkTimeoutError",
@@ -110,8 +134,10 @@ __all__ = [
     "RepoNotFoundError",
     "RevisionNotFoundError",
     "SearchPage",
+    "SearchQuery",
     "ServerError",
     "Session",
+    "Sidecar",
     "StalledError",
     "StorageError",
     "TLSError",
@@ -125,27 +151,33 @@ __all__ = [
     "local_models",
     "remove",
     "search",
+    "start_download",
     "verify",
 ]
 
 _LAZY = {
-    "DownloadJob": "modeldeck.api",
-    "ModelBrowser": "modeldeck.widget.browser",
-    "Session": "modeldeck.session",
-    "describe": "modeldeck.api",
-    "download": "modeldeck.api",
-    "load": "modeldeck.api",
-    "local_models": "modeldeck.api",
-    "remove": "modeldeck.api",
-    "search": "modeldeck.api",
-    "verify": "modeldeck.api",
+    "Download": ("modeldeck.session", "Download"),
+    "DownloadJob": ("modeldeck.api", "DownloadJob"),
+    "Llama": ("modeldeck.llama.guard", "Guarded"),
+    "ModelBrowser": ("modeldeck.widget.browser", "ModelBrowser"),
+    "Session": ("modeldeck.session", "Session"),
+    "describe": ("modeldeck.api", "describe"),
+    "download": ("modeldeck.api", "download"),
+    "load": ("modeldeck.api", "load"),
+    "local_models": ("modeldeck.api", "local_models"),
+    "remove": ("modeldeck.api", "remove"),
+    "search": ("modeldeck.api", "search"),
+    "start_download": ("modeldeck.api", "start_download"),
+    "verify": ("modeldeck.api", "verify"),
 }
+"""Where the names are that are imported on first use: module and attribute."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""One tree of errors. Each class has a ``code`` (the wire's spelling) and a message that says what to do next.
+"""The tree of errors. Each class has a ``code``, which is its name in JSON, and a message that says what to do next.
 
 ::
 
@@ -49,14 +49,34 @@ _CLASS_BY_CODE: dict[str, type[ModelDeckError]] = {}
 
 
 class ModelDeckError(Exception):
-    """Base of everything modeldeck raises on purpose.
+    """The base class of every error that modeldeck raises.
+
+    Catch it to handle any failure of modeldeck. Its message tells you what to do next.
 
     Parameters
     ----------
     message : str
         What happened and what to do next, in one or two sentences.
-    **details
-        JSON values that a program may want, such as ``url`` or ``choices``. They become attributes too.
+    **details : Any
+        JSON values that a program may need, such as ``url`` or ``choices``. Each is also an attribute of the error.
+
+    Attributes
+    ----------
+    code : str
+        The name of the error in JSON, such as ``"disk_full"``. It stays the same from version to version.
+    message : str
+        What happened and what to do next.
+    details : dict[str, Any]
+        The values that belong to this error. The page of each class lists the ones it has.
+
+    Examples
+    --------
+    >>> import modeldeck
+    >>> try:
+    ...     modeldeck.search("qwen3", limit=1000)
+    ... except modeldeck.ModelDeckError as error:
+    ...     print(error.code, "-", error.message)
+    invalid_request - limit must be between 1 and 100.
     """
 
     code: ClassVar[str] = "error"
@@ -81,7 +101,13 @@ class ModelDeckError(Exception):
         return _rebuild, (type(self), self.message, self.details)
 
     def to_info(self) -> ErrorInfo:
-        """The error as it travels to the widget, the engine's client and ``--json``."""
+        """Return the error as plain data, as the widget, the engine's clients and ``--json`` receive it.
+
+        Returns
+        -------
+        ErrorInfo
+            The code, the message and the details.
+        """
         return ErrorInfo(code=self.code, message=self.message, details=dict(self.details))
 
 
@@ -90,169 +116,352 @@ def _rebuild(cls: type[ModelDeckError], message: str, details: dict[str, Any]) -
 
 
 def error_from_info(info: ErrorInfo) -> ModelDeckError:
-    """The exception an ``ErrorInfo`` was made from; the base class for a code this version does not know."""
+    """Make the exception again from its `ErrorInfo`; a code that this version does not know gives the base class."""
     return _CLASS_BY_CODE.get(info.code, ModelDeckError)(info.message, **info.details)
 
 
 class InvalidRequestError(ModelDeckError):
-    """The caller's own values cannot be right: a malformed repo id, an unknown option."""
+    """A value that the caller gave cannot be right, such as a malformed repository id or an unknown option.
+
+    Correct the value that the message names. Nothing was sent to the Hub.
+    """
 
     code = "invalid_request"
 
 
 class HubError(ModelDeckError):
-    """The Hub answered, and the answer is no."""
+    """The Hub answered and refused the request.
+
+    Each subclass says why, and what to do.
+    """
 
 
 class RepoNotFoundError(HubError):
+    """The Hub has no repository with this name, or this token may not see it.
+
+    Check the spelling of ``owner/name``. For a private repository, use a token that can read it.
+    """
+
     code = "repo_not_found"
 
 
 class RevisionNotFoundError(HubError):
+    """The repository has no branch, tag or commit with this name.
+
+    Use ``"main"``, or copy the revision from the repository's page on the Hub.
+    """
+
     code = "revision_not_found"
 
 
 class RemoteFileNotFoundError(HubError):
+    """Nothing matches the variant, the file name or the local model that was asked for.
+
+    Choose one of the names that the message lists. `describe` lists the variants on the Hub, `local_models` those on
+    this machine.
+    """
+
     code = "file_not_found"
 
 
 class AmbiguousVariantError(HubError):
-    """A label fits several variants; ``choices`` lists their ids."""
+    """The label matches several variants, so modeldeck does not guess.
+
+    Use one of ``choices`` instead of the label.
+
+    Attributes
+    ----------
+    choices : list[str]
+        The ``variant_id`` of each variant that matches.
+    """
 
     code = "ambiguous_variant"
 
 
 class UnauthorizedError(HubError):
+    """The Hub did not accept the token, or needs one and received none.
+
+    Log in with ``hf auth login`` or set ``HF_TOKEN``. A token without spaces that can read the repository is enough.
+    """
+
     code = "unauthorized"
 
 
 class GatedError(HubError):
-    """The licence must be accepted first, at ``url``."""
+    """The owner of the repository asks everyone to accept a licence or to request access first.
+
+    Open ``url`` in a browser, accept there, and try again with the token of the same account.
+
+    Attributes
+    ----------
+    url : str
+        The page of the repository on the Hub.
+    """
 
     code = "gated"
 
 
 class RateLimitedError(HubError):
-    """Too many requests; ``retry_after_seconds`` where the Hub said it."""
+    """The Hub received too many requests from this address or token.
+
+    Wait, then try again. Requests with a token have a higher limit. A download waits and retries by itself.
+
+    Attributes
+    ----------
+    retry_after_seconds : float
+        Seconds to wait. It exists only if the Hub said so.
+    """
 
     code = "rate_limited"
 
 
 class ServerError(HubError):
-    """The server failed or spoke nonsense; ``status_code`` where there was one."""
+    """The server failed, or its answer was not what the Hub's protocol says.
+
+    Try again later. If you set ``HF_ENDPOINT``, check that it is the address of a Hub or of a mirror.
+
+    Attributes
+    ----------
+    status_code : int
+        The HTTP status. It exists only if there was one.
+    """
 
     code = "server_error"
 
 
 class NetworkError(ModelDeckError):
-    """The server could not be reached."""
+    """The server could not be reached, or the connection was lost.
+
+    Each subclass says why, and what to do. A download keeps what it has received.
+    """
 
 
 class OfflineError(NetworkError):
+    """There is no connection to the server, or offline mode is on.
+
+    Check the network. Unset ``HF_HUB_OFFLINE`` to leave offline mode. Models in the cache still load.
+    """
+
     code = "offline"
 
 
 class NetworkTimeoutError(NetworkError):
+    """The server did not answer in time.
+
+    Check the connection and try again.
+    """
+
     code = "timeout"
 
 
 class TLSError(NetworkError):
+    """The secure connection failed, usually because the certificate is not trusted.
+
+    If your network inspects traffic, set ``SSL_CERT_FILE`` to its certificate authority. Check the clock too.
+    """
+
     code = "tls"
 
 
 class ProxyError(NetworkError):
+    """The proxy refused the request, or a proxy setting cannot be used.
+
+    Check ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``.
+    """
+
     code = "proxy"
 
 
 class StalledError(NetworkError):
+    """The server stayed connected but sent almost no data, in several attempts.
+
+    Check the connection or try again later. The download resumes from the last byte.
+    """
+
     code = "stalled"
 
 
 class StorageError(ModelDeckError):
-    """The disk could not take the bytes."""
+    """The disk could not be read or written.
+
+    Check the disk that holds the cache and that it is mounted, then try again.
+    """
 
 
 class DiskFullError(StorageError):
-    """Not enough room; ``needed_bytes`` and ``free_bytes`` say how much."""
+    """The disk of the cache does not have enough free space.
+
+    Delete what you do not need, for example with `remove`, or set ``HF_HUB_CACHE`` to a larger disk. Then retry.
+
+    Attributes
+    ----------
+    needed_bytes : int
+        Bytes that the download still needs. It exists only if that is known.
+    free_bytes : int
+        Bytes that are free. It exists only if that is known.
+    """
 
     code = "disk_full"
 
 
 class PermissionDeniedError(StorageError):
+    """The operating system does not allow reading or writing the cache.
+
+    Ask the owner of the cache for access, or set ``HF_HUB_CACHE`` to a directory you own.
+    """
+
     code = "permission_denied"
 
 
 class IntegrityError(ModelDeckError):
-    """The bytes are not what the Hub promised; ``expected`` and ``actual`` are digests."""
+    """The data is not what the Hub promised: its digest is different, also after a second try.
+
+    Try again. If it fails again, the server or the disk is faulty. Such a file never gets its final name.
+
+    Attributes
+    ----------
+    expected : str
+        The digest that the Hub lists.
+    actual : str
+        The digest of the data.
+    """
 
     code = "integrity"
 
 
 class ContentChangedError(ModelDeckError):
-    """The file at the pinned commit is no longer the one this download began with."""
+    """The server no longer has the file that this download began with.
+
+    Call `describe` again and start the download from there.
+    """
 
     code = "content_changed"
 
 
 class DownloadCancelledError(ModelDeckError):
+    """The download that was waited for was cancelled, in this process or elsewhere.
+
+    Start it again if you still want it.
+    """
+
     code = "cancelled"
 
 
 class GGUFError(ModelDeckError):
-    """The bytes are not a GGUF file that llama.cpp could read."""
+    """The file is not a GGUF file that llama.cpp can read, or it is damaged.
+
+    Check the file with `verify`. A damaged one can be repaired with ``repair=True``.
+    """
 
     code = "not_gguf"
 
 
 class DoesNotFitError(ModelDeckError):
+    """The model needs more memory than this machine has free.
+
+    Choose a smaller variant or a smaller ``n_ctx``, or unload other models.
+
+    Attributes
+    ----------
+    needed_bytes : int
+        Memory that the model needs. It exists only when loading failed.
+    available_bytes : int
+        Memory that is free. It exists only when loading failed.
+    """
+
     code = "does_not_fit"
 
 
 class LoadFailedError(ModelDeckError):
+    """llama.cpp could not load the model.
+
+    The message holds the reason that llama.cpp gave. Correct the option it names, or check the file with `verify`.
+    """
+
     code = "load_failed"
 
 
 class LoadCancelledError(ModelDeckError):
+    """Loading was cancelled, and its memory was given back.
+
+    Load the model again if you still want it.
+    """
+
     code = "load_cancelled"
 
 
 class LlamaMissingError(ModelDeckError):
+    """llama-cpp-python is not installed, or it cannot be imported.
+
+    Install it with ``pip install "modeldeck[llama]"``. Everything but loading works without it.
+    """
+
     code = "llama_missing"
 
 
 class LlamaCrashedError(ModelDeckError):
-    """llama.cpp found itself in an impossible state and would have ended the process."""
+    """llama.cpp met an internal error that would have ended the process. This model cannot be used any more.
+
+    Load the model again. Its memory comes back when the process, or the notebook's kernel, restarts.
+
+    Attributes
+    ----------
+    reason : str
+        What llama.cpp reported.
+    """
 
     code = "llama_crashed"
 
 
 class ModelUnloadedError(ModelDeckError):
-    """A `Llama` was used after its memory had been given back."""
+    """A `Llama` was used after it was unloaded.
+
+    Load the model again.
+    """
 
     code = "model_unloaded"
 
 
 class GenerationCancelledError(ModelDeckError):
+    """The generation ended early: it was cancelled, or another call on the same model began.
+
+    The model can be used again at once. Read a stream to its end, or close it, before the next call.
+    """
+
     code = "generation_cancelled"
 
 
 class ChatTemplateError(ModelDeckError):
-    """The model's own chat template is wrong, took too long or grew too large."""
+    """The chat template of the model is faulty, takes too long or produces too much text.
+
+    Pass ``chat_format=`` when you load the model, or use `Llama.create_completion` with a prompt of your own.
+    """
 
     code = "chat_template"
 
 
 class NoFrontEndError(ModelDeckError):
-    """Something waits for a click, and no notebook page shows the widget."""
+    """The code waits for a click, but no notebook page shows the widget.
+
+    Show the browser as the last line of a cell first, or use `load`, which needs no widget.
+    """
 
     code = "no_front_end"
 
 
 class EngineLostError(ModelDeckError):
+    """The download engine cannot be started or does not answer.
+
+    Run ``modeldeck engine stop`` and try again, or pass ``inline=True``. Downloaded data is kept.
+    """
+
     code = "engine_lost"
 
 
 class ProtocolError(ModelDeckError):
-    """A message between modeldeck's own parts was malformed or of another version."""
+    """Two parts of modeldeck do not understand each other, usually because their versions differ.
+
+    Restart the kernel and run ``modeldeck engine stop``, so that both parts are of one version.
+    """
 
     code = "protocol"

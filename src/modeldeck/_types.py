@@ -1,7 +1,8 @@
 """The data that travels between the layers: frozen, with no behaviour beyond small derived properties.
 
-Sizes are ``int`` bytes, durations ``float`` seconds, points in time ``float`` seconds since the epoch.
-Unknown is ``None``, never 0. What crosses a border survives ``msgspec.to_builtins`` and ``msgspec.convert``.
+Sizes are ``int`` bytes, durations are ``float`` seconds, and points in time are ``float`` seconds since the epoch.
+An unknown value is ``None``, never 0. Everything that crosses a process border survives ``msgspec.to_builtins`` and
+``msgspec.convert``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 Gated: TypeAlias = Literal["auto", "manual"] | bool | None
-"""The Hub's ``gated``: ``False``, "auto" (one click), "manual" (wait for approval); ``None`` when not told."""
+"""Access: ``False`` (open), "auto" (accept the terms), "manual" (wait for approval), ``None`` (unknown)."""
 
 SortKey: TypeAlias = Literal["trending", "downloads", "likes", "modified", "created"]
 SidecarKind: TypeAlias = Literal["mmproj", "drafter", "imatrix", "adapter"]
@@ -22,12 +23,24 @@ FitVerdict: TypeAlias = Literal["fits", "partial", "too_large", "unknown"]
 # --- search -----------------------------------------------------------------------------------------------------------
 
 MAX_PAGE_SIZE = 100
-"""Each result comes with its whole chat template, so that larger pages are slow."""
+"""Larger pages are slow, because the Hub sends the whole chat template with each result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchQuery:
-    """What to look for on the Hub. ``text`` matches repository ids and owners."""
+    """What was searched for on the Hub.
+
+    Attributes
+    ----------
+    text : str
+        Text that the names of repositories and owners must contain.
+    sort : {"trending", "downloads", "likes", "modified", "created"}
+        The order of the results, highest or newest first.
+    limit : int
+        Results on a page, 1 to 100.
+    author : str or None
+        Only repositories of this user or organization.
+    """
 
     text: str = ""
     sort: SortKey = "downloads"
@@ -37,7 +50,39 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """One repository as the Hub's list describes it. The list knows no file sizes."""
+    """One repository in the results of a search.
+
+    A search does not tell file sizes; `modeldeck.describe` does. A value the Hub does not tell is ``None``.
+
+    Attributes
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    downloads : int or None
+        Downloads in the last 30 days.
+    likes : int or None
+        Likes of all time.
+    last_modified : str or None
+        Time of the last change, as ISO 8601 in UTC.
+    gated : {False, "auto", "manual"} or None
+        Whether the terms must be accepted first: ``False`` no, "auto" yes, "manual" yes with an approval by the owner.
+    is_private : bool or None
+        Whether only its owner can see the repository.
+    tags : tuple[str, ...]
+        The tags of the repository.
+    license : str or None
+        The identifier of its licence, such as ``"apache-2.0"``.
+    pipeline_tag : str or None
+        The task of the model, such as ``"text-generation"``.
+    architecture : str or None
+        The architecture that llama.cpp knows it by, such as ``"qwen3"``.
+    parameter_count : int or None
+        Number of weights.
+    context_length : int or None
+        Tokens that the model was trained for.
+    has_chat_template : bool or None
+        Whether the model has a template for chats.
+    """
 
     repo_id: str
     downloads: int | None = None
@@ -56,7 +101,22 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPage:
-    """One page of results. ``next_cursor`` is opaque: hand it back to get the next page."""
+    """One page of the results of a search.
+
+    Attributes
+    ----------
+    query : SearchQuery
+        What was searched for.
+    models : tuple[ModelSummary, ...]
+        The results, best first.
+    next_cursor : str or None
+        Pass it to `modeldeck.search` as ``cursor`` to get the next page; ``None`` on the last page.
+
+    Examples
+    --------
+    >>> page = modeldeck.search("qwen3", limit=2)
+    >>> [model.repo_id for model in page.models]  # doctest: +SKIP
+    """
 
     query: SearchQuery
     models: tuple[ModelSummary, ...]
@@ -68,7 +128,19 @@ class SearchPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFFile:
-    """A file as the Hub lists it. ``sha256`` is of the content; ``oid`` is git's sha1 (of the pointer for LFS)."""
+    """One file of a repository, as the Hub lists it.
+
+    Attributes
+    ----------
+    filename : str
+        Its path in the repository.
+    size : int or None
+        Size in bytes.
+    sha256 : str or None
+        SHA-256 of the content, in hexadecimal.
+    oid : str or None
+        SHA-1 that git knows the file by; of a large file, it is the SHA-1 of its pointer.
+    """
 
     filename: str
     size: int | None = None
@@ -78,7 +150,15 @@ class GGUFFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
-    """A file that belongs to models without being one, such as a vision projector."""
+    """A file that belongs to a model without being one, such as a vision projector.
+
+    Attributes
+    ----------
+    kind : {"mmproj", "drafter", "imatrix", "adapter"}
+        What the file is: a vision projector, a small model that drafts tokens, an importance matrix, or a LoRA adapter.
+    file : GGUFFile
+        The file.
+    """
 
     kind: SidecarKind
     file: GGUFFile
@@ -86,10 +166,23 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One model a user can pick: a file or a family of shards, with the sidecars that are downloaded with it.
+    """One model to choose in a repository: a file or a set of shards, with the sidecars that are downloaded with it.
 
-    ``variant_id`` is the identity: the path of the only file, or of the first shard. ``label`` is text for people and
-    need not be unique.
+    Attributes
+    ----------
+    variant_id : str
+        The identity of the variant: the path of its file, or of its first shard.
+    label : str
+        A short name such as ``"Q4_K_M"``. Several variants of a repository can have the same label.
+    quantization : str or None
+        The quantization that the file name tells, such as ``"Q4_K_M"``.
+    files : tuple[GGUFFile, ...]
+        The files of the model itself, in the order of the shards.
+    sidecars : tuple[Sidecar, ...]
+        Files that are downloaded with it.
+    size
+    model_size
+    all_files
     """
 
     variant_id: str
@@ -100,7 +193,7 @@ class Variant:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files including sidecars, or ``None`` when any is unknown."""
+        """Bytes of all files with the sidecars, or ``None`` if any size is unknown."""
         return total_size(self.all_files)
 
     @property
@@ -110,6 +203,7 @@ class Variant:
 
     @property
     def all_files(self) -> tuple[GGUFFile, ...]:
+        """The files of the model, then its sidecars."""
         return self.files + tuple(sidecar.file for sidecar in self.sidecars)
 
 
@@ -134,9 +228,24 @@ class RepoListing:
 class FitEstimate:
     """Whether a variant fits this machine with a context of ``n_ctx`` tokens.
 
-    ``needed_bytes`` and ``available_bytes`` speak of the memory the verdict was made on: RAM without a GPU.
-    ``n_gpu_layers`` is the suggestion for a partial fit. ``method`` says where the numbers come from: "native"
-    (llama.cpp was asked), "formula" (from the header), "size" (from the file's size alone).
+    Attributes
+    ----------
+    verdict : {"fits", "partial", "too_large", "unknown"}
+        "fits": in the GPU's memory, or in RAM on a machine without a GPU. "partial": only some layers fit the GPU.
+    n_ctx : int
+        The context length in tokens that was judged.
+    needed_bytes : int or None
+        Bytes needed of the memory that decided: the GPU's, or RAM on a machine without a GPU.
+    available_bytes : int or None
+        Bytes free in that memory.
+    max_n_ctx : int or None
+        The largest context length in tokens that fits.
+    n_gpu_layers : int or None
+        Layers to put on the GPU, for a partial fit.
+    method : {"native", "formula", "size"} or None
+        Where the figures come from: llama.cpp itself, a formula over the file's header, or the file's size alone.
+    reason : str or None
+        The verdict in words, where it needs an explanation.
     """
 
     verdict: FitVerdict
@@ -151,7 +260,25 @@ class FitEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTraits:
-    """What a header tells of a model before its download."""
+    """What the header of a model tells about it before the download.
+
+    Attributes
+    ----------
+    architecture : str or None
+        The architecture, such as ``"llama"``.
+    name : str or None
+        The name that the authors gave the model.
+    context_length : int or None
+        Tokens that the model was trained for.
+    block_count : int or None
+        Number of layers.
+    vocab_size : int or None
+        Number of tokens in the vocabulary.
+    has_chat_template : bool or None
+        Whether the model has a template for chats.
+    is_embedding : bool or None
+        Whether the model makes embeddings and not text.
+    """
 
     architecture: str | None = None
     name: str | None = None
@@ -164,7 +291,34 @@ class ModelTraits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepoDetails:
-    """A repository opened: its variants, each with its fit, and what is recommended."""
+    """A repository with its variants, how each fits this machine, and the recommended one.
+
+    Attributes
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    revision : str
+        The branch, tag or commit that was asked for.
+    commit_hash : str
+        The commit that the revision means.
+    variants : tuple[Variant, ...]
+        The models to choose from.
+    gated : {False, "auto", "manual"} or None
+        Whether the terms must be accepted first.
+    license : str or None
+        The identifier of the licence.
+    fits : dict[str, FitEstimate]
+        The estimate for each variant, by ``variant_id``.
+    recommended : str or None
+        The ``variant_id`` to take on this machine; ``None`` if none fits.
+    model : ModelTraits or None
+        What the header of the model tells.
+
+    Examples
+    --------
+    >>> repo = modeldeck.describe("owner/name")  # doctest: +SKIP
+    >>> repo.fits[repo.recommended].needed_bytes  # doctest: +SKIP
+    """
 
     repo_id: str
     revision: str
@@ -177,6 +331,18 @@ class RepoDetails:
     model: ModelTraits | None = None
 
     def variant(self, variant_id: str) -> Variant | None:
+        """Find a variant by its identity.
+
+        Parameters
+        ----------
+        variant_id : str
+            The identity of the variant.
+
+        Returns
+        -------
+        Variant or None
+            The variant; ``None`` if the repository has no such variant.
+        """
         return next((variant for variant in self.variants if variant.variant_id == variant_id), None)
 
 
@@ -184,7 +350,16 @@ class RepoDetails:
 
 
 class DownloadState(StrEnum):
-    """Where a download stands. The legal moves are in ``modeldeck.engine.state``."""
+    """The state of a download.
+
+    A download moves from "queued" through "resolving" (the Hub is asked for the files), "downloading" and "verifying"
+    to "ready". It can also be "paused", "failed" or "cancelled".
+
+    Attributes
+    ----------
+    is_final
+    is_active
+    """
 
     QUEUED = "queued"
     RESOLVING = "resolving"
@@ -197,11 +372,12 @@ class DownloadState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Nothing will happen any more unless somebody asks for it. ``paused`` is not final."""
+        """Nothing more happens unless you ask for it. A paused download is not final."""
         return self in (DownloadState.READY, DownloadState.FAILED, DownloadState.CANCELLED)
 
     @property
     def is_active(self) -> bool:
+        """The download is at work."""
         return self in (DownloadState.RESOLVING, DownloadState.DOWNLOADING, DownloadState.VERIFYING)
 
 
@@ -210,9 +386,29 @@ Action: TypeAlias = Literal["pause", "resume", "cancel", "retry", "dismiss"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRequest:
-    """What to download, and where to. The token is never part of it: it travels beside it and stays in memory.
+    """What to download, and where to put it.
 
-    ``files`` carry the listing's size and sha256 where known; what the Hub answers at download time must agree.
+    The token is not part of it: it travels separately and stays in memory.
+
+    Attributes
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    revision : str
+        The branch, tag or commit that was asked for.
+    commit_hash : str or None
+        The commit that the revision means.
+    variant_id : str
+        The identity of the variant.
+    label : str
+        The short name of the variant.
+    files : tuple[GGUFFile, ...]
+        The files, with the sizes and digests that the Hub lists. What the Hub sends must agree with them.
+    endpoint : str
+        The address of the Hub.
+    cache_dir : str
+        The directory of the Hugging Face cache.
+    key
     """
 
     repo_id: str
@@ -226,13 +422,23 @@ class DownloadRequest:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Requests with one key are one download."""
+        """Requests with the same key are the same download."""
         return (self.endpoint, self.cache_dir, self.repo_id, self.commit_hash or self.revision, self.variant_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorInfo:
-    """A ``ModelDeckError`` on the wire: its code, its message, and what the error class keeps beside them."""
+    """A `ModelDeckError` as plain data.
+
+    Attributes
+    ----------
+    code : str
+        The code of the error class, such as ``"disk_full"``.
+    message : str
+        What happened and what to do next.
+    details : dict[str, Any]
+        The values that the error class has beside the message.
+    """
 
     code: str
     message: str
@@ -243,9 +449,47 @@ class ErrorInfo:
 class DownloadSnapshot:
     """One download at one moment.
 
-    ``received`` counts bytes that are on disk, earlier attempts' included, over all files of the variant.
-    ``bytes_fetched`` counts what came over the network for this job, repeated bytes included. ``actions`` are the
-    requests that make sense now. ``rev`` grows with every snapshot of the engine.
+    Attributes
+    ----------
+    job_id : str
+        The identity of the download in its engine.
+    request : DownloadRequest
+        What is downloaded, and where to.
+    state : DownloadState
+        The state it is in.
+    commit_hash : str or None
+        The commit that is downloaded; ``None`` until the Hub has told it.
+    received : int
+        Bytes on disk, over all files of the variant, with those of earlier attempts.
+    total : int or None
+        Bytes of all files of the variant.
+    rate : float or None
+        Speed in bytes per second; ``None`` when nothing is being received.
+    eta_seconds : float or None
+        Estimated seconds until the end.
+    connections : int
+        Connections that are open for it.
+    attempt : int
+        How often it has been tried again since the last progress; 0 in the first attempt.
+    retry_in_seconds : float or None
+        Seconds until the next attempt, while it waits for one.
+    is_stalled : bool
+        Whether it is connected but receives no data.
+    bytes_fetched : int
+        Bytes received over the network for this download. Bytes that were received twice count twice.
+    error : ErrorInfo or None
+        Why it failed, or why it was paused without being asked to.
+    notice : str or None
+        A sentence for the user about something that happened, such as a restart of the engine.
+    actions : tuple[str, ...]
+        What can be done with it now: "pause", "resume", "cancel", "retry", "dismiss".
+    created_at : float
+        Time of its start, in seconds since the epoch.
+    updated_at : float
+        Time of this snapshot, in seconds since the epoch.
+    rev : int
+        A number that grows with every snapshot of the engine, so that the newer of two can be told.
+    percent
     """
 
     job_id: str
@@ -270,7 +514,7 @@ class DownloadSnapshot:
 
     @property
     def percent(self) -> int | None:
-        """Whole percent, 100 only when the download is ready."""
+        """Whole percent received; 100 only when every file is verified and in its place."""
         if self.state is DownloadState.READY:
             return 100
         if not self.total:
@@ -280,7 +524,17 @@ class DownloadSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """What the engine may use at once. ``bandwidth_bytes_per_second`` of ``None`` means no limit."""
+    """What the download engine may use at once, for all downloads together.
+
+    Attributes
+    ----------
+    max_active_jobs : int
+        Downloads that run at once. The others wait in the queue.
+    max_connections : int
+        Connections that are open at once.
+    bandwidth_bytes_per_second : int or None
+        Bytes per second that all downloads together may receive; ``None`` for no limit.
+    """
 
     max_active_jobs: int = 3
     max_connections: int = 16
@@ -289,7 +543,27 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """What an engine says of itself."""
+    """What a running download engine reports about itself.
+
+    Attributes
+    ----------
+    mode : {"inline", "process"}
+        Whether it runs on a thread of this process or in a process of its own.
+    version : str
+        The version of modeldeck it runs.
+    pid : int
+        The id of its process.
+    started_at : float
+        Time of its start, in seconds since the epoch.
+    active : int
+        Downloads that run.
+    waiting : int
+        Downloads in the queue.
+    clients : int
+        Programs that are connected to it.
+    limits : EngineLimits
+        What it may use.
+    """
 
     mode: Literal["inline", "process"]
     version: str
@@ -306,9 +580,34 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalModel:
-    """A variant in the Hugging Face cache. ``path`` is what ``Llama(model_path=…)`` wants: the first model file.
+    """A complete variant in the Hugging Face cache.
 
-    ``filenames`` are the repository's names of ``paths`` and ``sidecar_paths``, in that order.
+    Attributes
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    commit_hash : str
+        The commit it belongs to.
+    variant_id : str
+        The identity of the variant.
+    label : str
+        The short name of the variant, such as ``"Q4_K_M"``.
+    filenames : tuple[str, ...]
+        The names in the repository of ``paths`` and then of ``sidecar_paths``.
+    path : Path
+        The first file of the model: what ``Llama(model_path=...)`` needs.
+    paths : tuple[Path, ...]
+        The files of the model itself.
+    sidecar_paths : tuple[Path, ...]
+        The files that belong to it, such as a vision projector.
+    size : int
+        Bytes of all files.
+    sha256 : str or None
+        SHA-256 of the first file, in hexadecimal.
+    revision : str or None
+        A branch or tag that means this commit; ``None`` if none does.
+    bytes_fetched : int or None
+        Bytes received over the network to get it; ``None`` if it was not downloaded by this call.
     """
 
     repo_id: str
@@ -327,7 +626,20 @@ class LocalModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedFile:
-    """The outcome of hashing one file of the cache. ``expected`` is ``None`` when no digest is known."""
+    """The result of hashing one file of the cache.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    expected : str or None
+        The digest it must have, in hexadecimal; ``None`` if none is known.
+    actual : str
+        The digest it has.
+    repaired_bytes : int
+        Bytes that a repair replaced.
+    is_valid
+    """
 
     path: Path
     expected: str | None
@@ -336,19 +648,28 @@ class VerifiedFile:
 
     @property
     def is_valid(self) -> bool | None:
+        """Whether the file is intact; ``None`` if no digest is known to compare with."""
         return None if self.expected is None else self.expected == self.actual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProgress:
-    """Where loading a model stands. ``fraction`` is of the stage, 0 to 1, or ``None`` when it cannot be known."""
+    """The progress of loading a model.
+
+    Attributes
+    ----------
+    stage : {"reading", "opening", "loading", "ready"}
+        What is being done: reading the file, opening it, or loading the weights.
+    fraction : float or None
+        The part of this stage that is done, 0 to 1; ``None`` if it cannot be known.
+    """
 
     stage: Literal["reading", "opening", "loading", "ready"]
     fraction: float | None = None
 
 
 def total_size(files: tuple[GGUFFile, ...]) -> int | None:
-    """Sum of the sizes, or ``None`` when any is unknown."""
+    """Add up the sizes; ``None`` if any is unknown."""
     total = 0
     for file in files:
         if file.size is None:

@@ -1,4 +1,4 @@
-"""The public functions: `Session`'s methods for code without ``await``, run on one private loop thread."""
+"""The public functions: what `Session` does, for code without ``await``. They run on one private loop thread."""
 
 from __future__ import annotations
 
@@ -28,10 +28,20 @@ if TYPE_CHECKING:
 
 
 class DownloadJob:
-    """A download that goes on in the background.
+    """A download that runs in the background, as `start_download` returns it.
 
-    Steer it with `pause`, `resume`, `cancel` and `retry`; get the `LocalModel` with ``result(timeout)`` or ``await``.
-    Letting go of this object does not stop the download.
+    Get the model with `result` or ``await``. Deleting this object does not stop the download.
+
+    Attributes
+    ----------
+    snapshot
+
+    Examples
+    --------
+    >>> job = modeldeck.start_download("owner/name", "Q4_K_M")  # doctest: +SKIP
+    >>> job.snapshot.percent  # doctest: +SKIP
+    42
+    >>> model = job.result(timeout=600)  # doctest: +SKIP
     """
 
     def __init__(self, download: Download) -> None:
@@ -39,36 +49,115 @@ class DownloadJob:
 
     @property
     def snapshot(self) -> DownloadSnapshot:
-        """Where the download stands now."""
+        """The state of the download now, a `DownloadSnapshot`."""
         return self._download.snapshot
 
     def pause(self) -> DownloadSnapshot:
-        """Stop fetching and keep what is there."""
+        """Stop receiving data and keep what is on disk.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> job.pause()  # doctest: +SKIP
+        """
         return shared_loop().wait(self._download.pause())
 
     def resume(self) -> DownloadSnapshot:
-        """Go on from the byte where it stopped."""
+        """Continue a paused download from the byte where it stopped.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> job.resume()  # doctest: +SKIP
+        """
         return shared_loop().wait(self._download.resume())
 
     def cancel(self) -> DownloadSnapshot:
-        """Stop for good and delete what was fetched."""
+        """Stop the download and delete the data it has received.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> job.cancel()  # doctest: +SKIP
+        """
         return shared_loop().wait(self._download.cancel())
 
     def retry(self) -> DownloadSnapshot:
-        """Try a failed download again, from what is already there."""
+        """Try a failed download again, with the data that is already on disk.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> job.retry()  # doctest: +SKIP
+        """
         return shared_loop().wait(self._download.retry())
 
     def result(self, timeout: float | None = None) -> LocalModel:
-        """Wait for the verified model.
+        """Wait until the model is downloaded and verified.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most. Without it, wait as long as it takes, also while the download is paused.
+
+        Returns
+        -------
+        LocalModel
+            The model in the cache.
 
         Raises
         ------
         TimeoutError
-            After ``timeout`` seconds; the download goes on.
+            If the timeout is over. The download continues.
+        DownloadCancelledError
+            If the download was cancelled.
         ModelDeckError
-            What it failed with.
+            If the download failed; the class and the message say why.
+
+        Examples
+        --------
+        >>> job.result(timeout=600).path  # doctest: +SKIP
         """
-        return shared_loop().wait(self._download.result(), timeout)
+        return self._result(timeout=timeout)
+
+    def _result(self, progress: ProgressCallback | None = None, timeout: float | None = None) -> LocalModel:
+        return shared_loop().wait(self._download.result(progress=progress), timeout)
 
     def __await__(self) -> Generator[Any, None, LocalModel]:
         return asyncio.wrap_future(shared_loop().start(self._download.result())).__await__()
@@ -106,7 +195,42 @@ def search(
     endpoint: str | None = None,
     token: str | bool | None = None,
 ) -> SearchPage:
-    """Search the Hub for repositories with GGUF files. See `Session.search`."""
+    """Search the Hub for repositories with GGUF files.
+
+    Parameters
+    ----------
+    text : str
+        Text that the names of repositories and owners must contain. Empty finds all.
+    sort : {"downloads", "trending", "likes", "modified", "created"}
+        The order of the results, highest or newest first.
+    limit : int
+        Results on a page, 1 to 100.
+    author : str, optional
+        Only repositories of this user or organization.
+    cursor : str, optional
+        ``next_cursor`` of the page before, to get the next page.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+
+    Returns
+    -------
+    SearchPage
+        The results, and the cursor of the next page.
+
+    Raises
+    ------
+    InvalidRequestError
+        If a value cannot be right, such as a limit of 0.
+    HubError, NetworkError
+        If the Hub refuses or cannot be reached.
+
+    Examples
+    --------
+    >>> page = modeldeck.search("qwen3", sort="likes", limit=5)  # doctest: +SKIP
+    >>> [model.repo_id for model in page.models]  # doctest: +SKIP
+    """
     session = _session(endpoint, None, token)
     return shared_loop().wait(session.search(text, sort=sort, limit=limit, author=author, cursor=cursor))
 
@@ -116,13 +240,117 @@ def describe(
     revision: str = "main",
     *,
     n_ctx: int = DEFAULT_N_CTX,
-    is_exact: bool = True,
+    exact: bool = True,
     endpoint: str | None = None,
     token: str | bool | None = None,
 ) -> RepoDetails:
-    """A repository's variants with sizes, sha256, fit on this machine, and the one to take. See `Session.describe`."""
+    """List the variants of a repository, with sizes, digests, how each fits this machine, and which one to take.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    revision : str
+        A branch, a tag or a commit.
+    n_ctx : int
+        The context length in tokens to judge the memory for.
+    exact : bool
+        Ask llama.cpp itself for the memory, if llama-cpp-python is installed. It takes about a second more than the
+        formula that is used otherwise.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+
+    Returns
+    -------
+    RepoDetails
+        The variants, the estimate for each, and the recommended one.
+
+    Raises
+    ------
+    InvalidRequestError
+        If a value cannot be right, such as a malformed ``repo_id``.
+    RepoNotFoundError, RevisionNotFoundError
+        If the Hub does not have it.
+    GatedError, UnauthorizedError
+        If the Hub asks for a token, or for accepted terms.
+    HubError, NetworkError
+        If the Hub refuses for another reason, or cannot be reached.
+
+    Examples
+    --------
+    >>> repo = modeldeck.describe("owner/name", n_ctx=8192)  # doctest: +SKIP
+    >>> [(variant.label, repo.fits[variant.variant_id].verdict) for variant in repo.variants]  # doctest: +SKIP
+    """
     session = _session(endpoint, None, token)
-    return shared_loop().wait(session.describe(repo_id, revision, n_ctx=n_ctx, is_exact=is_exact))
+    return shared_loop().wait(session.describe(repo_id, revision, n_ctx=n_ctx, exact=exact))
+
+
+def start_download(
+    repo_id: str,
+    variant: str | None = None,
+    *,
+    filename: str | None = None,
+    revision: str = "main",
+    endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    inline: bool | None = None,
+) -> DownloadJob:
+    """Start downloading a variant and return at once. A download that already runs for it is joined.
+
+    The download runs in the engine's own process and continues after this one ends, unless it runs ``inline``.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``"owner/name"``, or ``"owner/name:LABEL"`` with the variant.
+    variant : str, optional
+        A label such as ``"Q4_K_M"``, or a ``variant_id``. Without it and ``filename``, the recommended variant.
+    filename : str, optional
+        The path of a file in the repository, instead of a variant.
+    revision : str
+        A branch, a tag or a commit.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+    inline : bool, optional
+        Download on a thread of this process, instead of in the engine's own process.
+
+    Returns
+    -------
+    DownloadJob
+        The running download: its state, and the means to pause, resume, cancel and wait for it.
+
+    Raises
+    ------
+    RemoteFileNotFoundError, AmbiguousVariantError
+        If no variant, or more than one, has this name. The message lists the choices.
+    DoesNotFitError
+        If no variant is given and none fits this machine.
+    InvalidRequestError
+        If the values contradict each other.
+    HubError, NetworkError
+        If the Hub refuses or cannot be reached.
+
+    Examples
+    --------
+    >>> job = modeldeck.start_download("owner/name", "Q4_K_M")  # doctest: +SKIP
+    >>> job.pause()  # doctest: +SKIP
+    >>> job.resume()  # doctest: +SKIP
+    >>> model = job.result()  # doctest: +SKIP
+    """
+    session = _session(endpoint, cache_dir, token, inline)
+
+    async def start() -> Download:
+        target, selector = split_target(repo_id, variant)
+        return await session.start(await session.request(target, selector, filename=filename, revision=revision))
+
+    return DownloadJob(shared_loop().wait(start()))
 
 
 @overload
@@ -139,21 +367,6 @@ def download(
     token: str | bool | None = ...,
     inline: bool | None = ...,
 ) -> LocalModel: ...
-
-
-@overload
-def download(
-    repo_id: str,
-    variant: str | None = ...,
-    *,
-    filename: str | None = ...,
-    revision: str = ...,
-    wait: Literal[False],
-    endpoint: str | None = ...,
-    cache_dir: str | Path | None = ...,
-    token: str | bool | None = ...,
-    inline: bool | None = ...,
-) -> DownloadJob: ...
 
 
 @overload
@@ -184,33 +397,79 @@ def download(
     token: str | bool | None = None,
     inline: bool | None = None,
 ) -> LocalModel | DownloadJob:
-    """Download a variant, verify it, and publish it into the Hugging Face cache. See `Session.download`.
+    """Download a variant into the Hugging Face cache, verify it, and return it.
+
+    The call resumes what an earlier one left, and returns at once if the cache has the model. An interrupt (Ctrl-C, or
+    Stop in a notebook) pauses the download; the same call continues it.
 
     Parameters
     ----------
+    repo_id : str
+        ``"owner/name"``, or ``"owner/name:LABEL"`` with the variant.
+    variant : str, optional
+        A label such as ``"Q4_K_M"``, or a ``variant_id``. Without it and ``filename``, the recommended variant.
+    filename : str, optional
+        The path of a file in the repository, instead of a variant.
+    revision : str
+        A branch, a tag or a commit.
+    progress : callable, optional
+        Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An exception
+        that it raises ends the waiting; the download continues.
     wait : bool
-        With ``False``, return a `DownloadJob` at once; its ``snapshot`` takes the place of ``progress``.
+        ``False`` returns a `DownloadJob` at once, as `start_download` does.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+    inline : bool, optional
+        Download on a thread of this process, instead of in the engine's own process.
 
-    Notes
-    -----
-    An interrupt while waiting pauses the download: what was fetched stays, and the same call goes on from there.
+    Returns
+    -------
+    LocalModel
+        The verified model in the cache.
+
+    Raises
+    ------
+    RemoteFileNotFoundError, AmbiguousVariantError
+        If no variant, or more than one, has this name. The message lists the choices.
+    DoesNotFitError
+        If no variant is given and none fits this machine.
+    DownloadCancelledError
+        If the download was cancelled elsewhere.
+    InvalidRequestError
+        If the values contradict each other.
+    HubError, NetworkError
+        If the Hub refuses or cannot be reached.
+    StorageError, IntegrityError
+        If the disk or the data is faulty. Received data is kept.
+
+    Examples
+    --------
+    >>> model = modeldeck.download("owner/name", "Q4_K_M", progress=print)  # doctest: +SKIP
+    >>> model.path  # doctest: +SKIP
     """
     if progress is not None and not wait:
-        raise InvalidRequestError("Nobody calls progress with wait=False: leave it out and look at the job's snapshot.")
-    session = _session(endpoint, cache_dir, token, inline)
-
-    async def start() -> Download:
-        target, selector = split_target(repo_id, variant)
-        return await session.start(await session.request(target, selector, filename=filename, revision=revision))
-
-    started = shared_loop().wait(start())
+        raise InvalidRequestError("With wait=False, progress is never called. Leave it out, and read job.snapshot.")
+    job = start_download(
+        repo_id,
+        variant,
+        filename=filename,
+        revision=revision,
+        endpoint=endpoint,
+        cache_dir=cache_dir,
+        token=token,
+        inline=inline,
+    )
     if not wait:
-        return DownloadJob(started)
+        return job
     try:
-        return shared_loop().wait(started.result(progress=progress))
+        return job._result(progress)
     except KeyboardInterrupt:
         with suppress(ModelDeckError):  # paused elsewhere, or just over
-            shared_loop().wait(started.pause())
+            job.pause()
         raise
 
 
@@ -227,7 +486,55 @@ def load(
     inline: bool | None = None,
     **kwargs: Any,
 ) -> Llama:
-    """Load a model, downloading it first when it is not there, and return a ready `Llama`. See `Session.load`."""
+    """Load a model and return it, ready to use. A model that is not in the cache is downloaded first.
+
+    A vision projector that was downloaded with the model is loaded with it if llama-cpp-python supports it.
+
+    Parameters
+    ----------
+    model : LocalModel, str or Path
+        A local model, the path of a GGUF file, or ``"owner/name:LABEL"``; without a label, the recommended variant.
+    n_ctx : int, optional
+        The context length in tokens; 0 for the model's own. By default 4096, or less if the model or the memory ends
+        there.
+    mmproj : str or Path, optional
+        The vision projector to load with the model, in place of the one that was downloaded with it.
+    progress : callable, optional
+        Called with a `LoadProgress` on a worker thread. An exception that it raises ends the load.
+    download_progress : callable, optional
+        Called with a `DownloadSnapshot` while the model is downloaded.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+    inline : bool, optional
+        Download on a thread of this process, instead of in the engine's own process.
+    **kwargs : Any
+        More arguments of ``llama_cpp.Llama``. What you leave out is chosen for this machine.
+
+    Returns
+    -------
+    Llama
+        The model: a ``llama_cpp.Llama`` whose misuse raises an error instead of ending the process.
+
+    Raises
+    ------
+    LlamaMissingError
+        If llama-cpp-python is not installed.
+    DoesNotFitError
+        If the model needs more memory than is free. Nothing has been allocated.
+    GGUFError, LoadFailedError
+        If the file is damaged, or llama.cpp cannot load it.
+    ModelDeckError
+        If the download fails.
+
+    Examples
+    --------
+    >>> llm = modeldeck.load("owner/name:Q4_K_M", n_ctx=8192)  # doctest: +SKIP
+    >>> llm.create_chat_completion(messages=[{"role": "user", "content": "Hello"}])  # doctest: +SKIP
+    """
     session = _session(endpoint, cache_dir, token, inline)
     return shared_loop().wait(
         session.load(
@@ -237,7 +544,27 @@ def load(
 
 
 def local_models(*, cache_dir: str | Path | None = None) -> tuple[LocalModel, ...]:
-    """The complete variants in the Hugging Face cache, whoever downloaded them."""
+    """List the complete variants in the Hugging Face cache, whichever program downloaded them.
+
+    Parameters
+    ----------
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+
+    Returns
+    -------
+    tuple[LocalModel, ...]
+        The models, sorted by repository, commit and quality.
+
+    Raises
+    ------
+    StorageError
+        If the cache cannot be read.
+
+    Examples
+    --------
+    >>> [(model.repo_id, model.label, model.size) for model in modeldeck.local_models()]  # doctest: +SKIP
+    """
     return shared_loop().wait(_session(None, cache_dir, None).local_models())
 
 
@@ -250,11 +577,74 @@ def verify(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
 ) -> tuple[VerifiedFile, ...]:
-    """Hash a local model's files and compare with the digests they must have. See `Session.verify`."""
+    """Hash the files of a local model and compare them with the digests that the Hub lists.
+
+    Parameters
+    ----------
+    model : LocalModel, str or Path
+        A local model, its path, or ``"owner/name:LABEL"``. The label is optional if the cache has only one variant.
+    repair : bool
+        Fetch damaged parts again. If modeldeck downloaded or verified the file before, it knows which parts those
+        are; otherwise it fetches the whole file and compares.
+    progress : callable, optional
+        Called with the bytes hashed so far and the bytes of all files.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+
+    Returns
+    -------
+    tuple[VerifiedFile, ...]
+        The result for each file. Look at ``is_valid``.
+
+    Raises
+    ------
+    RemoteFileNotFoundError, AmbiguousVariantError
+        If the cache has no such model, or more than one.
+    StorageError
+        If a file cannot be read or written.
+    HubError, NetworkError
+        If the Hub is needed, and refuses or cannot be reached.
+
+    Examples
+    --------
+    >>> all(file.is_valid for file in modeldeck.verify("owner/name:Q4_K_M"))  # doctest: +SKIP
+    True
+    """
     session = _session(endpoint, cache_dir, token)
     return shared_loop().wait(session.verify(model, repair=repair, progress=progress))
 
 
 def remove(model: LocalModel | str | Path, *, cache_dir: str | Path | None = None) -> int:
-    """Delete a local model from the cache; returns the bytes freed. See `Session.remove`."""
+    """Delete a local model from the cache.
+
+    Files that another revision or variant also uses stay.
+
+    Parameters
+    ----------
+    model : LocalModel, str or Path
+        A local model, its path, or ``"owner/name:LABEL"``. The label is optional if the cache has only one variant.
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+
+    Returns
+    -------
+    int
+        The bytes that were freed.
+
+    Raises
+    ------
+    RemoteFileNotFoundError, AmbiguousVariantError
+        If the cache has no such model, or more than one.
+    StorageError
+        If the files cannot be deleted.
+
+    Examples
+    --------
+    >>> modeldeck.remove("owner/name:Q4_K_M")  # doctest: +SKIP
+    4920733824
+    """
     return shared_loop().wait(_session(None, cache_dir, None).remove(model))

@@ -166,7 +166,7 @@ class Session:
         return await self.hub.search(SearchQuery(text=text, sort=sort, limit=limit, author=author), cursor)
 
     async def describe(
-        self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX, is_exact: bool = True
+        self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX, exact: bool = True
     ) -> RepoDetails:
         """A repository's variants with sizes, sha256, fit on this machine, and the one to take.
 
@@ -174,7 +174,7 @@ class Session:
         ----------
         n_ctx : int
             Context length in tokens to judge for.
-        is_exact : bool
+        exact : bool
             Ask llama.cpp itself about the model's header, where llama-cpp-python is installed: takes about a second
             more. Otherwise a formula decides, on average within 1 % of llama.cpp.
         """
@@ -191,15 +191,15 @@ class Session:
             gated=listing.gated,
             license=listing.license,
         )
-        return await self.reassess(details, n_ctx=n_ctx, is_exact=is_exact)
+        return await self.reassess(details, n_ctx=n_ctx, exact=exact)
 
-    async def reassess(self, details: RepoDetails, *, n_ctx: int, is_exact: bool = False) -> RepoDetails:
+    async def reassess(self, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
         """The same repository judged for another context length, or exactly. What was fetched once is not again."""
         if self._appraiser is None:
             from modeldeck.appraisal import Appraiser
 
             self._appraiser = Appraiser(self.hub)
-        judge = self._appraiser.appraise_exactly if is_exact else self._appraiser.appraise
+        judge = self._appraiser.appraise_exactly if exact else self._appraiser.appraise
         return await judge(details, n_ctx=n_ctx)
 
     # --- downloading -------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Session:
 
         if variant is not None and filename is not None:
             raise InvalidRequestError(f"Give the variant {variant!r} or the filename {filename!r}, not both.")
-        details = await self.describe(repo_id, revision, is_exact=False)
+        details = await self.describe(repo_id, revision, exact=False)
         wanted = variant if filename is None else filename
         selector = details.recommended if wanted is None else wanted
         if selector is None and details.variants:

@@ -48,7 +48,7 @@ def test_every_error_can_be_caught_by_its_public_name() -> None:
 def test_search_describe_download_verify_remove(demo_hub: LocalHub, cache: Path) -> None:
     page = modeldeck.search("tiny", limit=1, endpoint=demo_hub.endpoint)
     assert [model.repo_id for model in page.models] == [TINY]
-    repo = modeldeck.describe(TINY, endpoint=demo_hub.endpoint, is_exact=False)
+    repo = modeldeck.describe(TINY, endpoint=demo_hub.endpoint, exact=False)
     assert repo.recommended is not None
     states: list[str] = []
     model = modeldeck.download(

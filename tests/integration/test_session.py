@@ -76,7 +76,7 @@ async def test_describe_tells_sizes_digests_fit_and_a_recommendation(session: Se
 
 
 async def test_formula_and_llama_cpp_agree(session: Session) -> None:
-    quick = await session.describe(TINY, is_exact=False)
+    quick = await session.describe(TINY, exact=False)
     exact = await session.describe(TINY)
     for variant_id, fit in quick.fits.items():
         assert fit.method == "formula"
@@ -86,7 +86,7 @@ async def test_formula_and_llama_cpp_agree(session: Session) -> None:
 async def test_another_context_length_changes_the_fit_without_asking_the_hub(
     session: Session, demo_hub: LocalHub
 ) -> None:
-    details = await session.describe(TINY, n_ctx=512, is_exact=False)
+    details = await session.describe(TINY, n_ctx=512, exact=False)
     asked = len(demo_hub.requests)
     larger = await session.reassess(details, n_ctx=2048)
     assert len(demo_hub.requests) == asked

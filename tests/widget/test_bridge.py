@@ -411,8 +411,8 @@ def test_another_context_length_changes_every_badge(page: Page) -> None:
 def test_a_card_that_is_closed_meanwhile_stays_closed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     reassess, is_asked, may_answer = Session.reassess, threading.Event(), threading.Event()
 
-    async def slow_reassess(self: Session, details: RepoDetails, *, n_ctx: int, is_exact: bool = False) -> RepoDetails:
-        outcome = await reassess(self, details, n_ctx=n_ctx, is_exact=is_exact)
+    async def slow_reassess(self: Session, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
+        outcome = await reassess(self, details, n_ctx=n_ctx, exact=exact)
         if n_ctx == 2048:
             is_asked.set()
             assert await anyio.to_thread.run_sync(may_answer.wait, TIMEOUT_SECONDS)

@@ -287,7 +287,7 @@ class Bridge:
         self._publish_repos()
         outcome: RepoDetails | ModelDeckError
         try:
-            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx, is_exact=False)
+            outcome = await self._session.describe(repo_id, self._revision, n_ctx=self._n_ctx, exact=False)
         except ModelDeckError as error:
             outcome = error
         self._show_repo(repo_id, outcome)
@@ -298,7 +298,7 @@ class Bridge:
     async def _refine_repo(self, repo_id: str, details: RepoDetails) -> None:
         """Let llama.cpp correct the formula, while the user already looks at the card."""
         n_ctx = self._n_ctx
-        exact = await self._session.reassess(details, n_ctx=n_ctx, is_exact=True)
+        exact = await self._session.reassess(details, n_ctx=n_ctx, exact=True)
         if n_ctx != self._n_ctx:
             exact = await self._session.reassess(details, n_ctx=self._n_ctx)
         self._show_repo(repo_id, exact)
