@@ -17,7 +17,8 @@ from playwright.sync_api import Browser
 from tests.browser.deck import Deck
 from tests.browser.harness import LAB, NOTEBOOK_7, Notebook, Notebooks
 from tools.jupyter import JupyterServer
-from tools.localhub import LocalHub, RequestRecord, Throttle
+from tools.localhub import LocalHub, RequestRecord
+from tools.localhub.faults import Throttle
 from tools.older import older_variables
 
 BIG = ("Q4_1", "modeldeck-demo/SmolLM2-135M-Instruct-GGUF")

@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 from modeldeck.engine.retry import RetryPolicy
 from tests.browser.deck import TIMEOUT_MS, Deck
 from tests.browser.harness import NOTEBOOK_7, TIMEOUT_SECONDS, Notebooks
-from tools.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Throttle
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "01-quickstart.ipynb"
 WIDGET_CELL, AWAIT_CELL, CHAT_CELL = 1, 3, 4

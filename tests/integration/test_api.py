@@ -14,7 +14,8 @@ import modeldeck
 from modeldeck import _errors
 from modeldeck._settings import resolve_settings
 from modeldeck.service.control import stop_engine
-from tools.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tools.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

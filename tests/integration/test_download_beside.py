@@ -27,7 +27,7 @@ from modeldeck.engine.partial import (
     list_partials,
 )
 from modeldeck.engine.retry import RetryPolicy
-from tools.localhub import Reply, Throttle
+from tools.localhub.faults import Reply, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

@@ -14,7 +14,7 @@ import pytest
 
 from modeldeck._types import DownloadState
 from modeldeck.engine.store import StoredJob
-from tools.localhub import Throttle
+from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground

@@ -22,7 +22,7 @@ import pytest
 
 from modeldeck._types import DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine import disk, file, partial
-from tools.localhub import Throttle
+from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

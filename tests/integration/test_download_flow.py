@@ -15,7 +15,7 @@ import pytest
 from modeldeck._errors import DiskFullError
 from modeldeck._types import DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
-from tools.localhub import Cut, FlipBit, Throttle
+from tools.localhub.faults import Cut, FlipBit, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

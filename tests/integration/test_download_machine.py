@@ -23,18 +23,7 @@ from modeldeck.engine.manager import DownloadManager
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, can_move
 from modeldeck.engine.transfer import Patience
-from tools.localhub import (
-    Cut,
-    EmptyRange,
-    FlipBit,
-    IgnoreRange,
-    LimitConcurrency,
-    LocalHub,
-    MoveRange,
-    Reply,
-    Stall,
-    Throttle,
-)
+from tools.localhub import LocalHub, faults
 
 CONTENT = b"GGUF" + random.Random(3).randbytes(6_000_000)
 FILES = {"m-00001-of-00002.gguf": CONTENT, "m-00002-of-00002.gguf": CONTENT[:2_000_000]}
@@ -42,22 +31,22 @@ POLICY = RetryPolicy(max_attempts=3, base_seconds=0.01, cap_seconds=0.02)
 PATIENCE = Patience(connect_seconds=5, silence_seconds=0.3, drip_seconds=0.5, drip_bytes=1000)
 EFFECTS = st.sampled_from(
     [
-        Cut(after_bytes=0),
-        Cut(after_bytes=300_000),
-        Cut(after_bytes=100_000, is_reset=True),
-        Stall(after_bytes=200_000),
-        Stall(after_bytes=-1),
-        Reply(503),
-        Reply(403),
-        Reply(404),
-        Reply(429),
-        IgnoreRange(),
-        MoveRange(start=10, stop=10),
-        MoveRange(start=10, stop=10, is_honest=False),
-        EmptyRange(),
-        FlipBit(offset=1_000_000),
-        LimitConcurrency(1),
-        Throttle(3e6),
+        faults.Cut(after_bytes=0),
+        faults.Cut(after_bytes=300_000),
+        faults.Cut(after_bytes=100_000, is_reset=True),
+        faults.Stall(after_bytes=200_000),
+        faults.Stall(after_bytes=-1),
+        faults.Reply(503),
+        faults.Reply(403),
+        faults.Reply(404),
+        faults.Reply(429),
+        faults.IgnoreRange(),
+        faults.MoveRange(start=10, stop=10),
+        faults.MoveRange(start=10, stop=10, is_honest=False),
+        faults.EmptyRange(),
+        faults.FlipBit(offset=1_000_000),
+        faults.LimitConcurrency(1),
+        faults.Throttle(3e6),
     ]
 )
 S = DownloadState

@@ -23,7 +23,7 @@ from modeldeck.engine.partial import discard_partials
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
 from modeldeck.engine.transfer import Patience
-from tools.localhub import ChangeHeaders, Chunked, Reply, Stall, Throttle
+from tools.localhub.faults import ChangeHeaders, Chunked, Reply, Stall, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

@@ -19,7 +19,8 @@ from modeldeck.engine.connection import DIRECT_BODY, DirectPool
 from modeldeck.engine.network import BLOCK_BYTES, recycle
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.transport import EngineTransport
-from tools.localhub import Chunked, Cut, LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Chunked, Cut, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

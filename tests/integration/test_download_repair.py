@@ -21,7 +21,7 @@ from modeldeck.engine.partial import Block, encode_block, parse_blocks
 from modeldeck.engine.plan import RangeSet
 from modeldeck.engine.verify import verify_files
 from modeldeck.hub.client import HubClient
-from tools.localhub import FlipBit, Throttle
+from tools.localhub.faults import FlipBit, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until

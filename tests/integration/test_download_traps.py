@@ -12,29 +12,7 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadState, GGUFFile
-from tools.localhub import (
-    ChangeHeaders,
-    ChangeStatus,
-    Chunked,
-    Content,
-    Cut,
-    EmptyRange,
-    FlipBit,
-    Gzip,
-    IgnoreRange,
-    Latency,
-    LimitConcurrency,
-    LocalHub,
-    MirrorHeaders,
-    MoveRange,
-    RedirectLoop,
-    Reply,
-    Resize,
-    Stall,
-    Throttle,
-    WrongLinkedSize,
-    WrongTotal,
-)
+from tools.localhub import LocalHub, faults
 
 if TYPE_CHECKING:
     from conftest import Playground, Until
@@ -54,97 +32,99 @@ def hub(effect: Any, **how: Any) -> dict[str, Any]:
 
 
 SURVIVED: dict[str, list[dict[str, Any]]] = {
-    "cut with progress, always": [cdn(Cut(after_bytes=1_000_000))],
-    "cut without progress": [cdn(Cut(after_bytes=0), times=3)],
-    "cut before the answer": [cdn(Cut(after_bytes=-1), times=3)],
-    "reset in the middle": [cdn(Cut(after_bytes=500_000, is_reset=True), times=4)],
-    "hub cut before the answer": [hub(Cut(after_bytes=-1), times=2)],
-    "stall in the middle": [cdn(Stall(after_bytes=1_000_000), times=2)],
-    "stall before the answer": [cdn(Stall(after_bytes=-1), times=2)],
-    "slow drip": [cdn(Throttle(bytes_per_second=100), times=1)],
-    "200 for 206": [cdn(IgnoreRange())],
-    "200 for 206, chunked without length": [cdn(IgnoreRange(is_chunked=True))],
-    "200 with the range's Content-Range and the whole body": [cdn(IgnoreRange(has_content_range=True))],
-    "200 for 206, once, later": [cdn(IgnoreRange(), times=1, skip=2)],
-    "200 for 206, cut": [cdn(IgnoreRange()), cdn(Cut(after_bytes=5_000_000), times=2)],
-    "200 with an honest Content-Range": [cdn(ChangeStatus(200))],
-    "206 elsewhere": [cdn(MoveRange(start=100, stop=100))],
-    "206 elsewhere, once": [cdn(MoveRange(start=100, stop=100), times=1)],
-    "206 elsewhere that lies, once": [cdn(MoveRange(start=100, stop=100, is_honest=False), times=1)],
-    "206 shorter": [cdn(MoveRange(stop=-100_000))],
-    "206 longer": [cdn(MoveRange(stop=100_000))],
-    "206 longer that lies": [cdn(MoveRange(stop=100_000, is_honest=False), times=2)],
-    "206 without bytes, twice": [cdn(EmptyRange(), times=2)],
-    "206 without bytes, always": [cdn(EmptyRange())],
-    "206 with another total, once": [cdn(WrongTotal(by=1), times=1)],
-    "206 without Content-Range": [cdn(ChangeHeaders({"Content-Range": None}))],
-    "206 with a Content-Range that is none": [cdn(ChangeHeaders({"Content-Range": "bytes x-y/z"}))],
-    "206 chunked": [cdn(Chunked())],
-    "416 once": [cdn(Reply(416, {"Content-Range": f"bytes */{SIZE}"}), times=1)],
-    "longer body than promised": [cdn(Resize(by=1000, is_promised=True), times=2)],
-    "shorter body than promised": [cdn(Resize(by=-1000, is_promised=True), times=2)],
-    "403 once": [cdn(Reply(403), times=1)],
-    "more than four connections are refused": [cdn(LimitConcurrency(4)), cdn(Throttle(8e6))],
-    "more than two connections get 429": [cdn(LimitConcurrency(2, status=429)), cdn(Throttle(8e6))],
-    "more than one connection get 503": [cdn(LimitConcurrency(1, status=503)), cdn(Throttle(20e6))],
-    "429 with Retry-After": [cdn(Reply(429, {"Retry-After": "1"}), times=1)],
-    "429 of the hub with RateLimit alone": [hub(Reply(429, {"RateLimit": '"resolvers";r=0;t=1'}), times=1)],
-    "a burst of 503": [cdn(Reply(503), times=3)],
-    "a burst of 500 at the hub": [hub(Reply(500), times=2)],
-    "gzip if asked for": [cdn(Gzip())],
-    "packed once all the same": [cdn(Reply(200, {"Content-Encoding": "gzip"}, gzip.compress(b"x")), times=1)],
-    "a mirror's headers": [hub(MirrorHeaders())],
-    "a mirror's quoted headers": [hub(MirrorHeaders(is_quoted=True))],
-    "a larger size from the hub than it listed": [hub(WrongLinkedSize(by=10))],
-    "a smaller size from the hub than it listed": [hub(WrongLinkedSize(by=-10))],
-    "no size from the hub": [hub(ChangeHeaders({"X-Linked-Size": None}))],
-    "no headers from the hub": [hub(ChangeHeaders({"X-Linked-Size": None, "X-Linked-Etag": None, "ETag": None}))],
-    "no commit from the hub": [hub(ChangeHeaders({"X-Repo-Commit": None}))],
-    "a long way to the first byte": [cdn(Latency(0.3))],
-    "a web page once": [cdn(Reply(200, {"Content-Type": "text/html"}, b"<html>"), times=1)],
-    "another etag at each answer": [cdn(ChangeHeaders({"ETag": None}), times=3)],
+    "cut with progress, always": [cdn(faults.Cut(after_bytes=1_000_000))],
+    "cut without progress": [cdn(faults.Cut(after_bytes=0), times=3)],
+    "cut before the answer": [cdn(faults.Cut(after_bytes=-1), times=3)],
+    "reset in the middle": [cdn(faults.Cut(after_bytes=500_000, is_reset=True), times=4)],
+    "hub cut before the answer": [hub(faults.Cut(after_bytes=-1), times=2)],
+    "stall in the middle": [cdn(faults.Stall(after_bytes=1_000_000), times=2)],
+    "stall before the answer": [cdn(faults.Stall(after_bytes=-1), times=2)],
+    "slow drip": [cdn(faults.Throttle(bytes_per_second=100), times=1)],
+    "200 for 206": [cdn(faults.IgnoreRange())],
+    "200 for 206, chunked without length": [cdn(faults.IgnoreRange(is_chunked=True))],
+    "200 with the range's Content-Range and the whole body": [cdn(faults.IgnoreRange(has_content_range=True))],
+    "200 for 206, once, later": [cdn(faults.IgnoreRange(), times=1, skip=2)],
+    "200 for 206, cut": [cdn(faults.IgnoreRange()), cdn(faults.Cut(after_bytes=5_000_000), times=2)],
+    "200 with an honest Content-Range": [cdn(faults.ChangeStatus(200))],
+    "206 elsewhere": [cdn(faults.MoveRange(start=100, stop=100))],
+    "206 elsewhere, once": [cdn(faults.MoveRange(start=100, stop=100), times=1)],
+    "206 elsewhere that lies, once": [cdn(faults.MoveRange(start=100, stop=100, is_honest=False), times=1)],
+    "206 shorter": [cdn(faults.MoveRange(stop=-100_000))],
+    "206 longer": [cdn(faults.MoveRange(stop=100_000))],
+    "206 longer that lies": [cdn(faults.MoveRange(stop=100_000, is_honest=False), times=2)],
+    "206 without bytes, twice": [cdn(faults.EmptyRange(), times=2)],
+    "206 without bytes, always": [cdn(faults.EmptyRange())],
+    "206 with another total, once": [cdn(faults.WrongTotal(by=1), times=1)],
+    "206 without Content-Range": [cdn(faults.ChangeHeaders({"Content-Range": None}))],
+    "206 with a Content-Range that is none": [cdn(faults.ChangeHeaders({"Content-Range": "bytes x-y/z"}))],
+    "206 chunked": [cdn(faults.Chunked())],
+    "416 once": [cdn(faults.Reply(416, {"Content-Range": f"bytes */{SIZE}"}), times=1)],
+    "longer body than promised": [cdn(faults.Resize(by=1000, is_promised=True), times=2)],
+    "shorter body than promised": [cdn(faults.Resize(by=-1000, is_promised=True), times=2)],
+    "403 once": [cdn(faults.Reply(403), times=1)],
+    "more than four connections are refused": [cdn(faults.LimitConcurrency(4)), cdn(faults.Throttle(8e6))],
+    "more than two connections get 429": [cdn(faults.LimitConcurrency(2, status=429)), cdn(faults.Throttle(8e6))],
+    "more than one connection get 503": [cdn(faults.LimitConcurrency(1, status=503)), cdn(faults.Throttle(20e6))],
+    "429 with Retry-After": [cdn(faults.Reply(429, {"Retry-After": "1"}), times=1)],
+    "429 of the hub with RateLimit alone": [hub(faults.Reply(429, {"RateLimit": '"resolvers";r=0;t=1'}), times=1)],
+    "a burst of 503": [cdn(faults.Reply(503), times=3)],
+    "a burst of 500 at the hub": [hub(faults.Reply(500), times=2)],
+    "gzip if asked for": [cdn(faults.Gzip())],
+    "packed once all the same": [cdn(faults.Reply(200, {"Content-Encoding": "gzip"}, gzip.compress(b"x")), times=1)],
+    "a mirror's headers": [hub(faults.MirrorHeaders())],
+    "a mirror's quoted headers": [hub(faults.MirrorHeaders(is_quoted=True))],
+    "a larger size from the hub than it listed": [hub(faults.WrongLinkedSize(by=10))],
+    "a smaller size from the hub than it listed": [hub(faults.WrongLinkedSize(by=-10))],
+    "no size from the hub": [hub(faults.ChangeHeaders({"X-Linked-Size": None}))],
+    "no headers from the hub": [
+        hub(faults.ChangeHeaders({"X-Linked-Size": None, "X-Linked-Etag": None, "ETag": None}))
+    ],
+    "no commit from the hub": [hub(faults.ChangeHeaders({"X-Repo-Commit": None}))],
+    "a long way to the first byte": [cdn(faults.Latency(0.3))],
+    "a web page once": [cdn(faults.Reply(200, {"Content-Type": "text/html"}, b"<html>"), times=1)],
+    "another etag at each answer": [cdn(faults.ChangeHeaders({"ETag": None}), times=3)],
 }
 
 
 @pytest.mark.parametrize("name", SURVIVED)
 async def test_the_file_is_exact_all_the_same(playground: Playground, name: str) -> None:
-    faults = [playground.hub.faults.add(**fault) for fault in SURVIVED[name]]
+    added = [playground.hub.faults.add(**fault) for fault in SURVIVED[name]]
     with anyio.fail_after(60):
         done = await playground.download()
     playground.assert_exact(done)
-    assert all(playground.hub.faults.fired(fault) > 0 for fault in faults) or name == "gzip if asked for"
+    assert all(playground.hub.faults.fired(fault) > 0 for fault in added) or name == "gzip if asked for"
 
 
 REFUSED: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "endless 503": ("server_error", [cdn(Reply(503))]),
-    "endless 503 at the hub": ("server_error", [hub(Reply(503))]),
-    "endless 403 at the storage": ("server_error", [cdn(Reply(403))]),
-    "endless 404 at the storage": ("server_error", [cdn(Reply(404))]),
-    "endless 416": ("content_changed", [cdn(Reply(416, {"Content-Range": "bytes */100"}))]),
-    "endless cuts without progress": ("offline", [cdn(Cut(after_bytes=0))]),
-    "one byte for each connection": ("offline", [cdn(Cut(after_bytes=1))]),
-    "silence": ("timeout", [cdn(Stall(after_bytes=-1))]),
-    "silence after the head": ("timeout", [cdn(Stall(after_bytes=0))]),
-    "a rate limit of hours": ("rate_limited", [cdn(Reply(429, {"Retry-After": "7200"}))]),
-    "redirects in circles": ("server_error", [cdn(RedirectLoop())]),
-    "redirects in circles at the hub": ("server_error", [hub(RedirectLoop())]),
-    "a redirect to nowhere": ("offline", [cdn(Reply(302, {"Location": "http://[nonsense"}))]),
-    "a web page for the bytes": ("server_error", [cdn(Reply(200, {"Content-Type": "text/html"}, b"<html>"))]),
-    "a web page for the resolve": ("server_error", [hub(Reply(200, {"Content-Type": "text/html"}, b"<html>"))]),
-    "other content of another size": ("content_changed", [cdn(Content(b"GGUF" + bytes(1000)))]),
-    "another size in every answer": ("content_changed", [cdn(WrongTotal(by=-1))]),
-    "other content of the same size": ("integrity", [cdn(Content(b"GGUF" + bytes(SIZE - 4)))]),
-    "a bit that is always wrong": ("integrity", [cdn(FlipBit(offset=20_000_000))]),
-    "ranges that always lie": ("integrity", [cdn(MoveRange(start=64, stop=64, is_honest=False))]),
-    "bytes without end, one at a time": ("stalled", [cdn(Throttle(bytes_per_second=50))]),
-    "packed whatever is asked": ("server_error", [cdn(ChangeHeaders({"Content-Encoding": "gzip"}))]),
+    "endless 503": ("server_error", [cdn(faults.Reply(503))]),
+    "endless 503 at the hub": ("server_error", [hub(faults.Reply(503))]),
+    "endless 403 at the storage": ("server_error", [cdn(faults.Reply(403))]),
+    "endless 404 at the storage": ("server_error", [cdn(faults.Reply(404))]),
+    "endless 416": ("content_changed", [cdn(faults.Reply(416, {"Content-Range": "bytes */100"}))]),
+    "endless cuts without progress": ("offline", [cdn(faults.Cut(after_bytes=0))]),
+    "one byte for each connection": ("offline", [cdn(faults.Cut(after_bytes=1))]),
+    "silence": ("timeout", [cdn(faults.Stall(after_bytes=-1))]),
+    "silence after the head": ("timeout", [cdn(faults.Stall(after_bytes=0))]),
+    "a rate limit of hours": ("rate_limited", [cdn(faults.Reply(429, {"Retry-After": "7200"}))]),
+    "redirects in circles": ("server_error", [cdn(faults.RedirectLoop())]),
+    "redirects in circles at the hub": ("server_error", [hub(faults.RedirectLoop())]),
+    "a redirect to nowhere": ("offline", [cdn(faults.Reply(302, {"Location": "http://[nonsense"}))]),
+    "a web page for the bytes": ("server_error", [cdn(faults.Reply(200, {"Content-Type": "text/html"}, b"<html>"))]),
+    "a web page for the resolve": ("server_error", [hub(faults.Reply(200, {"Content-Type": "text/html"}, b"<html>"))]),
+    "other content of another size": ("content_changed", [cdn(faults.Content(b"GGUF" + bytes(1000)))]),
+    "another size in every answer": ("content_changed", [cdn(faults.WrongTotal(by=-1))]),
+    "other content of the same size": ("integrity", [cdn(faults.Content(b"GGUF" + bytes(SIZE - 4)))]),
+    "a bit that is always wrong": ("integrity", [cdn(faults.FlipBit(offset=20_000_000))]),
+    "ranges that always lie": ("integrity", [cdn(faults.MoveRange(start=64, stop=64, is_honest=False))]),
+    "bytes without end, one at a time": ("stalled", [cdn(faults.Throttle(bytes_per_second=50))]),
+    "packed whatever is asked": ("server_error", [cdn(faults.ChangeHeaders({"Content-Encoding": "gzip"}))]),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_the_error_is_clean(playground: Playground, name: str) -> None:
-    code, faults = REFUSED[name]
-    for fault in faults:
+    code, script = REFUSED[name]
+    for fault in script:
         playground.hub.faults.add(**fault)
     with anyio.fail_after(90):
         failed = await playground.download()
@@ -155,7 +135,7 @@ async def test_the_error_is_clean(playground: Playground, name: str) -> None:
 
 
 async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(8e6), origin="cdn")
+    playground.hub.faults.add(faults.Throttle(8e6), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         for share in (3_000_000, 9_000_000):
@@ -168,7 +148,7 @@ async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playg
 
 
 async def test_content_that_changes_between_attempts_is_not_mixed(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(faults.Throttle(4e6), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received >= 3_000_000)
@@ -184,7 +164,7 @@ async def test_a_redirect_of_the_storage_is_followed_without_the_token(playgroun
     with LocalHub() as other:
         other.add_repo(playground.repo_id, {playground.filename: playground.content})
         url = other.endpoint + f"/{playground.repo_id}/resolve/main/{playground.filename}"
-        playground.hub.faults.add(Reply(302, {"Location": url}), origin="cdn")
+        playground.hub.faults.add(faults.Reply(302, {"Location": url}), origin="cdn")
         playground.assert_exact(await playground.download())
         assert not [record for record in other.requests if "authorization" in record.headers]
         assert other.requests.bytes_sent >= SIZE
@@ -193,7 +173,7 @@ async def test_a_redirect_of_the_storage_is_followed_without_the_token(playgroun
 async def test_a_redirect_to_a_dead_port_fails_and_says_so(playground: Playground) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    playground.hub.faults.add(Reply(302, {"Location": f"http://127.0.0.1:{port}/x"}), origin="cdn")
+    playground.hub.faults.add(faults.Reply(302, {"Location": f"http://127.0.0.1:{port}/x"}), origin="cdn")
     playground.assert_failed(await playground.download(), "offline")
 
 
@@ -271,7 +251,7 @@ async def test_a_git_file_is_checked_by_its_sha1(playground: Playground, is_wron
     playground.hub.add_repo(playground.repo_id, {"README.md": text})
     request = playground.request(files=(GGUFFile(filename="README.md"),), commit_hash=None)
     if is_wrong:
-        playground.hub.faults.add(FlipBit(offset=7), method="GET")
+        playground.hub.faults.add(faults.FlipBit(offset=7), method="GET")
     async with playground.manager() as manager:
         job = await manager.submit(request)
         done = await manager.wait(job.job_id)
@@ -287,7 +267,7 @@ async def test_a_git_file_is_checked_by_its_sha1(playground: Playground, is_wron
 
 @pytest.mark.parametrize("by", [-10, 10])
 async def test_a_size_of_the_hub_that_nobody_can_confirm(playground: Playground, by: int) -> None:
-    playground.hub.faults.add(WrongLinkedSize(by=by), origin="hub")
+    playground.hub.faults.add(faults.WrongLinkedSize(by=by), origin="hub")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request(files=(GGUFFile(filename=playground.filename),)))
         failed = await manager.wait(job.job_id)
@@ -298,11 +278,11 @@ BARE = {"X-Linked-Size": None, "X-Linked-Etag": None, "ETag": None, "X-Repo-Comm
 
 
 @pytest.mark.parametrize(
-    "storage", [None, IgnoreRange(), IgnoreRange(is_chunked=True)], ids=["ranges", "whole", "chunked"]
+    "storage", [None, faults.IgnoreRange(), faults.IgnoreRange(is_chunked=True)], ids=["ranges", "whole", "chunked"]
 )
 async def test_a_mirror_that_tells_nothing(playground: Playground, storage: Any) -> None:
     """Neither size nor digest are known from anywhere: the bytes are taken, and named by their own sha256."""
-    playground.hub.faults.add(ChangeHeaders(BARE), origin="hub", path=RESOLVE)
+    playground.hub.faults.add(faults.ChangeHeaders(BARE), origin="hub", path=RESOLVE)
     if storage is not None:
         playground.hub.faults.add(storage, origin="cdn")
     request = playground.request(files=(GGUFFile(filename=playground.filename),))
@@ -314,8 +294,8 @@ async def test_a_mirror_that_tells_nothing(playground: Playground, storage: Any)
 
 
 async def test_a_mirror_that_tells_nothing_and_sends_something_else(playground: Playground) -> None:
-    playground.hub.faults.add(ChangeHeaders(BARE), origin="hub", path=RESOLVE)
-    playground.hub.faults.add(Content(b"not a model, whatever it says" * 1000), origin="cdn")
+    playground.hub.faults.add(faults.ChangeHeaders(BARE), origin="hub", path=RESOLVE)
+    playground.hub.faults.add(faults.Content(b"not a model, whatever it says" * 1000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request(files=(GGUFFile(filename=playground.filename),)))
         failed = await manager.wait(job.job_id)
@@ -325,9 +305,9 @@ async def test_a_mirror_that_tells_nothing_and_sends_something_else(playground: 
 async def test_a_mirror_without_redirects(playground: Playground) -> None:
     """The endpoint itself serves the bytes, so the token goes along, and only there."""
     whole = {"Content-Length": str(SIZE), "ETag": f'"{playground.sha256}"', "X-Repo-Commit": playground.commit_hash}
-    playground.hub.faults.add(Reply(200, whole, b""), origin="hub", path=RESOLVE, method="HEAD")
+    playground.hub.faults.add(faults.Reply(200, whole, b""), origin="hub", path=RESOLVE, method="HEAD")
     playground.hub.faults.add(
-        Reply(200, {k: v for k, v in whole.items() if k != "Content-Length"}, playground.content),
+        faults.Reply(200, {k: v for k, v in whole.items() if k != "Content-Length"}, playground.content),
         origin="hub",
         path=RESOLVE,
         method="GET",
@@ -357,7 +337,7 @@ async def test_several_files_are_one_download(playground: Playground) -> None:
 async def test_one_bad_file_of_several_publishes_no_ref(playground: Playground) -> None:
     content = {"a.gguf": playground.content[:2_000_000], "b.gguf": playground.content[:3_000_000]}
     commit_hash = playground.hub.add_repo(playground.repo_id, content)
-    playground.hub.faults.add(FlipBit(offset=2_500_000), origin="cdn")
+    playground.hub.faults.add(faults.FlipBit(offset=2_500_000), origin="cdn")
     files = tuple(GGUFFile(filename=name) for name in content)
     async with playground.manager() as manager:
         job = await manager.submit(playground.request(files=files, commit_hash=commit_hash))
@@ -394,11 +374,11 @@ async def test_a_cached_file_of_the_wrong_size_is_replaced(playground: Playgroun
 
 def test_every_effect_is_used() -> None:
     """A fault that the hub learns is a trap that belongs here, unless it is about its listings."""
-    import tools.localhub as package
-
-    used = {type(f["effect"]) for faults in SURVIVED.values() for f in faults}
-    used |= {type(f["effect"]) for _, faults in REFUSED.values() for f in faults}
+    used = {type(f["effect"]) for script in SURVIVED.values() for f in script}
+    used |= {type(f["effect"]) for _, script in REFUSED.values() for f in script}
     effects: set[Callable[..., Any]] = {
-        value for value in vars(package).values() if isinstance(value, type) and hasattr(value, "apply")
+        value
+        for value in vars(faults).values()
+        if isinstance(value, type) and hasattr(value, "apply") and value not in (faults.Effect, faults.Faults)
     }
-    assert effects - {package.EditJSON} <= used
+    assert effects - {faults.EditJSON, faults.ReplyBy, faults.RawBytes} <= used

@@ -15,7 +15,7 @@ from modeldeck._settings import Settings
 from modeldeck._types import LocalModel
 from modeldeck.engine.verify import verify_files
 from modeldeck.hub.client import HubClient
-from tools.localhub import FlipBit
+from tools.localhub.faults import FlipBit
 
 if TYPE_CHECKING:
     from conftest import Playground

@@ -35,7 +35,8 @@ from modeldeck.fit import native
 from modeldeck.fit.hardware import Hardware
 from modeldeck.service import client
 from modeldeck.service.client import Engine
-from tools.localhub import LocalHub, Reply, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Reply, Throttle
 from tools.localhub.tiny_models import write_chat_model
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"

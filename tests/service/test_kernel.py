@@ -11,7 +11,8 @@ import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
-from tools.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
     from conftest import Engines

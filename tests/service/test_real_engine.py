@@ -26,7 +26,8 @@ from modeldeck.service.client import Engine, connect_engine
 from modeldeck.service.control import engine_status, stop_engine
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.session import Session
-from tools.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
     from conftest import Engines

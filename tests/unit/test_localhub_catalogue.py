@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.localhub import catalogue as documents
-from tools.localhub.catalogue import Blob, Catalogue, Commit, ListQuery, Repo, git_oid, pointer_text
+from tools.localhub import documents
+from tools.localhub.catalogue import Blob, Catalogue, Commit, Repo, front_matter, git_oid, pointer_text, scan_folder
+from tools.localhub.documents import ListQuery
 
 FILES = {
     "README.md": b"# hi",
@@ -140,7 +141,7 @@ def test_select() -> None:
 
 def test_front_matter() -> None:
     def read(text: str) -> dict[str, str]:
-        return documents.front_matter({"README.md": Blob.of("README.md", text.encode())})
+        return front_matter({"README.md": Blob.of("README.md", text.encode())})
 
     assert read("---\nlicense: mit\ntags:\n- a\npipeline_tag: x\n---\nsize: 3\n") == {
         "license": "mit",
@@ -148,14 +149,14 @@ def test_front_matter() -> None:
     }
     assert read("# Title\nlicense: mit\n") == {}
     assert read("") == {}
-    assert documents.front_matter({}) == {}
+    assert front_matter({}) == {}
 
 
 def test_scan_folder(tmp_path: Path) -> None:
     for path in ("a/m/x.gguf", "a/m/sub/y.gguf", "a/m/.cache/z.gguf", "a/loose.gguf", ".hidden/m/x.gguf", "b/n/t.md"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
-    found = documents.scan_folder(tmp_path)
+    found = scan_folder(tmp_path)
     assert {repo_id: set(files) for repo_id, files in found.items()} == {
         "a/m": {"x.gguf", "sub/y.gguf"},
         "b/n": {"t.md"},

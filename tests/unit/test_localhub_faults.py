@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 
 from tools.localhub import faults
 from tools.localhub.faults import Faults
-from tools.localhub.messages import Answer, Body, Request, body_answer, json_answer, parse_range, text_answer
+from tools.localhub.messages import HTTPAnswer, HTTPRequest, Payload, body_answer, json_answer, parse_range, text_answer
 
 DATA = bytes(range(100))
 
 
-def get(**fields: object) -> Request:
-    return Request(**{"origin": "cdn", "method": "GET", "target": "/file?x=1", **fields})  # type: ignore[arg-type]
+def get(**fields: object) -> HTTPRequest:
+    return HTTPRequest(**{"origin": "cdn", "method": "GET", "target": "/file?x=1", **fields})  # type: ignore[arg-type]
 
 
-def ranged(first: int, last: int, body: Body | None = None) -> tuple[Request, Answer]:
+def ranged(first: int, last: int, body: Payload | None = None) -> tuple[HTTPRequest, HTTPAnswer]:
     request = get(headers={"range": f"bytes={first}-{last}"})
-    return request, body_answer(request, body or Body.of(DATA), [("ETag", '"e"'), ("Accept-Ranges", "bytes")])
+    return request, body_answer(request, body or Payload.of(DATA), [("ETag", '"e"'), ("Accept-Ranges", "bytes")])
 
 
 @pytest.mark.parametrize("as_file", [False, True])
 def test_body_parts_and_flips(tmp_path: Path, as_file: bool) -> None:
     path = tmp_path / "data"
     path.write_bytes(DATA)
-    body = Body(path if as_file else DATA, 100, 0, 100, flipped=(50, 10))
+    body = Payload(path if as_file else DATA, 100, 0, 100, flipped=(50, 10))
     part = body.part(40, 60)
     assert part.read() == DATA[40:50] + bytes([50 ^ 1]) + DATA[51:60]
     assert part.part(0, 1000).size == 100
@@ -74,9 +74,9 @@ def test_body_answers() -> None:
     _, answer = ranged(100, 199)
     assert (answer.status, answer.header("content-range"), answer.body.size) == (416, "bytes */100", 0)
     headers = {"range": "bytes=0-9", "if-range": '"other"'}
-    answer = body_answer(get(headers=headers), Body.of(DATA), [("ETag", '"e"')])
+    answer = body_answer(get(headers=headers), Payload.of(DATA), [("ETag", '"e"')])
     assert (answer.status, answer.body.size) == (200, 100)
-    answer = body_answer(get(headers={"if-none-match": '"x", "e"'}), Body.of(DATA), [("ETag", '"e"')])
+    answer = body_answer(get(headers={"if-none-match": '"x", "e"'}), Payload.of(DATA), [("ETag", '"e"')])
     assert (answer.status, answer.body.size) == (304, 0)
 
 
@@ -154,7 +154,7 @@ def test_range_effects() -> None:
     ],
 )
 def test_effects_leave_alone_what_they_are_not_about(effect: faults.Effect) -> None:
-    redirect = Answer(status=302, headers=(("Location", "/elsewhere"),))
+    redirect = HTTPAnswer(status=302, headers=(("Location", "/elsewhere"),))
     assert effect.apply(get(headers={"range": "bytes=0-1"}), redirect) is redirect
 
 
@@ -173,7 +173,7 @@ def test_gzip_only_for_those_who_accept_it() -> None:
 
 
 def test_header_effects() -> None:
-    answer = Answer(
+    answer = HTTPAnswer(
         status=302,
         headers=(("X-Linked-Etag", '"ab"'), ("X-Linked-Size", "5"), ("Location", "/x"), ("X-Repo-Commit", "c")),
     )

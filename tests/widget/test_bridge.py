@@ -21,8 +21,9 @@ from modeldeck.service.discovery import find_state_directory
 from modeldeck.widget import bridge as bridge_module
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.throttle import Throttle as PublishThrottle
-from tools.localhub import LocalHub, Reply, Stall, Throttle
+from tools.localhub import LocalHub
 from tools.localhub.demo import GATED_REPO_ID
+from tools.localhub.faults import Reply, Stall, Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"

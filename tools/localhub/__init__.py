@@ -1,55 +1,7 @@
-"""A small Hugging-Face-compatible hub over a folder of GGUF files: the demo's and the tests' server."""
+"""A small Hub over a folder of GGUF files, compatible with Hugging Face's: the server of the demo and the tests."""
 
-from tools.localhub.faults import (
-    ChangeHeaders,
-    ChangeStatus,
-    Chunked,
-    Content,
-    Cut,
-    EditJSON,
-    EmptyRange,
-    Fault,
-    FlipBit,
-    Gzip,
-    IgnoreRange,
-    Latency,
-    LimitConcurrency,
-    MirrorHeaders,
-    MoveRange,
-    RedirectLoop,
-    Reply,
-    Resize,
-    Stall,
-    Throttle,
-    WrongLinkedSize,
-    WrongTotal,
-)
+from tools.localhub import faults
 from tools.localhub.log import RequestRecord
 from tools.localhub.server import LocalHub
 
-__all__ = [
-    "ChangeHeaders",
-    "ChangeStatus",
-    "Chunked",
-    "Content",
-    "Cut",
-    "EditJSON",
-    "EmptyRange",
-    "Fault",
-    "FlipBit",
-    "Gzip",
-    "IgnoreRange",
-    "Latency",
-    "LimitConcurrency",
-    "LocalHub",
-    "MirrorHeaders",
-    "MoveRange",
-    "RedirectLoop",
-    "Reply",
-    "RequestRecord",
-    "Resize",
-    "Stall",
-    "Throttle",
-    "WrongLinkedSize",
-    "WrongTotal",
-]
+__all__ = ["LocalHub", "RequestRecord", "faults"]

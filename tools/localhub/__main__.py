@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="port of the hub; 0 takes a free one")
     parser.add_argument("--cdn-port", type=int, default=0, help="port of the CDN; 0 takes a free one")
-    parser.add_argument("--bandwidth", type=float, metavar="BYTES", help="send at most so many bytes a second in all")
+    parser.add_argument("--bandwidth", type=float, metavar="BYTES", help="send at most this many bytes a second in all")
     options = parser.parse_args(arguments)
     if options.folder is None and not options.demo:
         parser.error("nothing to serve: give --folder or --demo")

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on accepted connections: requests in, answers out, with whatever is wrong about them."""
+"""HTTP/1.1 on accepted connections: it reads requests and sends answers, with every fault that is scripted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import h11
 
 from tools.localhub.faults import Faults
 from tools.localhub.log import RequestLog
-from tools.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, text_answer
+from tools.localhub.messages import HTTPAnswer, HTTPRequest, Origin, Payload, SpeedLimit, text_answer
 from tools.localhub.routes import Site
 
 _READ_BYTES = 1 << 16
@@ -35,14 +35,14 @@ class _Cut(Exception):
 
 @dataclass(slots=True)
 class _Pace:
-    """Says when bytes may go out under a speed limit, for as long as the limit is in the script."""
+    """Schedules the bytes of one speed limit, for as long as the limit is scripted."""
 
     limit: SpeedLimit
     faults: Faults
     free_at: float = 0.0
 
     async def take(self, most: int, end: asyncio.Event) -> int:
-        """Wait until some bytes may go out; how many. Nobody waits for a client that has hung up: its turn is free."""
+        """Wait until some bytes may be sent, and return how many. A client that hangs up gives its turn back."""
         if not self.faults.has(self.limit):
             return most
         rate = self.limit.bytes_per_second
@@ -59,7 +59,7 @@ class _Pace:
 
 
 class HubReader(asyncio.StreamReader):
-    """A reader that tells when the other side has hung up, also when nobody reads."""
+    """A stream reader whose ``end`` is set when the client hangs up, even while nothing reads from it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class HubReader(asyncio.StreamReader):
         self.end.set()
 
 
-class Connections:
+class ConnectionServer:
     """Answers requests on accepted connections."""
 
     def __init__(self, site: Site, faults: Faults, log: RequestLog, *, is_plain: bool) -> None:
@@ -93,7 +93,7 @@ class Connections:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End every connection of this loop, also those that asyncio has accepted and not handed over yet."""
+        """End every connection of this loop, including those that asyncio has accepted but not yet handed over."""
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.sleep(0)  # a task that is cancelled before its first step closes nothing
             for task in tasks:
@@ -114,7 +114,7 @@ class Connections:
                 headers = {name.decode().lower(): value.decode("latin-1") for name, value in event.headers}
                 self._answering[origin] += 1
                 try:
-                    request = Request(
+                    request = HTTPRequest(
                         origin=origin,
                         method=event.method.decode(),
                         target=event.target.decode("latin-1"),
@@ -138,15 +138,18 @@ class Connections:
             writer.close()
 
     async def _exchange(
-        self, request: Request, connection_id: int, reader: HubReader, writer: asyncio.StreamWriter
+        self, request: HTTPRequest, connection_id: int, reader: HubReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Answer one request; whether the connection can take another."""
+        """Answer one request, and return whether the connection can take another."""
         key = self._log.begin(request, unquote(request.raw_path), connection_id)
         try:
             answer = self._faults.apply(request, self._site.answer(request))
             if answer.delay_seconds:
                 await asyncio.sleep(answer.delay_seconds)
             await self._interrupt(answer, -1, reader, writer)
+            if answer.raw is not None:
+                await _write(writer, answer.raw)
+                return False
             is_reusable = answer.header("Content-Length") in (None, str(answer.body.size))
             await _write(writer, _head(answer, is_last=not is_reusable))
             self._log.update(key, status=answer.status)
@@ -160,9 +163,9 @@ class Connections:
             self._log.update(key, is_finished=True)
 
     async def _interrupt(
-        self, answer: Answer, sent: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, answer: HTTPAnswer, sent: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """End or freeze the connection if that is due after ``sent`` bytes of the body; -1 is before the head."""
+        """End or freeze the connection if that is due after ``sent`` bytes of the body; -1 means before the head."""
         if answer.cut_after is not None and answer.cut_after <= sent:
             if answer.is_reset:
                 raw = writer.get_extra_info("socket")
@@ -174,7 +177,7 @@ class Connections:
                 pass
             raise ConnectionAbortedError
 
-    async def _send_body(self, answer: Answer, key: int, end: asyncio.Event, writer: asyncio.StreamWriter) -> None:
+    async def _send_body(self, answer: HTTPAnswer, key: int, end: asyncio.Event, writer: asyncio.StreamWriter) -> None:
         limits = (answer.body.size, answer.cut_after, answer.stall_after)
         body = answer.body.part(answer.body.start, answer.body.start + min(n for n in limits if n is not None))
         pace = self._pace(answer.speed_limit)
@@ -209,7 +212,7 @@ class Connections:
 
 
 async def _read_request(reader: asyncio.StreamReader, pending: bytes) -> tuple[h11.Request | None, bytes, bytes]:
-    """The next request (``None`` at the end of the connection), its body, and what came after it.
+    """Read the next request (``None`` at the end of the connection), its body, and the bytes that follow it.
 
     h11 reads only. Answers are written by hand, because a fault must be able to break its rules.
     """
@@ -231,12 +234,12 @@ async def _read_request(reader: asyncio.StreamReader, pending: bytes) -> tuple[h
             return None, b"", b""
 
 
-def _head(answer: Answer, *, is_last: bool) -> bytes:
+def _head(answer: HTTPAnswer, *, is_last: bool) -> bytes:
     phrase = _PHRASES.get(answer.status, "Unknown")
     headers = list(answer.headers)
     if answer.is_chunked:
         headers.append(("Transfer-Encoding", "chunked"))
-    elif answer.header("Content-Length") is None and answer.status not in (204, 304):
+    elif not answer.has_framing and answer.status not in (204, 304):
         headers.append(("Content-Length", str(answer.body.size)))
     if is_last:
         headers.append(("Connection", "close"))
@@ -249,7 +252,7 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     await writer.drain()
 
 
-async def _send_file(writer: asyncio.StreamWriter, file: BinaryIO, part: Body) -> None:
+async def _send_file(writer: asyncio.StreamWriter, file: BinaryIO, part: Payload) -> None:
     file.seek(part.start)
     if writer.transport.is_closing():
         raise ConnectionResetError

@@ -1,12 +1,15 @@
-"""Faults: what a server may do wrong, scripted request by request.
+"""What a server may do wrong, scripted request by request.
 
-An effect is a pure change of an answer. It has fired when the answer it returns is another one::
+An effect is a pure change of an answer. It fires when it returns a different answer::
 
-    hub.faults.add(Cut(after_bytes=1_000_000), origin="cdn", times=1)
-    hub.faults.add(Reply(503), path="/*/resolve/*", times=3)
-    hub.faults.add(Throttle(bytes_per_second=20e6), origin="cdn")
+    from tools.localhub import faults
 
-Faults apply in the order in which they were added, all that match.
+    hub.faults.add(faults.Cut(after_bytes=1_000_000), origin="cdn", times=1)
+    hub.faults.add(faults.Reply(503), path="/*/resolve/*", times=3)
+    hub.faults.add(faults.Throttle(bytes_per_second=20e6), origin="cdn")
+    hub.faults.script("/api/models", faults.Reply(503), faults.json_reply([]))
+
+All faults that match apply, in the order in which they were added.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from tools.localhub.messages import Answer, Body, Origin, Request, SpeedLimit, body_answer, content_range
+from tools.localhub.messages import HTTPAnswer, HTTPRequest, Origin, Payload, SpeedLimit, body_answer, content_range
 
 _GZIP_LEVEL = 1
 
@@ -28,11 +31,11 @@ _GZIP_LEVEL = 1
 class Effect(Protocol):
     """One thing that goes wrong."""
 
-    def apply(self, request: Request, answer: Answer) -> Answer: ...
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer: ...
 
 
-def _has_byte(request: Request, answer: Answer, index: int) -> bool:
-    """Whether the body that is sent has a byte of this index, so that something can happen in front of it."""
+def _has_byte(request: HTTPRequest, answer: HTTPAnswer, index: int) -> bool:
+    """Return whether the body that is sent has a byte with this index, so that something can happen before it."""
     return index < (0 if request.method == "HEAD" else answer.body.size)
 
 
@@ -41,15 +44,15 @@ def _has_byte(request: Request, answer: Answer, index: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Close the connection after so many bytes of the body; -1 closes it instead of answering.
+    """Close the connection after this many bytes of the body; -1 closes it instead of answering.
 
-    ``is_reset`` ends it with RST, which may also throw away what the client has not read yet.
+    ``is_reset`` ends it with RST, which may also discard bytes that the client has not read yet.
     """
 
     after_bytes: int = 0
     is_reset: bool = False
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if not _has_byte(request, answer, self.after_bytes):
             return answer
         return replace(answer, cut_after=self.after_bytes, is_reset=self.is_reset)
@@ -57,11 +60,11 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Send nothing more after so many bytes of the body, and keep the connection open; -1 does not even answer."""
+    """Send nothing more after this many bytes of the body but keep the connection open; -1 sends no answer at all."""
 
     after_bytes: int = 0
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if not _has_byte(request, answer, self.after_bytes):
             return answer
         return replace(answer, stall_after=self.after_bytes)
@@ -71,7 +74,7 @@ class Stall:
 class Throttle(SpeedLimit):
     """Limit the speed of each answer, or of all answers together, until the fault is removed."""
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         return replace(answer, speed_limit=self) if answer.body.size else answer
 
 
@@ -81,7 +84,7 @@ class Latency:
 
     seconds: float
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         return replace(answer, delay_seconds=answer.delay_seconds + self.seconds)
 
 
@@ -93,7 +96,7 @@ class LimitConcurrency:
     status: int = 403
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if request.concurrent <= self.limit:
             return answer
         return Reply(self.status, self.headers).apply(request, answer)
@@ -104,14 +107,37 @@ class LimitConcurrency:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer something else altogether: an error, a redirect, HTML, hostile JSON."""
+    """Send another answer altogether: an error, a redirect, HTML, hostile JSON.
 
-    status: int
+    A ``Content-Length`` among the headers replaces the true one.
+    """
+
+    status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
-        return Answer(status=self.status, headers=tuple(self.headers.items()), body=Body.of(self.body))
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
+        return HTTPAnswer(status=self.status, headers=tuple(self.headers.items()), body=Payload.of(self.body))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyBy:
+    """Send the reply that a function makes of the request."""
+
+    reply_to: Callable[[HTTPRequest], Reply]
+
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
+        return self.reply_to(request).apply(request, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class RawBytes:
+    """Send these bytes in place of an HTTP answer, then close the connection."""
+
+    data: bytes
+
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
+        return replace(answer, raw=self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +146,17 @@ class ChangeHeaders:
 
     headers: Mapping[str, str | None]
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         return answer.with_headers(self.headers)
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeStatus:
-    """Another status with the same headers and body, such as 200 with a Location."""
+    """Send another status with the same headers and body, such as 200 with a Location."""
 
     status: int
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         return replace(answer, status=self.status)
 
 
@@ -140,7 +166,7 @@ class RedirectLoop:
 
     status: int = 302
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         return Reply(self.status, {"Location": request.target}).apply(request, answer)
 
 
@@ -148,20 +174,21 @@ class RedirectLoop:
 class Chunked:
     """Send the body chunked, without Content-Length."""
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         return replace(answer, is_chunked=True)
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorHeaders:
-    """What some mirrors answer instead of the Hub's own headers.
+    """Send the headers of some mirrors instead of the Hub's own.
 
-    No ``X-Linked-*``; the sha256 as ETag, unquoted unless ``is_quoted``; 200 with the Location for a HEAD request.
+    They have no ``X-Linked-*``, the sha256 as ETag (unquoted unless ``is_quoted``), and answer HEAD with 200 and a
+    Location.
     """
 
     is_quoted: bool = False
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         etag = answer.header("X-Linked-Etag")
         if etag is None:
             return answer
@@ -181,7 +208,7 @@ class IgnoreRange:
     has_content_range: bool = False
     is_chunked: bool = False
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status not in (206, 416) and not (answer.status == 200 and answer.header("Accept-Ranges")):
             return answer
         whole = answer.body.part(0, answer.body.total)
@@ -202,7 +229,7 @@ class MoveRange:
     stop: int = 0
     is_honest: bool = True
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status != 206:
             return answer
         body = answer.body.part(answer.body.start + self.start, answer.body.stop + self.stop)
@@ -218,7 +245,7 @@ class MoveRange:
 class EmptyRange:
     """A 206 that promises the range and has a body of no bytes, Content-Length: 0."""
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status != 206:
             return answer
         return replace(answer, body=answer.body.part(answer.body.start, answer.body.start))
@@ -230,7 +257,7 @@ class WrongTotal:
 
     by: int
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status != 206:
             return answer
         body = answer.body
@@ -246,7 +273,7 @@ class FlipBit:
 
     offset: int
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         body = answer.body
         if request.method == "HEAD" or not body.start <= self.offset < body.stop:
             return answer
@@ -260,16 +287,16 @@ class Content:
     data: bytes
     etag: str | None = '"other-content"'
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status not in (200, 206, 416):
             return answer
         headers = answer.with_headers({"Content-Range": None, "ETag": self.etag or answer.header("ETag")}).headers
-        return body_answer(request, Body.of(self.data), headers)
+        return body_answer(request, Payload.of(self.data), headers)
 
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """The body is longer (zeros at its end) or shorter than what the Hub said, by so many bytes.
+    """Send a body that is longer (by zeros at its end) or shorter than the Hub said, by this many bytes.
 
     ``is_promised``: Content-Length still tells the true size, so that a shorter body is a cut connection and a longer
     one runs over.
@@ -278,13 +305,13 @@ class Resize:
     by: int
     is_promised: bool = False
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status not in (200, 206) or not answer.body.size:
             return answer
         data = answer.body.read()
         data = data + bytes(self.by) if self.by > 0 else data[: self.by]
         headers = {"Content-Length": str(answer.body.size)} if self.is_promised else {}
-        return replace(answer, body=Body.of(data)).with_headers(headers)
+        return replace(answer, body=Payload.of(data)).with_headers(headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +320,7 @@ class WrongLinkedSize:
 
     by: int
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         size = answer.header("X-Linked-Size")
         return answer if size is None else answer.with_headers({"X-Linked-Size": str(int(size) + self.by)})
 
@@ -304,23 +331,28 @@ class EditJSON:
 
     edit: Callable[[Any], Any]
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status != 200 or "json" not in (answer.header("Content-Type") or ""):
             return answer
         edited = self.edit(json.loads(answer.body.read()))
-        return replace(answer, body=Body.of(json.dumps(edited).encode()))
+        return replace(answer, body=Payload.of(json.dumps(edited).encode()))
 
 
 @dataclass(frozen=True, slots=True)
 class Gzip:
     """Compress for a client that accepts gzip, and forget its range, as CloudFront does."""
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if "gzip" not in request.headers.get("accept-encoding", "") or answer.status not in (200, 206):
             return answer
         whole = answer.body.part(0, answer.body.total).read()
         changed = answer.with_headers({"Content-Range": None, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
-        return replace(changed, status=200, body=Body.of(gzip.compress(whole, _GZIP_LEVEL)))
+        return replace(changed, status=200, body=Payload.of(gzip.compress(whole, _GZIP_LEVEL)))
+
+
+def json_reply(value: object, *, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
+    """Return a reply with a JSON body."""
+    return Reply(status, {"Content-Type": "application/json", **(headers or {})}, json.dumps(value).encode())
 
 
 # --- the script -------------------------------------------------------------------------------------------------------
@@ -328,7 +360,7 @@ class Gzip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """An effect and the requests it strikes.
+    """An effect and the requests that it applies to.
 
     Parameters
     ----------
@@ -337,9 +369,9 @@ class Fault:
     path : str
         A glob for the unquoted path without the query; ``*`` crosses slashes.
     times : int or None
-        How often it fires; ``None`` means always.
+        How often it fires; ``None`` means every time.
     skip : int
-        How many requests it lets pass before that.
+        How many requests it leaves alone before that.
     """
 
     effect: Effect
@@ -349,7 +381,7 @@ class Fault:
     times: int | None = None
     skip: int = 0
 
-    def matches(self, request: Request) -> bool:
+    def matches(self, request: HTTPRequest) -> bool:
         return (
             self.origin in (None, request.origin)
             and self.method in (None, request.method)
@@ -358,7 +390,7 @@ class Fault:
 
 
 class Faults:
-    """The faults of a hub, changeable while it runs, from any thread."""
+    """The faults of a hub, which any thread may change while the hub runs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -374,11 +406,17 @@ class Faults:
         times: int | None = None,
         skip: int = 0,
     ) -> Fault:
-        """Script a fault; see `Fault`."""
+        """Add a fault to the script; see `Fault` for the parameters."""
         fault = Fault(effect, origin, method, path, times, skip)
         with self._lock:
             self._struck[fault] = 0
         return fault
+
+    def script(self, path: str, *effects: Effect) -> None:
+        """Apply one effect to each request of a path: each in turn, then the last one to all further requests."""
+        last = len(effects) - 1
+        for index, effect in enumerate(effects):
+            self.add(effect, path=path, skip=index, times=None if index == last else 1)
 
     def remove(self, fault: Fault) -> None:
         with self._lock:
@@ -389,17 +427,17 @@ class Faults:
             self._struck.clear()
 
     def has(self, effect: object) -> bool:
-        """Whether an effect is (still) part of the script."""
+        """Return whether an effect is part of the script."""
         with self._lock:
             return any(fault.effect == effect for fault in self._struck)
 
     def fired(self, fault: Fault) -> int:
-        """How often a fault has changed an answer."""
+        """Return how often a fault has changed an answer."""
         with self._lock:
             return max(0, self._struck.get(fault, 0) - fault.skip)
 
-    def apply(self, request: Request, answer: Answer) -> Answer:
-        """The answer with every fault that matches."""
+    def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
+        """Return the answer with every fault that matches."""
         with self._lock:
             for fault, struck in self._struck.items():
                 if not fault.matches(request) or (fault.times is not None and struck >= fault.skip + fault.times):

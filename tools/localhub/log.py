@@ -1,4 +1,4 @@
-"""What the server was asked and what it sent, for tests to look at from another thread."""
+"""The requests that a server received and the bytes it sent, for tests to read from another thread."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from tools.localhub.messages import Origin, Request
+from tools.localhub.messages import HTTPRequest, Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
     """One request. ``status`` is ``None`` until the head of the answer is sent; ``bytes_sent`` counts its body.
 
+    ``target`` is the request line's own text; ``path`` and ``query`` are its parts, ``path`` unquoted.
+
     ``connection_id`` is the same for the requests of one connection. Header names are in lower case.
     """
 
     origin: Origin
     method: str
+    target: str
     path: str
     query: str
     headers: Mapping[str, str]
@@ -34,7 +37,7 @@ class RequestRecord:
 
 
 class RequestLog:
-    """The requests so far, oldest first, those still being answered included."""
+    """The requests so far, oldest first, including those that are still being answered."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -57,6 +60,9 @@ class RequestLog:
     def to(self, origin: Origin) -> tuple[RequestRecord, ...]:
         return tuple(record for record in self.snapshot() if record.origin == origin)
 
+    def to_path(self, path: str) -> tuple[RequestRecord, ...]:
+        return tuple(record for record in self.snapshot() if record.path == path)
+
     @property
     def bytes_sent(self) -> int:
         """Bytes of all bodies so far."""
@@ -69,23 +75,24 @@ class RequestLog:
     def wait_until(
         self, condition: Callable[[tuple[RequestRecord, ...]], bool], *, timeout_seconds: float = 30.0
     ) -> tuple[RequestRecord, ...]:
-        """Block until the records fulfil a condition, such as having sent so many bytes.
+        """Block until the records fulfil a condition, such as a number of bytes sent.
 
         Raises
         ------
         TimeoutError
-            When they do not in time.
+            When the condition does not hold in time.
         """
         with self._changed:
             if self._changed.wait_for(lambda: condition(tuple(self._records.values())), timeout_seconds):
                 return tuple(self._records.values())
-        raise TimeoutError(f"the requests did not get there in {timeout_seconds} s: {self.snapshot()}")
+        raise TimeoutError(f"the condition did not hold within {timeout_seconds} s: {self.snapshot()}")
 
-    def begin(self, request: Request, path: str, connection_id: int) -> int:
-        """Note a request; the key is for `update`."""
+    def begin(self, request: HTTPRequest, path: str, connection_id: int) -> int:
+        """Record a request and return its key for `update`."""
         record = RequestRecord(
             origin=request.origin,
             method=request.method,
+            target=request.target,
             path=path,
             query=request.query,
             headers=request.headers,

@@ -1,4 +1,4 @@
-"""What travels between the routes, the faults and the sockets: a request, an answer, and a piece of a file."""
+"""The messages between the routes, the faults and the sockets: a request, an answer, and the bytes of a body."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 Origin: TypeAlias = Literal["hub", "cdn"]
-Source: TypeAlias = bytes | Path
+FileContent: TypeAlias = bytes | Path
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """The bytes ``start`` to ``stop`` of a source of ``total`` bytes, with some bits flipped.
+class Payload:
+    """The body of an answer: the bytes ``start`` to ``stop`` of a source of ``total`` bytes, with some bits flipped.
 
     ``flipped`` are offsets in the source: the lowest bit of each of these bytes is wrong.
     """
 
-    source: Source = b""
+    source: FileContent = b""
     total: int = 0
     start: int = 0
     stop: int = 0
     flipped: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, data: bytes) -> Body:
+    def of(cls, data: bytes) -> Payload:
         return cls(data, len(data), 0, len(data))
 
     @property
     def size(self) -> int:
         return self.stop - self.start
 
-    def part(self, start: int, stop: int) -> Body:
+    def part(self, start: int, stop: int) -> Payload:
         """Another part of the same source, clipped to it."""
         start = min(max(0, start), self.total)
         return replace(self, start=start, stop=max(start, min(stop, self.total)))
 
     def read(self) -> bytes:
-        """All of it, in memory."""
+        """Return the bytes, in memory."""
         if isinstance(self.source, bytes):
             data = self.source[self.start : self.stop]
         else:
@@ -56,8 +56,8 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request as it came over the wire. Header names are in lower case.
+class HTTPRequest:
+    """One request as the client sent it. Header names are in lower case.
 
     ``concurrent`` is how many requests of its origin are being answered at this moment, itself included.
     """
@@ -85,15 +85,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SpeedLimit:
-    """At most so fast: each answer on its own, or all answers together."""
+    """A highest speed, for each answer on its own or for all answers together."""
 
     bytes_per_second: float
     is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One answer, and how it is delivered. Without a fault it is delivered whole and at once.
+class HTTPAnswer:
+    """One answer and how it is delivered. Without a fault it is delivered whole and at once.
 
     Parameters
     ----------
@@ -102,26 +102,34 @@ class Answer:
     delay_seconds : float
         Wait before the first byte of the head.
     cut_after, stall_after : int or None
-        After so many bytes of the body the connection is closed, or nothing more is sent on it for ever. -1 means
-        before the head.
+        After this many bytes of the body the connection is closed, or nothing more is sent on it. -1 means before
+        the head.
     is_reset : bool
         A cut ends with RST instead of FIN.
+    raw : bytes or None
+        Sent in place of head and body; then the connection is closed.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
-    body: Body = field(default_factory=Body)
+    body: Payload = field(default_factory=Payload)
     is_chunked: bool = False
     delay_seconds: float = 0.0
     cut_after: int | None = None
     stall_after: int | None = None
     is_reset: bool = False
     speed_limit: SpeedLimit | None = None
+    raw: bytes | None = None
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
-    def with_headers(self, changes: Mapping[str, str | None]) -> Answer:
+    @property
+    def has_framing(self) -> bool:
+        """Whether the headers already say how the body ends."""
+        return self.header("Content-Length") is not None or self.header("Transfer-Encoding") is not None
+
+    def with_headers(self, changes: Mapping[str, str | None]) -> HTTPAnswer:
         """The answer with some headers replaced, added, or (``None``) removed."""
         names = {name.lower() for name in changes}
         kept = tuple((name, value) for name, value in self.headers if name.lower() not in names)
@@ -129,41 +137,41 @@ class Answer:
         return replace(self, headers=kept + added)
 
 
-def json_answer(data: object, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> Answer:
-    body = Body.of(json.dumps(data, separators=(",", ":")).encode())
-    return Answer(status=status, headers=(("Content-Type", "application/json; charset=utf-8"), *headers), body=body)
+def json_answer(data: object, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> HTTPAnswer:
+    body = Payload.of(json.dumps(data, separators=(",", ":")).encode())
+    return HTTPAnswer(status=status, headers=(("Content-Type", "application/json; charset=utf-8"), *headers), body=body)
 
 
 def text_answer(
     text: str, status: int = 200, headers: Iterable[tuple[str, str]] = (), *, content_type: str = "text/plain"
-) -> Answer:
-    return Answer(
+) -> HTTPAnswer:
+    return HTTPAnswer(
         status=status,
         headers=(("Content-Type", f"{content_type}; charset=utf-8"), *headers),
-        body=Body.of(text.encode()),
+        body=Payload.of(text.encode()),
     )
 
 
-def redirect_answer(location: str, status: int, headers: Iterable[tuple[str, str]] = ()) -> Answer:
+def redirect_answer(location: str, status: int, headers: Iterable[tuple[str, str]] = ()) -> HTTPAnswer:
     return text_answer(f"Redirecting to {location}", status, (("Location", location), *headers))
 
 
-def body_answer(request: Request, body: Body, headers: Iterable[tuple[str, str]]) -> Answer:
+def body_answer(request: HTTPRequest, body: Payload, headers: Iterable[tuple[str, str]]) -> HTTPAnswer:
     """Answer with (a range of) a file, by RFC 9110: If-None-Match, If-Range, single ranges, 416."""
     everything = tuple(headers)
     etag = next((value for name, value in everything if name.lower() == "etag"), None)
     if etag is not None and etag in (part.strip() for part in request.headers.get("if-none-match", "").split(",")):
-        return Answer(status=304, headers=everything)
+        return HTTPAnswer(status=304, headers=everything)
     wanted = request.headers.get("range")
     if wanted is None or request.headers.get("if-range", etag) != etag:
-        return Answer(status=200, headers=everything, body=body)
+        return HTTPAnswer(status=200, headers=everything, body=body)
     span = parse_range(wanted, body.total)
     if span is None:
-        return Answer(status=200, headers=everything, body=body)
+        return HTTPAnswer(status=200, headers=everything, body=body)
     if span[0] >= body.total:
         unsatisfied = (*everything, ("Content-Range", f"bytes */{body.total}"))
-        return Answer(status=416, headers=unsatisfied, body=body.part(0, 0))
-    return Answer(
+        return HTTPAnswer(status=416, headers=unsatisfied, body=body.part(0, 0))
+    return HTTPAnswer(
         status=206, headers=(*everything, ("Content-Range", content_range(*span, body.total))), body=body.part(*span)
     )
 
@@ -173,7 +181,7 @@ def content_range(start: int, stop: int, total: int) -> str:
 
 
 def parse_range(value: str, total: int) -> tuple[int, int] | None:
-    """Start and stop of a single byte range clipped to ``total``; ``None`` for what RFC 9110 lets a server ignore."""
+    """Return start and stop of a single byte range, clipped to ``total``, or ``None`` for one a server may ignore."""
     unit, _, spec = value.partition("=")
     first, dash, last = spec.strip().partition("-")
     if unit.strip() != "bytes" or not dash or not (first + last).isdecimal():

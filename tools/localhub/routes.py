@@ -1,4 +1,4 @@
-"""Which answer a request gets, on the hub's origin and on the CDN's. No sockets here: a request in, an answer out."""
+"""Decides which answer a request gets, on the hub's origin and on the CDN's. No sockets are involved."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from tools.localhub import catalogue as documents
-from tools.localhub.catalogue import Blob, Catalogue, Commit, ListQuery, Repo
+from tools.localhub import documents
+from tools.localhub.catalogue import Blob, Catalogue, Commit, Repo
 from tools.localhub.messages import (
-    Answer,
-    Request,
+    HTTPAnswer,
+    HTTPRequest,
     body_answer,
     json_answer,
     redirect_answer,
@@ -35,7 +35,7 @@ _AUTHENTICATE = ("WWW-Authenticate", 'Bearer realm="Authentication required", ch
 
 @dataclass(slots=True)
 class RateWindow:
-    """A fixed window: so many requests, then none until it ends."""
+    """A fixed window with a quota of requests; further ones are refused until it ends."""
 
     quota: int
     seconds: float = _WINDOW_SECONDS
@@ -43,7 +43,7 @@ class RateWindow:
     taken: int = 0
 
     def take(self, now: float) -> tuple[bool, int, int]:
-        """Count a request: whether it is allowed, how many remain, and seconds until the window ends."""
+        """Count a request. Return whether it is allowed, how many remain, and the seconds until the window ends."""
         if now - self.started_at >= self.seconds:
             self.started_at, self.taken = now, 0
         self.taken += 1
@@ -82,7 +82,7 @@ class Site:
         """Make every address signed until now invalid, as if its time were over."""
         self._secret = secrets.token_bytes(32)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: HTTPRequest) -> HTTPAnswer:
         if request.method not in ("GET", "HEAD", "POST"):
             return _error(405, "Method not allowed")
         return self._cdn(request) if request.origin == "cdn" else self._hub(request)
@@ -105,7 +105,7 @@ class Site:
     def _signature(self, path: str, expires: str) -> str:
         return hmac.new(self._secret, f"{path} {expires}".encode(), hashlib.sha256).hexdigest()
 
-    def _cdn(self, request: Request) -> Answer:
+    def _cdn(self, request: HTTPRequest) -> HTTPAnswer:
         query = parse_qs(request.query)
         expires, signature = query.get("Expires", [""])[0], query.get("Signature", [""])[0]
         blob = self.catalogue.blob(request.raw_path.rpartition("/")[2])
@@ -114,7 +114,7 @@ class Site:
         if not hmac.compare_digest(signature, self._signature(request.raw_path, expires)):
             return _xml_error(403, "AccessDenied", "Access denied")
         if float(expires) < time.time():
-            return _xml_error(403, "AccessDenied", "Request has expired")
+            return _xml_error(403, "AccessDenied", "HTTPRequest has expired")
         headers = (
             ("ETag", f'"{blob.xet_hash}"'),
             ("Accept-Ranges", "bytes"),
@@ -125,7 +125,7 @@ class Site:
 
     # --- the hub ------------------------------------------------------------------------------------------------------
 
-    def _hub(self, request: Request) -> Answer:
+    def _hub(self, request: HTTPRequest) -> HTTPAnswer:
         segments = request.raw_path.strip("/").split("/")
         bucket = _bucket(segments)
         quota = self.rate_limits.get(bucket, 1_000_000)
@@ -145,11 +145,11 @@ class Site:
         headers = (
             ("RateLimit", f'"{bucket}";r={remaining};t={reset}'),
             ("RateLimit-Policy", f'"fixed window";"{bucket}";q={quota};w={_WINDOW_SECONDS}'),
-            ("X-Request-Id", f"Root=local-{next(self._numbers)}"),
+            ("X-HTTPRequest-Id", f"Root=local-{next(self._numbers)}"),
         )
         return replace(answer, headers=answer.headers + headers)
 
-    def _repo(self, request: Request, raw_id: str) -> Repo | Answer:
+    def _repo(self, request: HTTPRequest, raw_id: str) -> Repo | HTTPAnswer:
         """The repository, or the redirect to its real id, or the error."""
         repo_id = unquote(raw_id)
         repo = self.catalogue.get(repo_id)
@@ -171,12 +171,12 @@ class Site:
         cut = 1 if is_legacy else 2
         return "/".join(segments[:cut]), segments[cut:]
 
-    def _api(self, request: Request, segments: list[str]) -> Answer:
+    def _api(self, request: HTTPRequest, segments: list[str]) -> HTTPAnswer:
         if not segments:
             return self._search(request)
         repo_id, rest = self._split_repo(segments, _REPO_ROUTES)
         repo = self._repo(request, repo_id)
-        if isinstance(repo, Answer):
+        if isinstance(repo, HTTPAnswer):
             return repo
         match rest:
             case ["refs"]:
@@ -197,7 +197,7 @@ class Site:
             return _paths_info(request, commit)
         return _info(request, repo, commit_hash)
 
-    def _search(self, request: Request) -> Answer:
+    def _search(self, request: HTTPRequest) -> HTTPAnswer:
         query = parse_qs(request.query)
         first = {name: values[0] for name, values in query.items()}
         sort = first.get("sort", "trendingScore")
@@ -216,7 +216,7 @@ class Site:
         gated = first.get("gated")
         found = documents.select(
             self.catalogue.all(),
-            ListQuery(
+            documents.ListQuery(
                 search=first.get("search", ""),
                 filters=_words(query, "filter"),
                 author=first.get("author"),
@@ -231,7 +231,7 @@ class Site:
         page = [documents.document(repo, repo.refs["main"], fields=fields) for repo in found[offset:stop]]
         return json_answer(page, headers=self._next_link(request, stop) if stop < len(found) else ())
 
-    def _tree(self, request: Request, commit: Commit, folder: str) -> Answer:
+    def _tree(self, request: HTTPRequest, commit: Commit, folder: str) -> HTTPAnswer:
         query = {name: values[0] for name, values in parse_qs(request.query).items()}
         entries = documents.tree(commit, folder.strip("/"), recursive=_flag(query, "recursive"))
         if entries is None or folder.strip("/") in commit.files:
@@ -243,18 +243,18 @@ class Site:
         stop = offset + min(int(limit) if limit.isdecimal() and int(limit) else _LIST_LIMIT, self.tree_page_size)
         return json_answer(entries[offset:stop], headers=self._next_link(request, stop) if stop < len(entries) else ())
 
-    def _next_link(self, request: Request, offset: int) -> list[tuple[str, str]]:
+    def _next_link(self, request: HTTPRequest, offset: int) -> list[tuple[str, str]]:
         query = {name: values for name, values in parse_qs(request.query).items() if name != "cursor"}
         cursor = base64.urlsafe_b64encode(json.dumps({"offset": offset}).encode()).decode()
         url = f"{self.endpoint}{request.raw_path}?{urlencode({**query, 'cursor': [cursor]}, doseq=True)}"
         return [("Link", f'<{url}>; rel="next"')]
 
-    def _page_or_resolve(self, request: Request, segments: list[str]) -> Answer:
+    def _page_or_resolve(self, request: HTTPRequest, segments: list[str]) -> HTTPAnswer:
         repo_id, rest = self._split_repo(segments, {"resolve"})
         if not repo_id:
             return text_answer("modeldeck local hub", content_type="text/html")
         repo = self._repo(request, repo_id)
-        if isinstance(repo, Answer):
+        if isinstance(repo, HTTPAnswer):
             return repo
         if not rest:
             return _page(repo)
@@ -262,7 +262,7 @@ class Site:
             return _error(404, "Not found")
         return self._resolve(request, repo, unquote(rest[1]), unquote("/".join(rest[2:])))
 
-    def _access_error(self, request: Request, repo: Repo) -> Answer | None:
+    def _access_error(self, request: HTTPRequest, repo: Repo) -> HTTPAnswer | None:
         if repo.is_disabled:
             return _error(403, "Access to this resource is disabled.")
         is_known = request.token is not None and request.token in self.tokens
@@ -279,7 +279,7 @@ class Site:
             return _error(401, "Invalid credentials in Authorization header")
         return None
 
-    def _resolve(self, request: Request, repo: Repo, revision: str, filename: str) -> Answer:
+    def _resolve(self, request: HTTPRequest, repo: Repo, revision: str, filename: str) -> HTTPAnswer:
         refused = self._access_error(request, repo)
         if refused is not None:
             return refused
@@ -301,11 +301,11 @@ class Site:
         headers = (*linked, ("Accept-Ranges", "bytes"), ("Cache-Control", "no-store"))
         return redirect_answer(self.signed_url(repo.repo_id, filename, blob), 302, headers)
 
-    def _resolve_cache(self, request: Request, segments: list[str]) -> Answer:
+    def _resolve_cache(self, request: HTTPRequest, segments: list[str]) -> HTTPAnswer:
         if len(segments) < 4:
             return _error(404, "Not found")
         repo = self._repo(request, "/".join(segments[:2]))
-        if isinstance(repo, Answer):
+        if isinstance(repo, HTTPAnswer):
             return repo
         refused = self._access_error(request, repo)
         if refused is not None:
@@ -331,7 +331,7 @@ def _bucket(segments: list[str]) -> str:
     return "api" if segments[0] == "api" else "pages"
 
 
-def _info(request: Request, repo: Repo, commit_hash: str) -> Answer:
+def _info(request: HTTPRequest, repo: Repo, commit_hash: str) -> HTTPAnswer:
     query = parse_qs(request.query)
     with_blobs = _flag({name: values[0] for name, values in query.items()}, "blobs")
     expand = _words(query, "expand", "expand[]")
@@ -343,7 +343,7 @@ def _info(request: Request, repo: Repo, commit_hash: str) -> Answer:
     return json_answer(documents.document(repo, commit_hash, with_blobs=with_blobs))
 
 
-def _paths_info(request: Request, commit: Commit) -> Answer:
+def _paths_info(request: HTTPRequest, commit: Commit) -> HTTPAnswer:
     if "json" in request.headers.get("content-type", ""):
         try:
             data = json.loads(request.body)
@@ -356,7 +356,7 @@ def _paths_info(request: Request, commit: Commit) -> Answer:
     return json_answer([folders[path] for path in paths if isinstance(path, str) and path in folders])
 
 
-def _page(repo: Repo) -> Answer:
+def _page(repo: Repo) -> HTTPAnswer:
     """The page people are sent to: for a gated repository, to accept its licence."""
     name = html.escape(repo.repo_id)
     gate = "<p>This model is gated: log in and accept its licence to read its files.</p>" if repo.gated else ""
@@ -365,14 +365,14 @@ def _page(repo: Repo) -> Answer:
     return text_answer(text, content_type="text/html")
 
 
-def _error(status: int, message: str, code: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> Answer:
+def _error(status: int, message: str, code: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> HTTPAnswer:
     extra = [*headers, ("X-Error-Message", message)]
     if code is not None:
         extra.append(("X-Error-Code", code))
     return json_answer({"error": message}, status, extra)
 
 
-def _xml_error(status: int, code: str, message: str) -> Answer:
+def _xml_error(status: int, code: str, message: str) -> HTTPAnswer:
     text = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     return text_answer(text, status, content_type="application/xml")
 

@@ -6,21 +6,20 @@ import asyncio
 import contextlib
 import json
 import ssl
-import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from modeldeck._loop import LoopThread
 from modeldeck._types import Gated
 from tools.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo, front_matter, scan_folder
-from tools.localhub.connections import Connections, HubReader
+from tools.localhub.connections import ConnectionServer, HubReader
 from tools.localhub.faults import Faults
 from tools.localhub.gguf_block import gguf_block
 from tools.localhub.log import RequestLog
-from tools.localhub.messages import Origin, Source
+from tools.localhub.messages import FileContent, Origin
 from tools.localhub.routes import Site
 
 _DIGESTS_NAME = ".modeldeck-digests.json"
@@ -54,7 +53,7 @@ class LocalHub:
         self,
         folder: Path | None = None,
         *,
-        repos: Mapping[str, Mapping[str, Source]] | None = None,
+        repos: Mapping[str, Mapping[str, FileContent]] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         cdn_port: int = 0,
@@ -77,10 +76,9 @@ class LocalHub:
         self._host = host
         self._ports: dict[Origin, int] = {"hub": port, "cdn": cdn_port}
         self._ssl_context = ssl_context
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
-        self._connections = Connections(self._site, self.faults, self.requests, is_plain=ssl_context is None)
+        self._thread: LoopThread | None = None
+        self._servers = contextlib.AsyncExitStack()
+        self._connections = ConnectionServer(self._site, self.faults, self.requests, is_plain=ssl_context is None)
         if folder is not None:
             self._add_folder(folder)
         for repo_id, files in (repos or {}).items():
@@ -98,26 +96,29 @@ class LocalHub:
         self.stop()
 
     def start(self) -> None:
-        """Listen, and return once both origins do. After `stop`, on the same ports."""
+        """Listen on both origins, after `stop` on the same ports as before.
+
+        Raises
+        ------
+        OSError
+            When a port cannot be had.
+        """
         if self._thread is not None:
             return
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="modeldeck-localhub", daemon=True)
-        self._thread.start()
+        thread = LoopThread("modeldeck-localhub")
         try:
-            ready.result(_START_SECONDS)
-        except OSError:
-            self._thread.join()
-            self._thread = None
+            thread.wait(self._listen(), _START_SECONDS)
+        except BaseException:
+            thread.stop()
             raise
+        self._thread = thread
 
     def stop(self) -> None:
-        """Close every connection at once, whatever is on its way, and the ports."""
-        if self._thread is None or self._loop is None or self._stopping is None:
-            return
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-        self._thread = None
+        """Close the ports and every connection at once, whatever is being sent on them."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.wait(self._stop_serving())
+            thread.stop()
 
     def close(self) -> None:
         self.stop()
@@ -133,24 +134,14 @@ class LocalHub:
     def _url(self, origin: Origin) -> str:
         return f"{'https' if self._ssl_context else 'http'}://{self._host}:{self._ports[origin]}"
 
-    def _run(self, ready: Future[None]) -> None:
-        asyncio.run(self._serve(ready))
-
-    async def _serve(self, ready: Future[None]) -> None:
+    async def _listen(self) -> None:
         async with contextlib.AsyncExitStack() as servers:
-            try:
-                for origin in self._ports:
-                    servers.push_async_callback(_stop_listening, await self._listen(origin))
-            except OSError as error:
-                ready.set_exception(error)
-                return
+            for origin in self._ports:
+                servers.push_async_callback(_stop_listening, await self._listen_as(origin))
             self._site.endpoint, self._site.cdn_origin = self.endpoint, self.cdn_origin
-            self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-            ready.set_result(None)
-            await self._stopping.wait()
-        await self._connections.close()
+            self._servers = servers.pop_all()
 
-    async def _listen(self, origin: Origin) -> asyncio.Server:
+    async def _listen_as(self, origin: Origin) -> asyncio.Server:
         def connect() -> asyncio.StreamReaderProtocol:
             reader = HubReader()
             return asyncio.StreamReaderProtocol(
@@ -163,12 +154,16 @@ class LocalHub:
         self._ports[origin] = server.sockets[0].getsockname()[1]
         return server
 
+    async def _stop_serving(self) -> None:
+        await self._servers.aclose()
+        await self._connections.close()
+
     # --- content ------------------------------------------------------------------------------------------------------
 
     def add_repo(
         self,
         repo_id: str,
-        files: Mapping[str, Source],
+        files: Mapping[str, FileContent],
         *,
         gated: Gated = False,
         is_disabled: bool = False,
@@ -229,12 +224,12 @@ class LocalHub:
         self.catalogue.put(repo, aliases)
         return commit_hash
 
-    def update_file(self, repo_id: str, filename: str, content: Source | None, *, branch: str = "main") -> str:
+    def update_file(self, repo_id: str, filename: str, content: FileContent | None, *, branch: str = "main") -> str:
         """Make a new commit in which one file is new, changed or (``None``) gone; return its hash."""
         blob = None if content is None else Blob.of(filename, content)
         return self.catalogue.commit(repo_id, {filename: blob}, branch)
 
-    def rewrite_file(self, repo_id: str, filename: str, content: Source) -> None:
+    def rewrite_file(self, repo_id: str, filename: str, content: FileContent) -> None:
         """Change a file under the same commit hashes, as no honest Hub does."""
         self.catalogue.rewrite(repo_id, filename, Blob.of(filename, content))
 

@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from modeldeck.hub import cache
-from tools.localhub import LocalHub, Throttle
+from tools.localhub import LocalHub
+from tools.localhub.faults import Throttle
 
 from .test_hub_cache_readers import DOWNLOAD, environment
 

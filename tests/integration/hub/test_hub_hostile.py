@@ -15,8 +15,10 @@ from modeldeck._settings import Settings
 from modeldeck._types import SearchQuery
 from modeldeck.hub import client as client_module
 from modeldeck.hub.client import HubClient
+from tools.localhub import LocalHub
+from tools.localhub.faults import RawBytes, Reply, ReplyBy, Stall, json_reply
+from tools.localhub.messages import HTTPRequest
 
-from .conftest import Reply, Request, ScriptedServer, json_reply
 from .test_hub_client import COMMIT, INFO, RESOLVE, TREE, info, lfs_entry
 
 pytestmark = pytest.mark.anyio
@@ -52,12 +54,10 @@ NO_JSON = {
 
 @pytest.mark.parametrize("reply", NO_JSON.values(), ids=NO_JSON)
 @pytest.mark.parametrize("call", ["search", "listing", "tree"])
-async def test_what_is_no_json_is_a_server_error(
-    server: ScriptedServer, hub: HubClient, reply: Reply, call: str
-) -> None:
+async def test_what_is_no_json_is_a_server_error(server: LocalHub, hub: HubClient, reply: Reply, call: str) -> None:
     if call == "tree":
-        server.reply(INFO, json_reply(info()))
-    server.reply({"search": "/api/models", "listing": INFO, "tree": TREE}[call], reply)
+        server.faults.script(INFO, json_reply(info()))
+    server.faults.script({"search": "/api/models", "listing": INFO, "tree": TREE}[call], reply)
     with pytest.raises(ModelDeckError, match=r"Check|Try again") as caught:
         await (hub.search(SearchQuery()) if call == "search" else hub.listing("o/n"))
     assert caught.value.code == "server_error"
@@ -66,8 +66,8 @@ async def test_what_is_no_json_is_a_server_error(
 
 
 @pytest.mark.parametrize("rows", [{}, [1], [None], [[]], [{}], [{"id": 5}], [{"id": None}], ["o/n"]])
-async def test_a_search_of_another_shape_is_a_server_error(server: ScriptedServer, hub: HubClient, rows: Any) -> None:
-    server.reply("/api/models", json_reply(rows))
+async def test_a_search_of_another_shape_is_a_server_error(server: LocalHub, hub: HubClient, rows: Any) -> None:
+    server.faults.script("/api/models", json_reply(rows))
     with pytest.raises(ModelDeckError) as caught:
         await hub.search(SearchQuery())
     assert caught.value.code == "server_error"
@@ -90,9 +90,9 @@ async def test_a_search_of_another_shape_is_a_server_error(server: ScriptedServe
     ids=str,
 )
 async def test_a_model_without_a_valid_name_or_commit_is_a_server_error(
-    server: ScriptedServer, hub: HubClient, change: dict[str, Any]
+    server: LocalHub, hub: HubClient, change: dict[str, Any]
 ) -> None:
-    server.reply(INFO, json_reply(info(**change)))
+    server.faults.script(INFO, json_reply(info(**change)))
     with pytest.raises(ModelDeckError) as caught:
         await hub.listing("o/n")
     assert caught.value.code == "server_error"
@@ -136,32 +136,30 @@ HOSTILE_ENTRIES: list[Any] = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_ENTRIES, ids=lambda value: str(value)[:60])
-async def test_a_listing_with_a_hostile_entry_is_a_server_error(
-    server: ScriptedServer, hub: HubClient, hostile: Any
-) -> None:
-    server.reply(INFO, json_reply(info()))
-    server.reply(TREE, body(json.dumps([lfs_entry("ok.gguf", b"ok"), hostile]).encode()))
+async def test_a_listing_with_a_hostile_entry_is_a_server_error(server: LocalHub, hub: HubClient, hostile: Any) -> None:
+    server.faults.script(INFO, json_reply(info()))
+    server.faults.script(TREE, body(json.dumps([lfs_entry("ok.gguf", b"ok"), hostile]).encode()))
     with pytest.raises(ModelDeckError) as caught:
         await hub.listing("o/n")
     assert caught.value.code == "server_error"
 
 
-async def test_a_listing_with_ever_new_pages_ends(server: ScriptedServer, hub: HubClient) -> None:
-    def page(request: Request) -> Reply:
+async def test_a_listing_with_ever_new_pages_ends(server: LocalHub, hub: HubClient) -> None:
+    def page(request: HTTPRequest) -> Reply:
         number = int(request.target.partition("cursor=")[2] or "0")
         return json_reply([], headers={"Link": f'<{TREE}?cursor={number + 1}>; rel="next"'})
 
-    server.reply(INFO, json_reply(info()))
-    server.reply(TREE, page)
+    server.faults.script(INFO, json_reply(info()))
+    server.faults.script(TREE, ReplyBy(page))
     with pytest.raises(ModelDeckError, match="next page") as caught:
         await hub.listing("o/n")
     assert caught.value.code == "server_error"
-    assert len(server.asked(TREE)) == 200
+    assert len(server.requests.to_path(TREE)) == 200
 
 
-async def test_two_files_of_one_name_are_a_server_error(server: ScriptedServer, hub: HubClient) -> None:
-    server.reply(INFO, json_reply(info()))
-    server.reply(TREE, json_reply([lfs_entry("m.gguf", b"1"), lfs_entry("m.gguf", b"2")]))
+async def test_two_files_of_one_name_are_a_server_error(server: LocalHub, hub: HubClient) -> None:
+    server.faults.script(INFO, json_reply(info()))
+    server.faults.script(TREE, json_reply([lfs_entry("m.gguf", b"1"), lfs_entry("m.gguf", b"2")]))
     with pytest.raises(ModelDeckError, match="two files") as caught:
         await hub.listing("o/n")
     assert caught.value.code == "server_error"
@@ -169,10 +167,10 @@ async def test_two_files_of_one_name_are_a_server_error(server: ScriptedServer, 
 
 @pytest.mark.parametrize("link", [f"{TREE}?recursive=true&cursor=1", "https://elsewhere.example/tree", "/api/whoami"])
 async def test_a_listing_that_goes_on_for_ever_or_elsewhere_is_a_server_error(
-    server: ScriptedServer, hub: HubClient, link: str
+    server: LocalHub, hub: HubClient, link: str
 ) -> None:
-    server.reply(INFO, json_reply(info()))
-    server.reply(TREE, json_reply([], headers={"Link": f'<{link}>; rel="next"'}))
+    server.faults.script(INFO, json_reply(info()))
+    server.faults.script(TREE, json_reply([], headers={"Link": f'<{link}>; rel="next"'}))
     with pytest.raises(ModelDeckError, match="next page") as caught:
         await hub.listing("o/n")
     assert caught.value.code == "server_error"
@@ -182,61 +180,61 @@ async def test_a_listing_that_goes_on_for_ever_or_elsewhere_is_a_server_error(
 @pytest.mark.parametrize(
     "link", ["", "<", "<>; rel=next", "nonsense", ';;;,,,"', "<http://[>; rel=next", "<\\>;rel=next"]
 )
-async def test_a_broken_link_header_ends_the_search(server: ScriptedServer, hub: HubClient, link: str) -> None:
-    server.reply("/api/models", json_reply([{"id": "o/n"}], headers={"Link": link}))
+async def test_a_broken_link_header_ends_the_search(server: LocalHub, hub: HubClient, link: str) -> None:
+    server.faults.script("/api/models", json_reply([{"id": "o/n"}], headers={"Link": link}))
     page = await hub.search(SearchQuery())
     assert (len(page.models), page.next_cursor) == (1, None)
 
 
 async def test_a_body_without_end_is_left_early(
-    server: ScriptedServer, hub: HubClient, monkeypatch: pytest.MonkeyPatch
+    server: LocalHub, hub: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "MAX_JSON_BYTES", 100_000)
-    server.reply("/api/models", body(b"[" + b" " * 50_000_000 + b"]"))
+    server.faults.script("/api/models", body(b"[" + b" " * 50_000_000 + b"]"))
     with pytest.raises(ModelDeckError, match="more than 100000 bytes") as caught:
         await hub.search(SearchQuery())
     assert caught.value.code == "server_error"
 
 
-async def test_a_small_body_that_unpacks_to_a_huge_one_is_left_early(server: ScriptedServer, hub: HubClient) -> None:
+async def test_a_small_body_that_unpacks_to_a_huge_one_is_left_early(server: LocalHub, hub: HubClient) -> None:
     packed = gzip.compress(b" " * (100 * 2**20), 9)
-    server.reply("/api/models", body(packed, **{"Content-Encoding": "gzip"}))
+    server.faults.script("/api/models", body(packed, **{"Content-Encoding": "gzip"}))
     with pytest.raises(ModelDeckError, match="more than") as caught:
         await hub.search(SearchQuery())
     assert caught.value.code == "server_error"
 
 
 async def test_a_body_that_trickles_in_is_given_up(
-    server: ScriptedServer, hub: HubClient, monkeypatch: pytest.MonkeyPatch
+    server: LocalHub, hub: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "_CALL_TIMEOUT_SECONDS", 0.3)
-    server.reply("/api/models", Reply(waits=True))
+    server.faults.script("/api/models", Stall(-1))
     with pytest.raises(ModelDeckError) as caught:
         await hub.search(SearchQuery())
     assert caught.value.code == "timeout"
     assert len(server.requests) == 1
 
 
-async def test_a_call_can_be_cancelled_while_it_waits(server: ScriptedServer, hub: HubClient) -> None:
-    server.reply("/api/models", Reply(waits=True))
+async def test_a_call_can_be_cancelled_while_it_waits(server: LocalHub, hub: HubClient) -> None:
+    server.faults.script("/api/models", Stall(-1))
     async with anyio.create_task_group() as group:
         group.start_soon(hub.search, SearchQuery())
         with anyio.fail_after(30):
-            await anyio.to_thread.run_sync(server.wait_for_request)
+            await anyio.to_thread.run_sync(server.requests.wait_until, bool)
         group.cancel_scope.cancel()
     assert len(server.requests) == 1
 
 
-async def test_a_web_page_where_a_file_should_be_is_told(server: ScriptedServer, hub: HubClient) -> None:
-    server.reply(RESOLVE, WEB_PAGE)
+async def test_a_web_page_where_a_file_should_be_is_told(server: LocalHub, hub: HubClient) -> None:
+    server.faults.script(RESOLVE, WEB_PAGE)
     with pytest.raises(ModelDeckError, match="a web page where a file should be") as caught:
         await hub.resolve("o/n", "main", "m.gguf")
     assert caught.value.code == "server_error"
 
 
-async def test_a_header_that_is_no_text_breaks_nothing(server: ScriptedServer, hub: HubClient) -> None:
+async def test_a_header_that_is_no_text_breaks_nothing(server: LocalHub, hub: HubClient) -> None:
     junk = b"HTTP/1.1 404 Not Found\r\nX-Error-Message: \xff\xfe\xe4\r\nRateLimit: \xff\r\nContent-Length: 0\r\n\r\n"
-    server.reply(RESOLVE, Reply(raw=junk))
+    server.faults.script(RESOLVE, RawBytes(junk))
     with pytest.raises(ModelDeckError) as caught:
         await hub.resolve("o/n", "main", "m.gguf")
     assert caught.value.code == "file_not_found"

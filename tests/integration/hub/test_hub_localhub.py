@@ -14,7 +14,8 @@ from modeldeck._settings import Settings
 from modeldeck._types import SearchQuery
 from modeldeck.hub import client as client_module
 from modeldeck.hub.client import HubClient
-from tools.localhub import Cut, LocalHub, MirrorHeaders, RedirectLoop, Reply
+from tools.localhub import LocalHub
+from tools.localhub.faults import Cut, MirrorHeaders, RedirectLoop, Reply
 
 pytestmark = pytest.mark.anyio
 
