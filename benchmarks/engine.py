@@ -339,7 +339,7 @@ def measure_pause(stage: Stage) -> dict[str, float]:
         while not engine.snapshots() or latest(engine, job.job_id).received < stage.size // 10:
             time.sleep(0.01)
         began = time.perf_counter()
-        asyncio.run(engine.pause(job.job_id) if name == "pause" else engine.cancel(job.job_id))
+        asyncio.run(engine.act(job.job_id, name))
         answered = time.perf_counter() - began
         time.sleep(1)
         after_one_second = sizes_in(Path(request.cache_dir))
@@ -353,7 +353,7 @@ def measure_pause(stage: Stage) -> dict[str, float]:
         }
         asyncio.run(engine.set_limits(limits(engine, None)))
         if name == "pause":
-            asyncio.run(engine.cancel(job.job_id))
+            asyncio.run(engine.act(job.job_id, "cancel"))
         asyncio.run(engine.aclose())
     return result
 
@@ -384,7 +384,7 @@ def download(engine: Engine, request: DownloadRequest, *, is_kept: bool = False)
         last = await engine.wait(job.job_id)
         assert last.state is DownloadState.READY, last.error
         if not is_kept:
-            await engine.dismiss(job.job_id)
+            await engine.act(job.job_id, "dismiss")
 
     began = time.perf_counter()
     asyncio.run(run())
@@ -407,7 +407,7 @@ def download_beside_loop(engine: Engine, request: DownloadRequest) -> tuple[floa
     job = asyncio.run(engine.submit(request))
     pace = count_rounds(lambda: bool(ended))
     unsubscribe()
-    asyncio.run(engine.dismiss(job.job_id))
+    asyncio.run(engine.act(job.job_id, "dismiss"))
     shutil.rmtree(request.cache_dir)
     return ended[0] - began, pace
 

@@ -32,6 +32,7 @@ from modeldeck._loop import in_daemon_thread
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
     MAX_PAGE_SIZE,
+    Action,
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
@@ -292,6 +293,39 @@ class Session:
         """What the engine runs, holds paused, and remembers as failed or finished."""
         return (await self.engine()).snapshots()
 
+    async def act(self, job_id: str, action: Action) -> DownloadSnapshot | None:
+        """Do one of a download's ``actions``: pause, resume, cancel, retry or dismiss it.
+
+        Parameters
+        ----------
+        job_id : str
+            The download's ``job_id``, as its snapshots tell it.
+        action : str
+            One of the latest snapshot's ``actions``.
+
+        Returns
+        -------
+        DownloadSnapshot or None
+            The download afterwards; ``None`` when it was dismissed.
+
+        Raises
+        ------
+        InvalidRequestError
+            When there is no such download, or its state does not allow the action.
+        """
+        token = self.settings.token if action in ("resume", "retry") else None
+        return await (await self.engine()).act(job_id, action, token)
+
+    async def subscribe(
+        self,
+        callback: Callable[[DownloadSnapshot], None],
+        *,
+        on_removed: Callable[[str], None] | None = None,
+        on_notice: Callable[[str | None], None] | None = None,
+    ) -> Callable[[], None]:
+        """Be told of every new snapshot of every download of the engine. See `Engine.subscribe`."""
+        return (await self.engine()).subscribe(callback, on_removed=on_removed, on_notice=on_notice)
+
     async def cancel(self, target: str) -> int:
         """Give up the unfinished downloads of a repository, or of one variant, and delete what came of them.
 
@@ -327,7 +361,7 @@ class Session:
 
         before = await anyio.to_thread.run_sync(allocated)
         for job in jobs:
-            await engine.cancel(job.job_id)
+            await engine.act(job.job_id, "cancel")
         if selector is None:
             await anyio.to_thread.run_sync(discard_partials, blobs)
         freed = before - await anyio.to_thread.run_sync(allocated)
@@ -411,11 +445,11 @@ class Session:
                 filenames=[name for name in local.filenames if name not in kept],
             )
         )
-        await self._tell_of_removal()
+        await self.forget_removed_files()
         return freed
 
-    async def _tell_of_removal(self) -> None:
-        """Have the engine's list, and with it every open widget, follow. Who has no engine starts none for that."""
+    async def forget_removed_files(self) -> None:
+        """Tell a running engine, and through it every open widget, that files were removed. Never starts an engine."""
         from modeldeck.service.control import look_again
 
         with suppress(ModelDeckError):  # the model is removed; an engine that cannot be asked looks when it is joined
@@ -568,19 +602,24 @@ class Download:
 
     async def pause(self) -> DownloadSnapshot:
         """Stop fetching and keep what is there."""
-        return await self._engine.pause(self.job_id)
+        return await self._act("pause")
 
     async def resume(self) -> DownloadSnapshot:
         """Go on from the byte where it stopped."""
-        return await self._engine.resume(self.job_id, token=self._session.settings.token)
+        return await self._act("resume")
 
     async def cancel(self) -> DownloadSnapshot:
         """Stop for good and delete what was fetched."""
-        return await self._engine.cancel(self.job_id)
+        return await self._act("cancel")
 
     async def retry(self) -> DownloadSnapshot:
         """Try a failed download again, from what is already there."""
-        return await self._engine.retry(self.job_id, token=self._session.settings.token)
+        return await self._act("retry")
+
+    async def _act(self, action: Action) -> DownloadSnapshot:
+        snapshot = await self._session.act(self.job_id, action)
+        assert snapshot is not None, "only what was dismissed has none"
+        return snapshot
 
     async def result(self, *, progress: ProgressCallback | None = None) -> LocalModel:
         """Wait until the download is ready.

@@ -190,7 +190,7 @@ def test_an_interrupt_is_one_also_when_somebody_else_has_paused_the_download(
                 "async def main():\n"
                 "    async with modeldeck.Session() as session:\n"
                 "        [job] = await session.downloads()\n"
-                "        await (await session.engine()).pause(job.job_id)\n"
+                "        await session.act(job.job_id, 'pause')\n"
                 "anyio.run(main)"
             )
             subprocess.run([sys.executable, "-c", pause], env=environment, check=True, timeout=TIMEOUT_SECONDS)

@@ -164,11 +164,11 @@ async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 4_000_000)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
         monkeypatch.setattr(file, "_bad_blocks", slow)
         monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
         playground.hub.faults.clear()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
     assert ages
     assert max(ages) < partial.ABANDONED_SECONDS / 2
@@ -328,7 +328,7 @@ async def test_an_engine_keeps_what_a_long_paused_download_has(
     async with playground.manager(state_dir=playground.state_dir) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 8_000_000)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
     playground.hub.faults.clear()
     commit_hash = playground.hub.add_repo("owner/other", {"README.md": b"# Readme"})
     files = (GGUFFile(filename="README.md"),)
@@ -343,7 +343,7 @@ async def test_an_engine_keeps_what_a_long_paused_download_has(
         assert (await manager.wait(other.job_id)).state is DownloadState.READY
     assert not list(blobs.glob(f"{HEADER.digest}.*")), "it has cleaned"
     async with playground.manager(state_dir=playground.state_dir) as manager:
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         done = await manager.wait(job.job_id)
     playground.assert_exact(done)
     assert done.bytes_fetched < len(playground.content) - 6_000_000

@@ -140,7 +140,7 @@ async def test_a_disk_that_fills_up_on_the_way_pauses_with_everything_kept(
         assert received > 8 << 20
         await anyio.run_process(["mount", "-o", "remount,size=64m", str(small_disk)])
         playground.hub.requests.clear()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         done = await manager.wait(job.job_id)
     playground.assert_exact(done)
     assert playground.hub.requests.bytes_sent <= len(playground.content) - received + (8 << 20)
@@ -224,7 +224,7 @@ async def test_a_disk_too_full_to_release_the_journal_keeps_what_came(
             job = await manager.submit(playground.request())
             assert (await manager.wait(job.job_id)).state is DownloadState.PAUSED
         playground.hub.requests.clear()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
     assert playground.hub.requests.bytes_sent <= len(playground.content) - (4 << 20)
 
@@ -248,7 +248,7 @@ async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
         assert paused.error is not None
         assert "quota" in paused.error.message
         assert 0 < paused.received < len(playground.content)
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
@@ -275,7 +275,7 @@ async def test_a_write_that_fails_when_all_has_come_is_not_published(
         assert paused.state is DownloadState.PAUSED
         assert paused.error is not None
         assert "quota" in paused.error.message
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
@@ -381,7 +381,7 @@ async def test_a_cache_that_cannot_be_looked_at_keeps_no_engine_from_starting(pl
         assert "The disk of the cache failed" in failed.error.message
     async with playground.manager(state_dir=playground.state_dir) as manager:
         assert [job.state for job in manager.snapshots()] == [DownloadState.FAILED]
-        assert (await manager.cancel(job.job_id)).state is DownloadState.CANCELLED
+        assert (await manager.act(job.job_id, "cancel")).state is DownloadState.CANCELLED
 
 
 async def test_a_cache_that_may_not_be_looked_at(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,10 +404,10 @@ async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: py
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 16 << 20)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
         monkeypatch.setattr(disk, "free_bytes", lambda path: 12 << 20)
         playground.hub.faults.clear()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
@@ -433,5 +433,5 @@ async def test_queued_downloads_are_counted(playground: Playground, monkeypatch:
         assert manager.waiting == 0
         playground.hub.faults.clear()
         playground.assert_exact(await manager.wait(first.job_id))
-        await manager.retry(refused.job_id)
+        await manager.act(refused.job_id, "retry")
         assert (await manager.wait(refused.job_id)).state is DownloadState.READY

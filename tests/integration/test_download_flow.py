@@ -54,7 +54,7 @@ async def test_cancellation(playground: Playground, until: Until) -> None:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
         with anyio.fail_after(5):  # a second on a quiet machine
-            cancelled = await manager.cancel(job.job_id)
+            cancelled = await manager.act(job.job_id, "cancel")
         assert cancelled.state is DownloadState.CANCELLED
         assert playground.left_overs() == []
         assert not playground.blob.exists()
@@ -76,7 +76,7 @@ async def test_not_enough_disk_space(playground: Playground, monkeypatch: pytest
         assert playground.hub.requests.to("cdn") == ()
         assert "retry" in failed.actions
         monkeypatch.undo()
-        await manager.retry(job.job_id)
+        await manager.act(job.job_id, "retry")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
@@ -100,7 +100,7 @@ async def test_lost_connection_for_good_keeps_what_came(playground: Playground, 
         playground.hub.start()
         playground.hub.faults.clear()
         playground.hub.requests.clear()
-        await manager.retry(job.job_id)
+        await manager.act(job.job_id, "retry")
         playground.assert_exact(await manager.wait(job.job_id))
     assert playground.hub.requests.bytes_sent < len(playground.content) - 3_000_000
 

@@ -69,7 +69,7 @@ async def test_pause_and_resume_act_at_once(playground: Playground, until: Until
         for share in (3_000_000, 8_000_000):
             await until(lambda share=share: manager.snapshots()[0].received > share)
             with anyio.fail_after(5):  # a second on a quiet machine
-                paused = await manager.pause(job.job_id)
+                paused = await manager.act(job.job_id, "pause")
             assert paused.state is S.PAUSED
             assert paused.connections == 0
             assert paused.rate is None
@@ -77,7 +77,7 @@ async def test_pause_and_resume_act_at_once(playground: Playground, until: Until
             assert (await manager.wait(job.job_id)).state is S.PAUSED
             assert manager.active == 0
             with anyio.fail_after(5):  # a second on a quiet machine
-                resumed = await manager.resume(job.job_id)
+                resumed = await manager.act(job.job_id, "resume")
             assert resumed.state in (S.QUEUED, S.RESOLVING)
             assert resumed.received >= received
         playground.hub.faults.clear()
@@ -91,7 +91,7 @@ async def test_submitting_a_paused_or_failed_one_goes_on(playground: Playground,
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 3_000_000)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
         fault = playground.hub.faults.add(Reply(404), origin="hub")
         again = await manager.submit(playground.request())
         assert again.job_id == job.job_id
@@ -124,11 +124,11 @@ async def test_cancelling_a_paused_or_failed_one_deletes_what_it_has(playground:
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 3_000_000)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
         assert playground.left_overs() != []
-        assert (await manager.cancel(job.job_id)).state is S.CANCELLED
+        assert (await manager.act(job.job_id, "cancel")).state is S.CANCELLED
         assert playground.left_overs() == []
-        await manager.dismiss(job.job_id)
+        await manager.act(job.job_id, "dismiss")
         assert manager.snapshots() == ()
         with pytest.raises(InvalidRequestError):
             await manager.wait(job.job_id)
@@ -147,8 +147,8 @@ async def test_cancelling_deletes_also_what_the_listing_told_no_sha256_of(
         await until(lambda: manager.snapshots()[0].received > 3_000_000)
         assert playground.left_overs() != []
         if is_paused:
-            await manager.pause(job.job_id)
-        assert (await manager.cancel(job.job_id)).state is S.CANCELLED
+            await manager.act(job.job_id, "pause")
+        assert (await manager.act(job.job_id, "cancel")).state is S.CANCELLED
         assert playground.left_overs() == []
 
 
@@ -176,7 +176,7 @@ async def test_a_queued_one_does_not_start_while_it_is_cancelled(
                 may_go_on.set()
         assert manager.active == 0
         assert (await manager.wait(waiting.job_id)).state is S.CANCELLED
-        await manager.dismiss(waiting.job_id)
+        await manager.act(waiting.job_id, "dismiss")
         done = await manager.wait((await manager.submit(third)).job_id)
         assert done.state is S.READY
 
@@ -199,7 +199,7 @@ async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
         monkeypatch.setattr(job_module, "discard_partials", slow)
 
         async def pause() -> None:
-            states.append((await manager.pause(running.job_id)).state)
+            states.append((await manager.act(running.job_id, "pause")).state)
 
         with anyio.fail_after(60):
             async with anyio.create_task_group() as task_group:
@@ -288,7 +288,7 @@ async def test_progress_is_told_four_times_a_second_at_most(playground: Playgrou
         done = await manager.wait(job.job_id)
         unsubscribe()
         count = len(seen)
-        await manager.dismiss(job.job_id)
+        await manager.act(job.job_id, "dismiss")
         assert len(seen) == count
     playground.assert_exact(done)
     moving = [moment for moment, snapshot in seen if snapshot.state is S.DOWNLOADING]
@@ -337,10 +337,10 @@ async def test_the_time_left_counts_what_was_lost_in_a_pause(playground: Playgro
     async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 16_000_000)
-        paused = await manager.pause(job.job_id)
+        paused = await manager.act(job.job_id, "pause")
         for path in (playground.repo_dir / "blobs").iterdir():
             path.unlink()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         await until(lambda: manager.snapshots()[0].eta_seconds is not None)
         (snapshot,) = manager.snapshots()
         assert snapshot.received >= paused.received
@@ -357,7 +357,7 @@ async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Pla
     requests = [playground.request(), *several(playground, 3)]
     async with playground.manager(state_dir=playground.state_dir, limits=EngineLimits(max_active_jobs=1)) as manager:
         jobs = [await manager.submit(request, token="hf_testtesttest") for request in requests]
-        await manager.pause(jobs[2].job_id)
+        await manager.act(jobs[2].job_id, "pause")
         await until(lambda: manager.snapshots()[0].received > 4_000_000)
     for path in playground.state_dir.iterdir():
         assert b"hf_testtesttest" not in path.read_bytes()
@@ -374,14 +374,14 @@ async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Pla
         playground.assert_exact(await manager.wait(jobs[0].job_id))
         assert (await manager.wait(jobs[1].job_id)).state is S.READY
         assert (await manager.wait(jobs[2].job_id)).state is S.PAUSED
-        await manager.resume(jobs[2].job_id)
+        await manager.act(jobs[2].job_id, "resume")
         for job in jobs:
             assert (await manager.wait(job.job_id)).state is S.READY
     async with playground.manager(state_dir=playground.state_dir) as manager:
         assert [snapshot.job_id for snapshot in manager.snapshots()] == [job.job_id for job in jobs]
         for snapshot in manager.snapshots():
             assert snapshot.state is S.READY
-            await manager.dismiss(snapshot.job_id)
+            await manager.act(snapshot.job_id, "dismiss")
     assert list(playground.state_dir.iterdir()) == []
 
 
@@ -397,13 +397,13 @@ async def test_what_was_answered_is_on_the_disk(playground: Playground, monkeypa
     async with playground.manager(state_dir=playground.state_dir) as manager:
         first, second = [(await manager.submit(request)).job_id for request in several(playground, 2)]
         assert len(stored()) == 2
-        await manager.pause(first)
+        await manager.act(first, "pause")
         assert "paused" in stored()
-        await manager.cancel(first)
+        await manager.act(first, "cancel")
         assert "paused" not in stored()
         playground.hub.faults.clear()
         await manager.wait(second)
-        await manager.dismiss(second)
+        await manager.act(second, "dismiss")
         assert stored() == []
 
 
@@ -432,7 +432,7 @@ async def test_a_gated_download_asks_for_the_token_after_a_restart(playground: P
         assert failed.error is not None
         assert failed.error.code == "gated"
         assert failed.received > 4_000_000
-        await manager.retry(job.job_id, token="hf_granted")
+        await manager.act(job.job_id, "retry", "hf_granted")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
@@ -463,7 +463,7 @@ async def test_a_thousand_queued_downloads_cost_nothing(playground: Playground) 
         await anyio.sleep(2)
         assert time.process_time() - before < 0.2
         for snapshot in manager.snapshots()[1:]:
-            await manager.cancel(snapshot.job_id)
+            await manager.act(snapshot.job_id, "cancel")
         assert manager.waiting == 0
 
 

@@ -103,10 +103,10 @@ async def test_a_slow_connection_hands_on_what_it_has(playground: Playground, un
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].bytes_fetched > 20_000)
         assert manager.snapshots()[0].bytes_fetched < BLOCK_BYTES
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
         assert manager.snapshots()[0].received > 0
         playground.hub.faults.clear()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
 
 

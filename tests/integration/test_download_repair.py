@@ -344,7 +344,7 @@ async def test_a_resumed_download_leaves_a_whole_record(playground: Playground, 
     async with playground.manager(checks_dir=checks_dir) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received >= 8_000_000)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
     assert not checks_dir.exists()
     playground.hub.faults.clear()
     playground.assert_exact(await playground.download(checks_dir=checks_dir))

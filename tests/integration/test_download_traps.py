@@ -152,10 +152,10 @@ async def test_content_that_changes_between_attempts_is_not_mixed(playground: Pl
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received >= 3_000_000)
-        await manager.pause(job.job_id)
+        await manager.act(job.job_id, "pause")
         playground.hub.rewrite_file(playground.repo_id, playground.filename, b"GGUF" + bytes(SIZE - 4))
         playground.hub.faults.clear()
-        await manager.resume(job.job_id)
+        await manager.act(job.job_id, "resume")
         failed = await manager.wait(job.job_id)
     playground.assert_failed(failed, "content_changed")
 
@@ -347,7 +347,7 @@ async def test_one_bad_file_of_several_publishes_no_ref(playground: Playground) 
         assert not (playground.repo_dir / "refs" / "main").exists()
         playground.hub.faults.clear()
         playground.hub.requests.clear()
-        await manager.retry(job.job_id)
+        await manager.act(job.job_id, "retry")
         done = await manager.wait(job.job_id)
         assert done.state is DownloadState.READY, done.error
 

@@ -177,7 +177,7 @@ async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> 
     demo_hub.faults.add(Throttle(1e4, is_shared=True), origin="cdn")
     other = await session.start(await session.request(TINY, "F16"))
     result = asyncio.ensure_future(other.result())
-    await engine.cancel(other.job_id)
+    await engine.act(other.job_id, "cancel")
     with pytest.raises(DownloadCancelledError):
         await asyncio.wait_for(result, 60)
     assert not list((session.settings.cache_dir).rglob("*.part*"))

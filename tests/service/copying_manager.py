@@ -77,6 +77,16 @@ class CopyingManager:
         for job_id in tuple(self._tasks):
             await self._halt(job_id)
 
+    async def act(self, job_id: str, action: Action, token: str | None = None) -> DownloadSnapshot | None:
+        match action:
+            case "pause":
+                return await self.pause(job_id)
+            case "cancel":
+                return await self.cancel(job_id)
+            case "dismiss":
+                return await self.dismiss(job_id)
+        return await self.resume(job_id, token=token)
+
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
         job = next((job for job in self._jobs.values() if job.request.key == request.key), None)
         if job is None or job.state.is_final:

@@ -62,13 +62,13 @@ async def test_pause_keeps_and_cancel_deletes_the_partial(
     engine: InlineEngine, make_request: RequestFactory, cache_dir: Path
 ) -> None:
     job = await engine.submit(make_request())
-    paused = await engine.pause(job.job_id)
+    paused = await engine.act(job.job_id, "pause")
     assert paused.state is DownloadState.PAUSED
     assert (await engine.wait(job.job_id)) == paused
     assert (cache_dir / "model.gguf.part").exists()
-    resumed = await engine.resume(job.job_id)
+    resumed = await engine.act(job.job_id, "resume")
     assert resumed.state is DownloadState.DOWNLOADING
-    assert (await engine.cancel(job.job_id)).state is DownloadState.CANCELLED
+    assert (await engine.act(job.job_id, "cancel")).state is DownloadState.CANCELLED
     assert names_in(cache_dir) == []
 
 
@@ -81,13 +81,13 @@ async def test_dismissed_download_leaves_the_list_of_every_client(
     other.subscribe(lambda _: None, on_removed=removed.append)
     job = await engine.submit(make_request())
     await engine.wait(job.job_id)
-    await engine.dismiss(job.job_id)
+    await engine.act(job.job_id, "dismiss")
     assert engine.snapshots() == other.snapshots() == ()
     assert removed == [job.job_id]
     with pytest.raises(InvalidRequestError):
         await engine.wait(job.job_id)
     with pytest.raises(InvalidRequestError):
-        await engine.pause(job.job_id)
+        await engine.act(job.job_id, "pause")
     await other.aclose()
 
 
@@ -113,14 +113,14 @@ async def test_cancel_leaves_the_download_to_the_other_client_until_asked_again(
     job_id = (await engine.submit(make_request())).job_id
     await other.submit(make_request())
 
-    answer = await engine.cancel(job_id)
+    answer = await engine.act(job_id, "cancel")
     assert answer.state is DownloadState.DOWNLOADING
     assert answer.notice is not None
     assert "Cancel again" in answer.notice
     assert engine.snapshots()[0].notice == answer.notice
     assert other.snapshots()[0].notice is None
 
-    assert (await engine.cancel(job_id)).state is DownloadState.CANCELLED
+    assert (await engine.act(job_id, "cancel")).state is DownloadState.CANCELLED
     assert (await other.wait(job_id)).state is DownloadState.CANCELLED
     await other.aclose()
 
@@ -132,7 +132,7 @@ async def test_cancel_acts_at_once_when_the_other_client_has_left(
     other = InlineEngine(cache_dir)
     job_id = (await other.submit(make_request())).job_id
     await other.aclose()
-    assert (await engine.cancel(job_id)).state is DownloadState.CANCELLED
+    assert (await engine.act(job_id, "cancel")).state is DownloadState.CANCELLED
 
 
 @pytest.mark.anyio
@@ -176,7 +176,7 @@ async def test_last_user_ends_the_engine_and_keeps_the_partial(make_request: Req
     with pytest.raises(EngineLostError):
         await waiting
     with pytest.raises(EngineLostError):
-        await engine.pause(job.job_id)
+        await engine.act(job.job_id, "pause")
     assert (cache_dir / "model.gguf.part").exists()
     assert threading.active_count() <= before + 1  # the default executor of this test's own loop
 

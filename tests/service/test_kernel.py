@@ -178,8 +178,8 @@ from modeldeck._settings import Settings
 from modeldeck.service.client import connect_engine
 engine = connect_engine(Settings(endpoint={hub.endpoint!r}, cache_dir=Path({str(cache_dir)!r})))
 (job,) = engine.snapshots()
-paused = await engine.pause(job.job_id)
-resumed = await engine.resume(job.job_id)
+paused = await engine.act(job.job_id, "pause")
+resumed = await engine.act(job.job_id, "resume")
 print(job.job_id, job.state.is_final, paused.state)
 """)
     assert seen == f"{job_id} False paused"

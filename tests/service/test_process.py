@@ -83,16 +83,16 @@ async def test_download_ends_exact(
 @pytest.mark.anyio
 async def test_requests_and_their_errors(engine: ProcessEngine, make_request: RequestFactory, cache_dir: Path) -> None:
     job_id = (await engine.submit(make_request())).job_id
-    assert (await engine.pause(job_id)).state is DownloadState.PAUSED
+    assert (await engine.act(job_id, "pause")).state is DownloadState.PAUSED
     assert (await engine.wait(job_id)).state is DownloadState.PAUSED
-    assert (await engine.resume(job_id)).state is DownloadState.DOWNLOADING
+    assert (await engine.act(job_id, "resume")).state is DownloadState.DOWNLOADING
     with pytest.raises(InvalidRequestError, match="Cancel it first"):
-        await engine.dismiss(job_id)
-    assert (await engine.cancel(job_id)).state is DownloadState.CANCELLED
-    await engine.dismiss(job_id)
+        await engine.act(job_id, "dismiss")
+    assert (await engine.act(job_id, "cancel")).state is DownloadState.CANCELLED
+    await engine.act(job_id, "dismiss")
     assert engine.snapshots() == ()
     with pytest.raises(InvalidRequestError):
-        await engine.pause(job_id)
+        await engine.act(job_id, "pause")
     limits = EngineLimits(max_active_jobs=7)
     await engine.set_limits(limits)
     status = await engine.status()
@@ -164,7 +164,7 @@ async def test_a_new_client_sees_running_paused_failed_and_finished(
     for name, repo_id in [("done", "a/b"), ("failed", "gated/b"), ("paused", "a/b"), ("running", "a/b")]:
         states[name] = (await engine.submit(make_request(name, repo_id=repo_id))).job_id
     await engine.wait(states["done"])
-    await engine.pause(states["paused"])
+    await engine.act(states["paused"], "pause")
     await engine.submit(make_request("running"))
     await engine.aclose()
 
@@ -173,7 +173,7 @@ async def test_a_new_client_sees_running_paused_failed_and_finished(
     assert seen["done"] is DownloadState.READY
     assert seen["failed"] is DownloadState.FAILED
     assert seen["paused"] is DownloadState.PAUSED
-    assert (await other.resume(states["paused"])).state is DownloadState.DOWNLOADING
+    assert (await other.act(states["paused"], "resume")).state is DownloadState.DOWNLOADING
     assert (await other.wait(states["paused"])).state is DownloadState.READY
     await other.aclose()
 
@@ -186,11 +186,11 @@ async def test_two_clients_join_one_download_and_one_cancel_leaves_it_to_the_oth
     job_id = (await engine.submit(make_request())).job_id
     assert (await other.submit(make_request())).job_id == job_id
 
-    answer = await engine.cancel(job_id)
+    answer = await engine.act(job_id, "cancel")
     assert answer.state is DownloadState.DOWNLOADING
     assert "Cancel again" in (answer.notice or "")
 
-    assert (await engine.cancel(job_id)).state is DownloadState.CANCELLED
+    assert (await engine.act(job_id, "cancel")).state is DownloadState.CANCELLED
     assert (await other.wait(job_id)).state is DownloadState.CANCELLED
     await other.aclose()
 
@@ -205,7 +205,7 @@ async def test_a_killed_client_wants_nothing_any_more(
     kernel.kill()
     kernel.wait()
     await asyncio.to_thread(engines.wait_until, lambda: engine_status(engines.settings).clients == 1)
-    assert (await engine.cancel(job.job_id)).state is DownloadState.CANCELLED
+    assert (await engine.act(job.job_id, "cancel")).state is DownloadState.CANCELLED
 
 
 def test_a_race_of_starters_ends_with_one_engine(engines: "Engines") -> None:
@@ -306,7 +306,7 @@ async def test_without_the_token_a_new_engine_asks_for_it(
     assert failed.error is not None
     assert failed.error.code == "unauthorized"
     assert "retry" in failed.actions
-    await other.retry(job.job_id, token=TOKEN)
+    await other.act(job.job_id, "retry", TOKEN)
     assert (await other.wait(job.job_id)).state is DownloadState.READY
     await other.aclose()
 
@@ -324,7 +324,7 @@ async def test_an_engine_that_ends_again_and_again_is_left_alone_until_somebody_
     assert (last.state, last.actions) == (DownloadState.FAILED, ("retry",))
     assert "again and again" in (engine.notice or "")
     engines.wait_until(lambda: not engines.processes())
-    assert not (await engine.retry(job.job_id)).state.is_final
+    assert not (await engine.act(job.job_id, "retry")).state.is_final
     assert len(engines.processes()) == 1
     await engine.aclose()
 
@@ -345,7 +345,7 @@ async def test_an_engine_that_cannot_be_started_again_is_told_on_every_running_d
     with pytest.raises(EngineLostError):
         await engine.status()
     engine._command = engines.command
-    await engine.retry(job.job_id)
+    await engine.act(job.job_id, "retry")
     assert (await engine.wait(job.job_id)).state is DownloadState.READY
 
 
@@ -491,7 +491,7 @@ async def test_stop_pauses_what_runs_and_nothing_is_left(
     assert (await engine.wait(job.job_id)).state is DownloadState.PAUSED
     await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE)
 
-    await engine.resume(job.job_id)  # the next request starts an engine, which knows the paused download
+    await engine.act(job.job_id, "resume")  # the next request starts an engine, which knows the paused download
     assert engine.notice is None
     assert (await engine.wait(job.job_id)).state is DownloadState.READY
     assert content(cache_dir / "model.gguf") == content(source)

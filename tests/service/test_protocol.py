@@ -60,7 +60,7 @@ def test_a_frame_that_says_it_is_too_long_is_refused_before_it_arrives(length: i
     [
         HELLO,
         protocol.Submit(id=1, request=REQUEST, token="t"),
-        protocol.Pause(id=2, job_id="j"),
+        protocol.Act(id=2, job_id="j", action="pause"),
         protocol.Stop(id=3),
     ],
     ids=lambda message: type(message).__name__,
@@ -97,17 +97,18 @@ def test_snapshots_come_through_unchanged() -> None:
         (b"null", None),
         (b"[1]", None),
         (b"\xff\xfe", None),
-        (b'{"kind":"pause"}', None),
-        (b'{"kind":"pause","id":"x","job_id":"j"}', None),
-        (b'{"kind":"pause","id":7,"job_id":8}', 7),
-        (b'{"kind":"pause","id":7,"job_id":"j","extra":1}', 7),
+        (b'{"kind":"act"}', None),
+        (b'{"kind":"act","id":"x","job_id":"j","action":"pause"}', None),
+        (b'{"kind":"act","id":7,"job_id":8,"action":"pause"}', 7),
+        (b'{"kind":"act","id":7,"job_id":"j","action":"pause","extra":1}', 7),
+        (b'{"kind":"act","id":7,"job_id":"j","action":"delete"}', 7),
         (b'{"kind":"unheard_of","id":7}', 7),
         (b'{"kind":"submit","id":7,"request":{"repo_id":"a/b"}}', 7),
-        (b'{"kind":"pause","id":7,"job_id":"\xff"}', 7),
-        (b'{"kind":"pause","id":-7,"job_id":"j"}', None),
+        (b'{"kind":"act","id":7,"job_id":"\xff","action":"pause"}', 7),
+        (b'{"kind":"act","id":-7,"job_id":"j","action":"pause"}', None),
         (b'{"id":7}', 7),
         (b"[" * 100_000, None),
-        (b'{"kind":"pause","id":99999999999999999999999,"job_id":"j"}', None),
+        (b'{"kind":"act","id":99999999999999999999999,"job_id":"j","action":"pause"}', None),
     ],
 )
 def test_a_bad_request_is_a_protocol_error(content: bytes, request_id: int | None) -> None:
@@ -197,10 +198,11 @@ json_values = st.recursive(
     max_leaves=12,
 )
 almost_requests = st.fixed_dictionaries(
-    {"kind": st.sampled_from(["hello", "submit", "pause", "resume", "retry", "dismiss", "set_limits", "unheard_of"])},
+    {"kind": st.sampled_from(["hello", "submit", "act", "set_limits", "unheard_of"])},
     optional={
         "id": st.integers(1, 1000) | json_values,
         "job_id": st.text(max_size=20) | json_values,
+        "action": st.sampled_from(["pause", "resume", "cancel", "retry", "dismiss"]) | json_values,
         "request": json_values,
         "limits": st.lists(json_values),  # an object may be right by chance
         "token": json_values,
@@ -269,7 +271,7 @@ def test_an_observer_sees_the_status_and_steers_nothing(address: str) -> None:
         status = client.ask(protocol.Status(id=1))
         assert isinstance(status, protocol.Answer)
         assert msgspec.json.decode(status.result)["clients"] == 0
-        reply = client.ask(protocol.Pause(id=2, job_id="j"))
+        reply = client.ask(protocol.Act(id=2, job_id="j", action="pause"))
         assert isinstance(reply, protocol.Failure)
         assert "observer" in reply.error.message
 
@@ -294,7 +296,7 @@ def test_a_client_that_does_not_read_is_owed_one_snapshot_of_each_download(addre
         client.send(protocol.encode(protocol.Submit(id=1, request=request)))
         live = receive_until_ready(client)
         job_id = live[-1].job_id
-        client.send(protocol.encode(protocol.Dismiss(id=2, job_id=job_id)))
+        client.send(protocol.encode(protocol.Act(id=2, job_id=job_id, action="dismiss")))
         while not isinstance(client.receive(), protocol.Removed):
             pass
         late = receive_until_ready(stuck)  # how it ended comes through, though it is off the list already

@@ -174,7 +174,7 @@ async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
     assert failed.error is not None
     assert failed.error.code in ("unauthorized", "gated")
     hub.faults.clear()
-    await other.retry(job.job_id, token=TOKEN)
+    await other.act(job.job_id, "retry", TOKEN)
     assert (await other.wait(job.job_id)).state is DownloadState.READY
     await other.aclose()
 
@@ -197,7 +197,7 @@ async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
     (paused,) = other.snapshots()
     assert (paused.job_id, paused.state) == (job.job_id, DownloadState.PAUSED)
     assert paused.received > 0
-    await other.resume(job.job_id)
+    await other.act(job.job_id, "resume")
     last = await other.wait(job.job_id)
     assert last.state is DownloadState.READY, last.error
     assert last.bytes_fetched < len(CONTENT)
@@ -253,7 +253,7 @@ async def test_the_next_engine_shows_what_was_finished(
     assert (status.active, status.waiting) == (0, 0)
     assert len(hub.requests) == 0
 
-    await other.dismiss(after.job_id)
+    await other.act(after.job_id, "dismiss")
     assert other.snapshots() == ()
     assert entries(stored) == []
     await end(other, engines, "killed")

@@ -149,24 +149,31 @@ class DownloadManager:
         self._clean_once(request.cache_dir)
         return await self._enqueue(job, token)
 
-    async def pause(self, job_id: str) -> DownloadSnapshot:
-        """Stop a download and keep what it has."""
-        return await self._stop(job_id, "pause", DownloadState.PAUSED)
+    async def act(self, job_id: str, action: Action, token: str | None = None) -> DownloadSnapshot | None:
+        """Do one of a download's ``actions``: what each means is in ``modeldeck.engine.state``.
 
-    async def cancel(self, job_id: str) -> DownloadSnapshot:
-        """Stop a download, if it runs, and delete its partial files."""
-        return await self._stop(job_id, "cancel", DownloadState.CANCELLED)
+        Returns
+        -------
+        DownloadSnapshot or None
+            The download afterwards; ``None`` when it was dismissed, and so is off the list.
 
-    async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        return await self._enqueue(self._job(job_id, "resume"), token)
-
-    async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        return await self._enqueue(self._job(job_id, "retry"), token)
-
-    async def dismiss(self, job_id: str) -> None:
-        """Take a download that is over off the list. Partial files of a failed one stay for the next attempt."""
-        self._forget(self._job(job_id, "dismiss"))
+        Raises
+        ------
+        InvalidRequestError
+            When there is no such download, or its state does not allow the action.
+        """
+        job = self._job(job_id, action)
+        match action:
+            case "resume" | "retry":
+                return await self._enqueue(job, token)
+            case "pause":
+                await job.stop(DownloadState.PAUSED)
+            case "cancel":
+                await job.stop(DownloadState.CANCELLED)
+            case "dismiss":
+                self._forget(job)
         await self._until_stored()
+        return None if action == "dismiss" else self._snapshot(job)
 
     async def forget_gone(self) -> None:
         """Take finished downloads off the list whose files are not in the cache any more."""
@@ -275,12 +282,6 @@ class DownloadManager:
         except DiskFullError as error:
             if job.state is DownloadState.QUEUED:
                 job.move(DownloadState.FAILED, error=error)
-
-    async def _stop(self, job_id: str, action: Action, goal: DownloadState) -> DownloadSnapshot:
-        job = self._job(job_id, action)
-        await job.stop(goal)
-        await self._until_stored()
-        return self._snapshot(job)
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.job_id, None)

@@ -43,8 +43,9 @@ def can_move(source: DownloadState, target: DownloadState) -> bool:
 def actions_of(state: DownloadState) -> tuple[Action, ...]:
     """The requests that make sense in a state.
 
-    Cancelling discards what is on disk, also of a failed download. Dismissing takes the download off the list and
-    leaves its partial files for a later download of the same file.
+    Pausing stops a download and keeps its partial files; resuming continues it. Retrying continues a failed download.
+    Cancelling stops it and deletes its partial files, also those of a failed download. Dismissing takes a download that
+    has ended off the list and leaves the partial files of a failed one for a later download of the same file.
     """
     return _ACTIONS[state]
 

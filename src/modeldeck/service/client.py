@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from modeldeck._errors import EngineLostError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
-from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
+from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 
 T = TypeVar("T")
 
@@ -54,28 +54,12 @@ class Engine(ABC):
         """Start a download, or join the one with the same key. Returns at once."""
 
     @abstractmethod
-    async def pause(self, job_id: str) -> DownloadSnapshot:
-        """Stop and keep what is there, for every client."""
+    async def act(self, job_id: str, action: Action, token: str | None = None) -> DownloadSnapshot | None:
+        """Do one of a download's ``actions``, for every client. Returns ``None`` after "dismiss".
 
-    @abstractmethod
-    async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        """Go on where a paused download stopped."""
-
-    @abstractmethod
-    async def cancel(self, job_id: str) -> DownloadSnapshot:
-        """Stop and delete the partial file.
-
-        While another connected client wants the same file, the first call only withdraws this client's wish: the
-        answer is not cancelled and its ``notice`` says why. A second call stops the download for all.
+        While another connected client wants the same file, the first "cancel" only withdraws this client's wish: the
+        answer is not cancelled and its ``notice`` says why. A second one stops the download for all.
         """
-
-    @abstractmethod
-    async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        """Try a failed download again, from the bytes it has."""
-
-    @abstractmethod
-    async def dismiss(self, job_id: str) -> None:
-        """Take a finished, failed or cancelled download off the list."""
 
     @abstractmethod
     async def look_again(self) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias
 
 from modeldeck import __version__
-from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
+from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 from modeldeck.service.discovery import all_state_directories, find_checks_directory
 
 LOOK_SECONDS = 1.0
@@ -31,11 +31,7 @@ class Manager(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot: ...
-    async def pause(self, job_id: str) -> DownloadSnapshot: ...
-    async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot: ...
-    async def cancel(self, job_id: str) -> DownloadSnapshot: ...
-    async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot: ...
-    async def dismiss(self, job_id: str) -> None: ...
+    async def act(self, job_id: str, action: Action, token: str | None = None) -> DownloadSnapshot | None: ...
     async def forget_gone(self) -> None: ...
     def snapshots(self) -> tuple[DownloadSnapshot, ...]: ...
     def subscribe(self, callback: Callable[[DownloadSnapshot], None]) -> Callable[[], None]: ...
@@ -103,7 +99,7 @@ class Host:
 
     async def pause_all(self) -> None:
         """Pause what moves, so that the next engine shows it as paused instead of going on unasked."""
-        await asyncio.gather(*(self.manager.pause(job_id) for job_id in self._moving), return_exceptions=True)
+        await asyncio.gather(*(self.manager.act(job_id, "pause") for job_id in self._moving), return_exceptions=True)
 
     async def look_again(self) -> None:
         """Take finished downloads whose files were deleted off the list, and tell all clients of it.
@@ -165,29 +161,14 @@ class Seat:
         self._host.forget_removed()
         return self._want(snapshot)
 
-    async def pause(self, job_id: str) -> DownloadSnapshot:
-        return self._view(await self._host.manager.pause(job_id))
-
-    async def resume(self, job_id: str, token: str | None) -> DownloadSnapshot:
-        return self._want(await self._host.manager.resume(job_id, token=token))
-
-    async def retry(self, job_id: str, token: str | None) -> DownloadSnapshot:
-        return self._want(await self._host.manager.retry(job_id, token=token))
-
-    async def cancel(self, job_id: str) -> DownloadSnapshot:
-        self._wanted.discard(job_id)
-        if job_id not in self._warned and self._is_wanted_by_others(job_id):
-            snapshot = next((job for job in self._host.manager.snapshots() if job.job_id == job_id), None)
-            if snapshot is not None and not snapshot.state.is_final:
-                self._warned.add(job_id)
-                self.publish(snapshot)
-                return self._view(snapshot)
-        self._warned.discard(job_id)
-        return await self._host.manager.cancel(job_id)
-
-    async def dismiss(self, job_id: str) -> None:
-        await self._host.manager.dismiss(job_id)
-        self._host.forget_removed()
+    async def act(self, job_id: str, action: Action, token: str | None) -> DownloadSnapshot | None:
+        if action == "cancel" and (shared := self._withdraw(job_id)) is not None:
+            return shared
+        snapshot = await self._host.manager.act(job_id, action, token)
+        if snapshot is None:
+            self._host.forget_removed()
+            return None
+        return self._want(snapshot) if action in ("resume", "retry") else self._view(snapshot)
 
     def snapshots(self) -> tuple[DownloadSnapshot, ...]:
         return tuple(self._view(snapshot) for snapshot in self._host.manager.snapshots())
@@ -202,6 +183,18 @@ class Seat:
 
     def close(self) -> None:
         self._host.seats.discard(self)
+
+    def _withdraw(self, job_id: str) -> DownloadSnapshot | None:
+        """Give up this client's own wish. A snapshot is returned when the download goes on for the other clients."""
+        self._wanted.discard(job_id)
+        if job_id not in self._warned and self._is_wanted_by_others(job_id):
+            snapshot = next((job for job in self._host.manager.snapshots() if job.job_id == job_id), None)
+            if snapshot is not None and not snapshot.state.is_final:
+                self._warned.add(job_id)
+                self.publish(snapshot)
+                return self._view(snapshot)
+        self._warned.discard(job_id)
+        return None
 
     def _want(self, snapshot: DownloadSnapshot) -> DownloadSnapshot:
         self._wanted.add(snapshot.job_id)

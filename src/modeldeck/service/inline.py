@@ -12,11 +12,12 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from modeldeck._errors import EngineLostError
 from modeldeck._loop import LoopThread, in_daemon_thread
-from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
+from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, EngineLimits, EngineStatus
 from modeldeck.service.client import Engine
 from modeldeck.service.host import Host, ManagerFactory, Seat, manager_factory
 
 P = ParamSpec("P")
+S = TypeVar("S", bound=DownloadSnapshot | None)
 T = TypeVar("T")
 
 
@@ -101,20 +102,8 @@ class InlineEngine(Engine):
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
         return await self._ask(self._seat.submit, request, token)
 
-    async def pause(self, job_id: str) -> DownloadSnapshot:
-        return await self._ask(self._seat.pause, job_id)
-
-    async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        return await self._ask(self._seat.resume, job_id, token)
-
-    async def cancel(self, job_id: str) -> DownloadSnapshot:
-        return await self._ask(self._seat.cancel, job_id)
-
-    async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        return await self._ask(self._seat.retry, job_id, token)
-
-    async def dismiss(self, job_id: str) -> None:
-        await self._run(self._seat.dismiss, job_id)
+    async def act(self, job_id: str, action: Action, token: str | None = None) -> DownloadSnapshot | None:
+        return await self._ask(self._seat.act, job_id, action, token)
 
     async def look_again(self) -> None:
         await self._run(self._runner.host.look_again)
@@ -142,12 +131,11 @@ class InlineEngine(Engine):
             self._publish(snapshot)
         return seat
 
-    async def _ask(
-        self, method: Callable[P, Coroutine[Any, Any, DownloadSnapshot]], *args: P.args, **kwargs: P.kwargs
-    ) -> DownloadSnapshot:
-        async def act() -> DownloadSnapshot:
+    async def _ask(self, method: Callable[P, Coroutine[Any, Any, S]], *args: P.args, **kwargs: P.kwargs) -> S:
+        async def act() -> S:
             snapshot = await method(*args, **kwargs)
-            self._publish(snapshot)  # before the caller goes on: what it reads next is not older than its answer
+            if snapshot is not None:
+                self._publish(snapshot)  # before the caller goes on: what it reads next is not older than its answer
             return snapshot
 
         return await self._run(act)

@@ -19,7 +19,15 @@ import msgspec
 from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError, error_from_info
 from modeldeck._loop import LoopThread, in_daemon_thread
-from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus, ErrorInfo
+from modeldeck._types import (
+    Action,
+    DownloadRequest,
+    DownloadSnapshot,
+    DownloadState,
+    EngineLimits,
+    EngineStatus,
+    ErrorInfo,
+)
 from modeldeck.service import protocol
 from modeldeck.service.client import Engine
 from modeldeck.service.discovery import EnginePlace
@@ -105,20 +113,8 @@ class ProcessEngine(Engine):
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
         return await self._thread.run(self._submit(request, token))
 
-    async def pause(self, job_id: str) -> DownloadSnapshot:
-        return await self._thread.run(self._steer(protocol.Pause(id=self._next_id(), job_id=job_id)))
-
-    async def resume(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        return await self._thread.run(self._resume(job_id, token))
-
-    async def cancel(self, job_id: str) -> DownloadSnapshot:
-        return await self._thread.run(self._cancel(job_id))
-
-    async def retry(self, job_id: str, *, token: str | None = None) -> DownloadSnapshot:
-        return await self._thread.run(self._retry(job_id, token))
-
-    async def dismiss(self, job_id: str) -> None:
-        await self._thread.run(self._ask(protocol.Dismiss(id=self._next_id(), job_id=job_id), type(None)))
+    async def act(self, job_id: str, action: Action, token: str | None = None) -> DownloadSnapshot | None:
+        return await self._thread.run(self._act(job_id, action, token))
 
     async def look_again(self) -> None:
         await self._thread.run(self._ask(protocol.LookAgain(id=self._next_id()), type(None)))
@@ -153,27 +149,24 @@ class ProcessEngine(Engine):
         self._wishes[snapshot.job_id] = _Wish(request, token)
         return snapshot
 
-    async def _cancel(self, job_id: str) -> DownloadSnapshot:
-        self._wishes.pop(job_id, None)
-        return await self._steer(protocol.Cancel(id=self._next_id(), job_id=job_id))
-
-    async def _resume(self, job_id: str, token: str | None) -> DownloadSnapshot:
-        token = token or self._token_of(job_id)
-        return await self._want(protocol.Resume(id=self._next_id(), job_id=job_id, token=token), token)
-
-    async def _retry(self, job_id: str, token: str | None) -> DownloadSnapshot:
-        token = token or self._token_of(job_id)
-        if job_id in self._lost:  # it failed with its engine; the next one goes on with it by itself
+    async def _act(self, job_id: str, action: Action, token: str | None) -> DownloadSnapshot | None:
+        is_wanted = action in ("resume", "retry")
+        if is_wanted:
+            token = token or self._token_of(job_id)
+        if action == "cancel":
+            self._wishes.pop(job_id, None)
+        if action == "retry" and job_id in self._lost:  # it failed with its engine; the next one goes on by itself
             self._lost.discard(job_id)
             for snapshot in self.snapshots():
                 if snapshot.job_id == job_id:
                     return await self._submit(snapshot.request, token)
-        return await self._want(protocol.Retry(id=self._next_id(), job_id=job_id, token=token), token)
-
-    async def _want(self, message: protocol.Resume | protocol.Retry, token: str | None) -> DownloadSnapshot:
-        snapshot = await self._steer(message)
-        self._wishes[snapshot.job_id] = _Wish(snapshot.request, token)
-        return snapshot
+        message = protocol.Act(id=self._next_id(), job_id=job_id, action=action, token=token)
+        if action == "dismiss":
+            return await self._ask(message, type(None))
+        answer = await self._steer(message)
+        if is_wanted:
+            self._wishes[job_id] = _Wish(answer.request, token)
+        return answer
 
     async def _set_limits(self, limits: EngineLimits) -> None:
         await self._ask(protocol.SetLimits(id=self._next_id(), limits=limits), type(None))
@@ -346,7 +339,7 @@ class ProcessEngine(Engine):
         job_id = snapshot.job_id
         if job_id in self._owed and lacks_token(snapshot):
             self._owed.discard(job_id)
-            self._spawn(self._quietly(self._retry(job_id, None), instead=snapshot))
+            self._spawn(self._quietly(self._act(job_id, "retry", None), instead=snapshot))
             return
         if snapshot.state in (DownloadState.READY, DownloadState.CANCELLED):
             self._wishes.pop(job_id, None)

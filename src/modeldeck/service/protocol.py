@@ -13,9 +13,9 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from modeldeck._errors import ProtocolError
-from modeldeck._types import DownloadRequest, DownloadSnapshot, EngineLimits, ErrorInfo
+from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, EngineLimits, ErrorInfo
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Grows when a message changes. Another modeldeck version has its own engine: this guards development trees."""
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -59,31 +59,13 @@ class Submit(Message, frozen=True, tag="submit"):
     token: str | None = None
 
 
-class Pause(Message, frozen=True, tag="pause"):
+class Act(Message, frozen=True, tag="act"):
+    """Do one of a download's ``actions``. A token is needed where the download is to run again."""
+
     id: RequestId
     job_id: str
-
-
-class Resume(Message, frozen=True, tag="resume"):
-    id: RequestId
-    job_id: str
+    action: Action
     token: str | None = None
-
-
-class Cancel(Message, frozen=True, tag="cancel"):
-    id: RequestId
-    job_id: str
-
-
-class Retry(Message, frozen=True, tag="retry"):
-    id: RequestId
-    job_id: str
-    token: str | None = None
-
-
-class Dismiss(Message, frozen=True, tag="dismiss"):
-    id: RequestId
-    job_id: str
 
 
 class LookAgain(Message, frozen=True, tag="look_again"):
@@ -107,7 +89,7 @@ class Stop(Message, frozen=True, tag="stop"):
     id: RequestId
 
 
-Request: TypeAlias = Hello | Submit | Pause | Resume | Cancel | Retry | Dismiss | LookAgain | SetLimits | Status | Stop
+Request: TypeAlias = Hello | Submit | Act | LookAgain | SetLimits | Status | Stop
 
 
 # --- from the engine --------------------------------------------------------------------------------------------------

@@ -239,16 +239,8 @@ class _Connection:
         match request:
             case protocol.Submit():
                 return await seat.submit(request.request, request.token)
-            case protocol.Pause():
-                return await seat.pause(request.job_id)
-            case protocol.Resume():
-                return await seat.resume(request.job_id, request.token)
-            case protocol.Cancel():
-                return await seat.cancel(request.job_id)
-            case protocol.Retry():
-                return await seat.retry(request.job_id, request.token)
-            case protocol.Dismiss():
-                await seat.dismiss(request.job_id)
+            case protocol.Act():
+                return await seat.act(request.job_id, request.action, request.token)
             case protocol.SetLimits():
                 await self._server.host.set_limits(request.limits)
         return None

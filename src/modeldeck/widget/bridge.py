@@ -20,7 +20,7 @@ from modeldeck._errors import (
     NoFrontEndError,
 )
 from modeldeck._loop import LoopThread
-from modeldeck._types import DownloadSnapshot, DownloadState, LoadProgress, LocalModel, RepoDetails, SearchQuery
+from modeldeck._types import Action, DownloadSnapshot, DownloadState, LoadProgress, LocalModel, RepoDetails, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget import protocol, wire
 from modeldeck.widget.throttle import Throttle
@@ -28,7 +28,6 @@ from modeldeck.widget.wire import LoadView, MachineView, SearchView
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama, Measurement
-    from modeldeck.service.client import Engine
 
 PASSING_STATE_SECONDS = 0.1
 """A state that a download only passes through on its way is shown when it lasts longer than this."""
@@ -220,17 +219,15 @@ class Bridge:
             case protocol.StartDownload(repo_id, variant_id):
                 await self._start_download(repo_id, variant_id)
             case protocol.Pause(job_id):
-                self._take_snapshot(await (await self._session.engine()).pause(job_id))
+                await self._act(job_id, "pause")
             case protocol.Resume(job_id):
-                engine = await self._session.engine()
-                self._take_snapshot(await engine.resume(job_id, token=self._session.settings.token))
+                await self._act(job_id, "resume")
             case protocol.Cancel(job_id):
-                self._take_snapshot(await (await self._session.engine()).cancel(job_id))
+                await self._act(job_id, "cancel")
             case protocol.Retry(job_id):
-                engine = await self._session.engine()
-                self._take_snapshot(await engine.retry(job_id, token=self._session.settings.token))
+                await self._act(job_id, "retry")
             case protocol.Dismiss(job_id):
-                await (await self._session.engine()).dismiss(job_id)
+                await self._act(job_id, "dismiss")
             case protocol.Load(repo_id, variant_id):
                 self._start_load(repo_id, variant_id)
             case protocol.CancelLoad():
@@ -362,20 +359,25 @@ class Bridge:
         download = await self._session.start(self._session.request_for(details, variant))
         self._take_snapshot(download.snapshot)
 
+    async def _act(self, job_id: str, action: Action) -> None:
+        snapshot = await self._session.act(job_id, action)
+        if snapshot is not None:
+            self._take_snapshot(snapshot)
+
     async def _follow_engine(self) -> None:
         error = await self._guard(self._subscribe)
         if error is not None:
             self._toast("error", error.message)
 
     async def _subscribe(self) -> None:
-        engine: Engine = await self._session.engine()
-        unsubscribe = engine.subscribe(
+        engine = await self._session.engine()
+        unsubscribe = await self._session.subscribe(
             lambda snapshot: self._loop.post(self._take_snapshot, snapshot),
             on_removed=lambda job_id: self._loop.post(self._forget_job, job_id),
             on_notice=lambda notice: self._loop.post(self._set_engine, engine.mode, notice),
         )
         try:
-            for snapshot in engine.snapshots():
+            for snapshot in await self._session.downloads():
                 self._take_snapshot(snapshot, is_news=False)
             self._set_engine(engine.mode, engine.notice)
             await anyio.sleep_forever()
@@ -427,12 +429,12 @@ class Bridge:
         if model is not None:
             await self._session.remove(model)
         else:  # some of its files are gone already
-            await (await self._session.engine()).look_again()
+            await self._session.forget_removed_files()
         for snapshot in list(self._jobs.values()):
             request = snapshot.request
             is_unfinished = snapshot.state in (DownloadState.FAILED, DownloadState.CANCELLED)
             if (request.repo_id, request.variant_id) == (repo_id, variant_id) and is_unfinished:
-                await (await self._session.engine()).dismiss(snapshot.job_id)
+                await self._session.act(snapshot.job_id, "dismiss")
         await self._refresh()
 
     # --- loading ------------------------------------------------------------------------------------------------------
