@@ -17,7 +17,14 @@ Gated: TypeAlias = Literal["auto", "manual"] | bool | None
 
 SortKey: TypeAlias = Literal["trending", "downloads", "likes", "modified", "created"]
 SidecarKind: TypeAlias = Literal["mmproj", "drafter", "imatrix", "adapter"]
-FitVerdict: TypeAlias = Literal["fits", "partial", "too_large", "unknown"]
+FitVerdict: TypeAlias = Literal["fits", "partial", "too_large", "unknown", "unusable"]
+SpeedSource: TypeAlias = Literal["measured", "calibrated", "estimated"]
+ReasonCode: TypeAlias = Literal[
+    "reading_pace", "small_model", "only_unquantized", "fastest", "slow", "best_that_fits", "partial", "unknown"
+]
+
+DEFAULT_N_CTX = 4096
+"""The context length in tokens that a model is judged for and loaded with unless the caller gives another."""
 
 
 # --- search -----------------------------------------------------------------------------------------------------------
@@ -226,12 +233,13 @@ class RepoListing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitEstimate:
-    """Whether a variant fits this machine with a context of ``n_ctx`` tokens.
+    """Whether a variant fits this machine with a context of ``n_ctx`` tokens, and how fast it will generate.
 
     Attributes
     ----------
-    verdict : {"fits", "partial", "too_large", "unknown"}
+    verdict : {"fits", "partial", "too_large", "unknown", "unusable"}
         "fits": in the GPU's memory, or in RAM on a machine without a GPU. "partial": only some layers fit the GPU.
+        "unusable": the file is damaged, or not a model that llama.cpp can load; ``reason`` says why.
     n_ctx : int
         The context length in tokens that was judged.
     needed_bytes : int or None
@@ -246,6 +254,13 @@ class FitEstimate:
         Where the figures come from: llama.cpp itself, a formula over the file's header, or the file's size alone.
     reason : str or None
         The verdict in words, where it needs an explanation.
+    reserve_bytes : int
+        Bytes that must stay free beside ``needed_bytes``. The model fits when both together are available.
+    tokens_per_second : float or None
+        The expected speed of generation with a short context; ``None`` when it cannot be told.
+    speed_source : {"measured", "calibrated", "estimated"} or None
+        "measured": this file was run on this machine. "calibrated": from the bytes read for each token, at the rate
+        that was measured here with other models. "estimated": from these bytes and the bandwidth of the memory.
     """
 
     verdict: FitVerdict
@@ -256,6 +271,9 @@ class FitEstimate:
     n_gpu_layers: int | None = None
     method: Literal["native", "formula", "size"] | None = None
     reason: str | None = None
+    reserve_bytes: int = 0
+    tokens_per_second: float | None = None
+    speed_source: SpeedSource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +308,60 @@ class ModelTraits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendationReason:
+    """Why a variant is recommended: a code and the values that its sentence contains, so that it can be translated.
+
+    Attributes
+    ----------
+    code : str
+        Names the sentence.
+    tokens_per_second : float or None
+        The expected speed of the variant, where it is known.
+    reading_pace : float or None
+        The speed in tokens per second that counts as reading pace.
+
+    Examples
+    --------
+    >>> RecommendationReason(code="reading_pace", tokens_per_second=12.3).text
+    'The best quality that still answers at reading pace on this machine: about 12 tokens/s.'
+    """
+
+    code: ReasonCode
+    tokens_per_second: float | None = None
+    reading_pace: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The English sentence."""
+        speed = "" if self.tokens_per_second is None else f": {speed_text(self.tokens_per_second)}"
+        return _REASON_TEXTS[self.code].format(speed=speed, pace=f"{self.reading_pace or 0:g} tokens/s")
+
+
+_REASON_TEXTS: dict[ReasonCode, str] = {
+    "reading_pace": "The best quality that still answers at reading pace on this machine{speed}.",
+    "small_model": "The model is small enough to run without quantization{speed}.",
+    "only_unquantized": "No quantized variant fits or exists, so this is the only choice.",
+    "fastest": "No variant answers at reading pace ({pace}) on this machine. This one is the fastest of good quality"
+    "{speed}.",
+    "slow": "No variant answers at reading pace ({pace}) on this machine. This one is the best quality that fits"
+    "{speed}.",
+    "best_that_fits": "The best quality that fits into this machine's memory.",
+    "partial": "No variant fits on the GPU as a whole. This one is a good compromise and runs partly on the CPU.",
+    "unknown": "It is unknown which variants fit. This one is a good compromise between size and quality.",
+}
+
+
+def speed_text(tokens_per_second: float) -> str:
+    """Write an expected speed for people, such as ``"about 12 tokens/s"``."""
+    return f"about {rounded_speed(tokens_per_second):g} tokens/s"
+
+
+def rounded_speed(tokens_per_second: float) -> float:
+    """Round a speed as it is shown: to whole tokens per second, or to a tenth below one."""
+    return round(tokens_per_second, 0 if tokens_per_second >= 1 else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RepoDetails:
     """A repository with its variants, how each fits this machine, and the recommended one.
 
@@ -311,6 +383,8 @@ class RepoDetails:
         The estimate for each variant, by ``variant_id``.
     recommended : str or None
         The ``variant_id`` to take on this machine; ``None`` if none fits.
+    recommended_reason : RecommendationReason or None
+        Why it is recommended.
     model : ModelTraits or None
         What the header of the model tells.
 
@@ -328,6 +402,7 @@ class RepoDetails:
     license: str | None = None
     fits: dict[str, FitEstimate] = field(default_factory=dict)
     recommended: str | None = None
+    recommended_reason: RecommendationReason | None = None
     model: ModelTraits | None = None
 
     def variant(self, variant_id: str) -> Variant | None:

@@ -13,6 +13,7 @@ from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._loop import LoopThread, shared_loop
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
+    DEFAULT_N_CTX,
     DownloadSnapshot,
     LoadProgress,
     LocalModel,
@@ -21,7 +22,7 @@ from modeldeck._types import (
     SortKey,
     VerifiedFile,
 )
-from modeldeck.session import DEFAULT_N_CTX, Download, ProgressCallback, Session, split_target
+from modeldeck.session import Download, ProgressCallback, Session, split_target
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama

@@ -1,4 +1,4 @@
-"""What a remote repository's variants need, and whether they fit this machine: from headers, before any download."""
+"""Judge a remote repository's variants from their headers, before any download: memory, fit, recommendation."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from modeldeck._errors import ModelDeckError
 from modeldeck._types import FitEstimate, GGUFFile, RepoDetails, Variant
 
 if TYPE_CHECKING:
-    from modeldeck.fit.native import HeaderPart, NativeAnswer
     from modeldeck.gguf.header import GGUFHeader, HeaderReader
     from modeldeck.gguf.metadata import GGUFMetadata
     from modeldeck.hub.client import HubClient
+    from modeldeck.sizing.dry_run import DryRun, HeaderPart
 
 _REPOS_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What is known of the model in a repository. All its quantizations share the header but for the tensors' types."""
+    """Facts about the model in a repository. Its quantizations share the header except for the tensors' types."""
 
     metadata: GGUFMetadata | None = None
-    answer: NativeAnswer | None = None
+    dry_run: DryRun | None = None
 
 
 class Appraiser:
-    """Reads remote headers, once per repository and commit, and judges variants by them.
+    """Reads remote headers, once for each repository and commit, and judges variants by them.
 
-    A repository that holds different models is judged by its first one's shape and each variant's own size.
+    In a repository that holds different models, all are judged by the shape of one of them and by their own sizes.
     """
 
     def __init__(self, hub: HubClient) -> None:
@@ -39,21 +39,22 @@ class Appraiser:
         self._facts: OrderedDict[tuple[str, str], _Facts] = OrderedDict()
 
     async def appraise(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
-        """Judge by the formula, from the first 32 KiB of one file; by sizes alone where even these cannot be had."""
+        """Judge by formula, from the first 32 KiB of one file, or by sizes alone where these bytes cannot be read."""
         key = (details.repo_id, details.commit_hash)
         if key not in self._facts and details.variants:
             self._remember(details, _Facts(await self._quick_metadata(details)))
         return await self._judge(details, n_ctx)
 
     async def appraise_exactly(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
-        """Judge by what llama.cpp itself answers about the whole header; as `appraise` where it cannot be asked.
+        """Judge by a dry run of llama.cpp with the whole header; by formula where llama.cpp is not installed.
 
-        Takes the header's download (up to some MB) and about a second, once per repository and commit.
+        Takes the download of the header (up to a few MB) and about a second, once for each repository and commit.
         """
-        from modeldeck.fit import native
+        from modeldeck.sizing import dry_run
+        from modeldeck.sizing.ask_child import is_llama_cpp_installed
 
         facts = self._facts.get((details.repo_id, details.commit_hash), _Facts())
-        if facts.answer is None and native.is_available() and details.variants:
+        if facts.dry_run is None and is_llama_cpp_installed() and details.variants:
             from modeldeck.gguf.metadata import read_metadata
 
             try:
@@ -61,8 +62,8 @@ class Appraiser:
                 metadata = read_metadata(headers[0])
             except ModelDeckError:
                 return await self.appraise(details, n_ctx=n_ctx)
-            answer = await anyio.to_thread.run_sync(native.ask_about_header, parts)
-            self._remember(details, _Facts(metadata, answer))
+            planned = await anyio.to_thread.run_sync(dry_run.dry_run_header, parts)
+            self._remember(details, _Facts(metadata, planned))
         return await self.appraise(details, n_ctx=n_ctx)
 
     def _remember(self, details: RepoDetails, facts: _Facts) -> None:
@@ -71,38 +72,40 @@ class Appraiser:
             self._facts.popitem(last=False)
 
     async def _judge(self, details: RepoDetails, n_ctx: int) -> RepoDetails:
-        from modeldeck.fit.hardware import probe_hardware
         from modeldeck.gguf.metadata import model_traits
-        from modeldeck.gguf.names import recommend
+        from modeldeck.sizing.hardware import probe_hardware
+        from modeldeck.sizing.recommend import recommend
 
         facts = self._facts.get((details.repo_id, details.commit_hash), _Facts())
         hardware = await anyio.to_thread.run_sync(probe_hardware)
 
         def fit_of(variant: Variant) -> FitEstimate:
-            from modeldeck.fit.estimate import estimate_fit
+            from modeldeck.sizing.estimate import estimate_fit
 
-            measured = None
-            answer = facts.answer
-            if answer is not None and answer.status in ("refused", "would_abort"):
+            planned = None
+            dry_run = facts.dry_run
+            if dry_run is not None and dry_run.status in ("refused", "would_abort"):
                 return FitEstimate(
-                    verdict="unknown", n_ctx=n_ctx, reason=f"llama.cpp cannot load this model here: {answer.reason}"
+                    verdict="unknown", n_ctx=n_ctx, reason=f"llama.cpp cannot load this model here: {dry_run.reason}"
                 )
-            if answer is not None and answer.status == "ok" and variant.model_size is not None:
-                measured = answer.memory(n_ctx, weights_bytes=variant.model_size)
+            if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
+                planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
             return estimate_fit(
                 facts.metadata,
                 weights_bytes=variant.model_size,
                 sidecar_bytes=(variant.size or 0) - (variant.model_size or 0),
                 n_ctx=n_ctx,
                 hardware=hardware,
-                measured=measured,
+                planned=planned,
             )
 
         fits = {variant.variant_id: fit_of(variant) for variant in details.variants}
+        recommendation = recommend(details.variants, fits)
         return replace(
             details,
             fits=fits,
-            recommended=recommend(details.variants, fits),
+            recommended=None if recommendation is None else recommendation.variant_id,
+            recommended_reason=None if recommendation is None else recommendation.reason,
             model=None if facts.metadata is None else model_traits(facts.metadata),
         )
 
@@ -114,12 +117,12 @@ class Appraiser:
         try:
             return read_metadata(await self._read(details, file, HeaderReader(is_quick=True, file_size=file.size)))
         except ModelDeckError:
-            # A gated repository, a Hub without ranges, a broken header: the sizes still tell something.
+            # A gated repository, a Hub without ranges, a broken header: the sizes still allow an estimate.
             return None
 
     async def _whole_headers(self, details: RepoDetails) -> tuple[list[GGUFHeader], list[HeaderPart]]:
-        from modeldeck.fit.native import HeaderPart
         from modeldeck.gguf.header import HeaderReader
+        from modeldeck.sizing.dry_run import HeaderPart
 
         headers, parts = [], []
         for file in _sample(details).files:
@@ -134,10 +137,10 @@ class Appraiser:
             data = await self._hub.fetch_range(details.repo_id, details.commit_hash, file.filename, start, stop)
             reader.feed(data, start)
         if reader.header is None:
-            raise ValueError("a reader that needs nothing has a header")
+            raise ValueError("The reader has read everything and still has no header.")
         return reader.header
 
 
 def _sample(details: RepoDetails) -> Variant:
-    """The variant whose header is read for all: in as few files as possible, and the best of these."""
+    """Choose the variant whose header stands for all: the best quality among those with the fewest files."""
     return min(details.variants, key=lambda variant: len(variant.files))

@@ -31,6 +31,7 @@ from modeldeck._errors import (
 from modeldeck._loop import in_daemon_thread
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
+    DEFAULT_N_CTX,
     MAX_PAGE_SIZE,
     Action,
     DownloadRequest,
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, Measurement, MeasurementStore
     from modeldeck.service.client import Engine
-
-DEFAULT_N_CTX = 4096
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
 

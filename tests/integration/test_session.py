@@ -31,10 +31,10 @@ from modeldeck import (
     llama,
 )
 from modeldeck._settings import Settings
-from modeldeck.fit import native
-from modeldeck.fit.hardware import Hardware
 from modeldeck.service import client
 from modeldeck.service.client import Engine
+from modeldeck.sizing import ask_child, dry_run
+from modeldeck.sizing.hardware import Hardware
 from tools.localhub import LocalHub
 from tools.localhub.faults import Reply, Throttle
 from tools.localhub.tiny_models import write_chat_model
@@ -351,7 +351,7 @@ async def test_an_empty_name_does_not_mean_the_recommended_variant(session: Sess
 
 async def test_where_nothing_fits_the_variant_must_be_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Hardware(ram_total=1 << 20, ram_available=1 << 20, cpu_count=1)
-    monkeypatch.setattr("modeldeck.fit.hardware.probe_hardware", lambda: tiny)
+    monkeypatch.setattr("modeldeck.sizing.hardware.probe_hardware", lambda: tiny)
     error = await expect(DoesNotFitError, "does_not_fit", session.download(TINY))
     assert "F16, Q8_0, Q4_0" in error.message
     assert (await session.download(TINY, "Q4_0")).path.is_file()
@@ -426,9 +426,9 @@ async def test_a_projector_that_cannot_be_loaded_costs_the_images_and_not_the_mo
 
 
 async def test_what_llama_cpp_refuses_is_not_said_to_fit(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = native.NativeAnswer(status="would_abort", reason="GGML_ASSERT(n_expert > 0) failed")
-    monkeypatch.setattr(native, "is_available", lambda: True)
-    monkeypatch.setattr(native, "ask_about_header", lambda parts: answer)
+    refusal = dry_run.DryRun(status="would_abort", reason="GGML_ASSERT(n_expert > 0) failed")
+    monkeypatch.setattr(ask_child, "is_llama_cpp_installed", lambda: True)
+    monkeypatch.setattr(dry_run, "dry_run_header", lambda parts: refusal)
     details = await session.describe(TINY)
     for fit in details.fits.values():
         assert fit.verdict == "unknown"

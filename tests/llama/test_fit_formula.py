@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from modeldeck.fit.memory import ContextOptions, MemoryUse, memory_use
 from modeldeck.gguf.ggml_types import type_id_of
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
+from modeldeck.sizing.memory import ContextOptions, MemoryUse, memory_use
 from tests.llama.fit_shapes import MODELS, Model, write_header
 
 pytestmark = pytest.mark.llama
@@ -89,7 +89,7 @@ def ask_llama(path: Path, asked: list[tuple[ContextOptions, int]]) -> list[dict[
     ]
     request = {"kind": "model", "path": str(path), "n_gpu_layers": 0, "contexts": contexts}
     run = subprocess.run(
-        [sys.executable, "-m", "modeldeck.fit.probe"],
+        [sys.executable, "-m", "modeldeck.sizing.llama_child"],
         input=json.dumps(request).encode(),
         stdout=subprocess.PIPE,
         check=True,

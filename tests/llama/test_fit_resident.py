@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.fit.memory import ContextOptions, memory_use
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
+from modeldeck.sizing.memory import ContextOptions, memory_use
 
 pytestmark = [pytest.mark.llama, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from gguf import GGUFWriter
 
-from modeldeck.fit.cache_shape import layer_shapes
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
+from modeldeck.sizing.cache_shape import layer_shapes
 
 pytestmark = pytest.mark.llama
 

@@ -20,8 +20,8 @@ from modeldeck._errors import (
     LoadFailedError,
 )
 from modeldeck._types import LoadProgress
-from modeldeck.fit.hardware import cpu_count
 from modeldeck.llama import availability, load
+from modeldeck.sizing.hardware import cpu_count
 from tools.localhub import tiny_models
 from tools.localhub.tiny_models import ANSWER
 

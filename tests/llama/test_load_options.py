@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
-from modeldeck.fit.devices import GPU
-from modeldeck.fit.hardware import Hardware
 from modeldeck.gguf.metadata import GGUFMetadata
 from modeldeck.llama.checks import ModelFile
 from modeldeck.llama.options import choose_options
+from modeldeck.sizing.devices import GPU
+from modeldeck.sizing.hardware import Hardware
 
 GIB = 1 << 30
 LLAMA_8B = GGUFMetadata(

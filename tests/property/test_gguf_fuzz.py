@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from modeldeck._errors import GGUFError
-from modeldeck.fit.estimate import estimate_fit
-from modeldeck.fit.hardware import Hardware
 from modeldeck.gguf.header import GGUFHeader, HeaderReader
 from modeldeck.gguf.metadata import model_traits, read_metadata
+from modeldeck.sizing.estimate import estimate_fit
+from modeldeck.sizing.hardware import Hardware
 from tools.localhub import tiny_models
 
 MUTATIONS = 20_000

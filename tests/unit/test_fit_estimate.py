@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from modeldeck.fit.devices import GPU
-from modeldeck.fit.estimate import estimate_fit
-from modeldeck.fit.hardware import Hardware
-from modeldeck.fit.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
 from modeldeck.gguf.metadata import GGUFMetadata
+from modeldeck.sizing.devices import GPU
+from modeldeck.sizing.estimate import estimate_fit
+from modeldeck.sizing.hardware import Hardware
+from modeldeck.sizing.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -132,9 +132,9 @@ def test_unknown_stays_unknown() -> None:
     assert estimate_fit(LLAMA_8B, weights_bytes=Q4_K_M_BYTES, n_ctx=4096, hardware=blind).verdict == "unknown"
 
 
-def test_sidecars_and_measurements_count() -> None:
-    measured = MemoryUse(weights_bytes=GIB, cache_bytes=GIB, compute_bytes=GIB, touched_bytes=0, host_bytes=0)
-    fit = estimate_fit(None, weights_bytes=GIB, sidecar_bytes=GIB, n_ctx=4096, hardware=machine(4), measured=measured)
+def test_sidecars_and_the_planned_memory_count() -> None:
+    planned = MemoryUse(weights_bytes=GIB, cache_bytes=GIB, compute_bytes=GIB, touched_bytes=0, host_bytes=0)
+    fit = estimate_fit(None, weights_bytes=GIB, sidecar_bytes=GIB, n_ctx=4096, hardware=machine(4), planned=planned)
     assert (fit.verdict, fit.method, fit.needed_bytes) == ("fits", "native", 3 * GIB)
 
 

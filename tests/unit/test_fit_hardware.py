@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.fit import hardware as hardware_module
-from modeldeck.fit.devices import GPU
-from modeldeck.fit.hardware import cgroup_cpu_quota, cgroup_memory, cpu_count, probe_hardware
+from modeldeck.sizing import hardware as hardware_module
+from modeldeck.sizing.devices import GPU
+from modeldeck.sizing.hardware import cgroup_cpu_quota, cgroup_memory, cpu_count, probe_hardware
 
 GIB = 1 << 30
 
@@ -25,17 +25,17 @@ def process_in(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def v2(folder: str, limit: str, used: int, inactive_file: int = 0) -> dict[str, str]:
+def v2(folder: str, limit: str, used: int, inactive_file: int = 0, active_file: int = 0) -> dict[str, str]:
     return {
         f"{folder}memory.max": f"{limit}\n",
         f"{folder}memory.current": f"{used}\n",
-        f"{folder}memory.stat": f"anon 5\ninactive_file {inactive_file}\nactive_file 7\n",
+        f"{folder}memory.stat": f"anon 5\nshmem 9\ninactive_file {inactive_file}\nactive_file {active_file}\n",
     }
 
 
 def test_v2_limit_counts_without_pages_that_can_be_dropped(tmp_path: Path) -> None:
-    root = tree(tmp_path / "fs", v2("jupyter/", str(2 * GIB), GIB, inactive_file=GIB // 2))
-    assert cgroup_memory(process_in(tmp_path, "0::/jupyter\n"), root) == [(2 * GIB, GIB // 2)]
+    root = tree(tmp_path / "fs", v2("jupyter/", str(2 * GIB), GIB, inactive_file=GIB // 2, active_file=GIB // 4))
+    assert cgroup_memory(process_in(tmp_path, "0::/jupyter\n"), root) == [(2 * GIB, GIB // 4)]
 
 
 def test_v2_parents_limit_too(tmp_path: Path) -> None:
@@ -55,7 +55,9 @@ def test_v1(tmp_path: Path) -> None:
         {
             "memory/docker/abc/memory.limit_in_bytes": str(GIB),
             "memory/docker/abc/memory.usage_in_bytes": "500",
-            "memory/docker/abc/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+            "memory/docker/abc/memory.stat": (
+                "inactive_file 1\nactive_file 1\ntotal_inactive_file 150\ntotal_active_file 50\n"
+            ),
             "memory/memory.limit_in_bytes": "9223372036854771712",
             "memory/memory.usage_in_bytes": "500",
             "cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "150000",
@@ -94,7 +96,7 @@ def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     gpu = GPU(name="NVIDIA H200", total=GIB, free=GIB)
     monkeypatch.setattr(hardware_module, "list_nvidia_gpus", lambda: (gpu,))
     monkeypatch.setattr(hardware_module, "list_llama_devices", lambda: ())
-    assert "NVIDIA H200 is there" in (probe_hardware().notice or "")
+    assert "Found NVIDIA H200" in (probe_hardware().notice or "")
     monkeypatch.setattr(hardware_module, "list_llama_devices", lambda: (gpu,))
     usable = probe_hardware()
     assert usable.notice is None

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from modeldeck._errors import AmbiguousVariantError, RemoteFileNotFoundError
-from modeldeck._types import FitEstimate, FitVerdict, GGUFFile, Variant
+from modeldeck._types import GGUFFile
 from modeldeck.gguf.names import (
     Grouping,
     find_variant,
     group_variants,
     label_of,
     quantization_of,
-    recommend,
 )
 
 DATA = Path(__file__).parents[1] / "data"
@@ -33,15 +32,6 @@ REPOSITORIES = recorded_repositories()
 
 def files(*names: str, size: int | None = None) -> list[GGUFFile]:
     return [GGUFFile(filename=name, size=size) for name in names]
-
-
-def variant(name: str, size: int | None = None) -> Variant:
-    return Variant(
-        variant_id=name,
-        label=label_of(name) or name,
-        quantization=quantization_of(name),
-        files=(GGUFFile(filename=name, size=size),),
-    )
 
 
 def ids(grouping: Grouping) -> list[str]:
@@ -232,6 +222,20 @@ def test_variants_are_sorted_by_quality() -> None:
     assert ids(group_variants(files(*reversed(names), size=1))) == names
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"m.gguf": 5, "m-Q8_0.gguf": 9, "m-Q4_0.gguf": 4}, ["m-Q8_0.gguf", "m.gguf", "m-Q4_0.gguf"]),
+        ({"small.gguf": 1, "large.gguf": 9, "middle.gguf": 5}, ["large.gguf", "middle.gguf", "small.gguf"]),
+        ({"m-Q4_0.gguf": 4, "full.gguf": 16, "tiny.gguf": 1}, ["full.gguf", "m-Q4_0.gguf", "tiny.gguf"]),
+        ({"m-fp16.gguf": 16, "m-Q8_0.gguf": 8}, ["m-fp16.gguf", "m-Q8_0.gguf"]),
+    ],
+)
+def test_variants_without_a_known_label_are_placed_by_size(sizes: dict[str, int], expected: list[str]) -> None:
+    listed = [GGUFFile(filename=name, size=size) for name, size in sizes.items()]
+    assert ids(group_variants(listed)) == expected
+
+
 def test_order_agrees_with_huggingface_js_where_it_follows_the_width() -> None:
     # Left out: old formats, where huggingface.js ranks Q4_0 above Q4_1, and its F16 above Q4_1_SOME_F16.
     contested = {"Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "Q4_1_SOME_F16", "Q4_2", "Q4_3",
@@ -280,27 +284,3 @@ def test_not_found_says_what_there_is() -> None:
         find_variant(group_variants(files("m-Q4_0.gguf", "m-Q8_0.gguf")).variants, "Q5_K_M")
     with pytest.raises(RemoteFileNotFoundError, match="no complete GGUF model"):
         find_variant((), "Q5_K_M")
-
-
-def fits(**verdicts: FitVerdict) -> dict[str, FitEstimate]:
-    return {f"m-{label}.gguf": FitEstimate(verdict=verdict, n_ctx=4096) for label, verdict in verdicts.items()}
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "expected"),
-    [
-        ({"Q8_0": "too_large", "Q6_K": "fits", "Q4_K_M": "fits", "Q2_K": "fits"}, "m-Q6_K.gguf"),
-        ({"F32": "fits", "BF16": "fits", "Q8_0": "fits"}, "m-BF16.gguf"),
-        ({"F32": "too_large", "Q8_0": "unknown", "Q4_K_M": "unknown"}, "m-Q4_K_M.gguf"),
-        ({"Q8_0": "partial", "Q4_K_M": "partial", "Q2_K": "partial"}, "m-Q4_K_M.gguf"),
-        ({"Q8_0": "unknown", "Q6_K": "unknown"}, "m-Q8_0.gguf"),
-        ({"Q6_K": "unknown", "Q5_K_M": "unknown"}, "m-Q6_K.gguf"),
-        ({"Q6_K": "too_large", "Q5_K_M": "too_large"}, None),
-        ({"IQ4_KS": "fits", "Q4_0_4_4": "fits", "Q3_K_M": "fits"}, "m-Q3_K_M.gguf"),
-        ({}, None),
-    ],
-)
-def test_recommendation(verdicts: dict[str, FitVerdict], expected: str | None) -> None:
-    size = {"F32": 32, "BF16": 16}
-    variants = [variant(f"m-{label}.gguf", size.get(label, 1)) for label in verdicts]
-    assert recommend(variants, fits(**verdicts)) == expected

@@ -20,16 +20,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_loop": {"_errors"},
     "_wire": {"_types"},
     "gguf": BASE,
-    "fit": BASE | {"gguf"},
+    "sizing": BASE | {"gguf"},
     "hub": BASE,
-    "llama": BASE | {"gguf", "fit"},
-    "engine": BASE | {"hub", "gguf", "fit"},
+    "llama": BASE | {"gguf", "sizing"},
+    "engine": BASE | {"hub", "gguf", "sizing"},
     "service": BASE | {"engine", "hub"},
     "library": BASE | {"hub", "gguf"},
-    "appraisal": BASE | {"hub", "gguf", "fit"},
+    "appraisal": BASE | {"hub", "gguf", "sizing"},
     "session": BASE | {"service", "engine", "llama", "library", "appraisal", "hub", "gguf"},
     "api": BASE | {"session", "llama"},
-    "widget": BASE | {"session", "service", "llama", "fit"},
+    "widget": BASE | {"session", "service", "llama", "sizing"},
     "cli": BASE | {"session", "service"},
     "__main__": {"cli"},
 }
@@ -39,7 +39,7 @@ BORDERS: dict[str, set[str]] = {
     "ipywidgets": {"widget"},
     "httpx": {"hub", "engine"},
     "httpcore": {"hub", "engine"},
-    "llama_cpp": {"llama", "fit"},
+    "llama_cpp": {"llama", "sizing"},
 }
 
 

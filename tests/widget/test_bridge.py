@@ -15,9 +15,9 @@ import pytest
 from modeldeck import NoFrontEndError, Session
 from modeldeck._loop import LoopThread
 from modeldeck._types import LoadProgress, LocalModel, RepoDetails, SearchQuery
-from modeldeck.fit.hardware import probe_hardware
 from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.service.discovery import find_state_directory
+from modeldeck.sizing.hardware import probe_hardware
 from modeldeck.widget import bridge as bridge_module
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.throttle import Throttle as PublishThrottle
@@ -467,7 +467,7 @@ def test_the_free_memory_is_looked_at_again_after_a_load_and_an_unload(
 ) -> None:
     def set_free(ram_available: int) -> None:
         known = replace(hardware, ram_available=ram_available)
-        monkeypatch.setattr("modeldeck.fit.hardware.probe_hardware", lambda: known)
+        monkeypatch.setattr("modeldeck.sizing.hardware.probe_hardware", lambda: known)
 
     def is_shown(ram_available: int) -> bool:
         return bool(page.traits["view"]["hardware"]["ram_available"] == ram_available)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 
 from modeldeck import __version__
+from modeldeck._types import DEFAULT_N_CTX
 from modeldeck.cli import commands
 
 
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     show = add("show", commands.show, "the variants of a repository, their sizes, and whether they fit this machine")
     show.add_argument("repo_id", metavar="OWNER/NAME")
     show.add_argument("--revision", default="main")
-    show.add_argument("--n-ctx", type=int, default=4096, metavar="TOKENS")
+    show.add_argument("--n-ctx", type=int, default=DEFAULT_N_CTX, metavar="TOKENS")
 
     download = add("download", commands.download, "download a variant, verify it, publish it into the cache")
     download.add_argument("target", metavar="OWNER/NAME[:LABEL]")

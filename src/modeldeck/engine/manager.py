@@ -31,9 +31,9 @@ from modeldeck.engine.store import JobStore, StoredJob
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
-from modeldeck.fit.hardware import cpu_count
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
+from modeldeck.sizing.hardware import cpu_count
 
 T = TypeVar("T")
 

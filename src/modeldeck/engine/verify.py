@@ -18,10 +18,10 @@ from modeldeck.engine.source import Source
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
-from modeldeck.fit.hardware import cpu_count
 from modeldeck.hub.client import HubClient
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import is_commit_hash, is_sha256
+from modeldeck.sizing.hardware import cpu_count
 
 Progress = Callable[[int, int], object]
 

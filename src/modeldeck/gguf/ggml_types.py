@@ -1,4 +1,4 @@
-"""How many bytes a tensor takes: ggml's element types (``ggml/src/ggml.c``, ``type_traits``)."""
+"""The bytes that a tensor takes: ggml's element types (``ggml/src/ggml.c``, ``type_traits``)."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ _ID_BY_NAME = {each.name.lower(): type_id for type_id, each in GGML_TYPES.items(
 
 
 def type_id_of(name: str) -> int:
-    """The number of a type by its name, such as ``q8_0``, in any case."""
+    """Return the number of a type by its name, such as ``q8_0``, in upper or lower case."""
     return _ID_BY_NAME[name.lower()]
 
 
 def element_bytes(name: str) -> float:
-    """Bytes one element takes in a type, on average over a block."""
+    """Return the bytes that one element of a type takes, on average over a block."""
     known = GGML_TYPES[type_id_of(name)]
     return known.block_bytes / known.block_size
 
 
 def tensor_bytes(shape: tuple[int, ...], type_id: int) -> int | None:
-    """Bytes of a tensor's data, or ``None`` for a type this table does not know or a row of broken blocks."""
+    """Return the bytes of a tensor's data; ``None`` for a type that the table lacks or a row of partial blocks."""
     known = GGML_TYPES.get(type_id)
     if known is None or (shape and shape[0] % known.block_size):
         return None

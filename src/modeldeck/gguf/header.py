@@ -1,8 +1,8 @@
-"""Reads a GGUF header without doing any I/O: bytes go in, "need this range" or a header comes out.
+"""A GGUF header parser that does no I/O: it is fed bytes, and asks for the next range until it has the header.
 
-The format is ``docs/gguf.md`` of ggml, the checks are those of llama.cpp's ``gguf.cpp``: what it refuses is refused
-here, and nothing it loads is. Declared counts and lengths are never trusted with memory: only bytes that really came
-are kept, and arrays that nobody asks for are stepped over, numeric ones without being fetched at all.
+The format is that of ggml's ``docs/gguf.md``. The checks are those of llama.cpp's ``gguf.cpp``: the parser refuses what
+llama.cpp refuses, and nothing that llama.cpp loads. It never allocates memory by a declared count or length. It keeps
+only bytes that it was fed, and skips long arrays, numeric ones without fetching them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from modeldeck._errors import GGUFError
 from modeldeck.gguf.ggml_types import GGML_TYPES, tensor_bytes
 
 QUICK_BYTES = 32 << 10
-"""The most a quick look fetches. In every published model seen, all of it lies in the first 2 KiB."""
+"""The limit of a quick look. In every published model seen so far, the keys it needs lie in the first 2 KiB."""
 
 MAX_HEADER_BYTES = 64 << 20
-"""Four times the largest header known (a vocabulary of 262 144 tokens takes 16 MB)."""
+"""Four times the largest known header: a vocabulary of 262 144 tokens takes 16 MB."""
 
 _FIRST_CHUNK_BYTES = 16 << 10
 _LAST_CHUNK_BYTES = 4 << 20
@@ -35,7 +35,7 @@ _MAX_DIMS = 4
 _MAX_KEPT_NUMBERS = 1024
 _MAX_KEPT_STRINGS = 256
 _MAX_KEPT_VALUES = 1 << 16
-"""Of all arrays together: a real header has a few thousand, and each takes up to forty times its bytes."""
+"""The limit for all arrays together. Real headers have a few thousand values; each takes up to 40 times its bytes."""
 _DEFAULT_ALIGNMENT = 32
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
@@ -50,7 +50,7 @@ _Bytes: TypeAlias = Generator[None, None, bytes]
 
 
 class TensorInfo(NamedTuple):
-    """A tensor as the header declares it. ``offset`` counts from the start of the data."""
+    """A tensor as the header declares it. ``offset`` is in bytes from the start of the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,17 +59,30 @@ class TensorInfo(NamedTuple):
 
     @property
     def size(self) -> int | None:
-        """Bytes of data, or ``None`` for an element type this version does not know."""
+        """Bytes of data, or ``None`` for an unknown element type."""
         return tensor_bytes(self.shape, self.type_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFHeader:
-    """What was read of a header.
+    """The contents of a header, complete or as far as a quick look went.
 
-    ``metadata`` holds scalars, strings and short arrays; ``array_lengths`` the length of every array, kept or not.
-    A quick look ends at the vocabulary: then ``is_complete`` is false and there are no tensors.
-    ``data_offset`` is where the tensors' data begins and the header ends.
+    Parameters
+    ----------
+    version, is_big_endian
+        The version of the format, and the byte order.
+    kv_count, tensor_count
+        The numbers of keys and tensors that the header declares.
+    metadata
+        The scalars, strings and short arrays by their keys.
+    array_lengths
+        The length of every array, also of those that were not kept.
+    tensors
+        The tensors; empty after a quick look, which ends at the vocabulary.
+    data_offset
+        Where the header ends and the tensors' data begins, in bytes.
+    is_complete
+        Whether the whole header was read.
     """
 
     version: int
@@ -84,7 +97,7 @@ class GGUFHeader:
 
     @property
     def weights_bytes(self) -> int | None:
-        """Bytes of all tensors together, or ``None`` while unknown."""
+        """Bytes of all tensors together, or ``None`` when unknown."""
         sizes = [tensor.size for tensor in self.tensors]
         if not self.is_complete or None in sizes:
             return None
@@ -104,7 +117,7 @@ class _Draft:
 
 
 class HeaderReader:
-    """A header parser that is fed bytes and never reads any itself.
+    """A header parser that is fed bytes and never reads any by itself.
 
     ::
 
@@ -119,9 +132,9 @@ class HeaderReader:
     is_quick
         Stop at the vocabulary, or after 32 KiB, whichever comes first.
     file_size
-        The file's size where known: then a header that cannot fit is refused at once.
+        The file's size in bytes, where known. A header that demands a larger file is then refused.
     max_bytes
-        A header beyond this is refused.
+        The limit for the size of the header.
     keeps_bytes
         Fetch and keep every byte of the header, for ``raw``.
     """
@@ -155,19 +168,19 @@ class HeaderReader:
 
     @property
     def header(self) -> GGUFHeader | None:
-        """What was read, once ``needed`` is ``None``."""
+        """The header, once ``needed`` is ``None``."""
         return self._header
 
     @property
     def raw(self) -> bytes | None:
-        """The header's own bytes, when they were to be kept and the header is complete."""
+        """The bytes of the header, when the reader keeps them and the header is complete."""
         if self._raw is None or self._draft.data_offset is None:
             return None
         return bytes(self._raw[: self._draft.data_offset])
 
     @property
     def needed(self) -> tuple[int, int] | None:
-        """The range of bytes to feed next, end exclusive, or ``None`` when there is nothing to wait for."""
+        """The range of bytes to feed next, its end exclusive, or ``None`` when no more are needed."""
         if self._header is not None:
             return None
         start = self._end if self._raw is not None else max(self._end, self._position)
@@ -180,12 +193,12 @@ class HeaderReader:
         return start, stop
 
     def feed(self, data: bytes, offset: int) -> None:
-        """Hand over bytes of the file from ``offset`` on. Fewer than asked for is fine, none at all means the end.
+        """Pass bytes of the file, starting at ``offset``. Fewer than needed are fine; none means the end of the file.
 
         Raises
         ------
         GGUFError
-            When this is no GGUF file that llama.cpp could load, or it ends inside the header.
+            When llama.cpp could not load the file, or the file ends inside its header.
         """
         if self._failure is not None:
             raise self._failure
@@ -241,7 +254,7 @@ class HeaderReader:
         )
 
     def _is_at_vocabulary(self) -> bool:
-        """All that a quick look wants is known."""
+        """Tell whether the keys that a quick look needs have been read."""
         architecture = self._draft.metadata.get("general.architecture")
         return (
             "tokenizer.ggml.tokens" in self._draft.array_lengths
@@ -251,7 +264,7 @@ class HeaderReader:
     # --- the parser: generators that yield when they lack bytes ------------------------------------------------------
 
     def _require(self, count: int) -> _Steps:
-        """Wait until ``count`` bytes from the position on are here."""
+        """Wait until ``count`` bytes from the current position on have been fed."""
         self._wanted = self._position + count
         self._check_reach(self._wanted)
         while self._end < self._wanted or self._position < self._base:
@@ -314,11 +327,11 @@ class HeaderReader:
     def _check_count(self, what: str, count: int, limit: int, smallest: int) -> None:
         left = math.inf if self._file_size is None else self._file_size - self._position
         if count > limit or count * smallest > left:
-            raise GGUFError(f"The GGUF header declares {count} {what}, more than can be. The file is damaged.")
+            raise GGUFError(f"The GGUF header declares {count} {what}, which is impossible. The file is damaged.")
 
     def _checked_alignment(self, type_id: int) -> int:
-        alignment = self._draft.metadata.get("general.alignment")  # a long array is not kept
-        # llama.cpp aborts the whole process on other types and on 1.
+        alignment = self._draft.metadata.get("general.alignment")  # missing when it is a long array
+        # llama.cpp aborts the whole process on other types, and on 1.
         if type_id != _UINT32 or not isinstance(alignment, int) or alignment < 2 or alignment & (alignment - 1):
             raise GGUFError(f"The GGUF header has an impossible alignment, {alignment!r}. The file is damaged.")
         return alignment
@@ -371,7 +384,7 @@ class HeaderReader:
         return True
 
     def _skip_strings(self, count: int) -> _Steps:
-        """Step over strings as fast as Python can: this loop runs half a million times for a large vocabulary."""
+        """Skip strings quickly: this loop runs half a million times for a large vocabulary."""
         unpack_length = struct.Struct(self._order + "Q").unpack_from
         while count:
             yield from self._require(8)
@@ -411,14 +424,14 @@ class HeaderReader:
                 raise GGUFError("The GGUF file is shorter than its header says. Download it again.")
 
     def _checked_tensor(self, tensor: TensorInfo, expected_offset: int | None, alignment: int) -> int | None:
-        """The next tensor's offset, or ``None`` after an element type newer than this table."""
+        """Return the next tensor's offset, or ``None`` after an element type that the table lacks."""
         if any(length < 0 for length in tensor.shape) or math.prod(tensor.shape) >= 1 << 63:
             raise GGUFError(f"The tensor {tensor.name!r} has an impossible shape. The file is damaged.")
         known = GGML_TYPES.get(tensor.type_id)
         if known is None:
             return None
         if tensor.shape and tensor.shape[0] % known.block_size:
-            raise GGUFError(f"The tensor {tensor.name!r} has rows that are no multiple of {known.block_size}.")
+            raise GGUFError(f"The tensor {tensor.name!r} has rows that are not a multiple of {known.block_size}.")
         if expected_offset is None:
             return None
         if tensor.offset != expected_offset:
@@ -432,7 +445,7 @@ def read_header(path: Path, *, is_quick: bool = False) -> GGUFHeader:
     Raises
     ------
     GGUFError
-        When it is no GGUF file that llama.cpp could load.
+        When llama.cpp could not load the file.
     OSError
         When the file cannot be read.
     """

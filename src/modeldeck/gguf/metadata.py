@@ -1,4 +1,4 @@
-"""What a GGUF header says about the model: the ``{architecture}.*`` keys, typed and checked."""
+"""The metadata in a GGUF header: the ``{architecture}.*`` keys, typed and checked."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from typing import TypeGuard
 
 from modeldeck._errors import GGUFError
 from modeldeck._types import ModelTraits
+from modeldeck.gguf.architectures import EMBEDDING_ARCHITECTURES
 from modeldeck.gguf.header import GGUFHeader, TensorInfo
 
 MAX_BLOCK_COUNT = 512
-"""llama.cpp's ``LLAMA_MAX_LAYERS``: with more, or with none, it aborts the whole process."""
+"""llama.cpp's ``LLAMA_MAX_LAYERS``. With more layers, or with none, it aborts the whole process."""
 
 _MAX_INT = 1 << 40
-_EMBEDDING_ARCHITECTURES = frozenset(
-    ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
-     "gemma-embedding", "t5encoder")
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFMetadata:
-    """The numbers that decide how much memory a model needs, and what to tell about it.
+    """The numbers that determine a model's memory and speed, and the facts that are shown of it.
 
-    Names are those of the GGUF keys. What may differ by layer is a tuple with one entry per layer. ``tensors`` is
-    empty after a quick look.
+    The names are those of the GGUF keys. Values that may differ by layer are tuples with one entry for each layer.
+    ``tensors`` is empty after a quick look.
     """
 
     architecture: str
@@ -55,8 +52,10 @@ class GGUFMetadata:
     shared_kv_layers: int | None = None
     full_attention_interval: int | None = None
     nextn_predict_layers: int | None = None
+    expert_count: int | None = None
     expert_used_count: int | None = None
     expert_feed_forward_length: int | None = None
+    leading_dense_block_count: int | None = None
     ssm_conv_kernel: int | None = None
     ssm_inner_size: int | None = None
     ssm_state_size: int | None = None
@@ -68,17 +67,17 @@ class GGUFMetadata:
 
 
 def read_metadata(header: GGUFHeader) -> GGUFMetadata:
-    """The model's metadata out of a header, complete or from a quick look.
+    """Read the model's metadata from a header, complete or from a quick look.
 
     Raises
     ------
     GGUFError
-        When the header names no architecture, or has values on which llama.cpp aborts the process.
+        When the header does not name an architecture, or has values that make llama.cpp abort the process.
     """
     keys = _Keys(header)
     block_count = keys.integer("block_count")
     if block_count is not None and not 1 <= block_count <= MAX_BLOCK_COUNT:
-        raise GGUFError(f"The model declares {block_count} layers: llama.cpp cannot load it. The file is damaged.")
+        raise GGUFError(f"The model declares {block_count} layers, so llama.cpp cannot load it. The file is damaged.")
     layers = block_count or 0
     head_count = keys.per_layer("attention.head_count", layers)
     window_pattern = keys.value("attention.sliding_window_pattern")
@@ -114,8 +113,10 @@ def read_metadata(header: GGUFHeader) -> GGUFMetadata:
         shared_kv_layers=keys.integer("attention.shared_kv_layers"),
         full_attention_interval=keys.integer("full_attention_interval"),
         nextn_predict_layers=keys.integer("nextn_predict_layers"),
+        expert_count=keys.integer("expert_count"),
         expert_used_count=keys.integer("expert_used_count"),
         expert_feed_forward_length=keys.integer("expert_feed_forward_length"),
+        leading_dense_block_count=keys.integer("leading_dense_block_count"),
         ssm_conv_kernel=keys.integer("ssm.conv_kernel"),
         ssm_inner_size=keys.integer("ssm.inner_size"),
         ssm_state_size=keys.integer("ssm.state_size"),
@@ -128,8 +129,8 @@ def read_metadata(header: GGUFHeader) -> GGUFMetadata:
 
 
 def model_traits(metadata: GGUFMetadata) -> ModelTraits:
-    """What to tell a user of the model before its download."""
-    is_embedding = metadata.architecture in _EMBEDDING_ARCHITECTURES or bool(metadata.pooling_type)
+    """Return the facts about the model that are shown before its download."""
+    is_embedding = metadata.architecture in EMBEDDING_ARCHITECTURES or bool(metadata.pooling_type)
     return ModelTraits(
         architecture=metadata.architecture,
         name=metadata.name,
@@ -147,7 +148,7 @@ class _Keys:
     def __init__(self, header: GGUFHeader) -> None:
         architecture = header.metadata.get("general.architecture")
         if not isinstance(architecture, str) or not architecture:
-            raise GGUFError("The GGUF header does not name the model's architecture. llama.cpp could not load it.")
+            raise GGUFError("The GGUF header does not name the model's architecture, so llama.cpp cannot load it.")
         self.architecture = architecture
         self._header = header
 

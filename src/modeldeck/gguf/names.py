@@ -1,20 +1,20 @@
-"""From a repository's file names to the models a user can pick.
+"""Group a repository's files into the models that a user can choose from.
 
-A variant's identity is its path (or its shard family): a quarter of real repositories have two files with one label.
-Labels are text, made by the rules of huggingface.js (``packages/tasks/src/gguf.ts``) and a few spellings it misses.
+A variant is identified by its path, or by the path of its first shard: a quarter of real repositories have two files
+with one label. Labels follow the rules of huggingface.js (``packages/tasks/src/gguf.ts``), with a few spellings added.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from modeldeck._errors import AmbiguousVariantError, RemoteFileNotFoundError
-from modeldeck._types import FitEstimate, GGUFFile, Sidecar, SidecarKind, Variant
+from modeldeck._types import GGUFFile, Sidecar, SidecarKind, Variant
+from modeldeck.gguf.quality import best_first, is_repacked
+from modeldeck.gguf.shards import parse_shard_name
 
-_SHARD = re.compile(r"^(?P<prefix>.*?)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf$", re.IGNORECASE)
 _QUANTIZATION = re.compile(
     r"""
     (?<![A-Z0-9])
@@ -29,10 +29,6 @@ _QUANTIZATION = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _ALIASES = {"FP16": "F16", "FP32": "F32"}
-_REPACKED = re.compile(r"^Q4_0_[48]_[48]$")
-
-# Made for other runtimes (ik_llama.cpp, bitnet.cpp) or dropped by llama.cpp: listed, never recommended.
-_FOREIGN = re.compile(r"^(?:I?Q\d_(?:KSS|KS|KT|KL|K_R\d|.*_R\d)|IQ\d_K|Q4_[23]|I[28]_S)$")
 
 _MMPROJ = re.compile(r"(?<![a-z0-9])mmproj(?![a-z0-9])", re.IGNORECASE)
 _IMATRIX = re.compile(r"(?<![a-z0-9])imatrix(?![a-z0-9])", re.IGNORECASE)
@@ -42,30 +38,13 @@ _MAYBE_ADAPTER = re.compile(r"(?<![a-z0-9])(?:q?lora|adapter)(?![a-z0-9])", re.I
 _COMPANION = re.compile(r"^(?:tokenizer|vocoder)-", re.IGNORECASE)
 _BIG_ENDIAN = re.compile(r"(?<![a-z0-9])(?:big[-_]endian|be)(?![a-z0-9])", re.IGNORECASE)
 
-_QUALITY_ORDER = (
-    "F32", "BF16", "F16",
-    "Q8_K_XL", "Q8_K_L", "Q8_0_L", "Q8_0", "Q8_1", "Q8",
-    "Q6_K_XL", "Q6_K_L", "Q6_K_M", "Q6_K", "IQ6_K", "Q6",
-    "Q5_K_XL", "Q5_K_L", "Q5_K_M", "Q5_K", "IQ5_K", "IQ5_KS", "Q5_K_S", "Q5_1", "Q5_0", "Q5",
-    "Q4_K_XL", "Q4_K_L", "Q4_K_M", "Q4_K", "IQ4_K", "IQ4_KS", "Q4_K_S", "IQ4_NL", "IQ4_XS", "IQ4_KSS", "IQ4_KT",
-    "Q4_1", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "Q4_0", "Q4_2", "Q4_3", "Q4", "MXFP4_MOE", "MXFP4", "NVFP4",
-    "Q3_K_XL", "Q3_K_L", "Q3_K_M", "Q3_K", "IQ3_K", "IQ3_KS", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_KL", "IQ3_KT",
-    "IQ3_XS", "IQ3_XXS", "Q3",
-    "Q2_K_XL", "Q2_K_L", "Q2_K", "IQ2_K", "IQ2_KL", "IQ2_KS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_KT",
-    "IQ2_XXS", "Q2_0", "Q2", "TQ2_0", "I8_S", "I2_S",
-    "IQ1_M", "IQ1_S", "IQ1_KT", "TQ1_0", "Q1_0", "Q1",
-)  # fmt: skip
-_QUALITY = {name: rank for rank, name in enumerate(_QUALITY_ORDER)}
-_UNQUANTIZED = ("F32", "BF16", "F16")
-
 _PROJECTOR_PRECISIONS = ("F16", "BF16", "F32", "Q8_0")
 _MAX_PROJECTORS = 256
-_FALLBACK_CHOICES = ("Q4_K_M", "Q8_0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncompleteShards:
-    """A shard family of which the repository lacks parts: it cannot be loaded, so it is no variant."""
+    """A split model with missing parts. It cannot be loaded, so it is not a variant."""
 
     prefix: str
     total: int
@@ -74,10 +53,18 @@ class IncompleteShards:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:
-    """All files of a repository, each in one place.
+    """All files of a repository, each in one of the groups.
 
-    ``variants`` are sorted by quality, best first. ``sidecars`` are those no variant is downloaded with. ``others``
-    holds the rest, the shards of ``incomplete`` families included.
+    Parameters
+    ----------
+    variants
+        The models, sorted by quality, best first.
+    sidecars
+        The sidecars that are not downloaded with any variant.
+    others
+        The remaining files, including the shards of ``incomplete`` models.
+    incomplete
+        The split models with missing parts.
     """
 
     variants: tuple[Variant, ...]
@@ -87,10 +74,10 @@ class Grouping:
 
 
 def label_of(path: str) -> str | None:
-    """The quantization as people write it (``UD-Q4_K_XL``, ``Q4_0_4_4``, ``fp16``), or ``None``.
+    """Return the quantization as people write it (``UD-Q4_K_XL``, ``Q4_0_4_4``, ``fp16``), or ``None``.
 
-    The last one in the path counts, as in huggingface.js; a trailing ``fp16`` only if there is nothing else, since
-    ``Q4_K_M-fp16`` is a Q4_K_M with embeddings in fp16.
+    The last one in the path counts, as in huggingface.js. A trailing ``fp16`` counts only when it is the only one,
+    because ``Q4_K_M-fp16`` is a Q4_K_M with embeddings in fp16.
     """
     label: str | None = None
     for match in _QUANTIZATION.finditer(path):
@@ -103,16 +90,16 @@ def label_of(path: str) -> str | None:
 
 
 def quantization_of(path: str) -> str | None:
-    """The quantization in llama.cpp's terms: ``fp16`` is F16, a repacked ``Q4_0_4_4`` is Q4_0; ``None`` when untold."""
+    """Return the quantization in llama.cpp's terms: F16 for ``fp16``, Q4_0 for a repacked ``Q4_0_4_4``; or ``None``."""
     label = label_of(path)
     return None if label is None else _normalize(label)
 
 
 def group_variants(files: Iterable[GGUFFile]) -> Grouping:
-    """Sort a repository's files into variants, sidecars and the rest.
+    """Group a repository's files into variants, sidecars and the rest.
 
-    Vision projectors are paired with the models they were made for (one each, F16 preferred). Drafters, importance
-    matrices and adapters are listed, not downloaded. Shard families with missing parts are no variants.
+    Each model is paired with the vision projector that was made for it, preferably in F16. Drafters, importance
+    matrices and adapters are listed but not downloaded. A split model with missing parts is not a variant.
     """
     by_name = {file.filename: file for file in files}
     has_marked = any(_BIG_ENDIAN.search(name) for name in by_name)
@@ -135,13 +122,13 @@ def group_variants(files: Iterable[GGUFFile]) -> Grouping:
     groups = [*families, *((file,) for file in singles)]
     for family in incomplete:
         others.extend(family.files)
-    # Every model is compared with every projector; a repository made to be slow must not succeed.
+    # Every model is compared with every projector, so a hostile repository could make this slow.
     projectors = [sidecar.file for sidecar in sidecars if sidecar.kind == "mmproj"][:_MAX_PROJECTORS]
     paired = _pair_projectors([group[0].filename for group in groups], projectors)
     variants = [_variant(group, paired.get(group[0].filename)) for group in groups]
     used = {file.filename for file in paired.values()}
     return Grouping(
-        variants=tuple(sorted(variants, key=_best_first)),
+        variants=tuple(best_first(variants)),
         sidecars=tuple(sidecar for sidecar in sidecars if sidecar.file.filename not in used),
         others=tuple(others),
         incomplete=tuple(incomplete),
@@ -149,14 +136,14 @@ def group_variants(files: Iterable[GGUFFile]) -> Grouping:
 
 
 def find_variant(variants: Sequence[Variant], selector: str) -> Variant:
-    """The variant a person means by its id, a filename, a label, or the end of a name (``QAD-Q4_0``).
+    """Find the variant that a selector names: an id, a filename, a label, or the end of a name (``QAD-Q4_0``).
 
     Raises
     ------
     AmbiguousVariantError
-        When the selector fits several; ``choices`` lists their ids.
+        When the selector matches several variants; ``choices`` lists their ids.
     RemoteFileNotFoundError
-        When it fits none. The message lists what there is.
+        When it matches none. The message lists the existing ones.
     """
     wanted = selector.casefold()
     matchers = (
@@ -174,7 +161,7 @@ def find_variant(variants: Sequence[Variant], selector: str) -> Variant:
         if found:
             choices = [variant.variant_id for variant in found]
             raise AmbiguousVariantError(
-                f"{selector!r} fits {len(found)} variants. Give one of these filenames: {', '.join(choices)}.",
+                f"{selector!r} matches {len(found)} variants. Give one of these filenames: {', '.join(choices)}.",
                 choices=choices,
             )
     if not variants:
@@ -185,56 +172,9 @@ def find_variant(variants: Sequence[Variant], selector: str) -> Variant:
     )
 
 
-def recommend(variants: Sequence[Variant], fits: Mapping[str, FitEstimate]) -> str | None:
-    """The variant to take on this machine: the best quality that fully fits, and the smallest file of that quality.
-
-    When none fits fully, or no fit is known, all are alike and llama.cpp's own choice decides: Q4_K_M, then Q8_0, then
-    the best; a variant that fits partly goes before one of unknown fit. ``None`` when all are too large. Formats that
-    llama.cpp cannot load are never recommended. F32 adds nothing to a 16-bit original, so it counts as equal to it.
-    """
-    loadable = [variant for variant in variants if not _FOREIGN.match(variant.label.removeprefix("UD-"))]
-    loadable = [variant for variant in loadable if not _REPACKED.match(variant.label)]
-    by_verdict: dict[str, list[Variant]] = {}
-    for variant in sorted(loadable, key=_best_first):
-        fit = fits.get(variant.variant_id)
-        by_verdict.setdefault(fit.verdict if fit else "unknown", []).append(variant)
-    if fitting := by_verdict.get("fits"):
-        best = fitting[0].quantization
-        alike = [variant for variant in fitting if variant.quantization == best]
-        if best in _UNQUANTIZED:
-            alike = [variant for variant in fitting if variant.quantization in _UNQUANTIZED]
-        return min(alike, key=lambda variant: variant.model_size or math.inf).variant_id
-    for verdict in ("partial", "unknown"):
-        if candidates := by_verdict.get(verdict):
-            return _usual_choice(candidates).variant_id
-    return None
-
-
-def _usual_choice(variants: Sequence[Variant]) -> Variant:
-    for quantization in _FALLBACK_CHOICES:
-        for variant in variants:
-            if variant.quantization == quantization:
-                return variant
-    return variants[0]
-
-
 def _normalize(label: str) -> str:
     name = _ALIASES.get(label.upper(), label)
-    return "Q4_0" if _REPACKED.match(name) else name
-
-
-def _quality(quantization: str | None) -> int:
-    name = (quantization or "").removeprefix("UD-")
-    while name:
-        if name in _QUALITY:
-            return _QUALITY[name]
-        name = name.rpartition("_")[0]
-    return len(_QUALITY_ORDER)
-
-
-def _best_first(variant: Variant) -> tuple[int, bool, int, str]:
-    is_dynamic = variant.label.startswith("UD-")
-    return _quality(variant.label.upper()), not is_dynamic, -(variant.model_size or 0), variant.variant_id
+    return "Q4_0" if is_repacked(name) else name
 
 
 def _variant(group: tuple[GGUFFile, ...], projector: GGUFFile | None) -> Variant:
@@ -271,7 +211,7 @@ def _is_model_name(path: str, squashed_names: set[str]) -> bool:
     marker = _BIG_ENDIAN.search(name)
     if marker is None:
         return True
-    # "be" is also a word: it means big-endian where the same file exists without it.
+    # "be" is also a word. It means big-endian only where the same file exists without it.
     twin = _squash(path[: -len(name)] + name[: marker.start()] + name[marker.end() :])
     return marker[0].lower() == "be" and twin not in squashed_names
 
@@ -281,7 +221,7 @@ def _is_mac_metadata(path: str) -> bool:
 
 
 def _split_hinted(models: list[GGUFFile]) -> tuple[list[GGUFFile], list[Sidecar]]:
-    """Tell drafters and adapters by a word inside the name, unless that would leave no model at all."""
+    """Recognize drafters and adapters by a word in the name, unless that would leave no model at all."""
     hinted: dict[str, SidecarKind] = {}
     for file in models:
         stem = _stem(file.filename)
@@ -301,11 +241,11 @@ def _shard_families(
     singles: list[GGUFFile] = []
     shards: dict[tuple[str, int], dict[int, GGUFFile]] = {}
     for file in files:
-        match = _SHARD.match(file.filename)
-        if match is None:
+        shard = parse_shard_name(file.filename)
+        if shard is None:
             singles.append(file)
         else:
-            shards.setdefault((match["prefix"], int(match["total"])), {})[int(match["number"])] = file
+            shards.setdefault((shard.prefix, shard.count), {})[shard.number] = file
     complete: list[tuple[GGUFFile, ...]] = []
     incomplete: list[IncompleteShards] = []
     for (prefix, total), family in shards.items():
@@ -318,7 +258,7 @@ def _shard_families(
 
 
 def _pair_projectors(models: Sequence[str], projectors: Sequence[GGUFFile]) -> dict[str, GGUFFile]:
-    """For each model path its projector: of its name before a general one, from its folder before one from above."""
+    """Find the projector of each model: one with the model's name, then a general one; the nearest folder first."""
     if not projectors:
         return {}
     model_names = {path: _model_name(path) for path in models}
@@ -347,7 +287,7 @@ def _pair_projectors(models: Sequence[str], projectors: Sequence[GGUFFile]) -> d
 
 
 def _kinship(model: str, projector: str, known: set[str]) -> int | None:
-    """How near two names are, 0 the nearest; ``None`` when the projector is named for another model."""
+    """Return how similar two names are, 0 being equal; ``None`` when the projector is named for another model."""
     if model == projector:
         return 0
     if projector and (model.startswith(projector) or projector.startswith(model)):
@@ -363,7 +303,7 @@ def _precision_rank(path: str) -> int:
 
 
 def _model_name(path: str) -> str:
-    """The model's own name inside a path, without quantization, shard numbers and punctuation."""
+    """Return the model's name within a path, without quantization, shard numbers and punctuation."""
     name = _split(_stem(path))[1]
     return _squash(_MMPROJ.sub("", _QUANTIZATION.sub("", name)))
 
@@ -373,16 +313,16 @@ def _squash(text: str) -> str:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """Folder and filename. The Hub's paths are plain posix, and ``PurePosixPath`` is ten times slower."""
+    """Split into folder and filename. The Hub's paths are POSIX, and ``PurePosixPath`` is ten times slower."""
     folder, _, name = path.rpartition("/")
     return folder, name
 
 
 def _stem(path: str) -> str:
-    """The path without ``.gguf`` and without shard numbers."""
-    match = _SHARD.match(path)
-    if match is not None:
-        return match["prefix"]
+    """Return the path without ``.gguf`` and without shard numbers."""
+    shard = parse_shard_name(path)
+    if shard is not None:
+        return shard.prefix
     return path[: -len(".gguf")] if path.lower().endswith(".gguf") else path
 
 

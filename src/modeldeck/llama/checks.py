@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck.gguf.header import GGUFHeader, read_header
 from modeldeck.gguf.metadata import GGUFMetadata, model_traits, read_metadata
-
-_SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+from modeldeck.gguf.shards import parse_shard_name, shard_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +78,14 @@ def _parts(path: Path, header: GGUFHeader) -> tuple[Path, ...]:
     count = header.metadata.get("split.count", 0)
     if not isinstance(count, int) or count <= 1:
         return (path,)
-    name = _SHARD_NAME.fullmatch(path.name)
-    if name is None or int(name["count"]) != count:
+    shard = parse_shard_name(path.name)
+    if shard is None or shard.count != count:
         raise LoadFailedError(
             f"{path.name} is one of {count} parts, and llama.cpp finds the others by name. "
             f"Its name must be like NAME-00001-of-{count:05}.gguf; do not rename it or resolve its link."
         )
-    parts = tuple(path.with_name(f"{name['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
-    if header.metadata.get("split.no", 0) != 0 or int(name["number"]) != 1:
+    parts = tuple(path.with_name(name) for name in shard_names(shard.prefix, count))
+    if header.metadata.get("split.no", 0) != 0 or shard.number != 1:
         raise LoadFailedError(f"{path.name} is not the first of {count} parts. Load {parts[0].name} instead.")
     missing = [part.name for part in parts if not part.exists()]
     if missing:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
 from modeldeck._types import LoadProgress
-from modeldeck.fit.hardware import probe_hardware
 from modeldeck.llama import vision
 from modeldeck.llama.checks import check_adapter, check_projector, inspect_model
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
 from modeldeck.llama.measured import MeasurementStore, Recorder
 from modeldeck.llama.options import check_names, choose_options
+from modeldeck.sizing.hardware import probe_hardware
 
 if TYPE_CHECKING:
     from modeldeck.llama.guard import Guarded

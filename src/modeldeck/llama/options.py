@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
-from modeldeck._types import FitEstimate
-from modeldeck.fit.estimate import DEFAULT_N_CTX, estimate_fit
-from modeldeck.fit.hardware import Hardware
-from modeldeck.fit.memory import DEFAULT_N_UBATCH, ContextOptions
+from modeldeck._types import DEFAULT_N_CTX, FitEstimate
 from modeldeck.gguf.ggml_types import GGML_TYPES
 from modeldeck.llama.checks import ModelFile
+from modeldeck.sizing.estimate import estimate_fit
+from modeldeck.sizing.hardware import Hardware
+from modeldeck.sizing.memory import DEFAULT_N_UBATCH, ContextOptions
 
 _MAX_EMBEDDING_N_CTX = 2048
 _MIN_N_CTX = 256

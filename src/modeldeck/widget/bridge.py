@@ -243,8 +243,8 @@ class Bridge:
                 await self._refresh()
 
     async def _look_at_machine(self) -> None:
-        from modeldeck.fit.hardware import probe_hardware
         from modeldeck.llama import availability
+        from modeldeck.sizing.hardware import probe_hardware
 
         hardware = await anyio.to_thread.run_sync(probe_hardware)
         self._machine = replace(self._machine, hardware=hardware, llama=availability())

@@ -14,8 +14,8 @@ import traitlets
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import shared_loop
-from modeldeck._types import MAX_PAGE_SIZE, DownloadSnapshot, SearchQuery
-from modeldeck.session import DEFAULT_N_CTX, Session
+from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, DownloadSnapshot, SearchQuery
+from modeldeck.session import Session
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.carriers import prepare_comm
 

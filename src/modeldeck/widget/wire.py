@@ -14,8 +14,8 @@ from modeldeck._types import DownloadSnapshot, LoadProgress, ModelSummary, RepoD
 from modeldeck._wire import Json, error_wire, job_wire, variant_wire
 
 if TYPE_CHECKING:
-    from modeldeck.fit.hardware import Hardware
     from modeldeck.llama import LlamaAvailability, Measurement
+    from modeldeck.sizing.hardware import Hardware
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 

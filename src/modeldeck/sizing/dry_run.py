@@ -1,40 +1,33 @@
-"""Asks llama.cpp itself how much memory a model needs, before the model is there, in a child process.
+"""Let llama.cpp plan a model's memory in a child process, without allocating it and before the model is downloaded.
 
-All it takes is the header: it is written to a sparse file of the model's full size, and ``no_alloc`` makes llama.cpp
-plan its buffers without reading or allocating anything. A file on which llama.cpp would abort kills only the child;
-that, too, is an answer.
+Only the header is needed. It is written to a sparse file of the model's full size, and ``no_alloc`` makes llama.cpp
+plan its buffers without reading or allocating anything. A file that makes llama.cpp abort ends only the child process,
+and the result says so.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 import msgspec
 
-from modeldeck.fit.cache_shape import padded_cells
-from modeldeck.fit.devices import GPU
-from modeldeck.fit.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, host_bytes
 from modeldeck.gguf.ggml_types import type_id_of
+from modeldeck.gguf.shards import shard_names
+from modeldeck.sizing.ask_child import DEFAULT_TIMEOUT_SECONDS, ChildReply, ask_llama_child
+from modeldeck.sizing.cache_shape import padded_cells
+from modeldeck.sizing.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, host_bytes
 
-DEFAULT_TIMEOUT_SECONDS = 20.0
-DEVICES_FRESH_SECONDS = 10.0
 CONTEXT_GRID = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-"""Contexts asked for at once. Memory between two of them is at most 3 % below the line that joins them."""
+"""Context lengths that one child process plans. Between two of them, interpolation is at most 3 % too high."""
 
 _CACHE_LIMIT = 256
 _F32_BYTES = 4
@@ -42,7 +35,7 @@ _F32_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderPart:
-    """The header of one model file, byte for byte, and the size of the whole file."""
+    """The header bytes of one model file, and the size of the whole file in bytes."""
 
     header: bytes
     size: int
@@ -50,7 +43,7 @@ class HeaderPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextMemory:
-    """What llama.cpp plans for one context, in bytes. Compute buffers are told apart by where they are."""
+    """The memory that llama.cpp plans for one context, in bytes; compute buffers are split by where they lie."""
 
     n_ctx: int
     cache_bytes: int
@@ -60,11 +53,24 @@ class ContextMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NativeAnswer:
-    """What llama.cpp says about a model.
+class DryRun:
+    """The outcome of loading a model without its weights.
 
-    ``status`` is "ok", "refused" (it would not load, ``reason`` in its own words), "would_abort" (it would take the
-    process with it), or "unavailable" (it could not be asked: not installed, timed out).
+    Parameters
+    ----------
+    status
+        "ok"; "refused": llama.cpp would not load the model; "would_abort": llama.cpp would end the whole process;
+        "unavailable": llama.cpp is not installed or did not finish in time.
+    reason
+        llama.cpp's own message where the status is not "ok".
+    weights_bytes
+        Bytes of all tensors.
+    head_count, vocab_size
+        The model's attention heads, and the number of tokens in its vocabulary.
+    options
+        The options that the contexts were planned with.
+    contexts
+        The plan for each context length.
     """
 
     status: Literal["ok", "refused", "would_abort", "unavailable"]
@@ -76,9 +82,19 @@ class NativeAnswer:
     contexts: tuple[ContextMemory, ...] = ()
 
     def memory(self, n_ctx: int, *, weights_bytes: int | None = None) -> MemoryUse | None:
-        """Memory for a context: as answered, or on the line between the two nearest answers; ``None`` beyond them.
+        """Return the memory for a context length, interpolated between the two nearest plans.
 
-        ``weights_bytes`` is for another quantization of the same model: it has the same cache and compute buffers.
+        Parameters
+        ----------
+        n_ctx
+            Context length in tokens.
+        weights_bytes
+            Size of another quantization of the same model, which has the same cache and compute buffers.
+
+        Returns
+        -------
+        MemoryUse or None
+            ``None`` for a context longer than the longest planned one.
         """
         weights = self.weights_bytes if weights_bytes is None else weights_bytes
         below = max((each for each in self.contexts if each.n_ctx <= n_ctx), key=lambda each: each.n_ctx, default=None)
@@ -107,26 +123,34 @@ class NativeAnswer:
         )
 
 
-def is_available() -> bool:
-    """Whether llama.cpp can be asked here at all."""
-    return find_spec("llama_cpp") is not None
-
-
-def ask_about_header(
+def dry_run_header(
     parts: Sequence[HeaderPart],
     *,
     contexts: Sequence[int] = CONTEXT_GRID,
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
     n_gpu_layers: int = 0,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-) -> NativeAnswer:
-    """Ask about a model of which only the headers are known, one part per file in the order of the shards.
+) -> DryRun:
+    """Plan a model of which only the headers are known. Blocks for about a second, so call it on a worker thread.
 
-    Blocks for about a second; call it on a worker thread. Answers are remembered by the headers' digest.
+    Results are remembered by the headers' digest.
+
+    Parameters
+    ----------
+    parts
+        One for each file of the model, in the order of the shards.
+    contexts
+        Context lengths to plan, in tokens.
+    options
+        The options to plan them with.
+    n_gpu_layers
+        How many layers go to the GPU; -1 for all.
+    timeout_seconds
+        The child process is ended after this time.
     """
     if sys.platform == "win32":
-        # A sparse file must be asked for there; without that the model's full size would be taken from the disk.
-        return NativeAnswer(status="unavailable", reason="On Windows llama.cpp is asked about local files only.")
+        # Truncating a file upwards reserves real disk space on Windows, as much as the whole model.
+        return DryRun(status="unavailable", reason="On Windows only local files can be tried.")
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part.header).to_bytes(8, "little") + part.size.to_bytes(8, "little") + part.header)
@@ -138,11 +162,11 @@ def ask_about_header(
     try:
         with tempfile.TemporaryDirectory(prefix="modeldeck-") as folder:
             path = _write_headers(Path(folder), parts)
-            answer = ask_about_file(
+            answer = dry_run_file(
                 path, contexts=contexts, options=options, n_gpu_layers=n_gpu_layers, timeout_seconds=timeout_seconds
             )
     except OSError as error:
-        return NativeAnswer(status="unavailable", reason=f"No header could be written for llama.cpp: {error}")
+        return DryRun(status="unavailable", reason=f"The header could not be written to a temporary file: {error}")
     if answer.status != "unavailable":
         with _cache_lock:
             _cache[key] = answer
@@ -151,15 +175,18 @@ def ask_about_header(
     return answer
 
 
-def ask_about_file(
+def dry_run_file(
     path: Path,
     *,
     contexts: Sequence[int] = CONTEXT_GRID,
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
     n_gpu_layers: int = 0,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-) -> NativeAnswer:
-    """Ask about a local model, the first file of a split one. Its weights are not read."""
+) -> DryRun:
+    """Plan a local model, given by its only file or its first shard. The weights are not read.
+
+    The other parameters are those of `dry_run_header`.
+    """
     request = {
         "kind": "model",
         "path": str(path),
@@ -176,94 +203,39 @@ def ask_about_file(
             for n_ctx in dict.fromkeys(contexts)
         ],
     }
-    reply = _ask(request, timeout_seconds)
-    return _answer(reply, options)
+    return _read_reply(ask_llama_child(request, timeout_seconds), options)
 
 
-def list_llama_devices(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> tuple[GPU, ...] | None:
-    """The GPUs llama.cpp can offload to, with the memory of the last ten seconds; ``None`` when it does not answer."""
-    global _devices
-    devices, fresh_until = _devices
-    if time.monotonic() < fresh_until:
-        return devices
-    reply = _ask({"kind": "devices"}, timeout_seconds)
-    for line in reply.lines:
-        if line.get("kind") == "devices":
-            try:
-                devices = msgspec.convert(line["devices"], tuple[GPU, ...])
-            except msgspec.ValidationError:
-                return None
-            is_for_good = not line["can_offload"]
-            _devices = (devices, math.inf if is_for_good else time.monotonic() + DEVICES_FRESH_SECONDS)
-            return devices
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    lines: list[dict[str, Any]]
-    returncode: int | None
-    errors: str
-
-
-_cache: OrderedDict[tuple[str, tuple[int, ...], ContextOptions, int], NativeAnswer] = OrderedDict()
+_cache: OrderedDict[tuple[str, tuple[int, ...], ContextOptions, int], DryRun] = OrderedDict()
 _cache_lock = Lock()
-_devices: tuple[tuple[GPU, ...], float] = ((), -math.inf)
 
 
 def _write_headers(folder: Path, parts: Sequence[HeaderPart]) -> Path:
-    """Sparse files of the full sizes under the names llama.cpp expects of a split model."""
-    for number, part in enumerate(parts, start=1):
-        name = "model.gguf" if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.gguf"
+    """Write sparse files of the full sizes, under the names that llama.cpp expects of a split model."""
+    names = ("model.gguf",) if len(parts) == 1 else shard_names("model", len(parts))
+    for name, part in zip(names, parts, strict=True):
         with (folder / name).open("wb") as file:
             file.write(part.header)
             file.truncate(max(part.size, len(part.header)))
-    return min(folder.iterdir())
+    return folder / names[0]
 
 
-def _ask(request: dict[str, Any], timeout_seconds: float) -> _Reply:
-    if not is_available():
-        return _Reply([], None, "llama-cpp-python is not installed.")
-    command = [sys.executable, "-P", "-m", "modeldeck.fit.probe"]
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=timeout_seconds,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _Reply([], None, f"llama.cpp did not answer within {timeout_seconds:g} seconds.")
-    except OSError as error:
-        return _Reply([], None, f"No process could be started to ask llama.cpp: {error}")
-    lines: list[dict[str, Any]] = []
-    for line in done.stdout.splitlines():
-        try:
-            lines.append(msgspec.json.decode(line, type=dict[str, Any]))
-        except msgspec.DecodeError:
-            break
-    return _Reply(lines, done.returncode, done.stderr.decode("utf-8", errors="replace").strip())
-
-
-def _answer(reply: _Reply, options: ContextOptions) -> NativeAnswer:
+def _read_reply(reply: ChildReply, options: ContextOptions) -> DryRun:
     last_words = reply.errors.splitlines()[-1] if reply.errors else None
     if reply.returncode is None:
-        return NativeAnswer(status="unavailable", reason=last_words)
+        return DryRun(status="unavailable", reason=last_words)
     if _is_abort(reply.returncode):
         reason = _assertion(reply.errors) or f"llama.cpp ended with {_signal_name(reply.returncode)}."
-        return NativeAnswer(status="would_abort", reason=reason)
+        return DryRun(status="would_abort", reason=reason)
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for line in reply.lines:
         by_kind.setdefault(line.get("kind", ""), []).append(line)
     if refused := by_kind.get("refused"):
-        return NativeAnswer(status="refused", reason=refused[0].get("reason"))
+        return DryRun(status="refused", reason=refused[0].get("reason"))
     if reply.returncode != 0 or "model" not in by_kind:
-        return NativeAnswer(status="unavailable", reason=last_words)
+        return DryRun(status="unavailable", reason=last_words)
     model = by_kind["model"][0]
-    return NativeAnswer(
+    return DryRun(
         status="ok",
         weights_bytes=model["weights_bytes"],
         head_count=model["head_count"],
@@ -284,6 +256,6 @@ def _signal_name(returncode: int) -> str:
 
 
 def _assertion(errors: str) -> str | None:
-    """The assertion that failed, or else the last thing said."""
+    """Find the assertion that failed, or else the last line of the output."""
     lines = [line for line in errors.splitlines() if line.strip()]
     return next((line for line in lines if "GGML_ASSERT" in line or "GGML_ABORT" in line), lines[-1] if lines else None)

@@ -1,4 +1,4 @@
-"""What each layer of a model keeps per token: the key-value cache and the recurrent state.
+"""The memory that each layer of a model keeps for each token: the key-value cache and the recurrent state.
 
 The rules are llama.cpp's: ``llama-hparams.cpp`` (sizes), ``llama-model.cpp`` (which layer is what) and
 ``llama-kv-cache*.cpp``, ``llama-memory-recurrent.cpp`` (allocation).
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from modeldeck.gguf.architectures import ARCHITECTURES_WITHOUT_CACHE
 from modeldeck.gguf.metadata import GGUFMetadata
 
 LayerKind: TypeAlias = Literal["full", "window", "recurrent", "none"]
@@ -16,8 +17,8 @@ LayerKind: TypeAlias = Literal["full", "window", "recurrent", "none"]
 _PADDING_CELLS = 256
 _RECURRENT_BYTES = 4
 
-# Which layers look back no further than the sliding window, where the header does not list them: all but the last of
-# each group, or all but the first. A period in the header replaces this one, but not the order.
+# The layers that attend only within the sliding window, for architectures whose headers do not list them: all but the
+# last layer of each group, or all but the first. A period in the header replaces the one given here, but not the order.
 _FULL_LAST = {
     "afmoe": 4, "cohere2": 4, "exaone-moe": 4, "exaone4": 4, "gemma-embedding": 6, "gemma2": 2, "gemma3": 6,
     "gemma3n": 5, "gpt-oss": 2, "llama4": 4, "mellum": 4, "muse-glimmer": 4, "olmo2": 4, "plamo3": 8,
@@ -30,15 +31,11 @@ _EXAONE4_LAYERS_WITH_WINDOW = 64
 _RECURRENT_ONLY = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
 _BOTH_IN_EVERY_LAYER = frozenset(("falcon-h1",))
 _DEFAULT_INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
-_NO_CACHE = frozenset(
-    ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
-     "gemma-embedding", "t5encoder", "llada", "llada-moe", "dream", "rnd1")
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """One layer: its kind, elements of K and V per token, and bytes of state that do not grow with the context."""
+    """One layer: its kind, its elements of K and V for each token, and its bytes of state of a fixed size."""
 
     kind: LayerKind
     k_elements: int = 0
@@ -47,11 +44,11 @@ class LayerShape:
 
 
 def layer_shapes(metadata: GGUFMetadata) -> tuple[LayerShape, ...]:
-    """The shape of every layer, in order. Empty when the header does not say enough."""
+    """Return the shape of every layer, in order; empty when the header lacks the numbers for it."""
     layers = metadata.block_count or 0
     if not layers or metadata.embedding_length is None:
         return ()
-    if metadata.architecture in _NO_CACHE:
+    if metadata.architecture in ARCHITECTURES_WITHOUT_CACHE:
         return (LayerShape("none"),) * layers
     return tuple(_layer_shape(metadata, layer) for layer in range(layers))
 
@@ -67,9 +64,9 @@ def cache_bytes(
     swa_full: bool,
     flash_attn: bool,
 ) -> int:
-    """Bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are per element.
+    """Return the bytes of the cache for one sequence. ``k_bytes`` and ``v_bytes`` are those of one element.
 
-    Without flash attention the values are kept transposed, and every layer gets the width of the widest.
+    Without flash attention the values are stored transposed, and every layer gets the width of the widest one.
     """
     cells = padded_cells(n_ctx)
     window_cells = cells if swa_full else padded_window_cells(window, n_ctx, n_ubatch)
@@ -83,23 +80,24 @@ def cache_bytes(
 
 
 def padded_cells(n_ctx: int) -> int:
-    """llama.cpp allocates cells in multiples of 256."""
+    """Round up to a multiple of 256 cells, as llama.cpp does."""
     return -(-n_ctx // _PADDING_CELLS) * _PADDING_CELLS
 
 
 def padded_window_cells(window: int | None, n_ctx: int, n_ubatch: int) -> int:
-    """Cells of a layer that looks back no further than its window, when the cache is not kept in full."""
+    """Return the cells of a layer with a sliding window when its cache is limited to the window."""
     cells = padded_cells(n_ctx)
     return min(cells, padded_cells(window + n_ubatch)) if window else cells
 
 
 def head_length(metadata: GGUFMetadata) -> int:
-    """Elements of one attention head where the header gives no key length."""
+    """Return the elements of one attention head, for a header without a key length."""
     heads = max(metadata.head_count, default=0)
     return (metadata.embedding_length or 0) // heads if heads else 0
 
 
 def has_window(metadata: GGUFMetadata) -> bool:
+    """Tell whether any layer has a sliding window."""
     return any(shape.kind == "window" for shape in layer_shapes(metadata))
 
 
@@ -112,7 +110,7 @@ def _layer_shape(metadata: GGUFMetadata, layer: int) -> LayerShape:
     state = _state_bytes(metadata) if metadata.architecture in _BOTH_IN_EVERY_LAYER else 0
     heads = _of_layer(metadata.head_count_kv, layer)
     if metadata.kv_lora_rank and metadata.key_length_mla:
-        # Multi-head latent attention keeps one compressed key; the value is a part of it.
+        # Multi-head latent attention keeps one compressed key, which contains the value.
         rope = metadata.rope_dimension_count or 0
         return LayerShape(kind, k_elements=metadata.kv_lora_rank + rope)
     key = metadata.key_length or head_length(metadata)
@@ -140,7 +138,7 @@ def _layer_kind(metadata: GGUFMetadata, layer: int) -> LayerKind:
 
 
 def _has_attention(metadata: GGUFMetadata, layer: int) -> bool:
-    """Whether a layer of a hybrid model attends: by a fixed interval, or where it has heads for keys and values."""
+    """Tell whether a layer of a hybrid model has attention: at a fixed interval, or where it has key-value heads."""
     interval = metadata.full_attention_interval or _DEFAULT_INTERVALS.get(metadata.architecture)
     if interval:
         return (layer + 1) % interval == 0
@@ -156,7 +154,7 @@ def _is_hybrid(metadata: GGUFMetadata) -> bool:
 
 
 def sliding_window(metadata: GGUFMetadata) -> int | None:
-    """Tokens a layer with a window looks back, or ``None`` without one."""
+    """Return the length of the sliding window in tokens, or ``None`` without one."""
     fixed = _FIXED_WINDOWS.get(metadata.architecture)
     return fixed or metadata.sliding_window or _DEFAULT_WINDOWS.get(metadata.architecture)
 

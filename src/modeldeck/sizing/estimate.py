@@ -1,25 +1,23 @@
-"""Does a model fit this machine? The verdict for RAM and for GPUs, on memory by formula or as llama.cpp answered."""
+"""Judge whether a model fits this machine's RAM and GPUs, by formula or by the memory that llama.cpp planned."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Literal
 
-from modeldeck._types import FitEstimate, FitVerdict
-from modeldeck.fit.cache_shape import layer_shapes
-from modeldeck.fit.hardware import Hardware
-from modeldeck.fit.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
+from modeldeck._types import DEFAULT_N_CTX, FitEstimate, FitVerdict
 from modeldeck.gguf.metadata import GGUFMetadata
-
-DEFAULT_N_CTX = 4096
+from modeldeck.sizing.cache_shape import layer_shapes
+from modeldeck.sizing.hardware import Hardware
+from modeldeck.sizing.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, memory_use
 
 _MIN_N_CTX = 256
 _MAX_N_CTX = 1 << 17
 _GPU_MARGIN_BYTES = 1 << 30
 _RAM_MARGIN = 1 / 16
 
-# KV cache by file size alone, fitted to SmolLM2-135M, Llama-3.1-8B and Llama-3.1-70B in 4 bits: a model of 4.9 GB
-# keeps 128 KiB a token, and the cache grows with the size to the power of 0.44.
+# The KV cache by file size alone, fitted to SmolLM2-135M, Llama-3.1-8B and Llama-3.1-70B in 4 bits: a model of 4.9 GB
+# keeps 128 KiB for each token, and the cache grows with the size to the power of 0.44.
 _TYPICAL_KV_BYTES_PER_TOKEN = 128 << 10
 _TYPICAL_WEIGHTS_BYTES = 4.9e9
 _TYPICAL_EXPONENT = 0.44
@@ -33,44 +31,48 @@ def estimate_fit(
     hardware: Hardware,
     sidecar_bytes: int = 0,
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
-    measured: MemoryUse | None = None,
+    planned: MemoryUse | None = None,
 ) -> FitEstimate:
-    """Say whether a model fits this machine with a context of ``n_ctx`` tokens.
+    """Judge whether a model fits this machine with a context of ``n_ctx`` tokens.
 
     Parameters
     ----------
     metadata
-        From the header, a quick look is enough; ``None`` when only the size is known.
+        The model's metadata, of which a quick look is enough; ``None`` when only the size is known.
     weights_bytes
         Size of the model's own files, all shards together; ``None`` makes the verdict "unknown".
     n_ctx
-        Tokens; 0 means the model's own context length.
+        Context length in tokens; 0 means the model's own.
+    hardware
+        The machine to judge for.
     sidecar_bytes
-        Size of what is loaded with it, such as a vision projector.
-    measured
-        What llama.cpp itself answered for this ``n_ctx``; used instead of the formula.
+        Size of the files that are loaded with the model, such as a vision projector.
+    options
+        The options that the model will be loaded with.
+    planned
+        The memory that llama.cpp itself planned for this ``n_ctx``; used instead of the formula.
     """
     n_ctx = n_ctx or (metadata.context_length if metadata else None) or DEFAULT_N_CTX
     if weights_bytes is None:
-        return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason="The size of the file is not known.")
+        return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason="The file size is unknown.")
     machine = _Machine(hardware)
     model = _Model(metadata, weights_bytes + sidecar_bytes, options)
     use = model.memory(n_ctx)
-    if measured is not None:
-        # llama.cpp knows what it reserves, not what will be touched of it.
-        touched = min(use.touched_bytes if metadata is not None else measured.touched_bytes, measured.compute_bytes)
-        use = replace(measured, weights_bytes=measured.weights_bytes + sidecar_bytes, touched_bytes=touched)
+    if planned is not None:
+        # llama.cpp tells what it reserves, but not how much of that it will touch.
+        touched = min(use.touched_bytes if metadata is not None else planned.touched_bytes, planned.compute_bytes)
+        use = replace(planned, weights_bytes=planned.weights_bytes + sidecar_bytes, touched_bytes=touched)
     verdict, needed, available = machine.verdict(use)
     n_gpu_layers, reason = None, None
     if verdict == "partial":
         n_gpu_layers = machine.n_gpu_layers(use, (metadata.block_count if metadata else None) or 0)
         reason = _partial_reason(n_gpu_layers)
     elif verdict == "too_large":
-        reason = "Needs more memory than this machine has free."
+        reason = "Needs more memory than is free on this machine."
     elif metadata is not None and metadata.context_length and n_ctx > metadata.context_length:
-        reason = f"The model was made for {metadata.context_length} tokens; beyond them its answers get worse."
+        reason = f"The model was trained for {metadata.context_length} tokens. With more, its answers get worse."
     if hardware.ram_total <= 0:
-        verdict, reason = "unknown", "The memory of this machine could not be read."
+        verdict, reason = "unknown", "This machine's memory could not be read."
     return FitEstimate(
         verdict=verdict,
         n_ctx=n_ctx,
@@ -78,13 +80,13 @@ def estimate_fit(
         available_bytes=available,
         max_n_ctx=_max_n_ctx(model, machine, verdict),
         n_gpu_layers=n_gpu_layers,
-        method="native" if measured is not None else model.method,
+        method="native" if planned is not None else model.method,
         reason=reason,
     )
 
 
 class _Model:
-    """Memory as a function of the context."""
+    """A model's memory as a function of the context length."""
 
     def __init__(self, metadata: GGUFMetadata | None, weights_bytes: int, options: ContextOptions) -> None:
         self._metadata = metadata
@@ -108,7 +110,7 @@ class _Model:
 
 
 class _Machine:
-    """The verdict on one machine."""
+    """One machine's free memory, and the verdicts that follow from it."""
 
     def __init__(self, hardware: Hardware) -> None:
         self._ram = hardware.ram_available
@@ -116,7 +118,7 @@ class _Machine:
         self._has_gpu = bool(hardware.gpus)
 
     def verdict(self, use: MemoryUse) -> tuple[FitVerdict, int, int]:
-        """The verdict with the needed and the available bytes it was made on."""
+        """Return the verdict, with the needed and the available bytes that it compares."""
         if self._has_gpu and use.vram_bytes <= self._vram:
             return "fits", use.vram_bytes, self._vram
         fits_ram = use.ram_bytes * (1 + _RAM_MARGIN) <= self._ram
@@ -127,19 +129,19 @@ class _Machine:
         return "too_large", use.ram_bytes, self._ram + self._vram
 
     def n_gpu_layers(self, use: MemoryUse, block_count: int) -> int:
-        """How many layers go to the GPUs: what is free there, shared out evenly over the layers."""
+        """Return how many layers go to the GPUs when the free memory is divided evenly among them."""
         per_layer = (use.weights_bytes + use.cache_bytes) / (block_count + 1)
         return max(0, min(block_count, int((self._vram - use.compute_bytes) / per_layer))) if per_layer else 0
 
 
 def _partial_reason(n_gpu_layers: int) -> str:
     if n_gpu_layers == 0:
-        return "Too large for the GPU: it runs on the processor."
-    return f"Fits partly: {n_gpu_layers} layers on the GPU, the rest on the processor."
+        return "Too large for the GPU; runs on the CPU."
+    return f"Fits partly: {n_gpu_layers} layers on the GPU, the rest on the CPU."
 
 
 def _max_n_ctx(model: _Model, machine: _Machine, verdict: FitVerdict) -> int | None:
-    """The largest context, in steps of 256 tokens, that gets the verdict "fits" and that the model was made for."""
+    """Return the largest context, in steps of 256 tokens, that fits and that the model was trained for."""
 
     def fits(steps: int) -> bool:
         return machine.verdict(model.memory(steps * _MIN_N_CTX))[0] == "fits"

@@ -1,18 +1,20 @@
-"""What this machine has: memory with cgroup limits, processors with affinity and quota, GPUs. Never raises."""
+"""The memory, processors and GPUs that this process may use, within the limits of its control groups.
+
+No function here raises: a machine that hides a number is reported without it.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
-from modeldeck.fit.devices import GPU, list_nvidia_gpus
-from modeldeck.fit.native import list_llama_devices
+from modeldeck.sizing.devices import GPU, list_llama_devices, list_nvidia_gpus
 
 _PROC_CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -21,10 +23,18 @@ _UNLIMITED_BYTES = 1 << 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """The memory and processors this process may use, in bytes and whole cores.
+    """The memory and processors that this process may use.
 
-    ``gpus`` are the devices llama.cpp can offload to. ``notice`` says what the user may want to know, such as a GPU
-    that the installed llama-cpp-python cannot use.
+    Parameters
+    ----------
+    ram_total, ram_available
+        Bytes of memory, in all and free, within the limits of the process's control groups.
+    cpu_count
+        Whole processors.
+    gpus
+        The devices that llama.cpp can offload to.
+    notice
+        A sentence for the user, such as one about a GPU that the installed llama-cpp-python cannot use.
     """
 
     ram_total: int
@@ -35,9 +45,9 @@ class Hardware:
 
 
 def probe_hardware() -> Hardware:
-    """Look at this machine now. Takes milliseconds, or about a second when llama.cpp has to be asked for its GPUs."""
+    """Read this machine's state. Takes milliseconds, or about a second when llama.cpp must be asked for its GPUs."""
     total, available = _memory()
-    gpus = list_llama_devices() or ()
+    gpus = _with_bandwidth(list_llama_devices() or ())
     return Hardware(
         ram_total=total,
         ram_available=available,
@@ -60,9 +70,10 @@ def _memory() -> tuple[int, int]:
 
 
 def cgroup_memory(proc_cgroup: Path, root: Path) -> list[tuple[int, int]]:
-    """Each memory limit on the way up from this process's control group, with what is used of it.
+    """List the memory limits from this process's control group up to the root, each with the bytes used of it.
 
-    Pages of files that can be dropped at once (``inactive_file``) do not count as used.
+    Cached pages of files do not count as used, neither inactive nor active ones: the kernel gives both back before it
+    refuses memory, and a file that was read twice is active. Memory file systems (tmpfs) are not among these pages.
     """
     found: list[tuple[int, int]] = []
     for folder, is_v2 in _groups(proc_cgroup, root, "memory"):
@@ -70,20 +81,22 @@ def cgroup_memory(proc_cgroup: Path, root: Path) -> list[tuple[int, int]]:
         used = _read_number(folder / ("memory.current" if is_v2 else "memory.usage_in_bytes"))
         if limit is None or used is None or limit >= _UNLIMITED_BYTES:
             continue
-        droppable = _read_stat(folder / "memory.stat", "inactive_file" if is_v2 else "total_inactive_file")
-        found.append((limit, max(0, used - droppable)))
+        prefix = "" if is_v2 else "total_"
+        statistics = _read_statistics(folder / "memory.stat")
+        cached = sum(statistics.get(f"{prefix}{kind}", 0) for kind in ("inactive_file", "active_file"))
+        found.append((limit, max(0, used - cached)))
     return found
 
 
 def cpu_count() -> int:
-    """Whole processors this process may use: by affinity and by the control group's quota."""
+    """Count the whole processors that this process may use, by affinity and by its control groups' quotas."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_cpu_quota(_PROC_CGROUP, _CGROUP_ROOT)
     return max(1, count if quota is None else min(count, int(quota)))
 
 
 def cgroup_cpu_quota(proc_cgroup: Path, root: Path) -> float | None:
-    """The tightest processor quota in cores, or ``None`` when there is none."""
+    """Return the tightest processor quota in cores, or ``None`` without one."""
     quotas: list[float] = []
     for folder, is_v2 in _groups(proc_cgroup, root, "cpu"):
         if is_v2:
@@ -98,9 +111,9 @@ def cgroup_cpu_quota(proc_cgroup: Path, root: Path) -> float | None:
 
 
 def _groups(proc_cgroup: Path, root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
-    """Folders of the process's groups for a controller, from its own up to the root, and whether they are v2.
+    """Yield the folders of the process's groups for a controller, from its own up to the root, and whether they are v2.
 
-    Inside a container the path may be the host's and not exist here: then the root is the container's own group.
+    Inside a container the path may be the host's and not exist here. Then the root is the container's own group.
     """
     for line in (_read_text(proc_cgroup) or "").splitlines():
         _, _, rest = line.partition(":")
@@ -137,21 +150,26 @@ def _read_number(path: Path) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _read_stat(path: Path, key: str) -> int:
-    for line in (_read_text(path) or "").splitlines():
-        name, _, value = line.partition(" ")
-        if name == key and value.isdecimal():
-            return int(value)
-    return 0
+def _read_statistics(path: Path) -> dict[str, int]:
+    pairs = (line.split(" ", 1) for line in (_read_text(path) or "").splitlines() if " " in line)
+    return {name: int(value) for name, value in pairs if value.isdecimal()}
+
+
+def _with_bandwidth(devices: tuple[GPU, ...]) -> tuple[GPU, ...]:
+    """Add the bandwidth that NVIDIA's driver tells of a device of the same name; llama.cpp does not know it."""
+    if not devices:
+        return ()
+    bandwidths = {gpu.name: gpu.bandwidth for gpu in list_nvidia_gpus()}
+    return tuple(replace(device, bandwidth=bandwidths.get(device.name)) for device in devices)
 
 
 def _gpu_notice() -> str | None:
-    """A GPU that will not be used, and what to do about it."""
+    """Say which GPU will not be used, and what to do about it."""
     nvidia = list_nvidia_gpus()
     is_apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     if not nvidia and not is_apple:
         return None
-    name = nvidia[0].name if nvidia else "An Apple GPU"
+    name = nvidia[0].name if nvidia else "an Apple GPU"
     if find_spec("llama_cpp") is None:
-        return f"{name} is there. To use it, install a GPU build of llama-cpp-python."
-    return f"{name} is there, but the installed llama-cpp-python is a CPU build. Install a GPU build to use it."
+        return f"Found {name}. To use it, install a GPU build of llama-cpp-python."
+    return f"Found {name}, but the installed llama-cpp-python is a CPU build. Install a GPU build to use it."

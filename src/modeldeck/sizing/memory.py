@@ -1,14 +1,16 @@
-"""How much memory a model takes, by formula from its header.
+"""The memory that a model takes, by formula from its header.
 
-The formulas follow llama.cpp's own allocation (see :mod:`modeldeck.fit.cache_shape` for the cache); how far they are
-from it is measured by ``tests/llama/test_fit_formula.py``.
+The formulas follow llama.cpp's own allocation; `modeldeck.sizing.cache_shape` has those of the cache.
+``tests/llama/test_fit_formula.py`` measures how close they come.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modeldeck.fit.cache_shape import (
+from modeldeck.gguf.ggml_types import element_bytes
+from modeldeck.gguf.metadata import GGUFMetadata
+from modeldeck.sizing.cache_shape import (
     cache_bytes,
     has_window,
     head_length,
@@ -17,8 +19,6 @@ from modeldeck.fit.cache_shape import (
     padded_window_cells,
     sliding_window,
 )
-from modeldeck.gguf.ggml_types import element_bytes
-from modeldeck.gguf.metadata import GGUFMetadata
 
 DEFAULT_N_UBATCH = 512
 
@@ -29,10 +29,16 @@ _HOST_BYTES_PER_TOKEN = 250
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryUse:
-    """Bytes llama.cpp allocates for one model and one context.
+    """The bytes that llama.cpp allocates for one model and one context.
 
-    ``compute_bytes`` is what it reserves for intermediate results; of that, a CPU only ever touches
-    ``touched_bytes``. ``host_bytes`` is the process around it.
+    Parameters
+    ----------
+    weights_bytes, cache_bytes
+        The tensors, and the key-value cache with the recurrent state.
+    compute_bytes, touched_bytes
+        The buffer that is reserved for intermediate results, and the part of it that a CPU ever writes to.
+    host_bytes
+        The process around it: Python with llama.cpp, and the vocabulary.
     """
 
     weights_bytes: int
@@ -43,18 +49,18 @@ class MemoryUse:
 
     @property
     def ram_bytes(self) -> int:
-        """What the process grows by on a CPU."""
+        """The bytes that the process grows by on a CPU."""
         return self.weights_bytes + self.cache_bytes + self.touched_bytes + self.host_bytes
 
     @property
     def vram_bytes(self) -> int:
-        """What must be free on the GPUs for all layers to run there."""
+        """The bytes that must be free on the GPUs for all layers to run there."""
         return self.weights_bytes + self.cache_bytes + self.compute_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextOptions:
-    """The options of ``Llama(...)`` that decide on memory, with its names and defaults."""
+    """The options of ``Llama(...)`` that change how much memory it takes, with its names and defaults."""
 
     n_ubatch: int = DEFAULT_N_UBATCH
     type_k: str = "f16"
@@ -64,13 +70,13 @@ class ContextOptions:
 
 
 DEFAULT_CONTEXT_OPTIONS = ContextOptions(flash_attn=True)
-"""As ``modeldeck.load`` loads a model unless told otherwise. ``Llama(...)`` itself has flash attention off."""
+"""The options that ``modeldeck.load`` chooses by default. ``Llama(...)`` itself has flash attention off."""
 
 
 def memory_use(
     metadata: GGUFMetadata, *, weights_bytes: int, n_ctx: int, options: ContextOptions = DEFAULT_CONTEXT_OPTIONS
 ) -> MemoryUse | None:
-    """Memory by formula, or ``None`` when the header does not say enough."""
+    """Return the memory by formula, or ``None`` when the header lacks the numbers for it."""
     shapes = layer_shapes(metadata)
     if not shapes:
         return None
@@ -95,16 +101,17 @@ def memory_use(
 
 
 def host_bytes(vocab_size: int) -> int:
-    """The process around the model: Python with llama.cpp, and the vocabulary. Measured, not derived."""
+    """Return the measured bytes of the process around the model: Python with llama.cpp, and the vocabulary."""
     return _HOST_BYTES + _HOST_BYTES_PER_TOKEN * vocab_size
 
 
 def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) -> tuple[int, int]:
-    """The compute buffer, and the part of it a CPU touches.
+    """Return the bytes of the compute buffer, and of the part of it that a CPU touches.
 
-    llama.cpp reuses one buffer for all intermediate results, so it is as large as the fullest moment: the logits, the
-    attention scores, or the feed-forward step. How many rows are alive at each was read off llama.cpp's own figures.
-    The logits' part is reserved for a whole batch and only ever written for single tokens, so a CPU never touches it.
+    llama.cpp reuses one buffer for all intermediate results, so it is as large as the largest step: the logits, the
+    attention scores, or the feed-forward step. The number of rows alive in each step was derived from llama.cpp's own
+    figures. The part for the logits is reserved for a whole batch but written for single tokens only, so a CPU never
+    touches most of it.
     """
     n_ubatch = min(options.n_ubatch, n_ctx)
     row = n_ubatch * _F32_BYTES
@@ -129,7 +136,7 @@ def _compute_bytes(metadata: GGUFMetadata, n_ctx: int, options: ContextOptions) 
 
 
 def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
-    """Elements of one token's queries, and of its keys and values, at the moment of attention."""
+    """Return the elements of one token's queries, and of its keys and values, during attention."""
     key = metadata.key_length or head_length(metadata)
     if metadata.kv_lora_rank and metadata.key_length_mla:
         # The query exists twice, compressed and not, and so does the result.
@@ -139,7 +146,7 @@ def _attention_widths(metadata: GGUFMetadata, heads: int) -> tuple[int, int]:
 
 
 def _feed_forward_width(metadata: GGUFMetadata) -> int:
-    """Elements of one token inside the widest feed-forward step: all experts that are used together count."""
+    """Return the elements of one token in the widest feed-forward step, over all experts that are used together."""
     dense = max(metadata.feed_forward_length, default=0)
     experts = (metadata.expert_used_count or 0) * (metadata.expert_feed_forward_length or dense)
     return max(dense, experts)

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck.fit import native
-from modeldeck.fit.memory import ContextOptions
-from modeldeck.fit.native import (
-    CONTEXT_GRID,
-    HeaderPart,
-    NativeAnswer,
-    ask_about_file,
-    ask_about_header,
-    list_llama_devices,
-)
-from modeldeck.fit.probe import read_sizes
 from modeldeck.gguf.header import HeaderReader
+from modeldeck.sizing import ask_child
+from modeldeck.sizing.devices import list_llama_devices
+from modeldeck.sizing.dry_run import CONTEXT_GRID, DryRun, HeaderPart, dry_run_file, dry_run_header
+from modeldeck.sizing.llama_child import read_sizes
+from modeldeck.sizing.memory import ContextOptions
 from tests.llama.fit_shapes import MODELS, write_header
 from tools.localhub.tiny_models import write_split_model
 
@@ -64,7 +58,7 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_header_is_enough_for_the_numbers_of_a_real_load(smollm2: Path) -> None:
     part = header_part(smollm2)
     assert len(part.header) < 2 << 20 < part.size
-    answer = ask_about_header([part], contexts=(2048,), options=ContextOptions(flash_attn=False))
+    answer = dry_run_header([part], contexts=(2048,), options=ContextOptions(flash_attn=False))
     assert answer.status == "ok", answer.reason
     run = subprocess.run(
         [sys.executable, "-c", REAL_LOAD, str(smollm2), "2048"], capture_output=True, check=True, timeout=60
@@ -80,26 +74,26 @@ def test_a_header_is_enough_for_the_numbers_of_a_real_load(smollm2: Path) -> Non
 
 def test_split_models_are_asked_about_from_their_headers(tmp_path: Path, chat_model: Path) -> None:
     parts = write_split_model(tmp_path, "split")
-    answer = ask_about_header([header_part(part) for part in parts], contexts=(512,))
+    answer = dry_run_header([header_part(part) for part in parts], contexts=(512,))
     assert answer.status == "ok", answer.reason
-    whole = ask_about_file(chat_model, contexts=(512,))
+    whole = dry_run_file(chat_model, contexts=(512,))
     assert answer.contexts == whole.contexts
     assert answer.weights_bytes == whole.weights_bytes
-    assert ask_about_file(parts[0], contexts=(512,)) == answer
+    assert dry_run_file(parts[0], contexts=(512,)) == answer
 
 
 def test_a_missing_shard_is_refused_in_llama_cpps_words(tmp_path: Path) -> None:
     parts = write_split_model(tmp_path, "split")
     parts[1].unlink()
-    answer = ask_about_file(parts[0])
+    answer = dry_run_file(parts[0])
     assert answer.status == "refused"
     assert answer.reason is not None
 
 
 def test_options_and_contexts_change_the_answer(tmp_path: Path) -> None:
     path = write_header(next(model for model in MODELS if model.name == "Llama-3.1-8B"), tmp_path)
-    plain = ask_about_file(path, contexts=(32768,), options=ContextOptions(flash_attn=False)).contexts[0]
-    lean = ask_about_file(
+    plain = dry_run_file(path, contexts=(32768,), options=ContextOptions(flash_attn=False)).contexts[0]
+    lean = dry_run_file(
         path, contexts=(32768,), options=ContextOptions(flash_attn=True, type_k="q8_0", type_v="q8_0")
     ).contexts[0]
     assert plain.cache_bytes == 4096 << 20
@@ -109,9 +103,9 @@ def test_options_and_contexts_change_the_answer(tmp_path: Path) -> None:
 
 def test_between_two_answers_memory_lies_on_the_line(tmp_path: Path) -> None:
     path = write_header(next(model for model in MODELS if model.name == "Gemma-3-4B"), tmp_path)
-    grid = ask_about_file(path)
+    grid = dry_run_file(path)
     wanted = (600, 3000, 5000, 12345, 100_000)
-    exact = ask_about_file(path, contexts=wanted)
+    exact = dry_run_file(path, contexts=wanted)
     for n_ctx in wanted:
         guess, truth = grid.memory(n_ctx), exact.memory(n_ctx)
         assert guess is not None
@@ -123,7 +117,7 @@ def test_between_two_answers_memory_lies_on_the_line(tmp_path: Path) -> None:
 
 
 def test_another_quantization_differs_by_its_weights_only(chat_model: Path) -> None:
-    answer = ask_about_file(chat_model)
+    answer = dry_run_file(chat_model)
     own, other = answer.memory(4096), answer.memory(4096, weights_bytes=123)
     assert own is not None
     assert other is not None
@@ -137,7 +131,7 @@ def test_a_file_that_aborts_llama_cpp_is_an_answer(tmp_path: Path, chat_model: P
     data = chat_model.read_bytes()
     assert data.count(b"<0x01>") == 1
     path.write_bytes(data.replace(b"<0x01>", b"<0x00>"))
-    answer = ask_about_file(path)
+    answer = dry_run_file(path)
     assert answer.status == "would_abort"
     assert answer.reason is not None
     assert "GGML_ASSERT" in answer.reason
@@ -147,13 +141,13 @@ def test_a_file_that_aborts_llama_cpp_is_an_answer(tmp_path: Path, chat_model: P
 def test_a_file_llama_cpp_does_not_know_is_refused_with_its_reason(tmp_path: Path, chat_model: Path) -> None:
     path = tmp_path / "unknown.gguf"
     path.write_bytes(chat_model.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0zzzzz", 1))
-    answer = ask_about_file(path)
+    answer = dry_run_file(path)
     assert answer.status == "refused"
     assert "zzzzz" in (answer.reason or "")
 
 
 def test_a_slow_answer_is_given_up(chat_model: Path) -> None:
-    answer = ask_about_file(chat_model, timeout_seconds=0.001)
+    answer = dry_run_file(chat_model, timeout_seconds=0.001)
     assert answer.status == "unavailable"
     assert "did not answer" in (answer.reason or "")
 
@@ -162,18 +156,18 @@ def test_answers_are_remembered_by_the_header(
     monkeypatch: pytest.MonkeyPatch, chat_model: Path, request: pytest.FixtureRequest
 ) -> None:
     part = header_part(chat_model)
-    first = ask_about_header([part], contexts=(768,))
+    first = dry_run_header([part], contexts=(768,))
     request.getfixturevalue("no_child")
-    assert ask_about_header([part], contexts=(768,)) is first
+    assert dry_run_header([part], contexts=(768,)) is first
     with pytest.raises(AssertionError, match="no process"):
-        ask_about_header([part], contexts=(1280,))
+        dry_run_header([part], contexts=(1280,))
 
 
 @pytest.mark.usefixtures("no_child")
 def test_without_llama_cpp_nothing_is_started(monkeypatch: pytest.MonkeyPatch, chat_model: Path) -> None:
-    monkeypatch.setattr(native, "is_available", lambda: False)
-    answer = ask_about_file(chat_model)
-    assert answer == NativeAnswer(status="unavailable", reason="llama-cpp-python is not installed.")
+    monkeypatch.setattr(ask_child, "is_llama_cpp_installed", lambda: False)
+    answer = dry_run_file(chat_model)
+    assert answer == DryRun(status="unavailable", reason="llama-cpp-python is not installed.")
 
 
 def test_devices_are_listed() -> None:
@@ -187,6 +181,6 @@ def test_answering_takes_at_most_two_and_a_half_seconds_of_processor(smollm2: Pa
     """The user waits for this when a repository is opened. Processor time, since the machine may be busy."""
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert ask_about_file(smollm2).status == "ok"
+    assert dry_run_file(smollm2).status == "ok"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5

@@ -1,12 +1,12 @@
-"""The child process that asks llama.cpp: ``python -m modeldeck.fit.probe``. One JSON request in, JSON lines out.
+"""The child process that asks llama.cpp: ``python -m modeldeck.sizing.llama_child``. It reads one JSON request.
 
-llama.cpp aborts its whole process on some files, so it must never be asked in a process that matters. The child loads
-models with ``no_alloc`` ("only load metadata and simulate memory allocations"), which needs no more of the file than
-its header, and reads the numbers from llama.cpp's log, the only place where they are.
+llama.cpp aborts its whole process on some files, so a notebook's kernel must never ask it directly. The child loads
+models with ``no_alloc`` ("only load metadata and simulate memory allocations"), which needs only the header of the
+file, and reads the numbers from llama.cpp's log, because no function returns them.
 
 Requests are ``{"kind": "devices"}`` and ``{"kind": "model", "path": …, "n_gpu_layers": …, "contexts": [{"n_ctx": …,
-"n_ubatch": …, "flash_attn": …, "swa_full": …, "type_k": …, "type_v": …}, …]}``. Answers go out line by line, so that
-what was learned before an abort is not lost.
+"n_ubatch": …, "flash_attn": …, "swa_full": …, "type_k": …, "type_v": …}, …]}``. The child writes each answer
+as one line of JSON as soon as it has it, so that an abort does not lose the earlier ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BUFFER_SIZE = re.compile(r"^\w+: +(\S+) +(compute|output) buffer size = +([\d.]
 
 
 def main() -> None:
-    """Answer the one request on standard input."""
+    """Read one request from standard input and answer it."""
     answers = _private_stdout()
     _forbid_core_dumps()
     request = json.load(sys.stdin)
@@ -41,12 +41,12 @@ def main() -> None:
     else:
         _ask_about_model(request, answer)
     answers.flush()
-    # Freeing simulated buffers is what could still go wrong; everything is said.
+    # All answers are written. Leaving now avoids freeing the simulated buffers, which can crash.
     os._exit(0)
 
 
 def _private_stdout() -> TextIO:
-    """Keep the real standard output for answers and send what libraries print to standard error."""
+    """Keep standard output for the answers, and send what libraries print to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
@@ -61,7 +61,7 @@ def _forbid_core_dumps() -> None:
 
 
 class _Log:
-    """What llama.cpp said since the last ``take``, without its debugging."""
+    """Collects llama.cpp's log lines, except its debug messages."""
 
     def __init__(self, llama: Any) -> None:
         self._lines: list[tuple[int, str]] = []
@@ -127,7 +127,7 @@ def _context(llama: Any, model: Any, log: _Log, wanted: dict[str, Any]) -> dict[
 
 
 def read_sizes(lines: list[str]) -> dict[str, int]:
-    """Bytes of cache, compute and output buffers, the latter by host and device, from llama.cpp's log lines."""
+    """Add up the bytes of cache, compute and output buffers in llama.cpp's log lines."""
     sizes = {"cache_bytes": 0, "host_compute_bytes": 0, "device_compute_bytes": 0, "output_bytes": 0}
     for line in lines:
         if match := _CACHE_SIZE.match(line):
@@ -145,7 +145,7 @@ def _bytes(mebibytes: str) -> int:
 
 
 def _reason(lines: list[tuple[int, str]]) -> str | None:
-    """llama.cpp's own words for a failure: its first error, which later ones only repeat."""
+    """Return llama.cpp's first error, which the later ones only repeat."""
     errors = [line for level, line in lines if level >= LOG_ERROR and line]
     return errors[0] if errors else None
 

@@ -1,0 +1,201 @@
+"""How many tokens per second a model will generate: the bytes that it reads for each token over the memory's bandwidth.
+
+Generating a token reads nearly all weights once, so the bandwidth of the memory is what limits it. Of a mixture of
+experts only the experts in use are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from modeldeck._types import FitEstimate, SpeedSource
+from modeldeck.gguf.metadata import GGUFMetadata
+from modeldeck.sizing.hardware import Hardware
+
+_EXPERTS = re.compile(r"\.ffn_(?:gate|up|down|gate_up)(?:_ch)?exps\.")
+_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
+_LOOKED_UP = frozenset(("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"))
+"""Tables of which one row is read for a token. The embedding is one too, unless it also serves as the output."""
+
+_CPU_EFFICIENCY = 0.6
+_GPU_EFFICIENCY = 0.6
+"""The share of the memory's bandwidth that llama.cpp reaches."""
+
+_CORE_BYTES_PER_SECOND = 5e9
+"""The weights that one core unpacks and multiplies in a second: with few cores this is less than memory provides."""
+
+_MATRICES_PER_EXPERT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedHistory:
+    """What is known of the speed of models on this machine.
+
+    Parameters
+    ----------
+    memory_bandwidth
+        The bytes per second that the processors read from memory; ``None`` when it has not been measured.
+    cpu_bandwidths
+        The bytes per second that models running on the CPU have read, one for each measured model.
+    gpu_bandwidths
+        The same for models that ran on the GPU.
+    tokens_per_second
+        The measured speed of model files by their sha256.
+    """
+
+    memory_bandwidth: float | None = None
+    cpu_bandwidths: tuple[float, ...] = ()
+    gpu_bandwidths: tuple[float, ...] = ()
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens per second, and where the figure comes from."""
+
+    tokens_per_second: float
+    source: SpeedSource
+
+
+def bytes_per_token(metadata: GGUFMetadata | None, weights_bytes: int) -> float:
+    """Return the bytes of weights that are read to generate one token.
+
+    Parameters
+    ----------
+    metadata
+        The model's metadata. Without its tensors, the share of the experts is calculated from the model's dimensions;
+        without any metadata, all weights count.
+    weights_bytes
+        Size of the model's own files.
+    """
+    return weights_bytes * (1.0 if metadata is None else _active_share(metadata))
+
+
+def expected_speed(
+    token_bytes: float, *, hardware: Hardware, history: SpeedHistory, gpu_share: float, sha256: str | None = None
+) -> Speed | None:
+    """Return the expected speed of generation with a short context.
+
+    Parameters
+    ----------
+    token_bytes
+        The bytes of weights that are read for one token, see `bytes_per_token`.
+    hardware
+        The machine, with the bandwidth of its GPUs.
+    history
+        What was measured on this machine.
+    gpu_share
+        The share of the layers that run on the GPU, 0 to 1.
+    sha256
+        The digest of the model file, by which a measured speed is found.
+
+    Returns
+    -------
+    Speed or None
+        ``None`` when a bandwidth that matters is unknown.
+    """
+    if sha256 is not None and (measured := history.tokens_per_second.get(sha256)):
+        return Speed(measured, "measured")
+    seconds = 0.0
+    source: SpeedSource = "calibrated"
+    for share, achieved, expected in (
+        (1 - gpu_share, history.cpu_bandwidths, _cpu_bandwidth(hardware, history)),
+        (gpu_share, history.gpu_bandwidths, _gpu_bandwidth(hardware)),
+    ):
+        if not share:
+            continue
+        if not achieved:
+            source = "estimated"
+        bandwidth = median(achieved) if achieved else expected
+        if not bandwidth:
+            return None
+        seconds += share * token_bytes / bandwidth
+    return Speed(1 / seconds, source) if seconds else None
+
+
+def with_speed(
+    fit: FitEstimate,
+    metadata: GGUFMetadata | None,
+    *,
+    weights_bytes: int | None,
+    hardware: Hardware,
+    history: SpeedHistory,
+    sha256: str | None = None,
+) -> FitEstimate:
+    """Add the expected speed to the estimate of a variant that fits, as a whole or partly.
+
+    Parameters
+    ----------
+    fit
+        The estimate of the variant's memory.
+    metadata, weights_bytes, sha256
+        The variant's metadata, as far as known, its size without sidecars, and the digest of its first file.
+    hardware, history
+        The machine, and what was measured on it.
+    """
+    if weights_bytes is None or fit.verdict not in ("fits", "partial"):
+        return fit
+    gpu_share = 1.0 if hardware.gpus else 0.0
+    if fit.verdict == "partial":
+        layers = metadata.block_count if metadata is not None else None
+        if not layers or fit.n_gpu_layers is None:
+            return fit
+        gpu_share = fit.n_gpu_layers / layers
+    speed = expected_speed(
+        bytes_per_token(metadata, weights_bytes),
+        hardware=hardware,
+        history=history,
+        gpu_share=gpu_share,
+        sha256=sha256,
+    )
+    if speed is None:
+        return fit
+    return replace(fit, tokens_per_second=speed.tokens_per_second, speed_source=speed.source)
+
+
+def _cpu_bandwidth(hardware: Hardware, history: SpeedHistory) -> float | None:
+    if not history.memory_bandwidth:
+        return None
+    return min(history.memory_bandwidth * _CPU_EFFICIENCY, hardware.cpu_count * _CORE_BYTES_PER_SECOND)
+
+
+def _gpu_bandwidth(hardware: Hardware) -> float | None:
+    """The layers run one GPU after the other, so the slowest one is assumed for all."""
+    bandwidths = [gpu.bandwidth for gpu in hardware.gpus]
+    known = [bandwidth for bandwidth in bandwidths if bandwidth]
+    return min(known) * _GPU_EFFICIENCY if known and len(known) == len(bandwidths) else None
+
+
+def _active_share(metadata: GGUFMetadata) -> float:
+    """Return the share of the weights' bytes that is read for each token."""
+    used_share = (metadata.expert_used_count or 0) / metadata.expert_count if metadata.expert_count else 1.0
+    if not metadata.tensors:
+        return _active_share_by_dimensions(metadata, used_share)
+    is_tied = all(tensor.name != _OUTPUT for tensor in metadata.tensors)
+    total = read = 0.0
+    for tensor in metadata.tensors:
+        size = tensor.size or 0
+        total += size
+        if _EXPERTS.search(tensor.name):
+            read += size * min(1.0, used_share)
+        elif tensor.name not in _LOOKED_UP and (tensor.name != _EMBEDDING or is_tied):
+            read += size
+    return read / total if total and read else 1.0
+
+
+def _active_share_by_dimensions(metadata: GGUFMetadata, used_share: float) -> float:
+    layers, width = metadata.block_count or 0, metadata.embedding_length or 0
+    dense_layers = min(layers, metadata.leading_dense_block_count or 0)
+    feed_forward = max(metadata.feed_forward_length, default=0)
+    per_expert = _MATRICES_PER_EXPERT * width * (metadata.expert_feed_forward_length or feed_forward)
+    experts = (layers - dense_layers) * (metadata.expert_count or 0) * per_expert
+    heads, heads_kv = max(metadata.head_count, default=0), max(metadata.head_count_kv, default=0)
+    key = metadata.key_length or (width // heads if heads else 0)
+    attention = layers * width * key * (2 * heads + 2 * heads_kv)
+    dense = dense_layers * _MATRICES_PER_EXPERT * width * feed_forward
+    rest = attention + dense + (metadata.vocab_size or 0) * width
+    total = experts + rest
+    return (rest + experts * min(1.0, used_share)) / total if total and experts else 1.0
