@@ -1,4 +1,4 @@
-"""Where the Hub is, who asks, and where files go: huggingface_hub's own settings unless given."""
+"""The Hub's address, the token and the cache directory: huggingface_hub's own settings unless given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modeldeck._errors import InvalidRequestError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Resolved settings. The token is kept out of ``repr``."""
+    """Resolved settings. The token is not in ``repr``."""
 
     endpoint: str
     cache_dir: Path
@@ -22,7 +22,7 @@ class Settings:
 def resolve_settings(
     *, endpoint: str | None = None, cache_dir: str | Path | None = None, token: str | bool | None = None
 ) -> Settings:
-    """Fill in what is not given from huggingface_hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE, HF_HUB_OFFLINE …).
+    """Return the settings, from huggingface_hub where they are not given (HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE …).
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def resolve_settings(
     Raises
     ------
     InvalidRequestError
-        When the endpoint is not an http(s) address, or the cache is to be in a home directory that there is not.
+        When the endpoint is not an http(s) address, or the cache is in a home directory that does not exist.
     """
     from huggingface_hub import constants
 
@@ -40,7 +40,8 @@ def resolve_settings(
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidRequestError(
-            f"The endpoint {address!r} is no web address. Give one like https://huggingface.co or unset HF_ENDPOINT."
+            f"The endpoint {address!r} is not a web address. Set HF_ENDPOINT to one like https://huggingface.co, or "
+            "unset it."
         )
     return Settings(
         endpoint=address,
@@ -55,7 +56,7 @@ def _absolute(cache_dir: Path) -> Path:
         return cache_dir.expanduser().absolute()
     except RuntimeError as error:
         raise InvalidRequestError(
-            f"The cache cannot be at {str(cache_dir)!r}: there is no such home directory. Set HF_HUB_CACHE."
+            f"The cache cannot be at {str(cache_dir)!r}, because that home directory does not exist. Set HF_HUB_CACHE."
         ) from error
 
 

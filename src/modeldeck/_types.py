@@ -224,11 +224,6 @@ class RepoListing:
     files: tuple[GGUFFile, ...]
     gated: Gated = None
     license: str | None = None
-    tags: tuple[str, ...] = ()
-    downloads: int | None = None
-    likes: int | None = None
-    last_modified: str | None = None
-    parameter_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What is on disk: files of the Hugging Face cache put together to whole variants."""
+"""The models on disk: files of the Hugging Face cache grouped into whole variants."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
-    """The complete variants among cached files, sorted by repository, commit and quality.
+    """Return the complete variants among cached files, sorted by repository, commit and quality.
 
-    A family of shards counts only when all its parts are there.
+    A family of shards counts only when all its parts are present.
     """
     from modeldeck.gguf.names import group_variants
 
@@ -48,7 +48,7 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
 
 
 def select_local(models: Iterable[LocalModel], repo_id: str, selector: str | None = None) -> list[LocalModel]:
-    """A repository's models, of all commits; with a selector, those of the one variant that `find_variant` means by it.
+    """Return a repository's models, of all commits; with a selector, only those of the variant that it means.
 
     Raises
     ------
@@ -77,20 +77,20 @@ def select_local(models: Iterable[LocalModel], repo_id: str, selector: str | Non
 
 
 def with_path(models: Iterable[LocalModel], path: Path) -> list[LocalModel]:
-    """The one that has a file of this path; none when none has."""
+    """Return the models that have a file at this path: one or none."""
     path = path.absolute()
     return [model for model in models if path in model.paths]
 
 
 def is_meant(request: DownloadRequest, repo_id: str, selector: str | None) -> bool:
-    """Whether a download is one of this repository, and of the variant with this label or of a file with this name."""
+    """Return whether a download is of this repository and, with a selector, of the variant or file that it names."""
     names = {request.label, request.variant_id, *(file.filename for file in request.files)}
     is_of_variant = selector is None or selector.casefold() in {name.casefold() for name in names}
     return request.repo_id.casefold() == repo_id.casefold() and is_of_variant
 
 
 def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:
-    """The model that a finished download has put into the cache."""
+    """Return the model that a finished download has put into the cache."""
     from modeldeck.gguf.names import group_variants
     from modeldeck.hub.cache import snapshot_path
 

@@ -152,7 +152,7 @@ async def test_a_disk_that_fills_up_on_the_way_pauses_with_everything_kept(
         (errno.ENOSPC, "disk_full", DownloadState.PAUSED, "full"),
         (errno.EDQUOT, "disk_full", DownloadState.PAUSED, "quota"),
         (errno.EROFS, "permission_denied", DownloadState.FAILED, "read-only"),
-        (errno.EACCES, "permission_denied", DownloadState.FAILED, "may not write"),
+        (errno.EACCES, "permission_denied", DownloadState.FAILED, "No permission"),
         (errno.EFBIG, "error", DownloadState.FAILED, "files this large"),
         (errno.EIO, "error", DownloadState.FAILED, "failed"),
     ],

@@ -314,7 +314,6 @@ class FileDownload:
         cache.link_blob(
             self._cache_dir,
             repo_id=self._repo_id,
-            revision=commit_hash,
             commit_hash=commit_hash,
             filename=self.file.filename,
             etag=digest,
@@ -531,7 +530,6 @@ class FileDownload:
         cache.publish_blob(
             self._cache_dir,
             repo_id=self._repo_id,
-            revision=commit_hash,
             commit_hash=commit_hash,
             filename=self.file.filename,
             etag=digest,

@@ -18,9 +18,9 @@ from modeldeck.engine.network import Consumer
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
 from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, not_a_hub_error
-from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin, join_url
+from modeldeck.hub.redirects import MAX_REDIRECTS, redirect_target
+from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin
 
-MAX_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -208,9 +208,9 @@ class Source:
                 headers |= authorization_headers(asked, endpoint=self._endpoint, token=self._token)
                 async with self._http.stream("GET", asked, headers=headers, timeout=timeouts) as response:
                     if response.has_redirect_location:
-                        target = join_url(asked, response.headers["location"])
+                        target = redirect_target(asked, response.headers["location"], endpoint=self._endpoint)
                         if target is None:
-                            raise not_a_hub_error(host_of(asked), "a redirect to no web address")
+                            raise not_a_hub_error(host_of(asked), "a redirect to something that is not a web address")
                         asked = target
                         continue
                     yield self._checked(response, start, stop)

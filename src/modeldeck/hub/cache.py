@@ -1,16 +1,16 @@
-"""The Hugging Face cache: where things are, what is there, and how a verified file gets in and out.
+"""The Hugging Face cache: its layout, its models, and how a verified file is published and removed.
 
 ::
 
     HF_HUB_CACHE/CACHEDIR.TAG
     HF_HUB_CACHE/.locks/models--owner--name/<sha256>.lock
     HF_HUB_CACHE/models--owner--name/
-        blobs/<sha256>                               the bytes, and <sha256>.<id>.part while they come
+        blobs/<sha256>                               the bytes; <sha256>.<id>.part while they are downloaded
         snapshots/<commit>/<path> -> ../../blobs/…   relative, one more ../ for each folder in path
         refs/<revision>                              the 40 digits of a commit, without a newline
 
-Every reader trusts the names without looking at the bytes: nothing unverified may ever have one of them. All functions
-are synchronous and raise ``ModelDeckError`` only; callers on an event loop run them in a thread.
+Every reader trusts these names without looking at the bytes, so an unverified file must never have one. All functions
+are synchronous and raise only ``ModelDeckError``; callers on an event loop run them in a thread.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from modeldeck._errors import InvalidRequestError, StorageError
+from modeldeck._files import replace_file
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import (
     check_blob_name,
@@ -43,7 +44,7 @@ from modeldeck.hub.urls import (
 _TEMPORARY_SUFFIX = ".tmp"
 _LEFT_BEHIND_SECONDS = 86_400.0
 _LOCK_WAIT_SECONDS = 5.0
-"""huggingface_hub holds its lock for a whole download. Waiting longer gains nothing: publishing is safe without it."""
+"""huggingface_hub holds its lock for a whole download. A longer wait gains nothing: publishing is safe without it."""
 _LOCK_MODE = 0o664
 _CACHEDIR_TAG = """\
 Signature: 8a477f597d28d172789f06886806bc55
@@ -55,9 +56,9 @@ Signature: 8a477f597d28d172789f06886806bc55
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedFile:
-    """A file of a snapshot. ``path`` is in the snapshot; ``blob_path`` is what it links to, or itself without links.
+    """A file of a snapshot. ``path`` is in the snapshot; ``blob_path`` is its link's target, or ``path`` without links.
 
-    ``sha256`` is what the blob's name claims, whoever wrote it. ``revisions`` are the refs that mean this commit.
+    ``sha256`` is the blob's name, which any tool may have written. ``revisions`` are the refs that mean this commit.
     """
 
     repo_id: str
@@ -70,7 +71,7 @@ class CachedFile:
     sha256: str | None
 
 
-# --- where things are -------------------------------------------------------------------------------------------------
+# --- the layout -------------------------------------------------------------------------------------------------------
 
 
 def repo_dir(cache_dir: Path, repo_id: str) -> Path:
@@ -78,12 +79,12 @@ def repo_dir(cache_dir: Path, repo_id: str) -> Path:
 
 
 def blob_path(cache_dir: Path, repo_id: str, etag: str) -> Path:
-    """Final place of a file's bytes; ``etag`` is the sha256, or git's sha1 for what is not in LFS."""
+    """Return the final place of a file's bytes. ``etag`` is the sha256, or git's sha1 for a file outside git-lfs."""
     return repo_dir(cache_dir, repo_id) / "blobs" / check_blob_name(etag)
 
 
 def snapshot_path(cache_dir: Path, repo_id: str, commit_hash: str, filename: str) -> Path:
-    """Place under which users and other libraries find a file."""
+    """Return the path at which users and other libraries find a file."""
     return repo_dir(cache_dir, repo_id) / "snapshots" / _check_commit_hash(commit_hash) / check_filename(filename)
 
 
@@ -92,7 +93,7 @@ def ref_path(cache_dir: Path, repo_id: str, revision: str) -> Path:
 
 
 def lock_path(cache_dir: Path, repo_id: str, etag: str) -> Path:
-    """The lock that huggingface_hub itself takes for this blob."""
+    """Return the path of the lock that huggingface_hub itself takes for this blob."""
     return cache_dir / ".locks" / _folder_name(repo_id) / f"{check_blob_name(etag)}.lock"
 
 
@@ -102,22 +103,22 @@ def _folder_name(repo_id: str) -> str:
 
 def _check_commit_hash(commit_hash: str) -> str:
     if not is_commit_hash(commit_hash):
-        raise InvalidRequestError(f"{commit_hash!r} is no commit hash: it has 40 digits from 0 to f.")
+        raise InvalidRequestError(f"{commit_hash!r} is not a commit hash. A commit hash has 40 digits from 0 to f.")
     return commit_hash
 
 
-# --- what is there ----------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_ref(cache_dir: Path, repo_id: str, revision: str) -> str | None:
-    """The commit a revision meant when it was last seen; a commit hash means itself."""
+    """Return the commit that a revision meant when it was last seen. A commit hash means itself."""
     if is_commit_hash(revision):
         return revision
     return _read_ref_file(ref_path(cache_dir, repo_id, revision))
 
 
 def find_snapshot_file(cache_dir: Path, repo_id: str, revision: str, filename: str) -> Path | None:
-    """The file as it is in the cache for a revision, or ``None``. A link to nothing is nothing."""
+    """Return the path of a file at a revision, or ``None`` when the cache does not have it or only a broken link."""
     commit_hash = read_ref(cache_dir, repo_id, revision)
     if commit_hash is None:
         return None
@@ -126,7 +127,7 @@ def find_snapshot_file(cache_dir: Path, repo_id: str, revision: str, filename: s
 
 
 def list_models(cache_dir: Path) -> tuple[CachedFile, ...]:
-    """Every GGUF file of every snapshot, sorted. What is unreadable or has a name no Hub gives is passed over."""
+    """Return every GGUF file of every snapshot, sorted. Unreadable files and names that no Hub gives are skipped."""
     files: list[CachedFile] = []
     for repository in _entries(cache_dir):
         prefix, _, name = repository.name.partition("--")
@@ -184,12 +185,12 @@ def _read_ref_file(path: Path) -> str | None:
 
 
 def _first_hop(path: Path) -> Path:
-    """What a link says itself. The blob it names may be a link too, into the store that repositories share."""
+    """Return the direct target of a link. That blob may itself be a link, into the store that repositories share."""
     return _place(path.parent / os.readlink(path)) if path.is_symlink() else path
 
 
 def _place(path: Path) -> Path:
-    """The path with its folders resolved but not its last part, so that two ways to one entry compare equal."""
+    """Return the path with its folders resolved but not its last part, so that two paths of one entry are equal."""
     return path.parent.resolve() / path.name
 
 
@@ -214,11 +215,11 @@ def _is_usable(check: Callable[[str], str], name: str) -> bool:
     return True
 
 
-# --- in ---------------------------------------------------------------------------------------------------------------
+# --- publishing -------------------------------------------------------------------------------------------------------
 
 
 def prepare_repo(cache_dir: Path, repo_id: str) -> None:
-    """Make the folders that a partial file needs, so that the cache is in order from the first byte on."""
+    """Create the folders that a partial file needs, so that the cache is sound from the first byte on."""
     repository = repo_dir(cache_dir, repo_id)
     with _storage_errors():
         for name in ("blobs", "snapshots"):
@@ -228,17 +229,15 @@ def prepare_repo(cache_dir: Path, repo_id: str) -> None:
             tag.write(_CACHEDIR_TAG)
 
 
-def publish_blob(
-    cache_dir: Path, *, repo_id: str, revision: str, commit_hash: str, filename: str, etag: str, verified: Path
-) -> Path:
-    """Give verified bytes their final name and link them, in the order that leaves a sound cache after any crash.
+def publish_blob(cache_dir: Path, *, repo_id: str, commit_hash: str, filename: str, etag: str, verified: Path) -> Path:
+    """Give a verified file its final name and link it, in an order that leaves a sound cache after any crash.
 
     Parameters
     ----------
     etag
-        The sha256 that the bytes were checked against (git's sha1 for a file that is not in LFS).
+        The sha256 that the bytes were checked against (git's sha1 for a file outside git-lfs).
     verified
-        The whole, checked file, in ``blobs/``, so that no rename crosses a disk. It is gone afterwards.
+        The complete, checked file in ``blobs/``, so that the rename stays on one disk. It is gone afterwards.
 
     Returns
     -------
@@ -255,21 +254,21 @@ def publish_blob(
         else:
             os.replace(verified, blob)
         _sync(blob.parent)
-        return _link(cache_dir, repo_id, revision, commit_hash, filename, blob, is_new=True)
+        return _link(cache_dir, repo_id, commit_hash, filename, blob, is_new=True)
 
 
-def link_blob(cache_dir: Path, *, repo_id: str, revision: str, commit_hash: str, filename: str, etag: str) -> Path:
-    """Link a blob that is already in the cache into one more snapshot; returns the file there."""
+def link_blob(cache_dir: Path, *, repo_id: str, commit_hash: str, filename: str, etag: str) -> Path:
+    """Link a blob of the cache into one more snapshot, and return the path of the file there."""
     blob = blob_path(cache_dir, repo_id, etag)
     prepare_repo(cache_dir, repo_id)
     with _storage_errors(), _publishing_lock(cache_dir, repo_id, etag):
-        return _link(cache_dir, repo_id, revision, commit_hash, filename, blob, is_new=False)
+        return _link(cache_dir, repo_id, commit_hash, filename, blob, is_new=False)
 
 
 def write_ref(cache_dir: Path, repo_id: str, revision: str, commit_hash: str) -> None:
-    """Note the commit that a revision means. A commit hash needs no note.
+    """Store the commit that a revision means. For a commit hash there is nothing to store.
 
-    The snapshot must exist: a ref to a missing one makes huggingface_hub take the repository for corrupted.
+    The snapshot must exist: huggingface_hub reports a repository with a ref to a missing one as corrupted.
     """
     if revision == _check_commit_hash(commit_hash):
         return
@@ -278,21 +277,11 @@ def write_ref(cache_dir: Path, repo_id: str, revision: str, commit_hash: str) ->
         if path.is_file() and path.read_bytes() == commit_hash.encode():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        note = _temporary_path(cache_dir, repo_id)
-        try:
-            with note.open("xb") as file:
-                file.write(commit_hash.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(note, path)
-        finally:
-            note.unlink(missing_ok=True)
+        replace_file(path, commit_hash.encode(), is_durable=True, draft=_temporary_path(cache_dir, repo_id))
         _sync(path.parent)
 
 
-def _link(
-    cache_dir: Path, repo_id: str, revision: str, commit_hash: str, filename: str, blob: Path, *, is_new: bool
-) -> Path:
+def _link(cache_dir: Path, repo_id: str, commit_hash: str, filename: str, blob: Path, *, is_new: bool) -> Path:
     path = snapshot_path(cache_dir, repo_id, commit_hash, filename)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = os.path.relpath(blob, path.parent)
@@ -310,18 +299,19 @@ def _link(
         finally:
             link.unlink(missing_ok=True)
         _sync(path.parent)
-    write_ref(cache_dir, repo_id, revision, commit_hash)
     return path
 
 
 def _temporary_path(cache_dir: Path, repo_id: str) -> Path:
-    """A name for what is about to be renamed to its place. In ``blobs/``, where readers pass over foreign names: what a
-    crash leaves in ``snapshots/`` or ``refs/`` they would take for a file of the repository."""
+    """Return a temporary name in ``blobs/``, where readers skip unknown names.
+
+    In ``snapshots/`` or ``refs/`` they would take what a crash leaves for a file of the repository.
+    """
     return repo_dir(cache_dir, repo_id) / "blobs" / f"{uuid4().hex}{_TEMPORARY_SUFFIX}"
 
 
 def _sweep(blobs: Path) -> None:
-    """Remove what publishing left behind when the power failed; nobody works on such a file for a day."""
+    """Remove temporary files of publishing that are a day old: a crash or power failure left them."""
     for path in blobs.glob(f"{'[0-9a-f]' * 32}{_TEMPORARY_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime > _LEFT_BEHIND_SECONDS:
@@ -329,7 +319,7 @@ def _sweep(blobs: Path) -> None:
 
 
 def _make_symlink(target: str, link: Path) -> bool:
-    """Whether there is a symlink now. Windows and some filesystems have none: then the file itself is put there."""
+    """Create a symlink and return whether that worked. Windows and some filesystems have no symlinks."""
     from huggingface_hub import constants
 
     if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
@@ -342,7 +332,7 @@ def _make_symlink(target: str, link: Path) -> bool:
 
 
 def _is_shared(blob: Path, *, size: int) -> bool:
-    """Whether the blob is huggingface_hub's link into its shared store, and leads to such bytes: then it stays."""
+    """Return whether the blob is huggingface_hub's link into its shared store and leads to this many bytes."""
     try:
         return blob.is_symlink() and blob.stat().st_size == size
     except OSError:
@@ -351,8 +341,11 @@ def _is_shared(blob: Path, *, size: int) -> bool:
 
 @contextmanager
 def _publishing_lock(cache_dir: Path, repo_id: str, etag: str) -> Iterator[None]:
-    """huggingface_hub's own lock, if it can be had soon. Every step below is safe without it, too: some network
-    filesystems grant it to everyone, and whoever calls hf_hub_download beside us must never wait for us for long."""
+    """Hold huggingface_hub's own lock if it can be acquired soon.
+
+    Every step below is safe without it, because some network filesystems grant it to everyone, and a call of
+    hf_hub_download elsewhere must never wait long for it.
+    """
     path = lock_path(cache_dir, repo_id, etag)
     lock = None
     with contextlib.suppress(OSError, NotImplementedError):
@@ -368,26 +361,26 @@ def _publishing_lock(cache_dir: Path, repo_id: str, etag: str) -> Iterator[None]
                 lock.release()
 
 
-# --- out --------------------------------------------------------------------------------------------------------------
+# --- removing ---------------------------------------------------------------------------------------------------------
 
 
 def remove(cache_dir: Path, *, repo_id: str, commit_hash: str, filenames: Iterable[str]) -> int:
-    """Take files out of a snapshot, and their bytes where no other snapshot has them.
+    """Remove files from a snapshot, and their bytes unless another snapshot has them.
 
-    An emptied snapshot goes with its refs, an emptied repository with its folder. Partial files of running downloads
-    stay.
+    An empty snapshot is removed with its refs, and an empty repository with its folder. Partial files of running
+    downloads stay.
 
     Returns
     -------
     int
-        Bytes that the disk has back.
+        Bytes freed on the disk.
     """
     repository = repo_dir(cache_dir, repo_id)
     paths = [snapshot_path(cache_dir, repo_id, commit_hash, filename) for filename in filenames]
     with _storage_errors():
         if not all(path.parent.resolve().is_relative_to((repository / "snapshots").resolve()) for path in paths):
             raise StorageError(
-                "A folder of this snapshot leads out of the cache. Nothing was removed; see to it by hand."
+                "A folder in this snapshot links outside the cache. Nothing was removed; check it manually."
             )
         freed = sum(_remove_file(cache_dir, repo_id, path) for path in paths)
         _remove_empty_snapshot(repository, commit_hash)
@@ -405,7 +398,7 @@ def _remove_file(cache_dir: Path, repo_id: str, path: Path) -> int:
     if blob.parent != (repository / "blobs").resolve() or not _is_usable(check_blob_name, blob.name):
         path.unlink()
         return 0
-    with _publishing_lock(cache_dir, repo_id, blob.name):  # nobody links to the blob between the look and the deed
+    with _publishing_lock(cache_dir, repo_id, blob.name):  # no new link to the blob between the check and the removal
         if any(link != path for link in _links_to(blob, repository)):
             path.unlink()
             return 0
@@ -418,7 +411,8 @@ def _remove_file(cache_dir: Path, repo_id: str, path: Path) -> int:
 
 
 def _remove_shared(cache_dir: Path, path: Path, blob: Path) -> int:
-    """Bytes in huggingface_hub's shared store belong to any repository: only its own code knows when they may go."""
+    """Remove a link into huggingface_hub's shared store. Only its own code knows whether another repository uses the
+    bytes."""
     from huggingface_hub import scan_cache_dir
 
     payload, size = blob.resolve(), blob.stat().st_size if blob.exists() else 0
@@ -443,7 +437,7 @@ def _remove_empty_snapshot(repository: Path, commit_hash: str) -> None:
     if not snapshot.is_dir() or any(_files_below(snapshot)):
         return
     for path in list(_files_below(repository / "refs")):
-        if _read_ref_file(path) == commit_hash:  # first: a ref without its snapshot counts as corruption
+        if _read_ref_file(path) == commit_hash:  # first, because a ref without its snapshot counts as corruption
             path.unlink()
     (repository / "trees" / f"{commit_hash}.json").unlink(missing_ok=True)
     shutil.rmtree(repository / ".no_exist" / commit_hash, ignore_errors=True)
@@ -459,8 +453,7 @@ def _remove_empty_repository(repository: Path) -> None:
 
 
 def _remove_empty_folders(top: Path) -> None:
-    """Remove a folder and those in it, but none that somebody has put something into a moment ago, nor by way of a link
-    those of another place."""
+    """Remove a folder and the folders in it while they are empty. Links to folders elsewhere are not followed."""
     if top.is_symlink():
         return
     for folder, _, _ in os.walk(top, topdown=False):
@@ -480,19 +473,19 @@ def _storage_errors() -> Iterator[None]:
 
 
 def _chmod_by_umask(path: Path) -> None:
-    """The permissions that any new file gets here: read from one, since the umask cannot be read without setting it."""
+    """Set the permissions of any new file here. They are read from one, because reading the umask means setting it."""
     probe = path.with_name(f"{uuid4().hex}{_TEMPORARY_SUFFIX}")
     try:
         probe.touch(exist_ok=False)
         mode = stat.S_IMODE(probe.stat().st_mode)
     finally:
         probe.unlink(missing_ok=True)
-    with contextlib.suppress(PermissionError):  # some filesystems know no permissions
+    with contextlib.suppress(PermissionError):  # some filesystems have no permissions
         path.chmod(mode)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a directory's entries, are on the disk."""
+    """Flush a file's bytes, or a directory's entries, to the disk."""
     is_directory = path.is_dir()
     if is_directory and os.name == "nt":
         return

@@ -1,7 +1,7 @@
-"""What an answer, an exception or the disk means, as one of modeldeck's errors. Pure.
+"""Turns answers, exceptions and failures of the disk into modeldeck's errors. Pure.
 
-The one place that knows status codes, ``X-Error-Code``, httpx's exceptions and errno. Every message says what to do
-next; none carries a token or a signed address.
+Only this module knows status codes, ``X-Error-Code``, httpx's exceptions and errno. Every message says what happened
+and what to do next; none has a token or a signed address in it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from modeldeck.hub.ratelimit import lower_names, parse_retry_after
 from modeldeck.hub.urls import model_page_url
 
 UNUSABLE_SETTINGS = (OSError, ImportError, ValueError, httpx.InvalidURL)
-"""What httpx raises when it makes a client with such settings of the environment: see ``error_from_environment``."""
+"""The exceptions of httpx for unusable settings of the environment: see ``error_from_environment``."""
 
 _MAX_QUOTED = 200
 _PERMANENT_5XX = (501, 505, 511)
@@ -60,15 +60,15 @@ def error_from_response(
     is_hub: bool,
     revision: str | None = None,
 ) -> ModelDeckError:
-    """The error that an answer other than the wanted one stands for.
+    """Return the error for an answer that is not the wanted one.
 
     Parameters
     ----------
     endpoint
-        The Hub's address as the user knows it: it is in the messages, and the licence page is below it.
+        The Hub's address as the user knows it. Messages name it, and the licence page is below it.
     is_hub
-        Whether the Hub answered. ``False`` for the storage that a redirect led to: its 403 is an expired address, not a
-        missing right.
+        Whether the Hub answered. ``False`` for the storage that a redirect led to, whose 403 means an expired address
+        and not a missing permission.
     """
     fields = lower_names(headers)
     details: dict[str, Any] = {"status_code": status_code}
@@ -94,13 +94,13 @@ def error_from_response(
     if code == "EntryNotFound" or (status_code == 404 and filename and code != "RepoNotFound"):
         what = f"no file {filename!r}" if filename else "no such file"
         return RemoteFileNotFoundError(
-            f"The {repository} has {what} at this revision. List its files and choose one of them.", **details
+            f"The {repository} has {what} at this revision. List its files and choose one.", **details
         )
     if status_code == 401 and (reason == _BAD_TOKEN or not repo_id):
         return UnauthorizedError(
-            f"{host} does not accept the token. Make a new one in its settings, then {_LOGIN_HINT}."
+            f"{host} does not accept the token. Create a new one in your Hub settings, then {_LOGIN_HINT}."
             if reason == _BAD_TOKEN
-            else f"{host} wants to know who asks: {_LOGIN_HINT}.",
+            else f"{host} requires a login: {_LOGIN_HINT}.",
             **details,
         )
     if code == "RepoNotFound" or (status_code in (401, 404) and repo_id):
@@ -110,26 +110,26 @@ def error_from_response(
         )
     if status_code == 403:
         return UnauthorizedError(
-            f"{host} does not let this token read the {repository}{_quoted(reason)}. Use a token that may.",
+            f"This token may not read the {repository} at {host}{_quoted(reason)}. Use a token with access to it.",
             **details,
         )
     if status_code == 407:
-        return ProxyError("The proxy wants a login. Put user and password into HTTPS_PROXY.", **details)
+        return ProxyError("The proxy requires authentication. Add user and password to HTTPS_PROXY.", **details)
     if 300 <= status_code < 400:
         target = host_of(fields.get("location", ""))
-        elsewhere = f" It sends to {target}: use that address as the endpoint if you trust it." if target else ""
-        return ServerError(f"{host} sends requests elsewhere, which modeldeck does not follow.{elsewhere}", **details)
+        elsewhere = f" Its target is {target}: use that as the endpoint if you trust it." if target else ""
+        return ServerError(f"{host} redirects to a server that modeldeck does not follow.{elsewhere}", **details)
     if status_code == 404:
-        return ServerError(f"{host} does not answer as a Hub does (404). Check the endpoint (HF_ENDPOINT).", **details)
+        return ServerError(f"{host} does not answer like a Hub (404). Check the endpoint (HF_ENDPOINT).", **details)
     return _server_error(status_code, fields, details, host)
 
 
 def not_a_hub_error(endpoint: str, what: str, *, status_code: int | None = None) -> ServerError:
-    """The answer is not what a Hub sends, such as a web page where JSON should be."""
+    """Return the error for an answer that no Hub sends, such as a web page in place of JSON."""
     details = {} if status_code is None else {"status_code": status_code}
     return ServerError(
-        f"{host_of(endpoint)} sent {what}. Check that the endpoint (HF_ENDPOINT) is a Hugging Face Hub, and that no "
-        "login page of a network stands before it.",
+        f"{host_of(endpoint)} sent {what}. Check that the endpoint (HF_ENDPOINT) is a Hugging Face Hub and that your "
+        "network does not show a login page first.",
         **details,
     )
 
@@ -137,9 +137,9 @@ def not_a_hub_error(endpoint: str, what: str, *, status_code: int | None = None)
 def _gated(status_code: int, repo_id: str, endpoint: str, details: dict[str, Any]) -> GatedError:
     url = model_page_url(endpoint, repo_id)
     if status_code == 401:
-        message = f"{repo_id} is gated: accept its terms at {url}, then {_LOGIN_HINT}, and try again."
+        message = f"{repo_id} is gated. Accept its terms at {url}, then {_LOGIN_HINT}, and try again."
     else:
-        message = f"{repo_id} is gated: accept its terms (or wait for approval) at {url}, then try again."
+        message = f"{repo_id} is gated. Accept its terms at {url} or wait for approval, then try again."
     return GatedError(message, url=url, **details)
 
 
@@ -157,11 +157,11 @@ def _storage_answer(status_code: int, fields: dict[str, str], details: dict[str,
     host = host_of(endpoint)
     if status_code in (401, 403):
         return ServerError(
-            f"The storage of {host} refused the download ({status_code}); its address may have expired. Try again.",
+            f"The storage of {host} refused the download ({status_code}). Its address may have expired. Try again.",
             **details,
         )
     if status_code in (404, 410):
-        return ServerError(f"The storage of {host} has lost the file ({status_code}). Try again later.", **details)
+        return ServerError(f"The storage of {host} does not have the file ({status_code}). Try again later.", **details)
     return _server_error(status_code, fields, details, f"The storage of {host}")
 
 
@@ -170,10 +170,12 @@ def _server_error(status_code: int, fields: dict[str, str], details: dict[str, A
     if (seconds := parse_retry_after(fields, now=time.time())) is not None:
         details["retry_after_seconds"] = seconds
     if status_code >= 500:
-        return ServerError(f"{host} has a problem ({status_code}){reason}. Try again in a few minutes.", **details)
+        return ServerError(f"{host} failed ({status_code}){reason}. Try again in a few minutes.", **details)
     if status_code >= 400:
-        return ServerError(f"{host} refused the request ({status_code}){reason}. Check the endpoint.", **details)
-    return ServerError(f"{host} gave an answer ({status_code}) that does not fit the request. Try again.", **details)
+        return ServerError(
+            f"{host} refused the request ({status_code}){reason}. Check the endpoint (HF_ENDPOINT).", **details
+        )
+    return ServerError(f"{host} sent an unexpected answer ({status_code}). Try again.", **details)
 
 
 def _quoted(reason: str) -> str:
@@ -184,12 +186,12 @@ def _quoted(reason: str) -> str:
 
 
 def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError:
-    """The error that a failed request stands for: httpx's exceptions, and the ``OSError`` below them.
+    """Return the error for a failed request: httpx's exceptions and the ``OSError`` below them.
 
     Parameters
     ----------
     endpoint
-        The address that was asked; only its host is in the message.
+        The address that was asked. Only its host is in the message.
     """
     if isinstance(exc, ModelDeckError):
         return exc
@@ -198,7 +200,7 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
     if isinstance(exc, httpx.ProxyError):
         status = re.match(r"\d{3}\b", str(exc))
         return ProxyError(
-            "The proxy did not pass the request on. Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY.",
+            "The proxy did not forward the request. Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY.",
             **({"status_code": int(status[0])} if status else {}),
         )
     if isinstance(exc, httpx.TimeoutException | TimeoutError):
@@ -208,35 +210,38 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
             reason = cause.verify_message or "its certificate is not trusted"
             return TLSError(
                 f"The secure connection to {host} failed: {reason}. If your network inspects traffic, set "
-                "SSL_CERT_FILE to its certificate authority; check the clock, too."
+                "SSL_CERT_FILE to its certificate authority. Also check this machine's clock."
             )
     is_under_way = isinstance(exc, httpx.ReadError | httpx.WriteError)
     if not is_under_way and any(isinstance(cause, ssl.SSLError) and not _is_cut(cause) for cause in causes):
-        return TLSError(f"The secure connection to {host} failed. Check that its address begins with the right scheme.")
+        return TLSError(
+            f"The secure connection to {host} failed. Check whether its address must begin with http:// instead."
+        )
     if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return OfflineError(f"The name {host} was not found. Check the network connection, and HF_ENDPOINT.")
+        return OfflineError(
+            f"The host name {host} was not found. Check the network connection and the endpoint (HF_ENDPOINT)."
+        )
     if isinstance(exc, httpx.ConnectError | ConnectionRefusedError):
         return OfflineError(f"{host} cannot be reached. Check the network connection, and HTTPS_PROXY if it is set.")
     if isinstance(exc, httpx.RemoteProtocolError) and not _is_cut(exc):
         return ServerError(f"{host} does not speak HTTP. Check the endpoint (HF_ENDPOINT).")
     if isinstance(exc, httpx.DecodingError):
-        return ServerError(f"{host} sent data that cannot be unpacked. Try again.")
+        return ServerError(f"{host} sent data that cannot be decompressed. Try again.")
     if isinstance(exc, httpx.LocalProtocolError | httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return ServerError(f"{host} gave an address or a header that cannot be used. Check the endpoint (HF_ENDPOINT).")
+        return ServerError(f"{host} sent an address or a header that cannot be used. Check the endpoint (HF_ENDPOINT).")
     return OfflineError(f"The connection to {host} was lost. Check the network connection and try again.")
 
 
 def error_from_environment(exc: Exception) -> NetworkError:
-    """The error that a setting of the environment stands for when no client can be made with it. No value is in it."""
+    """Return the error for a setting of the environment that no client can be made with. It has no value in it."""
     if isinstance(exc, OSError):  # ssl.SSLError, too
         return TLSError(
-            "The certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR name cannot be read. Correct these "
-            "settings, or unset them."
+            "The certificate authorities in SSL_CERT_FILE or SSL_CERT_DIR cannot be read. Correct these settings or "
+            "unset them."
         )
     if isinstance(exc, ImportError):
         return ProxyError(
-            "ALL_PROXY, HTTPS_PROXY or HTTP_PROXY names a SOCKS proxy. Install `httpx[socks]` for that, or set an HTTP "
-            "proxy.",
+            "ALL_PROXY, HTTPS_PROXY or HTTP_PROXY names a SOCKS proxy. Install `httpx[socks]`, or set an HTTP proxy.",
             is_setting=True,
         )
     return ProxyError(
@@ -265,15 +270,16 @@ def is_transient(error: ModelDeckError) -> bool:
 
 
 def offline_mode_error() -> OfflineError:
-    """Offline mode was asked for, so no request is made."""
+    """Return the error for a request in offline mode."""
     return OfflineError(
-        "Offline mode is on, so the Hub is not asked. Models in the cache load; unset HF_HUB_OFFLINE to go online.",
+        "Offline mode is on, so the Hub was not asked. Models in the cache still load. To go online, unset "
+        "HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE and restart the kernel: they are read once, at its start.",
         is_offline_mode=True,
     )
 
 
 def host_of(url: str) -> str:
-    """Host and port of an address, for messages: no path, no query, no user."""
+    """Return host and port of an address, for messages: without path, query and user."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -291,7 +297,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _is_cut(exc: BaseException) -> bool:
-    """Whether a protocol or TLS failure is only a connection that ended early."""
+    """Return whether a protocol or TLS failure is only a connection that ended early."""
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return True
     text = str(exc).lower()
@@ -304,32 +310,32 @@ def _is_cut(exc: BaseException) -> bool:
 def error_from_os_error(
     exc: OSError, *, needed_bytes: int | None = None, free_bytes: int | None = None
 ) -> StorageError:
-    """The error that a failed operation in the cache stands for. No path is in it: notebooks are shared.
+    """Return the error for a failed operation in the cache. It has no path in it, because notebooks are shared.
 
     Parameters
     ----------
     needed_bytes, free_bytes
-        What is known of the room, for the details of a full disk.
+        What is known about the space, for the details of a full disk.
     """
     room = {"needed_bytes": needed_bytes, "free_bytes": free_bytes}
     if exc.errno == errno.ENOSPC:
         return DiskFullError(
-            "The disk of the cache is full. Remove files, or set HF_HUB_CACHE to another disk.", **room
+            "The disk with the cache is full. Remove files, or set HF_HUB_CACHE to another disk.", **room
         )
     if exc.errno == errno.EDQUOT:
-        return DiskFullError("Your disk quota for the cache is used up. Remove files, or ask for more room.", **room)
-    if exc.errno == errno.EROFS:
-        return PermissionDeniedError(
-            "The cache is on a read-only disk. Set HF_HUB_CACHE to a directory that can be written."
+        return DiskFullError(
+            "Your disk quota for the cache is used up. Remove files, or ask for a larger quota.", **room
         )
+    if exc.errno == errno.EROFS:
+        return PermissionDeniedError("The cache is on a read-only disk. Set HF_HUB_CACHE to a writable directory.")
     if exc.errno in (errno.EACCES, errno.EPERM):
         return PermissionDeniedError(
-            "You may not write to the cache or not read all of it. Ask its owner for the right, or set HF_HUB_CACHE to "
-            "your own directory."
+            "No permission to read or write the cache. Ask its owner for access, or set HF_HUB_CACHE to a directory "
+            "you own."
         )
     if exc.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return StorageError("A file stands in the cache where a directory belongs, or the reverse. Check HF_HUB_CACHE.")
+        return StorageError("The cache has a file where a directory belongs, or the reverse. Check HF_HUB_CACHE.")
     if exc.errno == errno.ENOENT:
-        return StorageError("A file is no longer in the cache: somebody deleted it. Download the model again.")
+        return StorageError("A file of the cache was deleted. Download the model again.")
     reason = exc.strerror or type(exc).__name__
-    return StorageError(f"The disk of the cache failed: {reason}. Check it, or set HF_HUB_CACHE to another one.")
+    return StorageError(f"The disk with the cache failed: {reason}. Check it, or set HF_HUB_CACHE to another disk.")

@@ -1,4 +1,4 @@
-"""The Hub's rate limits, read from every answer and respected before they hit. Pure: the caller brings the clock.
+"""The Hub's rate limits, read from every answer and respected before they are reached. Pure: callers pass the time.
 
 The Hub counts requests in fixed windows of five minutes, for three buckets: "api", "resolvers" and "pages". Every
 answer carries ``RateLimit: "api";r=499;t=125``: requests left, seconds until the window ends.
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 _MAX_WAIT_SECONDS = 86_400.0
-"""Nothing waits longer than a day, whatever a server says."""
+"""The longest wait, whatever a server asks for."""
 
 _BUCKETS = ("api", "resolvers", "pages")
 
@@ -27,7 +27,7 @@ _SECONDS = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """What is left of one bucket."""
+    """The requests that are left in one bucket, and the seconds until it is full again."""
 
     bucket: str
     remaining: int
@@ -35,12 +35,12 @@ class RateLimit:
 
 
 def lower_names(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers by lower-case name, so that any mapping of them can be read alike."""
+    """Return headers by lower-case name, so that any mapping of them is read alike."""
     return {name.lower(): value for name, value in headers.items()}
 
 
 def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
-    """The bucket with the least left, or ``None`` when the answer speaks of none."""
+    """Return the bucket with the fewest requests left, or ``None`` when the answer has no rate limit."""
     found = [
         RateLimit(bucket=bucket, remaining=int(remaining), reset_seconds=min(float(reset), _MAX_WAIT_SECONDS))
         for bucket, remaining, reset in _RATE_LIMIT.findall(lower_names(headers).get("ratelimit", ""))
@@ -49,7 +49,7 @@ def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
 
 
 def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds to wait by ``Retry-After``, which is a number or an HTTP date, or else by an exhausted ``RateLimit``.
+    """Return the seconds to wait by ``Retry-After`` (a number or an HTTP date), or else by an exhausted ``RateLimit``.
 
     Parameters
     ----------
@@ -75,16 +75,16 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
 
 
 class RateLimits:
-    """What the last answers said of each bucket, and so how long to wait before the next request.
+    """Remembers each bucket's state from the last answers, and how long to wait before the next request.
 
-    ``now`` is any clock that only goes forward, in seconds, the same for every call.
+    ``now`` is in seconds, of any one clock that only goes forward.
     """
 
     def __init__(self) -> None:
         self._blocked_until: dict[str, float] = {}
 
     def observe(self, headers: Mapping[str, str], *, now: float) -> None:
-        """Take note of an answer's headers."""
+        """Remember the rate limit in an answer's headers."""
         rate_limit = parse_rate_limit(headers)
         if rate_limit is None or rate_limit.bucket not in _BUCKETS:
             return
@@ -94,5 +94,5 @@ class RateLimits:
             self._blocked_until.pop(rate_limit.bucket, None)
 
     def wait_seconds(self, bucket: str, *, now: float) -> float:
-        """Seconds until the bucket has requests again; 0 when nothing is known against a request now."""
+        """Return the seconds until the bucket has requests again, or 0 when a request may be sent now."""
         return max(0.0, self._blocked_until.get(bucket, now) - now)

@@ -1,7 +1,7 @@
-"""Names and addresses of the Hub, pure: what may be asked for, where it is, and who may see the token.
+"""Names and addresses of the Hub, and the origin that may see the token. Pure.
 
-Repository ids, revisions and filenames become paths below the cache directory. What could lead out of it, or means
-something else on another system, is refused here, once, for every layer.
+Repository ids, revisions and filenames become paths below the cache directory. A name that could lead out of it, or
+that means something else on another system, is refused here, once for every layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modeldeck._errors import InvalidRequestError
 from modeldeck._types import MAX_PAGE_SIZE, SearchQuery, SortKey
 
 PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
-"""A mirror may send a client on to the public Hub. Such a redirect is followed, without the token."""
+"""A mirror may redirect to the public Hub. Such a redirect is followed, without the token."""
 
 _MAX_PART_BYTES = 255
 _MAX_PATH_BYTES = 1024
@@ -42,10 +42,10 @@ _EXPAND = ("downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag"
 
 
 def check_repo_id(repo_id: str) -> str:
-    """The repository id itself, by huggingface_hub's rules.
+    """Return a repository id that follows huggingface_hub's rules.
 
-    They are written out here and in ``resolve_url``, and tested against huggingface_hub, because importing its own
-    takes a tenth of a second of the engine's start, and 5 MiB.
+    The rules are written out here and in ``resolve_url``, and tested against huggingface_hub, because importing
+    huggingface_hub takes a tenth of a second of the engine's start, and 5 MiB.
 
     Raises
     ------
@@ -60,22 +60,22 @@ def check_repo_id(repo_id: str) -> str:
         and not repo_id.endswith(".git")
     )
     if not is_valid:
-        raise InvalidRequestError(f"{_shown(repo_id)} is no repository id. Give one like 'owner/name'.")
+        raise InvalidRequestError(f"{_shown(repo_id)} is not a repository id. Write it as OWNER/NAME.")
     return repo_id
 
 
 def check_revision(revision: str) -> str:
-    """The revision itself: a branch, a tag, ``refs/pr/1`` or a commit hash that is also a safe path below ``refs/``."""
+    """Return a revision that is also a safe path below ``refs/``: a branch, a tag, ``refs/pr/1`` or a commit hash."""
     problem = _path_problem(revision)
     if problem is None and _NOT_IN_REVISION.search(revision):
-        problem = "it has characters that git allows in no name"
+        problem = "git does not allow some of its characters"
     if problem:
-        raise InvalidRequestError(f"{_shown(revision)} is no revision: {problem}. Give a branch, a tag or a commit.")
+        raise InvalidRequestError(f"{_shown(revision)} is not a revision: {problem}. Give a branch, a tag or a commit.")
     return revision
 
 
 def check_filename(filename: str) -> str:
-    """The filename itself: a path inside the repository that stays inside the cache on every system."""
+    """Return a filename that stays inside the cache on every system: a path inside the repository."""
     problem = _path_problem(filename)
     if problem:
         raise InvalidRequestError(f"{_shown(filename)} cannot be the name of a file in the cache: {problem}.")
@@ -91,14 +91,14 @@ def is_sha256(text: object) -> bool:
 
 
 def check_blob_name(etag: str) -> str:
-    """The etag itself, if it may name a blob: a sha256 (LFS) or a git sha1."""
+    """Return an etag that may name a blob: a sha256 (LFS) or a git sha1."""
     if not (is_sha256(etag) or is_commit_hash(etag)):
-        raise InvalidRequestError(f"{_shown(etag)} is no digest, so no file in the cache can have it as its name.")
+        raise InvalidRequestError(f"{_shown(etag)} is not a digest, so it cannot be the name of a file in the cache.")
     return etag
 
 
 def normalize_etag(etag: str | None) -> str | None:
-    """An ETag without weakness mark and quotes, in lower case; mirrors leave out either."""
+    """Return an ETag without weakness mark and quotes, in lower case. Mirrors differ in these."""
     if etag is None:
         return None
     return etag.strip().removeprefix("W/").strip('"').lower() or None
@@ -106,11 +106,11 @@ def normalize_etag(etag: str | None) -> str | None:
 
 def _path_problem(path: object) -> str | None:
     if not isinstance(path, str) or not path:
-        return "it is empty or no text"
+        return "it is empty or not text"
     try:
         encoded = path.encode()
     except UnicodeEncodeError:
-        return "it is no valid text"
+        return "it has characters that are not valid text"
     if len(encoded) > _MAX_PATH_BYTES:
         return f"it is longer than {_MAX_PATH_BYTES} bytes"
     if _CONTROL.search(path) or "\\" in path:
@@ -136,9 +136,9 @@ def _shown(value: object) -> str:
 
 
 def search_url(endpoint: str, query: SearchQuery) -> str:
-    """Address of the first page of GGUF repositories that match. The next pages' addresses come from the Hub."""
+    """Return the address of the first page of GGUF repositories that match. The Hub gives those of the next pages."""
     if query.sort not in _SORT_KEYS:
-        raise InvalidRequestError(f"{_shown(query.sort)} is no order. Choose one of {', '.join(_SORT_KEYS)}.")
+        raise InvalidRequestError(f"{_shown(query.sort)} is not a sort order. Choose one of {', '.join(_SORT_KEYS)}.")
     parameters = [("filter", "gguf")]
     if text := query.text.strip():
         parameters.append(("search", repo_id_in(text, endpoint) or text))
@@ -153,7 +153,7 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
     try:
         return f"{endpoint}/api/models?{urlencode(parameters)}"
     except UnicodeEncodeError as error:
-        raise InvalidRequestError("The text to search for is no valid text. Type it again.") from error
+        raise InvalidRequestError("The search text contains invalid characters. Type it again.") from error
 
 
 def model_info_url(endpoint: str, repo_id: str, revision: str) -> str:
@@ -161,19 +161,19 @@ def model_info_url(endpoint: str, repo_id: str, revision: str) -> str:
 
 
 def tree_url(endpoint: str, repo_id: str, revision: str) -> str:
-    """Address of the listing of all files: without ``recursive`` the shards in a subfolder would be missing."""
+    """Return the address of the listing of all files. Without ``recursive`` the shards in a folder would be missing."""
     tree = f"{endpoint}/api/models/{check_repo_id(repo_id)}/tree/{quote(check_revision(revision), safe='')}"
     return f"{tree}?recursive=true&expand=false"
 
 
 def resolve_url(endpoint: str, repo_id: str, revision: str, filename: str) -> str:
-    """Address a file is downloaded from, by huggingface_hub's rules."""
+    """Return the address a file is downloaded from, by huggingface_hub's rules."""
     revision = quote(check_revision(revision), safe="")
     return f"{endpoint}/{check_repo_id(repo_id)}/resolve/{revision}/{quote(check_filename(filename))}"
 
 
 def model_page_url(endpoint: str, repo_id: str) -> str:
-    """The page for people, where a licence is accepted."""
+    """Return the address of the page on which people accept a licence."""
     return f"{endpoint}/{repo_id}"
 
 
@@ -189,9 +189,9 @@ def repo_id_in(address: str, endpoint: str) -> str | None:
 
 
 def origin_of(url: str | httpx.URL) -> tuple[str, str, int] | None:
-    """Scheme, host and port, or ``None`` for what is no web address.
+    """Return scheme, host and port, or ``None`` for anything but a web address.
 
-    It is read with the parser that also sends the request, so that no address means one host here and another there.
+    The parser is the one that also sends the request, so that an address cannot mean one host here and another there.
     """
     try:
         parsed = httpx.URL(url)
@@ -204,7 +204,7 @@ def origin_of(url: str | httpx.URL) -> tuple[str, str, int] | None:
 
 
 def join_url(base: str, reference: str) -> str | None:
-    """The web address that a ``Location`` or ``Link`` header means, or ``None`` when it means none."""
+    """Return the web address that a ``Location`` or ``Link`` header means, or ``None`` when it does not mean one."""
     try:
         joined = httpx.URL(base).join(reference)
     except (httpx.InvalidURL, ValueError):
@@ -218,23 +218,23 @@ def is_same_origin(url: str | httpx.URL, other: str | httpx.URL) -> bool:
 
 
 def is_hub_url(url: str | httpx.URL, endpoint: str) -> bool:
-    """Whether the address is the endpoint's own or the public Hub's, so that its answers are a Hub's answers."""
+    """Return whether an address is at the endpoint or at the public Hub, so that its answers are a Hub's answers."""
     return is_same_origin(url, endpoint) or origin_of(url) in PUBLIC_HUB_ORIGINS
 
 
 def authorization_headers(url: str | httpx.URL, *, endpoint: str, token: str | None) -> dict[str, str]:
-    """The header that carries the token, for the endpoint's own origin only; no header for any other address.
+    """Return the header with the token for the endpoint's own origin, and no header for any other address.
 
     Raises
     ------
     InvalidRequestError
-        When the token has characters that no header may carry. The token is not in the message.
+        When the token has characters that a header may not have. The token is not in the message.
     """
     if not token or not is_same_origin(url, endpoint):
         return {}
     token = token.strip()
     if not re.fullmatch(r"[\x21-\x7e]+", token):
         raise InvalidRequestError(
-            "The token has spaces or characters that no token has. Copy it again from the Hub's settings, to HF_TOKEN."
+            "The token contains invalid characters. Copy it again from your Hub settings into HF_TOKEN."
         )
     return {"Authorization": f"Bearer {token}"}

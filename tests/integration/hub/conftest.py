@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from modeldeck._settings import Settings
-from modeldeck.hub import client as client_module
-from modeldeck.hub.client import HubClient
+from modeldeck.hub.client import ClientLimits, HubClient
 from tools.localhub import LocalHub
 from tools.localhub.faults import Reply
 
@@ -37,11 +36,9 @@ def server(servers: Callable[[], LocalHub]) -> LocalHub:
 
 
 @pytest.fixture
-async def hub(
-    server: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
-) -> AsyncIterator[HubClient]:
+async def hub(server: LocalHub, tmp_path: Path, anyio_backend: str) -> AsyncIterator[HubClient]:
     """A client of the scripted hub, with a token, that does not pause between tries."""
-    monkeypatch.setattr(client_module, "_BACKOFF_SECONDS", (0.0, 0.0))
-    client = HubClient(Settings(endpoint=server.endpoint, cache_dir=tmp_path, token="hf_secret"))
+    settings = Settings(endpoint=server.endpoint, cache_dir=tmp_path, token="hf_secret")
+    client = HubClient(settings, limits=ClientLimits(retry_seconds=0.0))
     yield client
     await client.aclose()

@@ -42,8 +42,9 @@ def published(cache_dir: Path, hub: LocalHub, **changes: Any) -> str:
         cache.prepare_repo(cache_dir, "o/n")
         partial = cache.blob_path(cache_dir, "o/n", etag).with_suffix(".1.part")
         partial.write_bytes(content)
-        about = {"repo_id": "o/n", "revision": "main", "commit_hash": commit_hash, "filename": filename, "etag": etag}
+        about = {"repo_id": "o/n", "commit_hash": commit_hash, "filename": filename, "etag": etag}
         cache.publish_blob(cache_dir, **{**about, **changes}, verified=partial)
+    cache.write_ref(cache_dir, "o/n", "main", commit_hash)
     return commit_hash
 
 
@@ -185,8 +186,9 @@ def test_bytes_in_the_shared_store_go_when_their_last_user_goes(tmp_path: Path) 
         cache.prepare_repo(tmp_path, repo_id)
         partial = cache.blob_path(tmp_path, repo_id, etag).with_suffix(".1.part")
         partial.write_bytes(content)
-        about = {"repo_id": repo_id, "revision": "main", "commit_hash": commit_hash, "filename": NAME, "etag": etag}
+        about = {"repo_id": repo_id, "commit_hash": commit_hash, "filename": NAME, "etag": etag}
         cache.publish_blob(tmp_path, **about, verified=partial)
+        cache.write_ref(tmp_path, repo_id, "main", commit_hash)
         share(tmp_path, repo_id, content, xet_hash)
     payload = tmp_path / "blobs" / "ab" / xet_hash
     (first, second) = cache.list_models(tmp_path)

@@ -30,8 +30,9 @@ for number in range(first, first + 10_000):
     partial = cache.blob_path(cache_dir, "o/n", etag).with_suffix(".1.part")
     partial.write_bytes(content)
     commit_hash = hashlib.sha1(b"%d" % number).hexdigest()
-    about = {"repo_id": "o/n", "revision": "main", "commit_hash": commit_hash, "filename": "a/m.gguf", "etag": etag}
+    about = {"repo_id": "o/n", "commit_hash": commit_hash, "filename": "a/m.gguf", "etag": etag}
     path = cache.publish_blob(cache_dir, **about, verified=partial)
+    cache.write_ref(cache_dir, "o/n", "main", commit_hash)
     if number % 4 == 0:
         cache.remove(cache_dir, repo_id="o/n", commit_hash=commit_hash, filenames=["a/m.gguf"])
 """
@@ -89,12 +90,12 @@ def test_publishing_while_huggingface_hub_downloads_the_same_file(
             partial.write_bytes(content)
             about = {
                 "repo_id": "o/n",
-                "revision": "main",
                 "commit_hash": commit_hash,
                 "filename": "m.gguf",
                 "etag": etag,
             }
             path = cache.publish_blob(cache_dir, **about, verified=partial)
+            cache.write_ref(cache_dir, "o/n", "main", commit_hash)
             assert path.read_bytes() == content
             assert other.poll() is None
             hub.faults.remove(slow)

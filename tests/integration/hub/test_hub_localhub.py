@@ -12,8 +12,7 @@ import trustme
 from modeldeck._errors import ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import SearchQuery
-from modeldeck.hub import client as client_module
-from modeldeck.hub.client import HubClient
+from modeldeck.hub.client import ClientLimits, HubClient
 from tools.localhub import LocalHub
 from tools.localhub.faults import Cut, MirrorHeaders, RedirectLoop, Reply
 
@@ -35,14 +34,12 @@ def local() -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-async def connect(
-    local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
-) -> AsyncIterator[Callable[..., HubClient]]:
-    monkeypatch.setattr(client_module, "_BACKOFF_SECONDS", (0.0, 0.0))
+async def connect(local: LocalHub, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Callable[..., HubClient]]:
     clients: list[HubClient] = []
 
     def connect(token: str | None = None) -> HubClient:
-        clients.append(HubClient(Settings(endpoint=local.endpoint, cache_dir=tmp_path, token=token)))
+        settings = Settings(endpoint=local.endpoint, cache_dir=tmp_path, token=token)
+        clients.append(HubClient(settings, limits=ClientLimits(retry_seconds=0.0)))
         return clients[-1]
 
     yield connect

@@ -1,0 +1,148 @@
+"""The Hub's JSON: the shapes it is decoded into, and what modeldeck takes from them. Pure.
+
+"Upstream API shape is not a contract": what a request depends on is checked strictly, and everything else is optional,
+so that a field with an unexpected type is unknown instead of costing the row that it decorates.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._types import Gated, GGUFFile, ModelSummary
+from modeldeck.hub.urls import check_filename, check_repo_id
+
+_LICENSE_TAG = "license:"
+_PROJECTOR_ARCHITECTURE = "clip"
+"""The Hub indexes one GGUF file of a repository, and that file may be the vision projector."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Text = Annotated[str, msgspec.Meta(max_length=256)]
+_Tags = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1000)]
+_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+_GitHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}\\Z")]
+_GATED = Literal["auto", "manual"] | bool
+
+
+class SearchRow(msgspec.Struct, kw_only=True):
+    """One repository of a search."""
+
+    id: str
+    downloads: Any = None
+    likes: Any = None
+    lastModified: Any = None  # noqa: N815
+    gated: Any = None
+    private: Any = None
+    tags: Any = None
+    pipeline_tag: Any = None
+    gguf: Any = None
+
+
+class ModelInfo(msgspec.Struct, kw_only=True):
+    """One repository at one revision. ``sha`` is the commit."""
+
+    id: str
+    sha: _GitHash
+    gated: Any = None
+    tags: Any = None
+    cardData: Any = None  # noqa: N815
+
+
+class LFSPointer(msgspec.Struct):
+    """A file in git-lfs. ``oid`` is the sha256 of its content."""
+
+    oid: _Digest
+    size: _Count
+
+
+class TreeEntry(msgspec.Struct):
+    """A file or folder of a listing. ``oid`` is git's own hash, of the pointer's text for a file in git-lfs."""
+
+    type: str
+    path: str
+    oid: Any = None
+    size: _Count | None = None
+    lfs: LFSPointer | None = None
+
+
+def summary_of(row: SearchRow) -> ModelSummary:
+    """Return what a search says of a repository."""
+    gguf: dict[str, Any] = _optional(row.gguf, dict[str, Any]) or {}
+    if gguf.get("architecture") == _PROJECTOR_ARCHITECTURE:
+        gguf = {}
+    tags: tuple[str, ...] = _optional(row.tags, _Tags) or ()
+    return ModelSummary(
+        repo_id=row.id,
+        downloads=_optional(row.downloads, _Count),
+        likes=_optional(row.likes, _Count),
+        last_modified=_optional(row.lastModified, _Text),
+        gated=_optional(row.gated, _GATED),
+        is_private=_optional(row.private, bool),
+        tags=tags,
+        license=_license_among(tags),
+        pipeline_tag=_optional(row.pipeline_tag, _Text),
+        architecture=_optional(gguf.get("architecture"), _Text),
+        parameter_count=_optional(gguf.get("total"), _Count),
+        context_length=_optional(gguf.get("context_length"), _Count),
+        has_chat_template="chat_template" in gguf if gguf else None,
+    )
+
+
+def gated_of(info: ModelInfo) -> Gated:
+    """Return the repository's ``gated``, or ``None`` when it is not told."""
+    gated: Gated = _optional(info.gated, _GATED)
+    return gated
+
+
+def license_of(info: ModelInfo) -> str | None:
+    """Return the licence that the tags name, or else the model card."""
+    tags: tuple[str, ...] = _optional(info.tags, _Tags) or ()
+    card: dict[str, Any] = _optional(info.cardData, dict[str, Any]) or {}
+    license_name: str | None = _license_among(tags) or _optional(card.get("license"), _Text)
+    return license_name
+
+
+def file_of(entry: TreeEntry) -> GGUFFile:
+    """Return the file of a listing's entry.
+
+    Home-made hubs send a git hash that is not the one of the file. It is used only where it has git's form; for a file
+    in git-lfs the sha256 decides.
+    """
+    oid: str | None = _optional(entry.oid, _GitHash)
+    if entry.lfs is None:
+        return GGUFFile(filename=entry.path, size=entry.size, oid=oid)
+    return GGUFFile(filename=entry.path, size=entry.lfs.size, sha256=entry.lfs.oid, oid=oid)
+
+
+def is_repo_id(text: str) -> bool:
+    """Return whether a name that the Hub sent can be asked for and stored."""
+    try:
+        check_repo_id(text)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+def is_filename(text: str) -> bool:
+    """Return whether a path that the Hub sent stays inside the cache."""
+    try:
+        check_filename(text)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+def _optional(value: object, wanted: Any) -> Any:
+    """Return the value if it has the wanted type, else ``None``."""
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError:
+        return None
+
+
+def _license_among(tags: tuple[str, ...]) -> str | None:
+    return next((tag.removeprefix(_LICENSE_TAG) for tag in tags if tag.startswith(_LICENSE_TAG)), None)
