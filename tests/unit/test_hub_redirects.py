@@ -7,22 +7,23 @@ from modeldeck.hub.redirects import next_page, redirect_target
 ENDPOINT = "https://hub.example"
 MIRROR = "https://mirror.example/api/hf"
 FILE = "resolve/main/m.gguf"
-COMMIT = "a" * 40
+INFO = "/api/models/o/n/revision/main"
+SMALL = f"/api/resolve-cache/models/o/n/{'a' * 40}/a%20b?x"
 
 
 @pytest.mark.parametrize(
     ("endpoint", "asked", "location", "target"),
     [
         # A Hub at the root of its origin: an address is what it says.
-        (ENDPOINT, "/api/models/old/revision/main", "/api/models/o/n/revision/main", f"{ENDPOINT}/api/models/o/n/revision/main"),
+        (ENDPOINT, "/api/models/old/revision/main", INFO, f"{ENDPOINT}{INFO}"),
         (ENDPOINT, f"/old/{FILE}", f"/o/n/{FILE}?x=%2F", f"{ENDPOINT}/o/n/{FILE}?x=%2F"),
         (ENDPOINT, f"/o/n/{FILE}", "https://cdn.example/a~b?Signature=s%2B", "https://cdn.example/a~b?Signature=s%2B"),
         (ENDPOINT, f"/o/n/{FILE}", "file:///etc/passwd", None),
         # A Hub below a path: a renamed repository and small files stay below it.
-        (MIRROR, "/api/models/old/revision/main", "/api/models/o/n/revision/main", f"{MIRROR}/api/models/o/n/revision/main"),
+        (MIRROR, "/api/models/old/revision/main", INFO, f"{MIRROR}{INFO}"),
         (MIRROR, f"/old/{FILE}", f"/o/n/{FILE}", f"{MIRROR}/o/n/{FILE}"),
         (MIRROR, f"/o/n/{FILE}", f"/n/{FILE}", f"{MIRROR}/n/{FILE}"),
-        (MIRROR, f"/o/n/{FILE}", f"/api/resolve-cache/models/o/n/{COMMIT}/a%20b?x", f"{MIRROR}/api/resolve-cache/models/o/n/{COMMIT}/a%20b?x"),
+        (MIRROR, f"/o/n/{FILE}", SMALL, f"{MIRROR}{SMALL}"),
         (MIRROR, f"/old/{FILE}", f"{MIRROR}/o/n/{FILE}", f"{MIRROR}/o/n/{FILE}"),
         (MIRROR, f"/old/{FILE}", f"https://mirror.example/o/n/{FILE}", f"{MIRROR}/o/n/{FILE}"),
         (MIRROR, f"/old/{FILE}", f"https://huggingface.co/o/n/{FILE}", f"{MIRROR}/o/n/{FILE}"),
@@ -31,7 +32,7 @@ COMMIT = "a" * 40
         (MIRROR, f"/o/n/{FILE}", f"https://other.example/o/n/{FILE}", f"https://other.example/o/n/{FILE}"),
         (MIRROR, f"/o/n/{FILE}", f"https://huggingface.co/o/n/{FILE}", f"https://huggingface.co/o/n/{FILE}"),
     ],
-)  # fmt: skip
+)
 def test_a_redirect_leads_to(endpoint: str, asked: str, location: str, target: str | None) -> None:
     assert redirect_target(f"{endpoint}{asked}", location, endpoint=endpoint) == target
 
@@ -54,7 +55,8 @@ def test_the_next_page_is_at_the_endpoint(endpoint: str, link: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "link", ["/api/whoami", "https://huggingface.co/api/models/o/n", "file:///api/models", "http://[", "/models?cursor=1"]
+    "link",
+    ["/api/whoami", "https://huggingface.co/api/models/o/n", "file:///api/models", "http://[", "/models?cursor=1"],
 )
 def test_a_link_to_something_else_is_not_a_page(link: str) -> None:
     first = f"{MIRROR}/api/models?filter=gguf"
