@@ -92,6 +92,12 @@ class Child:
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The process id, while there is a process."""
+        process = self._process
+        return None if process is None else process.pid
+
     def ask(
         self, request: object, *, timeout_seconds: float | None = None, check: Callable[[], object] | None = None
     ) -> Reply:
@@ -170,6 +176,10 @@ class _Process:
             raise
         self._reader = threading.Thread(target=self._read, name="modeldeck-child", daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     @property
     def is_running(self) -> bool:

@@ -96,7 +96,7 @@ exec(compile(code, "<child>", "exec"), variables)
 def run_child(tmp_path_factory: pytest.TempPathFactory) -> RunChild:
     """Run code in a process of its own, which may die of it. They are forked from one that has imported llama_cpp."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llama_cpp", "modeldeck.llama.guard", "modeldeck.llama.loading"])
+    context.set_forkserver_preload(["llama_cpp", "modeldeck.llama.handle", "modeldeck.llama.loading"])
     folder = tmp_path_factory.mktemp("children")
 
     def run(code: str, *, timeout: float = 100.0, **variables: object) -> Outcome:

@@ -2,7 +2,7 @@
 
 import threading
 
-from modeldeck.llama.native import NativeThread
+from modeldeck.llama.native_thread import NativeThread
 
 CALLERS = 16
 

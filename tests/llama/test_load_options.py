@@ -10,7 +10,7 @@ import pytest
 
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
 from modeldeck.gguf.metadata import GGUFMetadata
-from modeldeck.llama.checks import ModelFile
+from modeldeck.llama.model_file import ModelFile
 from modeldeck.llama.options import choose_options
 from modeldeck.sizing.devices import GPU
 from modeldeck.sizing.hardware import Hardware

@@ -46,7 +46,7 @@ def test_a_hostile_template_is_an_error_of_the_chat_only(run_child: Any, tmp_pat
         import psutil, resource, time
         from modeldeck.llama import load
         llm = load(path, n_threads=1, n_threads_batch=1)
-        llm._control.renderer._max_seconds = 1.0
+        llm._execution.renderer._max_seconds = 1.0
         for _ in range(2):
             try:
                 print(llm.create_chat_completion([{"role": "user", "content": "x"}])["choices"])

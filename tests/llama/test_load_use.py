@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
@@ -135,7 +136,7 @@ def test_cancel_ends_a_long_prompt_and_the_model_goes_on(slow_llm: Any) -> None:
     before = slow_llm("The capital of France is", max_tokens=5, temperature=0.0)["choices"][0]["text"]
     assert slow_llm.cancel() is False  # nothing runs
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
-    until(lambda: slow_llm._control.thread.is_busy)
+    until(lambda: slow_llm._execution.thread.is_busy)
     time.sleep(0.3)  # well inside the first batch
     asked = time.monotonic()
     assert slow_llm.cancel() is True
@@ -149,21 +150,21 @@ def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     path = tiny_models.write_chat_model(tmp_path / "endless.gguf", chat_template=endless)
     with load(path, n_threads=1, n_threads_batch=1) as llm:
-        llm._control.renderer._max_seconds = WAIT_SECONDS
+        llm._execution.renderer._max_seconds = WAIT_SECONDS
         running = Caller(llm.create_chat_completion, MESSAGES)
-        until(lambda: llm._control.renderer._child is not None)
-        child = llm._control.renderer._child
+        until(lambda: llm._execution.renderer._child.pid is not None)
+        child = llm._execution.renderer._child.pid
         getattr(llm, way)()
         error = running.finish()
         assert isinstance(error, GenerationCancelledError if way == "cancel" else ModelUnloadedError)
-        assert child.returncode is not None
+        assert not psutil.pid_exists(child)
         if way == "cancel":
             assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
 
 
 def test_cancel_reaches_only_the_running_call(slow_llm: Any) -> None:
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
-    until(lambda: slow_llm._control.thread.is_busy)
+    until(lambda: slow_llm._execution.thread.is_busy)
     waiting = Caller(slow_llm, "Hello", max_tokens=2)
     slow_llm.cancel()
     assert isinstance(running.finish(), GenerationCancelledError)
@@ -190,7 +191,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
         at = []
 
         def interrupt():
-            while not llm._control.thread.is_busy:
+            while not llm._execution.thread.is_busy:
                 time.sleep(0.01)
             time.sleep(0.3)
             at.append(time.monotonic())
@@ -215,7 +216,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
 
 def test_unload_while_a_prompt_is_read(slow_llm: Any) -> None:
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
-    until(lambda: slow_llm._control.thread.is_busy)
+    until(lambda: slow_llm._execution.thread.is_busy)
     waiting = Caller(slow_llm, "Hello")
     time.sleep(0.3)
     asked = time.monotonic()
@@ -228,9 +229,9 @@ def test_unload_while_a_prompt_is_read(slow_llm: Any) -> None:
 
 def test_the_last_reference_unloads(chat_model: Path) -> None:
     llm = load(chat_model, n_threads=1, n_threads_batch=1)
-    thread = llm._control.thread._thread
+    thread = llm._execution.thread._thread
     llm.create_chat_completion(MESSAGES)
-    child = llm._control.renderer._child
+    child = llm._execution.renderer._child.pid
     gone = weakref.ref(llm)
     gc.disable()
     try:
@@ -239,7 +240,7 @@ def test_the_last_reference_unloads(chat_model: Path) -> None:
     finally:
         gc.enable()
     assert not thread.is_alive()
-    assert child.returncode is not None
+    assert not psutil.pid_exists(child)
 
 
 def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> None:

@@ -51,11 +51,11 @@ MISUSES = {
     "text of a token out of range": ("llm._model.token_get_text(10**6)", "InvalidRequestError"),
     "tokenizer and a token out of range": ("llm.tokenizer().decode([10**6])", "InvalidRequestError"),
     "exception in C++": (
-        "llm._exclusively(lambda: llama_cpp.llama_vocab_get_text(llm._model.vocab, 10**6))",
+        "llm._run_exclusively(lambda: llama_cpp.llama_vocab_get_text(llm._model.vocab, 10**6))",
         "LlamaCrashedError",
     ),
     "crash while looking something up": (
-        "llm._control.look_up(lambda: llama_cpp.llama_vocab_get_text(llm._model.vocab, 10**6))",
+        "llm._execution.look_up(lambda: llama_cpp.llama_vocab_get_text(llm._model.vocab, 10**6))",
         "LlamaCrashedError",
     ),
     "crash on a thread of OpenMP": (

@@ -10,7 +10,7 @@ import modeldeck
 
 PACKAGE = Path(modeldeck.__file__).parent
 
-BASE = {"_types", "_errors", "_files", "_backoff", "_settings", "_loop", "_wire"}
+BASE = {"_types", "_errors", "_files", "_backoff", "_children", "_heap", "_settings", "_loop", "_wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_types": set(),
     "_errors": {"_types"},
@@ -19,6 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_settings": {"_errors"},
     "_loop": {"_errors"},
     "_wire": {"_types"},
+    "_children": set(),
+    "_heap": set(),
     "gguf": BASE,
     "sizing": BASE | {"gguf"},
     "hub": BASE,

@@ -1,4 +1,4 @@
-"""Loading models: a ``llama_cpp.Llama`` that reports progress, gives its memory back, and cannot kill the kernel."""
+"""Loads models: a ``llama_cpp.Llama`` that reports progress, frees its memory, and cannot end the process."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from modeldeck.llama.install import LlamaAvailability, availability
 from modeldeck.llama.loading import load
-from modeldeck.llama.measured import Measurement, MeasurementStore
+from modeldeck.llama.measurements import Measurement, MeasurementStore
 
 if TYPE_CHECKING:
-    from modeldeck.llama.guard import Guarded as Llama
+    from modeldeck.llama.handle import Llama
 
 __all__ = ["Llama", "LlamaAvailability", "Measurement", "MeasurementStore", "availability", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Llama":
-        from modeldeck.llama.guard import llama_class
+        from modeldeck.llama.handle import Llama
 
-        return llama_class()
+        return Llama
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

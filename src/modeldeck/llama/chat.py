@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modeldeck.llama.templates import TemplateRenderer
-
-if TYPE_CHECKING:
-    from modeldeck.llama.guard import Guarded
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 _DEFAULT_FORMAT = "chat_template.default"
 
 
-class SafeFormatter:
-    """What ``llama_cpp.llama_chat_format.Jinja2ChatFormatter`` is, without jinja in this process."""
+class TemplateFormatter:
+    """Does what ``llama_cpp.llama_chat_format.Jinja2ChatFormatter`` does, without jinja in this process."""
 
-    def __init__(self, llama: Guarded, llama_cpp: ModuleType, template: str) -> None:
-        self._renderer: TemplateRenderer = llama._control.renderer
+    def __init__(self, llama: Any, llama_cpp: ModuleType, template: str, renderer: TemplateRenderer) -> None:
+        self._renderer = renderer
         self._llama_cpp = llama_cpp
         self._template = template
         self._eos_id = llama.token_eos()
@@ -59,8 +56,14 @@ class SafeFormatter:
         return bool(tokens[-1] == self._eos_id)
 
 
-def add_template_handlers(llama: Guarded, llama_cpp: ModuleType) -> None:
-    """Register a handler for each template in the model's metadata, under llama-cpp-python's names for them."""
+def add_template_handlers(llama: Any, llama_cpp: ModuleType, renderer: TemplateRenderer) -> None:
+    """Register a chat handler for each template in a model's metadata, under llama-cpp-python's names for them.
+
+    Parameters
+    ----------
+    llama
+        The ``llama_cpp.Llama``.
+    """
     for key, template in llama.metadata.items():
         if key == TEMPLATE_KEY:
             name = _DEFAULT_FORMAT
@@ -68,21 +71,21 @@ def add_template_handlers(llama: Guarded, llama_cpp: ModuleType) -> None:
             name = key.removeprefix("tokenizer.")
         else:
             continue
-        formatter = SafeFormatter(llama, llama_cpp, template)
+        formatter = TemplateFormatter(llama, llama_cpp, template, renderer)
         make_handler = llama_cpp.llama_chat_format.chat_formatter_to_chat_completion_handler
         llama._chat_handlers[name] = make_handler(formatter)
 
 
-def default_format(llama: Guarded, llama_cpp: ModuleType) -> str:
-    """The chat format to use when none was asked for, chosen as llama-cpp-python does."""
+def default_format(llama: Any, llama_cpp: ModuleType) -> str:
+    """Choose the chat format that llama-cpp-python chooses when none is given."""
     if TEMPLATE_KEY not in llama.metadata:
         return str(llama.chat_format)
     known = llama_cpp.llama_chat_format.guess_chat_format_from_gguf_metadata(llama.metadata)
     return known or _DEFAULT_FORMAT
 
 
-def special_tokens(llama: Guarded) -> tuple[str, str]:
-    """The texts of the end and the beginning token, empty where the model has none."""
+def special_tokens(llama: Any) -> tuple[str, str]:
+    """Return the texts of the end and the beginning token, empty where the model has none."""
     eos, bos = (
         llama._model.token_get_text(token) if token != -1 else "" for token in (llama.token_eos(), llama.token_bos())
     )

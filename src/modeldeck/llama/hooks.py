@@ -1,56 +1,65 @@
-"""What is replaced inside llama-cpp-python, once for the process, and only felt on our own native threads.
+"""Everything that is replaced inside llama-cpp-python and llama.cpp, once for the process.
 
 llama-cpp-python 0.3.36 has no load progress, hides errors, and with ``verbose=False`` swaps stdout and stderr of the
 whole process while it loads: a print of another thread is lost, and two loads at once leave stdout on ``/dev/null``.
-Each replacement here looks at the thread it runs on and behaves as before on a thread that is not ours. A version that
-lacks what is replaced is left alone.
+llama.cpp ends the process, and a kernel with it, on ``GGML_ASSERT`` and on an exception that nobody catches in C++.
+
+Each replacement here looks at the thread it runs on, and behaves as before on a thread that is not ours. A version
+without the replaced function is left alone.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from modeldeck.llama.native import current_thread
-from modeldeck.llama.parking import install_parking
+from modeldeck.llama.native_thread import busy_threads, current_thread
+
+_STDERR = 2
+_REPEAT_SECONDS = 10.0
 
 _lock = threading.Lock()
 _kept: list[object] = []
-"""What native code may still call."""
+"""Callbacks that native code may still call, kept alive."""
 
 _log_hooks: list[Any] = []
 """Our log callbacks, the one in use last."""
 
+_abort_times: dict[str, float] = {}
+"""When each reason for an abort was last given."""
+
 
 def install(llama_cpp: ModuleType) -> None:
-    """Put the hooks in place; again when somebody has replaced the log callback since."""
+    """Put the hooks in place; the log callback again when somebody has replaced it since."""
     with _lock:
         if not _kept:
             _hook_default_params(llama_cpp.llama_cpp)
             _hook_stdout_swap(llama_cpp)
             library = _libggml_base(llama_cpp)
             if library is not None:
-                install_parking(library)
+                _hook_abort(library)
+            if sys.platform.startswith("linux"):
+                _hook_terminate()
         _hook_log(llama_cpp.llama_cpp)
 
 
-def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL | None:
-    """The library that has ``ggml_abort``. Asked for its symbols, libllama answers for those it depends on as well."""
-    if sys.platform != "win32":
-        return getattr(llama_cpp.llama_cpp, "_lib", None)
-    try:
-        return ctypes.CDLL("ggml-base.dll")  # loaded already, and found by name
-    except OSError:
-        return None
+def install_projector_log(mtmd: ModuleType) -> None:
+    """Take over the log of the projector's library, which writes to stderr otherwise."""
+    for name in ("mtmd_log_set", "mtmd_helper_log_set"):
+        if hasattr(mtmd, name):
+            getattr(mtmd, name)(_log_hooks[-1], None)
 
 
 def _hook_default_params(bindings: Any) -> None:
-    """Load progress: ``Llama`` takes its parameters from this function and knows no way to set the callback."""
+    """Report load progress: ``Llama`` takes its parameters from this function and cannot set the callback itself."""
     original = bindings.llama_model_default_params
 
     @bindings.llama_progress_callback  # type: ignore[untyped-decorator]
@@ -82,7 +91,7 @@ def _hook_stdout_swap(llama_cpp: ModuleType) -> None:
 
 
 def _hook_log(bindings: ModuleType) -> None:
-    """Take over the log, and hand on what other threads cause to whoever had it before."""
+    """Take over the log, and pass on what other threads log to the callback that was there before."""
     previous, user_data = bindings.llama_log_callback(), ctypes.c_void_p()
     bindings.llama_log_get(ctypes.byref(previous), ctypes.byref(user_data))
     if _address(previous) in [_address(hook) for hook in _log_hooks]:
@@ -104,8 +113,75 @@ def _address(callback: Any) -> int | None:
     return ctypes.cast(callback, ctypes.c_void_p).value
 
 
-def install_projector_log(mtmd: ModuleType) -> None:
-    """The projector's library has a log of its own, on stderr unless it is told otherwise."""
-    for name in ("mtmd_log_set", "mtmd_helper_log_set"):
-        if hasattr(mtmd, name):
-            getattr(mtmd, name)(_log_hooks[-1], None)
+# --- instead of ending the process ------------------------------------------------------------------------------------
+
+
+def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL | None:
+    """Find the library with ``ggml_abort``. On Unix, libllama answers for the symbols of those it depends on as well."""
+    if sys.platform != "win32":
+        return getattr(llama_cpp.llama_cpp, "_lib", None)
+    try:
+        return ctypes.CDLL("ggml-base.dll")  # loaded already, and found by name
+    except OSError:
+        return None
+
+
+def _hook_abort(libggml_base: ctypes.CDLL) -> None:
+    """Make llama.cpp call us before it ends the process. The callback may do anything except return."""
+    if not hasattr(libggml_base, "ggml_set_abort_callback"):
+        return
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+
+    def abort(message: bytes) -> None:
+        _block_if_ours(message.decode(errors="replace"))
+        os.write(_STDERR, message + b"\n")
+
+    on_abort = prototype(abort)
+    libggml_base.ggml_set_abort_callback(on_abort)
+    _kept.append(on_abort)
+
+
+def _hook_terminate() -> None:
+    """Do the same for an exception that leaves llama.cpp: it ends in ``std::terminate``; this is ``set_terminate``."""
+    try:
+        set_terminate = ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"]
+    except (OSError, AttributeError):
+        return
+    prototype = ctypes.CFUNCTYPE(None)
+    set_terminate.restype = ctypes.c_void_p
+    set_terminate.argtypes = [prototype]
+
+    def on_terminate() -> None:
+        _block_if_ours("an uncaught C++ exception")
+        previous()
+
+    handler = prototype(on_terminate)
+    previous = prototype(set_terminate(handler))
+    _kept.extend([handler, previous])
+
+
+def _block_if_ours(reason: str) -> None:
+    """Block the calling thread forever when it works for one of our models; return when it does not.
+
+    The model's memory is lost, its caller gets an exception, and the kernel lives.
+    """
+    reason = _without_folder(reason)
+    thread = current_thread()
+    if thread is not None:
+        victims = [thread]
+    elif time.monotonic() - _abort_times.get(reason, -math.inf) < _REPEAT_SECONDS:
+        victims = []  # another thread of the same OpenMP team has just aborted for the same reason
+    else:
+        victims = busy_threads()  # Python does not know a worker of llama.cpp: it can belong to any model
+        if not victims:
+            return
+    _abort_times[reason] = time.monotonic()
+    for victim in victims:
+        victim.give_up(reason)
+    threading.Event().wait()
+
+
+def _without_folder(reason: str) -> str:
+    """Shorten ``/build/path/llama-vocab.cpp:12: GGML_ASSERT(x) failed`` to the file's name."""
+    place, separator, text = reason.partition(": ")
+    return f"{place.replace(chr(92), '/').rpartition('/')[2]}{separator}{text}".strip()

@@ -1,4 +1,4 @@
-"""Is llama-cpp-python there, and what to do when it is not."""
+"""Finds and imports llama-cpp-python, or says how to install it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ _MISSING = f"llama-cpp-python is not installed. {_HOW_TO_INSTALL}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaAvailability:
-    """Whether models can be loaded here. ``message`` says what to do when not."""
+    """Whether models can be loaded here.
+
+    Attributes
+    ----------
+    is_available : bool
+        Whether llama-cpp-python is installed.
+    version : str or None
+        Its version, where its metadata says it.
+    message : str or None
+        What to do when it is not installed.
+    """
 
     is_available: bool
     version: str | None = None
@@ -29,7 +39,18 @@ class LlamaAvailability:
 
 
 def availability() -> LlamaAvailability:
-    """Look for llama-cpp-python without importing it."""
+    """Look for llama-cpp-python without importing it.
+
+    Returns
+    -------
+    LlamaAvailability
+        Whether it is installed, and what to do when it is not.
+
+    Examples
+    --------
+    >>> availability().is_available                                         # doctest: +SKIP
+    True
+    """
     if importlib.util.find_spec("llama_cpp") is None:
         return LlamaAvailability(is_available=False, message=_MISSING)
     try:
@@ -45,7 +66,7 @@ def require_llama_cpp() -> None:
 
 
 def import_llama_cpp() -> ModuleType:
-    """Import llama-cpp-python, or say how to get it.
+    """Import llama-cpp-python, or say how to install it.
 
     Raises
     ------
@@ -56,7 +77,7 @@ def import_llama_cpp() -> ModuleType:
     try:
         with _short_spinning():
             import llama_cpp
-    except (ImportError, OSError, RuntimeError) as error:  # it raises RuntimeError when a library cannot be loaded
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError when a library cannot be loaded
         raise LlamaMissingError(
             f"llama-cpp-python is installed but cannot be imported: {error}. {_HOW_TO_INSTALL}"
         ) from error
@@ -66,12 +87,12 @@ def import_llama_cpp() -> ModuleType:
 
 @contextmanager
 def _short_spinning() -> Iterator[None]:
-    """Let OpenMP's threads sleep soon where they wait for each other, some thousand times a token.
+    """Make OpenMP's threads sleep soon when they wait for each other, which they do some thousand times a token.
 
-    GNU's reads this when it is loaded. By default it spins for milliseconds, which is right for a process that has the
-    processors to itself; where a second one computes, as on any shared notebook server, each wait then lasts until the
-    scheduler steps in. Measured on two busy cores: 4 tokens/s by default, 30 with this, which is OpenMP's own setting
-    for more threads than processors.
+    GNU's OpenMP reads this variable when it is loaded. By default it spins for milliseconds, which is right for a
+    process that has the processors to itself. On a shared notebook server another process computes too, and each wait
+    then lasts until the scheduler steps in. Measured on two busy cores: 4 tokens/s by default, 30 with this, which is
+    OpenMP's own setting for more threads than processors.
     """
     if any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
         yield

@@ -1,4 +1,4 @@
-"""Loading a model: checks, stages, progress, cancel."""
+"""Loads a model: checks first, then stages with progress, and a way to cancel."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
 from modeldeck._types import LoadProgress
 from modeldeck.llama import vision
-from modeldeck.llama.checks import check_adapter, check_projector, inspect_model
+from modeldeck.llama.model_file import check_adapter, check_projector, inspect_model
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
-from modeldeck.llama.measured import MeasurementStore, Recorder
+from modeldeck.llama.measurements import MeasurementStore, Recorder
 from modeldeck.llama.options import check_names, choose_options
 from modeldeck.sizing.hardware import probe_hardware
 
 if TYPE_CHECKING:
-    from modeldeck.llama.guard import Guarded
+    from modeldeck.llama.handle import Llama
 
 _READ_BYTES = 8 << 20
 
@@ -31,37 +31,49 @@ def load(
     mmproj: str | Path | None = None,
     measurements: MeasurementStore | None = None,
     **kwargs: Any,
-) -> Guarded:
-    """Load a GGUF file and return it as a ready `Llama`. Blocks; the interpreter is free meanwhile.
+) -> Llama:
+    """Load a GGUF file and return it as a ready `Llama`. Blocks, but other threads run meanwhile.
 
     Parameters
     ----------
-    path
-        The model's file, the first part of a split model. Links are not resolved.
-    n_ctx
-        Context length in tokens, 0 for the model's own. By default 4096, or less where the model or the memory ends.
-    progress
+    path : str or Path
+        The model's file, or the first part of a split model. Links are not resolved.
+    n_ctx : int, optional
+        Context length in tokens, 0 for the model's own. By default 4096, or less if the model or the memory requires.
+    progress : callable, optional
         Called with each `LoadProgress`: "reading" the header, and the whole file when it is to be mapped; "opening" it
         (the vocabulary); "loading" the weights; "ready". An exception it raises ends the load.
-    cancel
-        Set it from another thread to end the load and get the memory back.
-    mmproj
-        The model's vision projector: with it, messages may contain images.
-    measurements
-        Where to keep what the load and the first generation took.
+    cancel : threading.Event, optional
+        Set it from another thread to end the load and free its memory.
+    mmproj : str or Path, optional
+        The model's vision projector. With it, messages may contain images.
+    measurements : MeasurementStore, optional
+        Where to save what the load and the first generation took.
     **kwargs
-        Passed on to ``llama_cpp.Llama``. What is not given is chosen for this machine.
+        Options of ``llama_cpp.Llama``. Those not given are chosen for this machine.
+
+    Returns
+    -------
+    Llama
+        The model. Call ``unload()`` on it, or use it in a ``with`` block, to free its memory.
 
     Raises
     ------
     LlamaMissingError
         When llama-cpp-python is not installed.
     GGUFError, LoadFailedError
-        When the file is damaged, or llama.cpp cannot load it; the message has llama.cpp's own reason.
+        When the file is damaged, or llama.cpp cannot load it. The message has llama.cpp's own reason.
+    InvalidRequestError
+        When an option is unknown or its value cannot be used.
     DoesNotFitError
-        When it needs more memory than there is. Nothing has been allocated.
+        When the model needs more memory than is free. Nothing has been allocated.
     LoadCancelledError
         When ``cancel`` was set.
+
+    Examples
+    --------
+    >>> llm = load("model.gguf", n_ctx=2048)                                # doctest: +SKIP
+    >>> llm.create_chat_completion([{"role": "user", "content": "Hello"}])  # doctest: +SKIP
     """
     require_llama_cpp()
     stages = _Stages(progress, cancel or threading.Event())
@@ -91,7 +103,7 @@ def load(
             vision.open_projector(llama, projector)
         if recorder is not None:
             recorder.loaded()
-            llama._control.recorder = recorder
+            llama._recorder = recorder
         stages.enter("ready", 1.0)
     except BaseException:
         llama.unload()
@@ -99,11 +111,11 @@ def load(
     return llama
 
 
-def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Guarded:
-    from modeldeck.llama.guard import llama_class
+def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Llama:
+    from modeldeck.llama.handle import Llama
 
     try:
-        return llama_class()(str(path), on_load_progress=stages.on_native_progress, **options)
+        return Llama(str(path), on_load_progress=stages.on_native_progress, **options)
     except LlamaCrashedError as error:
         raise LoadFailedError(
             f"llama.cpp cannot load {path.name}: {error.reason}. The file is damaged, or an option is wrong."
@@ -114,7 +126,7 @@ def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Guarded:
 
 
 class _Stages:
-    """Tells how far the load is, and ends it when it has been cancelled."""
+    """Reports the progress of a load, and ends the load when it has been cancelled."""
 
     def __init__(self, progress: Callable[[LoadProgress], object] | None, cancel: threading.Event) -> None:
         self._progress = progress
@@ -127,14 +139,14 @@ class _Stages:
             self._progress(LoadProgress(stage=stage, fraction=fraction))
 
     def check(self) -> None:
-        """Raise when the load is to end."""
+        """Raise when the load has been cancelled, or its progress callback has failed."""
         if self._failure is not None:
             raise self._failure
         if self._cancel.is_set():
-            raise LoadCancelledError("Loading was cancelled. Its memory has been given back.")
+            raise LoadCancelledError("Loading was cancelled, and its memory was freed.")
 
     def on_native_progress(self, fraction: float) -> bool:
-        """llama.cpp's callback: ``False`` ends the load."""
+        """Serve as llama.cpp's callback: ``False`` ends the load."""
         try:
             self.enter("loading", fraction)
         except BaseException as error:  # noqa: BLE001 - no exception can pass through native code
@@ -143,7 +155,7 @@ class _Stages:
         return True
 
     def read(self, paths: tuple[Path, ...]) -> None:
-        """Bring the files into the page cache: mapped, they would be read in one silent call without a way out."""
+        """Bring the files into the page cache. llama.cpp would read them in one call, without progress or cancel."""
         total = sum(path.stat().st_size for path in paths)
         done = 0
         buffer = bytearray(_READ_BYTES)

@@ -1,4 +1,4 @@
-"""The options a model is loaded with: the caller's, and for the rest what suits a notebook on this machine."""
+"""Chooses the options a model is loaded with: the caller's, and otherwise what suits a notebook on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
 from modeldeck._types import DEFAULT_N_CTX, FitEstimate
 from modeldeck.gguf.ggml_types import GGML_TYPES
-from modeldeck.llama.checks import ModelFile
+from modeldeck.llama.model_file import ModelFile
 from modeldeck.sizing.estimate import estimate_fit
 from modeldeck.sizing.hardware import Hardware
 from modeldeck.sizing.memory import DEFAULT_N_UBATCH, ContextOptions
@@ -26,18 +26,22 @@ _F16_TYPE_ID = 1
 def choose_options(
     model: ModelFile, hardware: Hardware, given: dict[str, Any], *, mmproj: Path | None = None
 ) -> dict[str, Any]:
-    """All options for ``Llama(...)``. What is ``given`` stays as it is.
+    """Choose all options for ``Llama(...)``. Those in ``given`` stay as they are.
 
-    Without wishes: a context of 4096 tokens, or what the model was made for, or what fits; the processors this process
-    may use, because more threads than those are up to 15 times slower; weights in memory of our own, because mapped
-    ones are kept twice on a CPU; flash attention, which needs a tenth of the memory; all layers on the GPU if it can.
+    The defaults are:
+
+    * a context of 4096 tokens, or what the model was made for, or what fits
+    * as many threads as processors this process may use, because more are up to 15 times slower
+    * weights read into memory, because a CPU keeps mapped weights twice
+    * flash attention, which needs a tenth of the memory
+    * as many layers on the GPU as fit there
 
     Raises
     ------
     DoesNotFitError
-        When the model needs more memory than there is, at the context length asked for.
+        When the model needs more memory than is free, at the requested context length.
     InvalidRequestError
-        When a value makes no sense.
+        When a value cannot be used.
     """
     given = {name: value for name, value in given.items() if name != "n_ctx" or value is not None}
     options: dict[str, Any] = {
@@ -67,7 +71,7 @@ def choose_options(
 
 
 def check_names(llama_cpp: ModuleType, given: dict[str, Any]) -> None:
-    """Refuse options that ``Llama(...)`` does not know; it would ignore them in silence."""
+    """Refuse options that ``Llama(...)`` does not know and would silently ignore."""
     known = inspect.signature(llama_cpp.Llama.__init__).parameters
     unknown = sorted(set(given) - set(known))
     if unknown:
@@ -91,7 +95,7 @@ def _check_threads(options: dict[str, Any]) -> None:
     processors = os.cpu_count() or 1
     for name in ("n_threads", "n_threads_batch"):
         count = options[name]
-        # OpenMP ends the process when it cannot start as many threads.
+        # OpenMP ends the process when it cannot start this many threads.
         if count is not None and not (isinstance(count, int) and 1 <= count <= processors):
             raise InvalidRequestError(f"{name} must be between 1 and {processors}, the processors of this machine.")
 
@@ -120,7 +124,7 @@ def _estimate(
     )
     return estimate_fit(
         model.metadata,
-        # Who asks for mapped weights accepts that they come from disk again and again.
+        # With mapped weights, the caller accepts that they are read from disk again and again.
         weights_bytes=0 if options.get("use_mmap") else model.size,
         sidecar_bytes=beside_bytes,
         n_ctx=n_ctx,

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from modeldeck._children import Child
 from modeldeck._errors import LoadFailedError
 from modeldeck.llama import hooks
 from modeldeck.llama.chat import TEMPLATE_KEY, special_tokens
 
-if TYPE_CHECKING:
-    from modeldeck.llama.guard import Guarded
-
-_CHILD = Path(__file__).with_name("projector_child.py")
-_CHECK_SECONDS = 0.1
+_PROGRAM = Path(__file__).with_name("children") / "open_projector.py"
 _TEMPLATE_VARIABLE = "modeldeck_prompt"
-_SIGN_OF_A_PRINTED_LIST = "{'type': 'text'"
+_PRINTED_LIST_START = "{'type': 'text'"
 
-_survived: set[tuple[Path, int, int]] = set()
-"""Projectors that have been tried in this process, with size and time of change."""
+_safe_projectors: set[tuple[Path, int, int]] = set()
+"""Projectors that a child process has opened without a crash: path, size and time of change."""
 
 
 def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool) -> Any:
-    """A chat handler of llama-cpp-python that understands images.
+    """Make the chat handler of llama-cpp-python that understands images.
 
-    With a chat template it is the general one, which places the images where the template says; without one it is
+    With a chat template it is the general one, which places the images where the template says. Without one it is
     LLaVA 1.5's, the format such models were made with.
     """
     formats = llama_cpp.llama_chat_format
@@ -50,41 +44,31 @@ def try_projector(model: Path, projector: Path, check: Callable[[], None]) -> No
     Parameters
     ----------
     check
-        Called now and then; what it raises ends the trial.
+        Called several times a second. An exception it raises ends the trial.
     """
     status = projector.stat()
     key = (projector, status.st_size, status.st_mtime_ns)
-    if key in _survived:
+    if key in _safe_projectors:
         return
-    if not _survives([sys.executable, "-P", str(_CHILD), str(model), str(projector)], check):
+    with Child(_PROGRAM) as child:
+        reply = child.ask({"model": str(model), "projector": str(projector)}, check=check)
+    if reply.is_crash:
         raise LoadFailedError(
             f"The vision projector {projector.name} makes llama.cpp crash: it is damaged. Download it again, or load "
             "the model without mmproj for text only."
         )
-    _survived.add(key)
+    _safe_projectors.add(key)
 
 
-def _survives(command: list[str], check: Callable[[], None]) -> bool:
-    nothing = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as child:
-        try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return child.wait(_CHECK_SECONDS) == 0
-                check()
-        finally:
-            child.kill()
-
-
-def open_projector(llama: Guarded, projector: Path) -> None:
-    """Load the projector now, so that a wrong one is an error of the load and not of the first message."""
+def open_projector(llama: Any, projector: Path) -> None:
+    """Load the projector of a `Llama` now, so that a wrong one fails the load and not the first message."""
     if not hasattr(llama.chat_handler, "_init_mtmd_context"):
         return
     hooks.install_projector_log(llama.chat_handler._mtmd_cpp)
-    log = llama._control.thread.log
+    log = llama._execution.thread.log
     log.clear()
     try:
-        llama._control.thread.call(functools.partial(llama.chat_handler._init_mtmd_context, llama))
+        llama._execution.thread.call(functools.partial(llama.chat_handler._init_mtmd_context, llama))
     except ValueError as error:
         raise LoadFailedError(
             f"The vision projector {projector.name} cannot be loaded with this model: {log.reason() or error}. "
@@ -96,26 +80,26 @@ def open_projector(llama: Guarded, projector: Path) -> None:
 def _template_handler_class(llama_cpp: ModuleType) -> Any:
     base = llama_cpp.llama_chat_format.MTMDChatHandler
 
-    def get_chat_template(self: Any, llama: Guarded) -> str:
-        """What is rendered in this process: only what was rendered elsewhere."""
+    def get_chat_template(self: Any, llama: Any) -> str:
+        """Return a template that only inserts the prompt, which was rendered in a child process."""
         return f"{{{{ {_TEMPLATE_VARIABLE} }}}}"
 
-    def call(self: Any, *, llama: Guarded, messages: list[Any], **kwargs: Any) -> Any:
+    def call(self: Any, *, llama: Any, messages: list[Any], **kwargs: Any) -> Any:
         prompt = _render(self, llama, messages, kwargs)
         return base.__call__(self, llama=llama, messages=messages, **{_TEMPLATE_VARIABLE: prompt}, **kwargs)
 
     return type("SafeMTMDChatHandler", (base,), {"_get_chat_template": get_chat_template, "__call__": call})
 
 
-def _render(handler: Any, llama: Guarded, messages: list[Any], kwargs: dict[str, Any]) -> str:
+def _render(handler: Any, llama: Any, messages: list[Any], kwargs: dict[str, Any]) -> str:
     marker = handler._mtmd_cpp.mtmd_default_marker().decode()
     eos_token, bos_token = special_tokens(llama)
     variables = {name: kwargs.get(name) for name in ("functions", "function_call", "tools", "tool_choice")}
     variables |= {"eos_token": eos_token, "bos_token": bos_token, "add_generation_prompt": True}
     marked = handler._get_template_messages(messages, marker)
-    render = functools.partial(llama._control.renderer.render, llama.metadata[TEMPLATE_KEY])
-    prompt = render({"messages": marked, **variables})
-    if _SIGN_OF_A_PRINTED_LIST in prompt:  # a template that knows only text contents
+    render = functools.partial(llama._execution.renderer.render, llama.metadata[TEMPLATE_KEY])
+    prompt: str = render({"messages": marked, **variables})
+    if _PRINTED_LIST_START in prompt:  # the template knows only text contents
         prompt = render({"messages": [_with_text_content(message) for message in marked], **variables})
     return prompt
 

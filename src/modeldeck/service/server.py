@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import gc
 import hmac
 import itertools
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError
+from modeldeck._heap import trim_heap
 from modeldeck._types import DownloadSnapshot, EngineStatus
 from modeldeck.service import protocol
 from modeldeck.service.discovery import EnginePlace, claim_directory, state_directories
@@ -123,7 +123,8 @@ class EngineServer:
 
     def _relax(self) -> None:
         if not self.host.has_work:
-            give_memory_back()
+            gc.collect()
+            trim_heap()  # or the C library keeps what the last download needed
 
     def _leave(self) -> None:
         self._close_door()
@@ -344,13 +345,6 @@ async def _run(
     finally:
         if state_lock is not None:
             state_lock.release()
-
-
-def give_memory_back() -> None:
-    """Let go of what the last download needed: the C library keeps freed memory until it is asked (malloc_trim(3))."""
-    gc.collect()
-    with suppress(AttributeError, OSError):  # not the GNU C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def idle_seconds(environ: Mapping[str, str]) -> float:

@@ -1,4 +1,4 @@
-"""What can be known about a model file before llama.cpp sees it."""
+"""Checks a model file before llama.cpp opens it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from modeldeck.gguf.shards import parse_shard_name, shard_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """A model on disk, checked as far as its header goes. ``paths`` are all its files, the first part first."""
+    """A model on disk with a sound header.
+
+    Attributes
+    ----------
+    paths
+        All files of the model, the first part first.
+    metadata
+        The facts in its header.
+    is_embedding
+        Whether it makes embeddings instead of text.
+    """
 
     paths: tuple[Path, ...]
     metadata: GGUFMetadata
@@ -21,25 +31,27 @@ class ModelFile:
 
     @property
     def path(self) -> Path:
+        """The file that llama.cpp opens."""
         return self.paths[0]
 
     @property
     def size(self) -> int:
+        """Size of all files in bytes."""
         return sum(path.stat().st_size for path in self.paths)
 
 
 def inspect_model(path: Path) -> ModelFile:
     """Read the header and find all parts.
 
-    The path is used as it is: what a link in the Hugging Face cache points to has no name that llama.cpp could find the
-    other parts by.
+    Links are not resolved, because llama.cpp finds the other parts by name, and the blobs in the Hugging Face cache
+    are named by their digests.
 
     Raises
     ------
     LoadFailedError
-        When this is no model, or not the first of its parts, or a part is missing.
+        When this is not a model, not the first of its parts, or a part is missing.
     GGUFError
-        When this is no GGUF file, or one on which llama.cpp would end the process.
+        When this is not a GGUF file, or one that would make llama.cpp end the process.
     """
     header = read_local(path)
     paths = _parts(path, header)
@@ -53,21 +65,21 @@ def inspect_model(path: Path) -> ModelFile:
 
 
 def check_projector(path: Path) -> None:
-    """Raise unless this is a vision projector."""
+    """Raise `LoadFailedError` unless this is a vision projector."""
     header = read_local(path)
     if header.metadata.get("general.architecture") != "clip":
-        raise LoadFailedError(f"{path.name} is no vision projector (mmproj). Load the model without it.")
+        raise LoadFailedError(f"{path.name} is not a vision projector (mmproj). Load the model without it.")
 
 
 def check_adapter(path: Path) -> None:
-    """Raise unless this is a LoRA adapter; llama.cpp would use anything else as one and crash."""
+    """Raise `InvalidRequestError` unless this is a LoRA adapter. llama.cpp would take any other file and crash."""
     header = read_local(path)
     if header.metadata.get("general.type") != "adapter":
-        raise InvalidRequestError(f"lora_path: {path.name} is no LoRA adapter in GGUF format.")
+        raise InvalidRequestError(f"lora_path: {path.name} is not a LoRA adapter in GGUF format.")
 
 
 def read_local(path: Path) -> GGUFHeader:
-    """The header of a file that may not be there."""
+    """Read the header of a file, which may be missing."""
     try:
         return read_header(path)
     except OSError as error:

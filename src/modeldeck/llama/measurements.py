@@ -1,4 +1,4 @@
-"""What loading and generating really took on this machine, kept for the next time."""
+"""What loading and generating took on this machine, remembered for the next time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import psutil
 
-if TYPE_CHECKING:
-    from modeldeck.llama.guard import Guarded
+from modeldeck._files import replace_file
 
 _FILE_NAME = "measured.json"
 _MAX_ENTRIES = 500
@@ -26,7 +24,19 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One load and its first generation. ``memory_bytes`` is what the process grew by."""
+    """What one load and its first generation took.
+
+    Attributes
+    ----------
+    load_seconds : float
+        From the call of ``load`` to the ready model.
+    tokens_per_second : float
+        Speed of the generation, without the prompt.
+    memory_bytes : int
+        Growth of the process's resident memory.
+    n_ctx : int
+        Context length in tokens.
+    """
 
     load_seconds: float
     tokens_per_second: float
@@ -35,20 +45,20 @@ class Measurement:
 
 
 class MeasurementStore:
-    """Keeps the last measurement of each file on each machine in one JSON file; a home may be on several machines.
+    """Keeps the last measurement of each file on each machine in one JSON file; machines may share a home directory.
 
-    What cannot be read or written is done without: a measurement is never worth an error.
+    A measurement is never worth an error: a file that cannot be read or written is ignored.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE_NAME
 
     def find(self, path: Path) -> Measurement | None:
-        """The measurement of a model file on this machine."""
+        """Return the measurement of a model file on this machine."""
         return self.find_all([path]).get(path)
 
     def find_all(self, paths: Iterable[Path]) -> dict[Path, Measurement]:
-        """The measurements of those model files that have one, from one look at the disk."""
+        """Return the measurements of those model files that have one, reading the disk once."""
         entries = self._read()
         return {path: entries[key] for path in paths if (key := _key(path)) in entries}
 
@@ -58,11 +68,9 @@ class MeasurementStore:
         entries.pop(key, None)
         entries[key] = measurement
         newest = dict(list(entries.items())[-_MAX_ENTRIES:])
-        draft = self._path.with_name(f"{_FILE_NAME}.{os.getpid()}")
         with contextlib.suppress(OSError):
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(msgspec.json.encode(newest))
-            draft.replace(self._path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, msgspec.json.encode(newest))
 
     def _read(self) -> dict[str, Measurement]:
         try:
@@ -72,42 +80,43 @@ class MeasurementStore:
 
 
 class Recorder:
-    """Measures one load from its creation on, and saves it after the first generation of some tokens."""
+    """Measures one load from its creation on, and saves it after the first generation of a few tokens."""
 
     def __init__(self, store: MeasurementStore, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._path = path
         self._clock = clock
         self._started = clock()
-        self._memory_before = _memory()
+        self._memory_before = _resident_bytes()
         self._load_seconds: float | None = None
 
     def loaded(self) -> None:
+        """Take the time: the model is ready."""
         self._load_seconds = self._clock() - self._started
 
-    def record(self, llama: Guarded) -> bool:
-        """Save what can be known by now. ``False`` until enough has been generated."""
+    def record(self, context: object, n_ctx: int) -> bool:
+        """Save the measurement of a llama.cpp context. Returns ``False`` until enough has been generated."""
         from llama_cpp import llama_cpp
 
-        times = llama_cpp.llama_perf_context(llama._ctx.ctx)
+        times = llama_cpp.llama_perf_context(context)
         if self._load_seconds is None or times.n_eval < _MIN_TOKENS or times.t_eval_ms <= 0:
             return False
         measurement = Measurement(
             load_seconds=self._load_seconds,
             tokens_per_second=times.n_eval / times.t_eval_ms * 1000,
-            memory_bytes=max(0, _memory() - self._memory_before),
-            n_ctx=llama._n_ctx,
+            memory_bytes=max(0, _resident_bytes() - self._memory_before),
+            n_ctx=n_ctx,
         )
         self._store.save(self._path, measurement)
         return True
 
 
-def _memory() -> int:
+def _resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
 def _key(path: Path) -> str:
-    """The content's digest where the Hugging Face cache names it; otherwise name, size and time of change."""
+    """Identify a file by its digest where the Hugging Face cache names it, or by name, size and time of change."""
     target = path.resolve()
     if _SHA256.fullmatch(target.name):
         name = target.name

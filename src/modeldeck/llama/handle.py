@@ -1,0 +1,437 @@
+"""The `Llama` that modeldeck returns: a ``llama_cpp.Llama`` whose misuse raises instead of ending the process.
+
+Importing this module imports llama-cpp-python, so it is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from modeldeck._errors import InvalidRequestError, LoadFailedError
+from modeldeck._heap import trim_heap
+from modeldeck.llama import chat, hooks
+from modeldeck.llama.execution import Execution, LockHold, unloaded_error
+from modeldeck.llama.install import import_llama_cpp
+from modeldeck.llama.measurements import Recorder
+
+T = TypeVar("T")
+
+_llama_cpp: Any = import_llama_cpp()
+
+_EXCLUSIVE_METHODS = (
+    "__call__",
+    "create_completion",
+    "create_chat_completion",
+    "create_chat_completion_openai_v1",
+    "create_embedding",
+    "embed",
+    "eval",
+    "generate",
+    "load_state",
+    "reset",
+    "sample",
+    "save_state",
+)
+"""Methods that change or read the state of the context: one at a time, on the model's own thread."""
+
+_SHARED_METHODS = (
+    "n_ctx",
+    "n_embd",
+    "n_vocab",
+    "pooling_type",
+    "token_bos",
+    "token_eos",
+    "token_nl",
+)
+"""Methods that only read what never changes: at any time, on the caller's thread."""
+
+_NATIVE_PARTS = ("_ctx", "_model", "_batch")
+_MEMORY_PARTS = ("_sampler", "_candidates", "scores", "input_ids", "cache")
+
+_loaded: weakref.WeakSet[Llama] = weakref.WeakSet()
+
+
+# --- arguments that would end the process are refused before llama.cpp sees them ---------------------------------------
+
+
+class _CheckedLlama(_llama_cpp.Llama):  # type: ignore[misc]
+    """A ``llama_cpp.Llama`` that refuses such arguments."""
+
+    _execution: Execution
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        self._execution.raise_if_stopped()
+        if self._ctx.memory is None:
+            raise InvalidRequestError(
+                "This model cannot generate text: it makes embeddings, or was loaded with vocab_only=True. Use embed()."
+            )
+        super().eval(tokens)
+
+    def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
+        if grammar is not None:
+            self._check_grammar(grammar)
+        return super()._init_sampler(*args, grammar=grammar, **kwargs)
+
+    def _check_grammar(self, grammar: Any) -> None:
+        """Raise for a grammar that llama.cpp refuses with a null sampler, which llama-cpp-python would then use."""
+        bindings = _llama_cpp.llama_cpp
+        log = self._execution.thread.log
+        log.clear()
+        sampler = bindings.llama_sampler_init_grammar(
+            self._model.vocab, grammar._grammar.encode(), grammar._root.encode()
+        )
+        if not sampler:
+            reason = log.reason() or "see the GBNF guide of llama.cpp"
+            raise InvalidRequestError(f"The grammar cannot be used: {reason}.")
+        bindings.llama_sampler_free(sampler)
+
+
+class _CheckedModel(_llama_cpp._internals.LlamaModel):  # type: ignore[misc]
+    """A ``LlamaModel`` that refuses such arguments, and whose vocabulary can be read on any thread."""
+
+    _execution: Execution
+
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        tokenize = functools.partial(super().tokenize, text, add_bos, special)
+        tokens: list[int] = self._execution.look_up(tokenize)
+        return tokens
+
+    def detokenize(self, tokens: list[int], special: bool = False) -> bytes:
+        self._check_tokens(tokens)
+        text: bytes = self._execution.look_up(functools.partial(super().detokenize, tokens, special))
+        return text
+
+    def token_to_piece(self, token: int, special: bool = False) -> bytes:
+        self._check_tokens([token])
+        return super().token_to_piece(token, special)  # type: ignore[no-any-return]
+
+    def token_get_text(self, token: int) -> str:
+        self._check_tokens([token])
+        return super().token_get_text(token)  # type: ignore[no-any-return]
+
+    def token_get_score(self, token: int) -> float:
+        self._check_tokens([token])
+        return super().token_get_score(token)  # type: ignore[no-any-return]
+
+    def token_get_attr(self, token: int) -> int:
+        self._check_tokens([token])
+        return super().token_get_attr(token)  # type: ignore[no-any-return]
+
+    def _check_tokens(self, tokens: Iterable[int]) -> None:
+        n_vocab = self.n_vocab()
+        wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
+        if wrong is not None:
+            raise InvalidRequestError(f"{wrong} is not a token of this model. Its tokens are 0 to {n_vocab - 1}.")
+
+
+# --- the handle -------------------------------------------------------------------------------------------------------
+
+
+class Llama(_CheckedLlama):
+    """A loaded model: every method of ``llama_cpp.Llama``, made safe for a notebook.
+
+    `modeldeck.load` returns it. Calls from several threads queue. ``unload()``, leaving a ``with`` block, or dropping
+    the last reference frees the memory. ``cancel()`` ends a running generation, and so does an interrupt of the kernel.
+
+    Parameters
+    ----------
+    model_path : str
+        The model's file, or the first part of a split model.
+    on_load_progress : callable
+        Called with the loaded fraction, 0 to 1. Returning ``False`` ends the load.
+    verbose : bool
+        Whether llama.cpp's log is printed to stderr.
+    **kwargs
+        The options of ``llama_cpp.Llama``.
+
+    Raises
+    ------
+    LoadFailedError
+        When llama.cpp cannot load the model.
+    ModelUnloadedError
+        By every method, after the model has been unloaded.
+    GenerationCancelledError
+        By a generation that ``cancel()`` ended, and by a stream after another call on the same thread began.
+    InvalidRequestError
+        For arguments that would crash llama.cpp.
+    LlamaCrashedError
+        When llama.cpp would have ended the process. The process lives; the model is lost.
+
+    Examples
+    --------
+    >>> with modeldeck.load("model.gguf", n_ctx=2048) as llm:               # doctest: +SKIP
+    ...     answer = llm.create_chat_completion([{"role": "user", "content": "Hello"}])
+    ...     for piece in llm("Once upon a time", max_tokens=50, stream=True):
+    ...         print(piece["choices"][0]["text"], end="")
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        on_load_progress: Callable[[float], bool] = lambda fraction: True,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        hooks.install(_llama_cpp)
+        self._execution = Execution()
+        self._recorder: Recorder | None = None
+        thread = self._execution.thread
+        thread.on_progress = on_load_progress
+        thread.is_verbose = verbose
+        with ExitStack() as on_failure:
+            on_failure.callback(self.unload)
+            load = functools.partial(self._load, model_path, verbose=verbose, **kwargs)
+            try:
+                thread.call(load, interrupt=lambda: setattr(thread, "on_progress", lambda fraction: False))
+            except (ValueError, RuntimeError, MemoryError) as error:
+                reason = thread.log.reason() or str(error) or "not enough memory"
+                raise LoadFailedError(f"llama.cpp cannot load {Path(model_path).name}: {reason}.") from error
+            on_failure.pop_all()
+        thread.on_progress = lambda fraction: True  # the caller's may hold on to anything
+        _loaded.add(self)
+
+    def _load(self, model_path: str, **kwargs: Any) -> None:
+        self._hides_templates = True
+        super().__init__(model_path, **kwargs)
+        self._hides_templates = False
+        self._model._execution = self._execution
+        self._model.__class__ = _CheckedModel
+        self._execution.stop_flag.attach(_llama_cpp.llama_cpp, self._ctx.ctx)
+        chat.add_template_handlers(self, _llama_cpp, self._execution.renderer)
+        if kwargs.get("chat_format") is None and kwargs.get("chat_handler") is None:
+            self.chat_format = chat.default_format(self, _llama_cpp)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata in the model's header, as text.
+
+        While the model loads, chat templates are hidden, because ``llama_cpp.Llama`` would compile them.
+        """
+        if self._hides_templates:
+            return {key: text for key, text in self._metadata.items() if not key.startswith(chat.TEMPLATE_KEY)}
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, str]) -> None:
+        self._metadata = metadata
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is still in memory and usable."""
+        return not self._execution.lock.is_closed and self._execution.thread.crash is None
+
+    def cancel(self) -> bool:
+        """End the running generation, from any thread. Its caller gets `GenerationCancelledError`.
+
+        Returns
+        -------
+        bool
+            Whether a generation was running.
+
+        Examples
+        --------
+        >>> threading.Timer(10, llm.cancel).start()                         # doctest: +SKIP
+        >>> llm("A very long prompt", max_tokens=1000)                      # doctest: +SKIP
+        """
+        return self._execution.lock.cancel()
+
+    def unload(self) -> None:
+        """Stop what is running and free the memory. Safe at any time, from any thread, and more than once.
+
+        Every later use raises `ModelUnloadedError`.
+
+        Examples
+        --------
+        >>> llm.unload()                                                    # doctest: +SKIP
+        >>> llm.is_loaded                                                   # doctest: +SKIP
+        False
+        """
+        execution = self._execution
+        thread = execution.thread
+        if thread.is_of_other_process:
+            return
+        is_first = execution.lock.close()
+        if thread.crash is not None:
+            execution.renderer.close()
+            _disable_parts(self.__dict__)
+            return
+        if is_first:
+            thread.post(functools.partial(_free, self.__dict__))
+            thread.stop()
+            execution.lookup_thread.stop()
+        thread.join()
+        execution.lookup_thread.join()
+
+    def close(self) -> None:
+        """Free the memory; the name that ``llama_cpp.Llama`` has for ``unload()``."""
+        self.unload()
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unload()
+
+    def __del__(self) -> None:
+        if "_execution" in self.__dict__ and not sys.is_finalizing():
+            self.unload()
+
+    def __repr__(self) -> str:
+        name = Path(self.model_path).name
+        return f"<Llama {name}, n_ctx={self._n_ctx}>" if self.is_loaded else f"<Llama {name}, unloaded>"
+
+    def _run_exclusively(self, function: Callable[[], Any]) -> Any:
+        execution = self._execution
+        if execution.thread.is_current:
+            return function()
+        hold = execution.lock.acquire()
+        stream: LlamaStream | None = None
+        try:
+            result = execution.run(functools.partial(self._run_stoppable, function))
+            if isinstance(result, Iterator):
+                stream = LlamaStream(self, result, hold)
+            else:
+                self._record()
+        finally:
+            if stream is None:
+                execution.lock.release(hold)
+        return stream or result
+
+    def _run_stoppable(self, function: Callable[[], T]) -> T:
+        with _Stoppable(self):
+            return function()
+
+    def _run_shared(self, function: Callable[[], T]) -> T:
+        if self._execution.thread.is_current:
+            return function()
+        with self._execution.lock.shared():
+            return function()
+
+    def _record(self) -> None:
+        """Save the measurement of this load, once enough has been generated. The caller holds the lock."""
+        if self._recorder is not None and self._recorder.record(self._ctx.ctx, self._n_ctx):
+            self._recorder = None
+
+
+def _guarded(method: Callable[..., Any], run: Callable[[Llama, Callable[[], Any]], Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def guarded(self: Llama, *args: Any, **kwargs: Any) -> Any:
+        return run(self, functools.partial(method, self, *args, **kwargs))
+
+    return guarded
+
+
+for _name in _EXCLUSIVE_METHODS:
+    setattr(Llama, _name, _guarded(getattr(_CheckedLlama, _name), Llama._run_exclusively))
+for _name in _SHARED_METHODS:
+    setattr(Llama, _name, _guarded(getattr(_CheckedLlama, _name), Llama._run_shared))
+Llama.__module__ = "modeldeck.llama"
+
+
+class LlamaStream(Generator[Any, Any, None]):
+    """A generator of llama-cpp-python that runs piece by piece on the model's thread and holds its lock to the end."""
+
+    def __init__(self, llama: Llama, iterator: Iterator[Any], hold: LockHold) -> None:
+        self._llama = llama
+        self._iterator = iterator
+        self._hold = hold
+        self._is_done = False
+        llama._execution.lock.suspend(hold)
+
+    def send(self, value: Any) -> Any:
+        if self._is_done:
+            raise StopIteration
+        execution = self._llama._execution
+        execution.lock.resume(self._hold)
+        self._is_done = True
+        try:
+            piece = execution.run(functools.partial(self._next, value))
+            self._is_done = False
+        except StopIteration:
+            self._llama._record()
+            raise
+        finally:
+            if self._is_done:
+                execution.lock.release(self._hold)
+            else:
+                execution.lock.suspend(self._hold)
+        return piece
+
+    def throw(self, *error: Any) -> Any:
+        self._is_done = True
+        self._llama._execution.lock.release(self._hold)
+        if isinstance(self._iterator, Generator):
+            return self._iterator.throw(*error)
+        raise error[0]
+
+    def __del__(self) -> None:
+        self._llama._execution.lock.release(self._hold)
+
+    def _next(self, value: Any) -> Any:
+        with _Stoppable(self._llama):
+            if value is not None and isinstance(self._iterator, Generator):
+                return self._iterator.send(value)
+            return next(self._iterator)
+
+
+class _Stoppable:
+    """Replaces whatever error a stopped generation fails with by the one that says so, and resets the model."""
+
+    def __init__(self, llama: Llama) -> None:
+        self._llama = llama
+
+    def __enter__(self) -> None:
+        self._llama._execution.raise_if_stopped()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        execution = self._llama._execution
+        if error is None or isinstance(error, StopIteration) or not execution.lock.is_stopping:
+            return
+        if not execution.lock.is_closed:
+            # llama.cpp has dropped the sequence from its cache, which llama-cpp-python would otherwise reuse.
+            self._llama.reset()
+            self._llama._ctx.kv_cache_clear()
+        execution.raise_if_stopped()
+
+
+# --- freeing ----------------------------------------------------------------------------------------------------------
+
+
+class _UnloadedPart:
+    """The class of the native parts after unloading: using one, through a tokenizer say, raises an error."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise unloaded_error()
+
+
+def _free(state: dict[str, Any]) -> None:
+    """Free what belongs to the `Llama` with these attributes. Runs last on the model's thread."""
+    for name in _MEMORY_PARTS:
+        state.pop(name, None)
+    if "_stack" in state:
+        state["_stack"].close()
+    state["_execution"].renderer.close()
+    _disable_parts(state)
+    trim_heap()
+
+
+def _disable_parts(state: dict[str, Any]) -> None:
+    for name in _NATIVE_PARTS:
+        if name in state:
+            state[name].__class__ = _UnloadedPart
+
+
+@atexit.register
+def _unload_all() -> None:
+    """Unload before the interpreter ends: afterwards no thread answers any more."""
+    for llama in list(_loaded):
+        llama.unload()
