@@ -1,4 +1,4 @@
-"""How the calls of one model run: one generation at a time, each call on the right thread, and all of them stoppable."""
+"""Runs the calls of one model: one generation at a time, each call on the right thread, and all of them stoppable."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ _MEMORY_PARTS = ("_sampler", "_candidates", "scores", "input_ids", "cache")
 _loaded: weakref.WeakSet[Llama] = weakref.WeakSet()
 
 
-# --- arguments that would end the process are refused before llama.cpp sees them ---------------------------------------
+# --- refusing arguments that would end the process --------------------------------------------------------------------
 
 
 class _CheckedLlama(_llama_cpp.Llama):  # type: ignore[misc]

@@ -117,7 +117,7 @@ def _address(callback: Any) -> int | None:
 
 
 def _libggml_base(llama_cpp: ModuleType) -> ctypes.CDLL | None:
-    """Find the library with ``ggml_abort``. On Unix, libllama answers for the symbols of those it depends on as well."""
+    """Find the library with ``ggml_abort``. On Unix, libllama also answers for the symbols of its dependencies."""
     if sys.platform != "win32":
         return getattr(llama_cpp.llama_cpp, "_lib", None)
     try:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
 from modeldeck._types import LoadProgress
 from modeldeck.llama import vision
-from modeldeck.llama.model_file import check_adapter, check_projector, inspect_model
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
 from modeldeck.llama.measurements import MeasurementStore, Recorder
+from modeldeck.llama.model_file import check_adapter, check_projector, inspect_model
 from modeldeck.llama.options import check_names, choose_options
 from modeldeck.sizing.hardware import probe_hardware
 
