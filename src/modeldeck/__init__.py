@@ -81,7 +81,7 @@ if TYPE_CHECKING:
         start_download,
         verify,
     )
-    from modeldeck.llama.guard import Guarded as Llama
+    from modeldeck.llama.handle import Llama
     from modeldeck.session import Download, Session
     from modeldeck.widget.browser import ModelBrowser
 
@@ -160,7 +160,7 @@ __all__ = [
 _LAZY = {
     "Download": ("modeldeck.session", "Download"),
     "DownloadJob": ("modeldeck.api", "DownloadJob"),
-    "Llama": ("modeldeck.llama.guard", "Guarded"),
+    "Llama": ("modeldeck.llama.handle", "Llama"),
     "ModelBrowser": ("modeldeck.widget.browser", "ModelBrowser"),
     "Session": ("modeldeck.session", "Session"),
     "describe": ("modeldeck.api", "describe"),

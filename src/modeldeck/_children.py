@@ -57,7 +57,9 @@ class Reply:
         """Whether native code ended the child."""
         if self.is_complete or self.exit_code is None:
             return False
-        return self.exit_code < 0 if os.name == "posix" else self.exit_code not in _PYTHON_ERROR_CODES
+        if os.name != "posix":
+            return self.exit_code not in _PYTHON_ERROR_CODES
+        return -self.exit_code in (signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS)
 
     @property
     def last_error(self) -> str | None:
@@ -66,9 +68,21 @@ class Reply:
         return lines[-1] if lines else None
 
     @property
-    def signal_name(self) -> str | None:
-        """The name of the signal that ended the child, such as "SIGSEGV"."""
-        return signal.Signals(-self.exit_code).name if self.exit_code is not None and self.exit_code < 0 else None
+    def crash_reason(self) -> str | None:
+        """Why native code ended the child: the assertion that failed in llama.cpp, or else the signal."""
+        if not self.is_crash or self.exit_code is None:
+            return None
+        lines = [line.strip() for line in self.errors.splitlines()]
+        asserted = next((line for line in lines if "GGML_ASSERT" in line or "GGML_ABORT" in line), None)
+        if asserted is not None:
+            return without_folder(asserted)
+        return signal.Signals(-self.exit_code).name if self.exit_code < 0 else f"code {self.exit_code}"
+
+
+def without_folder(reason: str) -> str:
+    """Shorten ``/build/path/llama-vocab.cpp:12: GGML_ASSERT(x) failed`` to the file's name."""
+    place, separator, text = reason.partition(": ")
+    return f"{place.replace(chr(92), '/').rpartition('/')[2]}{separator}{text}".strip()
 
 
 class Child:
@@ -201,7 +215,9 @@ class _Process:
                 if check is not None:
                     check()
                 if deadline is not None and time.monotonic() > deadline:
-                    return Reply(answers=tuple(answers), errors=f"No answer within {timeout_seconds:g} seconds.")
+                    return Reply(
+                        answers=tuple(answers), errors=f"The process did not answer within {timeout_seconds:g} seconds."
+                    )
                 continue
             if line == _END:
                 return Reply(answers=tuple(answers), is_complete=True)

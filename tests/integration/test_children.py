@@ -16,12 +16,15 @@ import pytest
 
 from modeldeck._children import Child
 
-PROGRAM = """
+PROGRAM = r"""
 import ctypes, os, sys, time
 
 def answer(request):
     yield {"pid": os.getpid()}
     if request == "crash":
+        os.abort()
+    if request == "assert":
+        print("noise\n/tmp/build/src/model.cpp:12: GGML_ASSERT(a: b) failed\nmore", file=sys.stderr, flush=True)
         os.abort()
     if request == "raise":
         raise RuntimeError("this went wrong")
@@ -76,9 +79,11 @@ def test_a_crash_is_told_apart_from_an_exception_and_the_next_request_is_answere
     child = make_child()
     crashed = child.ask("crash")
     assert crashed.is_crash
-    assert crashed.signal_name == "SIGABRT"
+    assert crashed.crash_reason == "SIGABRT"
     assert len(crashed.answers) == 1  # what was said before the crash is not lost
+    assert child.ask("assert").crash_reason == "model.cpp:12: GGML_ASSERT(a: b) failed"
     raised = child.ask("raise")
+    assert raised.crash_reason is None
     assert (raised.is_complete, raised.is_crash, raised.exit_code) == (False, False, 1)
     assert raised.last_error == "RuntimeError: this went wrong"
     assert child.ask("hello").is_complete
@@ -96,7 +101,7 @@ def test_a_child_that_hangs_is_stopped_in_time(make_child: Make) -> None:
     reply = child.ask("hang", timeout_seconds=0.2)
     assert not reply.is_complete
     assert reply.exit_code is None
-    assert reply.errors == "No answer within 0.2 seconds."
+    assert reply.errors == "The process did not answer within 0.2 seconds."
     wait_until_gone(reply.answers[0]["pid"])
     assert child.ask("hello").is_complete
 

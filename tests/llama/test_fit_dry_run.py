@@ -52,7 +52,7 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("no process was expected")
 
-    monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "Popen", fail)
 
 
 def test_a_header_is_enough_for_the_numbers_of_a_real_load(smollm2: Path) -> None:

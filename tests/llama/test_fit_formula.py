@@ -1,8 +1,5 @@
 """The formula against llama.cpp itself, over true shapes of published models."""
 
-import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from modeldeck.gguf.ggml_types import type_id_of
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
+from modeldeck.sizing.ask_child import ask_llama_child
 from modeldeck.sizing.memory import ContextOptions, MemoryUse, memory_use
 from tests.llama.fit_shapes import MODELS, Model, write_header
 
@@ -88,14 +86,9 @@ def ask_llama(path: Path, asked: list[tuple[ContextOptions, int]]) -> list[dict[
         for options, n_ctx in asked
     ]
     request = {"kind": "model", "path": str(path), "n_gpu_layers": 0, "contexts": contexts}
-    run = subprocess.run(
-        [sys.executable, "-m", "modeldeck.sizing.llama_child"],
-        input=json.dumps(request).encode(),
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=100,
-    )
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    reply = ask_llama_child(request, timeout_seconds=100)
+    assert reply.is_complete, reply.errors
+    return list(reply.answers)
 
 
 def test_there_are_enough_cases(cases: list[Case]) -> None:

@@ -38,7 +38,7 @@ def test_a_failure_keeps_the_old_content_and_leaves_no_draft(tmp_path: Path) -> 
     path = tmp_path / "kept.json"
     path.mkdir()
     (path / "old").touch()
-    with pytest.raises(OSError, match="kept.json"):
+    with pytest.raises(OSError, match=r"kept\.json"):
         replace_file(path, b"content")
     assert os.listdir(tmp_path) == ["kept.json"]
     assert os.listdir(path) == ["old"]

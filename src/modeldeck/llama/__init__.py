@@ -16,7 +16,7 @@ __all__ = ["Llama", "LlamaAvailability", "Measurement", "MeasurementStore", "ava
 
 def __getattr__(name: str) -> Any:
     if name == "Llama":
-        from modeldeck.llama.handle import Llama
+        from modeldeck.llama.handle import llama_class
 
-        return Llama
+        return llama_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """The `Llama` that modeldeck returns: a ``llama_cpp.Llama`` whose misuse raises instead of ending the process.
 
-Importing this module imports llama-cpp-python, so it is imported inside functions only.
+llama-cpp-python is optional and slow to import, so the classes here are mixins: `llama_class` imports it and puts them
+in front of its classes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from modeldeck.llama.measurements import Recorder
 
 T = TypeVar("T")
 
-_llama_cpp: Any = import_llama_cpp()
+_Mixin: Any = object  # so that the attributes of llama-cpp-python's classes are accepted
 
 _EXCLUSIVE_METHODS = (
     "__call__",
@@ -62,8 +63,8 @@ _loaded: weakref.WeakSet[Llama] = weakref.WeakSet()
 # --- refusing arguments that would end the process --------------------------------------------------------------------
 
 
-class _CheckedLlama(_llama_cpp.Llama):  # type: ignore[misc]
-    """A ``llama_cpp.Llama`` that refuses such arguments."""
+class _CheckedLlama(_Mixin):  # type: ignore[misc]
+    """Makes ``llama_cpp.Llama`` refuse such arguments."""
 
     _execution: Execution
 
@@ -82,7 +83,7 @@ class _CheckedLlama(_llama_cpp.Llama):  # type: ignore[misc]
 
     def _check_grammar(self, grammar: Any) -> None:
         """Raise for a grammar that llama.cpp refuses with a null sampler, which llama-cpp-python would then use."""
-        bindings = _llama_cpp.llama_cpp
+        bindings = import_llama_cpp().llama_cpp
         log = self._execution.thread.log
         log.clear()
         sampler = bindings.llama_sampler_init_grammar(
@@ -94,8 +95,8 @@ class _CheckedLlama(_llama_cpp.Llama):  # type: ignore[misc]
         bindings.llama_sampler_free(sampler)
 
 
-class _CheckedModel(_llama_cpp._internals.LlamaModel):  # type: ignore[misc]
-    """A ``LlamaModel`` that refuses such arguments, and whose vocabulary can be read on any thread."""
+class _CheckedModel(_Mixin):  # type: ignore[misc]
+    """Makes ``LlamaModel`` refuse such arguments, and its vocabulary readable on any thread."""
 
     _execution: Execution
 
@@ -135,7 +136,7 @@ class _CheckedModel(_llama_cpp._internals.LlamaModel):  # type: ignore[misc]
 # --- the handle -------------------------------------------------------------------------------------------------------
 
 
-class Llama(_CheckedLlama):
+class Llama(_Mixin):  # type: ignore[misc]
     """A loaded model: every method of ``llama_cpp.Llama``, made safe for a notebook.
 
     `modeldeck.load` returns it. Calls from several threads queue. ``unload()``, leaving a ``with`` block, or dropping
@@ -173,6 +174,8 @@ class Llama(_CheckedLlama):
     ...         print(piece["choices"][0]["text"], end="")
     """
 
+    _execution: Execution
+
     def __init__(
         self,
         model_path: str,
@@ -181,7 +184,7 @@ class Llama(_CheckedLlama):
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
-        hooks.install(_llama_cpp)
+        hooks.install(import_llama_cpp())
         self._execution = Execution()
         self._recorder: Recorder | None = None
         thread = self._execution.thread
@@ -204,11 +207,12 @@ class Llama(_CheckedLlama):
         super().__init__(model_path, **kwargs)
         self._hides_templates = False
         self._model._execution = self._execution
-        self._model.__class__ = _CheckedModel
-        self._execution.stop_flag.attach(_llama_cpp.llama_cpp, self._ctx.ctx)
-        chat.add_template_handlers(self, _llama_cpp, self._execution.renderer)
+        self._model.__class__ = _checked_model_class()
+        llama_cpp = import_llama_cpp()
+        self._execution.stop_flag.attach(llama_cpp.llama_cpp, self._ctx.ctx)
+        chat.add_template_handlers(self, llama_cpp, self._execution.renderer)
         if kwargs.get("chat_format") is None and kwargs.get("chat_handler") is None:
-            self.chat_format = chat.default_format(self, _llama_cpp)
+            self.chat_format = chat.default_format(self, llama_cpp)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -330,11 +334,19 @@ def _guarded(method: Callable[..., Any], run: Callable[[Llama, Callable[[], Any]
     return guarded
 
 
-for _name in _EXCLUSIVE_METHODS:
-    setattr(Llama, _name, _guarded(getattr(_CheckedLlama, _name), Llama._run_exclusively))
-for _name in _SHARED_METHODS:
-    setattr(Llama, _name, _guarded(getattr(_CheckedLlama, _name), Llama._run_shared))
-Llama.__module__ = "modeldeck.llama"
+@functools.cache
+def llama_class() -> type[Llama]:
+    """Return the class of loaded models: `Llama` in front of ``llama_cpp.Llama``."""
+    base = type("CheckedLlama", (_CheckedLlama, import_llama_cpp().Llama), {})
+    methods = {name: _guarded(getattr(base, name), Llama._run_exclusively) for name in _EXCLUSIVE_METHODS}
+    methods |= {name: _guarded(getattr(base, name), Llama._run_shared) for name in _SHARED_METHODS}
+    atexit.register(_unload_all)
+    return type("Llama", (Llama, base), {"__module__": "modeldeck.llama", "__doc__": Llama.__doc__, **methods})
+
+
+@functools.cache
+def _checked_model_class() -> type[_CheckedModel]:
+    return type("CheckedModel", (_CheckedModel, import_llama_cpp()._internals.LlamaModel), {})
 
 
 class LlamaStream(Generator[Any, Any, None]):
@@ -430,7 +442,6 @@ def _disable_parts(state: dict[str, Any]) -> None:
             state[name].__class__ = _UnloadedPart
 
 
-@atexit.register
 def _unload_all() -> None:
     """Unload before the interpreter ends: afterwards no thread answers any more."""
     for llama in list(_loaded):

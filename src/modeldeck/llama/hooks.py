@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
+from modeldeck._children import without_folder
 from modeldeck.llama.native_thread import busy_threads, current_thread
 
 _STDERR = 2
@@ -165,7 +166,7 @@ def _block_if_ours(reason: str) -> None:
 
     The model's memory is lost, its caller gets an exception, and the kernel lives.
     """
-    reason = _without_folder(reason)
+    reason = without_folder(reason)
     thread = current_thread()
     if thread is not None:
         victims = [thread]
@@ -179,9 +180,3 @@ def _block_if_ours(reason: str) -> None:
     for victim in victims:
         victim.give_up(reason)
     threading.Event().wait()
-
-
-def _without_folder(reason: str) -> str:
-    """Shorten ``/build/path/llama-vocab.cpp:12: GGML_ASSERT(x) failed`` to the file's name."""
-    place, separator, text = reason.partition(": ")
-    return f"{place.replace(chr(92), '/').rpartition('/')[2]}{separator}{text}".strip()

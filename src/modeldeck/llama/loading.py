@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
 from modeldeck._types import LoadProgress
 from modeldeck.llama import vision
+from modeldeck.llama.handle import Llama, llama_class
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
 from modeldeck.llama.measurements import MeasurementStore, Recorder
 from modeldeck.llama.model_file import check_adapter, check_projector, inspect_model
 from modeldeck.llama.options import check_names, choose_options
 from modeldeck.sizing.hardware import probe_hardware
-
-if TYPE_CHECKING:
-    from modeldeck.llama.handle import Llama
 
 _READ_BYTES = 8 << 20
 
@@ -112,10 +110,8 @@ def load(
 
 
 def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Llama:
-    from modeldeck.llama.handle import Llama
-
     try:
-        return Llama(str(path), on_load_progress=stages.on_native_progress, **options)
+        return llama_class()(str(path), on_load_progress=stages.on_native_progress, **options)
     except LlamaCrashedError as error:
         raise LoadFailedError(
             f"llama.cpp cannot load {path.name}: {error.reason}. The file is damaged, or an option is wrong."

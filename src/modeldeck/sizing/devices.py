@@ -51,7 +51,7 @@ def list_llama_devices(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> tupl
     if time.monotonic() < fresh_until:
         return devices
     reply = ask_llama_child({"kind": "devices"}, timeout_seconds)
-    for line in reply.lines:
+    for line in reply.answers:
         if line.get("kind") == "devices":
             try:
                 devices = msgspec.convert(line["devices"], tuple[GPU, ...])

@@ -8,7 +8,6 @@ and the result says so.
 from __future__ import annotations
 
 import hashlib
-import signal
 import sys
 import tempfile
 from collections import OrderedDict
@@ -20,9 +19,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from modeldeck._children import Reply
 from modeldeck.gguf.ggml_types import type_id_of
 from modeldeck.gguf.shards import shard_names
-from modeldeck.sizing.ask_child import DEFAULT_TIMEOUT_SECONDS, ChildReply, ask_llama_child
+from modeldeck.sizing.ask_child import DEFAULT_TIMEOUT_SECONDS, ask_llama_child
 from modeldeck.sizing.cache_shape import padded_cells
 from modeldeck.sizing.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, MemoryUse, host_bytes
 
@@ -220,20 +220,16 @@ def _write_headers(folder: Path, parts: Sequence[HeaderPart]) -> Path:
     return folder / names[0]
 
 
-def _read_reply(reply: ChildReply, options: ContextOptions) -> DryRun:
-    last_words = reply.errors.splitlines()[-1] if reply.errors else None
-    if reply.returncode is None:
-        return DryRun(status="unavailable", reason=last_words)
-    if _is_abort(reply.returncode):
-        reason = _assertion(reply.errors) or f"llama.cpp ended with {_signal_name(reply.returncode)}."
-        return DryRun(status="would_abort", reason=reason)
+def _read_reply(reply: Reply, options: ContextOptions) -> DryRun:
+    if reply.is_crash:
+        return DryRun(status="would_abort", reason=reply.crash_reason)
     by_kind: dict[str, list[dict[str, Any]]] = {}
-    for line in reply.lines:
-        by_kind.setdefault(line.get("kind", ""), []).append(line)
+    for answer in reply.answers:
+        by_kind.setdefault(answer.get("kind", ""), []).append(answer)
     if refused := by_kind.get("refused"):
         return DryRun(status="refused", reason=refused[0].get("reason"))
-    if reply.returncode != 0 or "model" not in by_kind:
-        return DryRun(status="unavailable", reason=last_words)
+    if not reply.is_complete or "model" not in by_kind:
+        return DryRun(status="unavailable", reason=reply.last_error)
     model = by_kind["model"][0]
     return DryRun(
         status="ok",
@@ -241,21 +237,5 @@ def _read_reply(reply: ChildReply, options: ContextOptions) -> DryRun:
         head_count=model["head_count"],
         vocab_size=model["vocab_size"],
         options=options,
-        contexts=tuple(msgspec.convert(line, ContextMemory) for line in by_kind.get("context", [])),
+        contexts=tuple(msgspec.convert(answer, ContextMemory) for answer in by_kind.get("context", [])),
     )
-
-
-def _is_abort(returncode: int) -> bool:
-    if sys.platform == "win32":
-        return returncode not in (0, 1)
-    return returncode in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL, -signal.SIGBUS)
-
-
-def _signal_name(returncode: int) -> str:
-    return signal.Signals(-returncode).name if returncode < 0 else f"code {returncode}"
-
-
-def _assertion(errors: str) -> str | None:
-    """Find the assertion that failed, or else the last line of the output."""
-    lines = [line for line in errors.splitlines() if line.strip()]
-    return next((line for line in lines if "GGML_ASSERT" in line or "GGML_ABORT" in line), lines[-1] if lines else None)

@@ -1,23 +1,22 @@
-"""The child process that asks llama.cpp: ``python -m modeldeck.sizing.llama_child``. It reads one JSON request.
+"""Asks llama.cpp in a child process; see `modeldeck._children`.
 
 llama.cpp aborts its whole process on some files, so a notebook's kernel must never ask it directly. The child loads
 models with ``no_alloc`` ("only load metadata and simulate memory allocations"), which needs only the header of the
 file, and reads the numbers from llama.cpp's log, because no function returns them.
 
 Requests are ``{"kind": "devices"}`` and ``{"kind": "model", "path": …, "n_gpu_layers": …, "contexts": [{"n_ctx": …,
-"n_ubatch": …, "flash_attn": …, "swa_full": …, "type_k": …, "type_v": …}, …]}``. The child writes each answer
-as one line of JSON as soon as it has it, so that an abort does not lose the earlier ones.
+"n_ubatch": …, "flash_attn": …, "swa_full": …, "type_k": …, "type_v": …}, …]}``. Each answer is
+sent as soon as it is known, so that an abort does not lose the earlier ones.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any
 
 LOG_INFO, LOG_ERROR = 2, 4
 _GPU_DEVICE_TYPES = (1, 2)
@@ -26,38 +25,12 @@ _CACHE_SIZE = re.compile(r"^(?:llama_kv_cache|llama_memory_recurrent|\w*cache\w*
 _BUFFER_SIZE = re.compile(r"^\w+: +(\S+) +(compute|output) buffer size = +([\d.]+) MiB")
 
 
-def main() -> None:
-    """Read one request from standard input and answer it."""
-    answers = _private_stdout()
-    _forbid_core_dumps()
-    request = json.load(sys.stdin)
-
-    def answer(value: dict[str, Any]) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
+def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Answer one request."""
     if request["kind"] == "devices":
-        answer(_devices())
+        yield _devices()
     else:
-        _ask_about_model(request, answer)
-    answers.flush()
-    # All answers are written. Leaving now avoids freeing the simulated buffers, which can crash.
-    os._exit(0)
-
-
-def _private_stdout() -> TextIO:
-    """Keep standard output for the answers, and send what libraries print to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def _forbid_core_dumps() -> None:
-    try:
-        import resource
-    except ImportError:
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        yield from _ask_about_model(request)
 
 
 class _Log:
@@ -80,7 +53,7 @@ class _Log:
         return lines
 
 
-def _ask_about_model(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+def _ask_about_model(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import llama_cpp.llama_cpp as llama
 
     log = _Log(llama)
@@ -92,19 +65,17 @@ def _ask_about_model(request: dict[str, Any], answer: Callable[[dict[str, Any]],
     model = llama.llama_model_load_from_file(os.fsencode(request["path"]), params)
     lines = log.take()
     if not model:
-        answer({"kind": "refused", "reason": _reason(lines)})
+        yield {"kind": "refused", "reason": _reason(lines)}
         return
     vocabulary = llama.llama_model_get_vocab(model)
-    answer(
-        {
-            "kind": "model",
-            "weights_bytes": int(llama.llama_model_size(model)),
-            "head_count": int(llama.llama_model_n_head(model)),
-            "vocab_size": int(llama.llama_vocab_n_tokens(vocabulary)),
-        }
-    )
+    yield {
+        "kind": "model",
+        "weights_bytes": int(llama.llama_model_size(model)),
+        "head_count": int(llama.llama_model_n_head(model)),
+        "vocab_size": int(llama.llama_vocab_n_tokens(vocabulary)),
+    }
     for wanted in request["contexts"]:
-        answer(_context(llama, model, log, wanted))
+        yield _context(llama, model, log, wanted)
 
 
 def _context(llama: Any, model: Any, log: _Log, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +152,3 @@ def _gpu_devices() -> list[dict[str, Any]]:
         name = libggml.ggml_backend_dev_description(device).decode("utf-8", errors="replace")
         devices.append({"name": name, "total": total.value, "free": free.value})
     return devices
-
-
-if __name__ == "__main__":
-    main()
