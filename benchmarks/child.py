@@ -94,8 +94,8 @@ def main() -> None:
 
 
 def _stop_hashing() -> None:
-    """What the sha256 costs is seen by leaving it out; the product has no such switch."""
-    from modeldeck.engine import file
+    """Leave the sha256 out, to see what it costs. The product has no such switch."""
+    from modeldeck.engine import completion
     from modeldeck.engine.digest import FrontHasher
 
     class NoHasher(FrontHasher):
@@ -112,18 +112,18 @@ def _stop_hashing() -> None:
         def hexdigest(self) -> str:
             return self._digest
 
-    file.FrontHasher = NoHasher  # type: ignore[misc]
+    completion.FrontHasher = NoHasher  # type: ignore[misc]
 
 
 def _count_parts() -> dict[str, float]:
     """CPU seconds of the threads by what they do; what is left is the loop's, the interpreter's and the scheduler's."""
     from modeldeck.engine import digest
-    from modeldeck.engine.network import Stream
+    from modeldeck.engine.network import SocketStream
     from modeldeck.engine.partial import SegmentWriter
 
     parts: dict[str, float] = {}
     for name, owner, function in (
-        ("receiving and decrypting", Stream, "_read_block"),
+        ("receiving and decrypting", SocketStream, "_read_block"),
         ("writing, with XXH3 and journal", SegmentWriter, "write"),
         ("sha256", digest.FrontHasher, "feed"),
         ("reading back for it", digest, "read_at"),

@@ -456,7 +456,7 @@ Action: TypeAlias = Literal["pause", "resume", "cancel", "retry", "dismiss"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRequest:
-    """What to download, and where to put it.
+    """What to download or repair, and where to put it.
 
     The token is not part of it: it travels separately and stays in memory.
 
@@ -478,6 +478,8 @@ class DownloadRequest:
         The address of the Hub.
     cache_dir : str
         The directory of the Hugging Face cache.
+    purpose : {"download", "repair"}
+        A repair reads the files that are in the cache, and fetches only what is damaged or missing.
     key
     """
 
@@ -489,11 +491,13 @@ class DownloadRequest:
     files: tuple[GGUFFile, ...]
     endpoint: str
     cache_dir: str
+    purpose: Literal["download", "repair"] = "download"
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Requests with the same key are the same download."""
-        return (self.endpoint, self.cache_dir, self.repo_id, self.commit_hash or self.revision, self.variant_id)
+        """Requests with the same key are one job of the engine."""
+        commit = self.commit_hash or self.revision
+        return (self.purpose, self.endpoint, self.cache_dir, self.repo_id, commit, self.variant_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -547,6 +551,8 @@ class DownloadSnapshot:
         Whether it is connected but receives no data.
     bytes_fetched : int
         Bytes received over the network for this download. Bytes that were received twice count twice.
+    repaired_bytes : tuple[int, ...]
+        For each file of a repair, how many of its bytes were in the cache but wrong.
     error : ErrorInfo or None
         Why it failed, or why it was paused without being asked to.
     notice : str or None
@@ -575,6 +581,7 @@ class DownloadSnapshot:
     retry_in_seconds: float | None = None
     is_stalled: bool = False
     bytes_fetched: int = 0
+    repaired_bytes: tuple[int, ...] = ()
     error: ErrorInfo | None = None
     notice: str | None = None
     actions: tuple[Action, ...] = ()

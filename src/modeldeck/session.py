@@ -346,7 +346,7 @@ class Session:
         RemoteFileNotFoundError
             When nothing is unfinished.
         """
-        from modeldeck.engine.partial import discard_partials, list_partials
+        from modeldeck.engine.leftovers import discard_partials, list_partials
         from modeldeck.hub.cache import repo_dir
 
         repo_id, selector = split_target(target)
@@ -404,21 +404,27 @@ class Session:
         model
             A `LocalModel`, its path, or ``"owner/name:LABEL"``; the only variant that is there needs no label.
         repair : bool
-            Fetch again what is damaged. Only that, if modeldeck has downloaded or verified the file before and so knows
-            its blocks; otherwise the file is fetched to be compared.
+            Have the engine fetch again what is damaged, and wait for it. It fetches only that if modeldeck has
+            downloaded or verified the file before and so knows its blocks. Otherwise it fetches the whole file to
+            compare it. The repair is a download in the engine's list, and can be paused, resumed and cancelled there.
         progress : callable, optional
             Called with bytes hashed and bytes in all.
         """
-        from modeldeck.engine.verify import verify_files
-        from modeldeck.service.discovery import find_checks_directory
+        from modeldeck.engine.verify import repair_request, repaired_files, verify_files
+        from modeldeck.service.discovery import find_blocks_directory
 
-        return await verify_files(
-            await self._local(model),
+        local = await self._local(model)
+        files = await verify_files(
+            local,
             hub=self.hub,
-            repair=repair,
             progress=progress,
-            checks_dir=await anyio.to_thread.run_sync(find_checks_directory, self.settings.cache_dir),
+            blocks_dir=await anyio.to_thread.run_sync(find_blocks_directory, self.settings.cache_dir),
         )
+        if not repair or all(file.is_valid is not False for file in files):
+            return files
+        request = await anyio.to_thread.run_sync(partial(repair_request, local, files, endpoint=self.settings.endpoint))
+        job = await self.start(request)
+        return repaired_files(files, await job.finished())
 
     async def remove(self, model: LocalModel | str | Path) -> int:
         """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay.
@@ -621,14 +627,18 @@ class Download:
         return snapshot
 
     async def result(self, *, progress: ProgressCallback | None = None) -> LocalModel:
-        """Wait until the download is ready.
+        """Wait until the download is ready, and return its model. See `finished`."""
+        return local_model_of(await self.finished(progress=progress))
+
+    async def finished(self, *, progress: ProgressCallback | None = None) -> DownloadSnapshot:
+        """Wait until the download is ready, and return its last snapshot.
 
         Raises
         ------
         DownloadCancelledError
-            When somebody cancelled it.
+            If the download was cancelled.
         ModelDeckError
-            What it failed with.
+            If it failed, the error that it failed with.
         """
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
@@ -665,17 +675,14 @@ class Download:
             raise failures[0]
         if progress is not None:
             progress(snapshot)
-        return self._outcome(snapshot)
+        if snapshot.error is not None:
+            raise error_from_info(snapshot.error)
+        if snapshot.state is not DownloadState.READY:
+            raise DownloadCancelledError("The download was cancelled. Start it again when you want it.")
+        return snapshot
 
     def __await__(self) -> Generator[Any, None, LocalModel]:
         return self.result().__await__()
-
-    def _outcome(self, snapshot: DownloadSnapshot) -> LocalModel:
-        if snapshot.state is DownloadState.READY:
-            return local_model_of(snapshot)
-        if snapshot.error is not None:
-            raise error_from_info(snapshot.error)
-        raise DownloadCancelledError("The download was cancelled. Start it again when you want it.")
 
 
 def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:

@@ -16,16 +16,12 @@ import psutil
 import pytest
 
 from modeldeck._types import DownloadState, GGUFFile
-from modeldeck.engine import file, partial
-from modeldeck.engine.partial import (
-    LEFT_OVER_SECONDS,
-    Partial,
-    PartialHeader,
-    SegmentWriter,
-    clean_partials,
-    discard_partials,
-    list_partials,
-)
+from modeldeck.engine import partial
+from modeldeck.engine.completion import Completion
+from modeldeck.engine.journal import PartialHeader, sealed
+from modeldeck.engine.leftovers import LEFT_OVER_SECONDS, clean_partials, discard_partials, list_partials
+from modeldeck.engine.ownership import ABANDONED_SECONDS
+from modeldeck.engine.partial import Partial, SegmentWriter
 from modeldeck.engine.retry import RetryPolicy
 from tools.localhub.faults import Reply, Throttle
 
@@ -36,11 +32,11 @@ CHILD = """
 import asyncio, sys
 import msgspec
 from modeldeck._types import DownloadRequest
-from modeldeck.engine import partial
+from modeldeck.engine import ownership, partial
 from modeldeck.engine.manager import DownloadManager
 
 if sys.argv[2] == "lying":
-    partial._try_lock = lambda descriptor: True
+    ownership.try_lock = partial.try_lock = lambda descriptor: True
 
 async def main():
     async with DownloadManager() as manager:
@@ -150,14 +146,15 @@ async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
     playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To read 50 GB from a network filesystem takes longer than another machine waits for a sign of life."""
-    reading_step = file._bad_blocks
+    reading_step = Completion._bad_blocks
     ages: list[float] = []
 
-    def slow(partial_file: Partial, *rest: Any) -> Any:
-        long_ago = time.time() - partial.ABANDONED_SECONDS
-        os.utime(partial_file.journal_path, (long_ago, long_ago))
-        outcome = reading_step(partial_file, *rest)
-        ages.append(time.time() - partial_file.journal_path.stat().st_mtime)
+    def slow(completion: Completion, *rest: Any) -> Any:
+        (journal,) = (playground.repo_dir / "blobs").glob("*.journal")
+        long_ago = time.time() - ABANDONED_SECONDS
+        os.utime(journal, (long_ago, long_ago))
+        outcome = reading_step(completion, *rest)
+        ages.append(time.time() - journal.stat().st_mtime)
         return outcome
 
     playground.hub.faults.add(Throttle(4e6), origin="cdn")
@@ -165,13 +162,13 @@ async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 4_000_000)
         await manager.act(job.job_id, "pause")
-        monkeypatch.setattr(file, "_bad_blocks", slow)
+        monkeypatch.setattr(Completion, "_bad_blocks", slow)
         monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
         playground.hub.faults.clear()
         await manager.act(job.job_id, "resume")
         playground.assert_exact(await manager.wait(job.job_id))
     assert ages
-    assert max(ages) < partial.ABANDONED_SECONDS / 2
+    assert max(ages) < ABANDONED_SECONDS / 2
 
 
 @pytest.mark.anyio
@@ -185,9 +182,9 @@ async def test_an_owner_that_waits_for_the_server_is_not_taken_for_dead(
         await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].retry_in_seconds is not None)
         (journal,) = (playground.repo_dir / "blobs").glob("*.journal")
-        long_ago = time.time() - partial.ABANDONED_SECONDS
+        long_ago = time.time() - ABANDONED_SECONDS
         os.utime(journal, (long_ago, long_ago))
-        await until(lambda: time.time() - journal.stat().st_mtime < partial.ABANDONED_SECONDS / 2)
+        await until(lambda: time.time() - journal.stat().st_mtime < ABANDONED_SECONDS / 2)
 
 
 # --- who may take over ------------------------------------------------------------------------------------------------
@@ -217,7 +214,7 @@ def abandoned(blobs: Path, *, host: str | None = None, pid: int | None = None) -
     values["owner"]["pid"] = pid or values["owner"]["pid"]
     if pid is not None and psutil.pid_exists(pid):
         values["owner"]["started_at"] = psutil.Process(pid).create_time()
-    lines[0] = partial._sealed(json.dumps(values))[:-1]
+    lines[0] = sealed(json.dumps(values))[:-1]
     first.journal_path.write_bytes(b"\n".join(lines))
     return first.journal_path
 
@@ -247,7 +244,7 @@ def test_what_this_process_has_closed_is_free_without_a_word_in_the_journal(blob
     assert Partial.open(blobs, HEADER).received == 0, "the first one has it open"
 
 
-@pytest.mark.parametrize(("age", "received"), [(0, 0), (partial.ABANDONED_SECONDS + 5, 100)])
+@pytest.mark.parametrize(("age", "received"), [(0, 0), (ABANDONED_SECONDS + 5, 100)])
 def test_an_owner_on_another_machine_has_some_time(blobs: Path, age: float, received: int) -> None:
     journal = abandoned(blobs, host="elsewhere")
     moment = time.time() - age
@@ -269,7 +266,7 @@ def test_a_journal_that_points_elsewhere_is_no_journal(blobs: Path, data: str) -
     lines = journal.read_bytes().split(b"\n")
     values = json.loads(lines[0][:-9])
     values["data"] = data
-    journal.write_bytes(b"\n".join([partial._sealed(json.dumps(values))[:-1], *lines[1:]]))
+    journal.write_bytes(b"\n".join([sealed(json.dumps(values))[:-1], *lines[1:]]))
     assert Partial.open(blobs, HEADER).received == 0
 
 

@@ -21,7 +21,8 @@ import anyio.to_thread
 import pytest
 
 from modeldeck._types import DownloadState, EngineLimits, GGUFFile
-from modeldeck.engine import disk, file, partial
+from modeldeck.engine import completion, disk, partial
+from modeldeck.engine.journal import Block
 from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def small_disk(playground: Playground) -> Iterator[Path]:
 @pytest.fixture
 def early_write_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes go to the disk soon, also those of a small file."""
-    monkeypatch.setattr(file, "WRITEBACK_BYTES", 4 << 20)
-    monkeypatch.setattr(file, "WRITEBACK_SECONDS", 0.01)
+    monkeypatch.setattr(completion, "WRITEBACK_BYTES", 4 << 20)
+    monkeypatch.setattr(completion, "WRITEBACK_SECONDS", 0.01)
 
 
 @dataclass
@@ -107,7 +108,7 @@ async def test_what_got_lost_on_its_way_to_the_disk_is_fetched_again(
         stopped = await manager.wait(job.job_id)
         assert stopped.state in (DownloadState.PAUSED, DownloadState.FAILED)
         thin_disk.grow()
-        await (manager.resume if stopped.state is DownloadState.PAUSED else manager.retry)(job.job_id)
+        await manager.act(job.job_id, "resume" if stopped.state is DownloadState.PAUSED else "retry")
         done = await manager.wait(job.job_id)
         assert done.state is DownloadState.READY, done.error
     thin_disk.read_again()
@@ -184,13 +185,12 @@ async def test_each_failure_of_the_disk_says_what_it_is(
         assert str(playground.cache_dir) not in stopped.error.message
         assert stopped.received > 0
         monkeypatch.undo()
-        go_on = manager.resume if state is DownloadState.PAUSED else manager.retry
-        await go_on(job.job_id)
+        await manager.act(job.job_id, "resume" if state is DownloadState.PAUSED else "retry")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
 async def test_a_failed_journal_write_is_a_failed_disk(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(self: partial.Partial, block: partial.Block) -> None:
+    def failing(self: partial.Partial, block: Block) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async with playground.manager() as manager:
@@ -200,7 +200,7 @@ async def test_a_failed_journal_write_is_a_failed_disk(playground: Playground, m
             stopped = await manager.wait(job.job_id)
         assert stopped.error is not None
         assert stopped.error.code == "disk_full"
-        await (manager.resume if stopped.state is DownloadState.PAUSED else manager.retry)(job.job_id)
+        await manager.act(job.job_id, "resume" if stopped.state is DownloadState.PAUSED else "retry")
         playground.assert_exact(await manager.wait(job.job_id))
 
 
@@ -298,7 +298,7 @@ async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
         job = await manager.submit(playground.request())
         assert await anyio.to_thread.run_sync(asked.wait, 60)
         async with anyio.create_task_group() as task_group:
-            task_group.start_soon(manager.pause, job.job_id)
+            task_group.start_soon(manager.act, job.job_id, "pause")
             await anyio.sleep(0.1)
             is_paused.set()
         assert (await manager.wait(job.job_id)).state is DownloadState.PAUSED

@@ -19,7 +19,7 @@ import pytest
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine import job as job_module
-from modeldeck.engine.partial import discard_partials
+from modeldeck.engine.leftovers import discard_partials
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
 from modeldeck.engine.transfer import Patience
@@ -170,7 +170,7 @@ async def test_a_queued_one_does_not_start_while_it_is_cancelled(
         with monkeypatch.context() as patch, anyio.fail_after(60):
             patch.setattr(job_module, "discard_partials", slow)
             async with anyio.create_task_group() as task_group:
-                task_group.start_soon(manager.cancel, waiting.job_id)
+                task_group.start_soon(manager.act, waiting.job_id, "cancel")
                 await anyio.to_thread.run_sync(is_discarding.wait)
                 await manager.wait(running.job_id)
                 may_go_on.set()
@@ -203,7 +203,7 @@ async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
 
         with anyio.fail_after(60):
             async with anyio.create_task_group() as task_group:
-                task_group.start_soon(manager.cancel, running.job_id)
+                task_group.start_soon(manager.act, running.job_id, "cancel")
                 await anyio.to_thread.run_sync(is_discarding.wait)
                 task_group.start_soon(pause)
                 await anyio.wait_all_tasks_blocked()
@@ -215,15 +215,15 @@ async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
 async def test_what_makes_no_sense_is_refused(playground: Playground) -> None:
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
-        for request in (manager.resume, manager.retry, manager.dismiss):
+        for action in ("resume", "retry", "dismiss"):
             with pytest.raises(InvalidRequestError):
-                await request(job.job_id)
+                await manager.act(job.job_id, action)
         playground.assert_exact(await manager.wait(job.job_id))
-        for request in (manager.pause, manager.resume, manager.retry, manager.cancel):
+        for action in ("pause", "resume", "retry", "cancel"):
             with pytest.raises(InvalidRequestError):
-                await request(job.job_id)
+                await manager.act(job.job_id, action)
             with pytest.raises(InvalidRequestError):
-                await request("nobody")
+                await manager.act("nobody", action)
         for limits in (EngineLimits(max_active_jobs=0), EngineLimits(max_connections=0)):
             with pytest.raises(InvalidRequestError):
                 manager.set_limits(limits)

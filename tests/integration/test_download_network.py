@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from modeldeck.engine.connection import DIRECT_BODY, DirectPool
-from modeldeck.engine.network import BLOCK_BYTES, recycle
+from modeldeck.engine.network import BUFFER_BYTES, recycle
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.transport import EngineTransport
 from tools.localhub import LocalHub
@@ -102,7 +102,7 @@ async def test_a_slow_connection_hands_on_what_it_has(playground: Playground, un
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].bytes_fetched > 20_000)
-        assert manager.snapshots()[0].bytes_fetched < BLOCK_BYTES
+        assert manager.snapshots()[0].bytes_fetched < BUFFER_BYTES
         await manager.act(job.job_id, "pause")
         assert manager.snapshots()[0].received > 0
         playground.hub.faults.clear()
@@ -136,7 +136,7 @@ async def test_bodies_of_every_kind_are_read_to_their_end(playground: Playground
         head = await client.head(f"{playground.hub.endpoint}/{playground.repo_id}/resolve/main/{playground.filename}")
         assert head.status_code == 302
         storage = head.headers["location"]
-        for start, stop in ((0, 1), (5, 5 + BLOCK_BYTES), (1, 3 * BLOCK_BYTES + 7)):
+        for start, stop in ((0, 1), (5, 5 + BUFFER_BYTES), (1, 3 * BUFFER_BYTES + 7)):
             answer = await client.get(storage, headers={"Range": f"bytes={start}-{stop - 1}"})
             assert answer.content == playground.content[start:stop]
         playground.hub.faults.add(Chunked(), origin="cdn")
@@ -211,14 +211,14 @@ async def test_a_receiver_that_has_enough_ends_the_answer(playground: Playground
 
 
 def test_only_whole_buffers_come_back() -> None:
-    buffer = bytearray(BLOCK_BYTES)
+    buffer = bytearray(BUFFER_BYTES)
     recycle(memoryview(buffer)[:10])
     recycle(b"not a buffer")
     recycle(memoryview(bytearray(10)))
     from modeldeck.engine import network
 
     assert any(spare is buffer for spare in network._spare_buffers)
-    assert all(len(spare) == BLOCK_BYTES for spare in network._spare_buffers)
+    assert all(len(spare) == BUFFER_BYTES for spare in network._spare_buffers)
 
 
 # --- proxies ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Mending by what is known of a file's blocks: only what is bad is fetched, and no record is ever believed."""
+"""Repairs: jobs of the engine that fetch only the blocks that are bad, and never believe a record of blocks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import anyio
 import pytest
 import xxhash
 
-from modeldeck._errors import IntegrityError, ServerError
+from modeldeck._errors import IntegrityError, ServerError, error_from_info
 from modeldeck._settings import Settings
-from modeldeck._types import DownloadState, LocalModel, VerifiedFile
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, LocalModel, VerifiedFile
 from modeldeck.engine import partial
-from modeldeck.engine.checks import CheckStore
-from modeldeck.engine.partial import Block, encode_block, parse_blocks
+from modeldeck.engine.block_digests import BlockDigestStore
+from modeldeck.engine.journal import Block, encode_block, parse_blocks
 from modeldeck.engine.plan import RangeSet
-from modeldeck.engine.verify import verify_files
+from modeldeck.engine.verify import repair_request, repaired_files, verify_files
 from modeldeck.hub.client import HubClient
 from tools.localhub.faults import FlipBit, Throttle
 
@@ -37,8 +37,8 @@ class Workshop:
     def __init__(self, playground: Playground, hub: HubClient) -> None:
         self.playground = playground
         self.hub = hub
-        self.checks_dir = playground.state_dir / "checks"
-        self.record = self.checks_dir / f"{playground.sha256}.checks"
+        self.blocks_dir = playground.state_dir / "blocks"
+        self.record = self.blocks_dir / f"{playground.sha256}.blocks"
         self.size = len(playground.content)
         self.model = LocalModel(
             repo_id=playground.repo_id,
@@ -49,6 +49,11 @@ class Workshop:
             path=playground.pointer,
             paths=(playground.pointer,),
         )
+
+    async def request(self) -> DownloadRequest:
+        """The request that repairs the file as it is now."""
+        files = await verify_files(self.model, hub=self.hub, blocks_dir=self.blocks_dir)
+        return repair_request(self.model, files, endpoint=self.playground.hub.endpoint)
 
     def blocks(self) -> list[Block]:
         return parse_blocks(self.record.read_bytes().split(b"\n"), self.size)[0]
@@ -63,7 +68,17 @@ class Workshop:
                 file.write(bytes([self.playground.content[offset] ^ 1]))
 
     async def verify(self, *, repair: bool = True) -> VerifiedFile:
-        (file,) = await verify_files(self.model, hub=self.hub, repair=repair, checks_dir=self.checks_dir)
+        """As `Session.verify` does, with an engine of this process."""
+        files = await verify_files(self.model, hub=self.hub, blocks_dir=self.blocks_dir)
+        if repair and files[0].is_valid is False:
+            request = repair_request(self.model, files, endpoint=self.playground.hub.endpoint)
+            async with self.playground.manager(blocks_dir=self.blocks_dir) as manager:
+                job = await manager.submit(request)
+                done = await manager.wait(job.job_id)
+            if done.error is not None:
+                raise error_from_info(done.error)
+            files = repaired_files(files, done)
+        (file,) = files
         return file
 
     async def repair(self) -> tuple[int, int]:
@@ -87,18 +102,18 @@ class Workshop:
     def assert_good_record(self) -> None:
         """What is kept covers the file and is true."""
         content = self.playground.content
-        blocks = CheckStore(self.checks_dir).load(self.playground.sha256, self.size)
+        blocks = BlockDigestStore(self.blocks_dir).load(self.playground.sha256, self.size)
         assert sum(block.length for block in blocks) == self.size
         for block in blocks:
             assert xxhash.xxh3_64_intdigest(content[block.start : block.stop]) == block.xxh3
-        assert [path.name for path in self.checks_dir.iterdir()] == [self.record.name]
+        assert [path.name for path in self.blocks_dir.iterdir()] == [self.record.name]
 
 
 @pytest.fixture
 async def workshop(playground: Playground) -> AsyncIterator[Workshop]:
     client = HubClient(Settings(endpoint=playground.hub.endpoint, cache_dir=playground.cache_dir))
     workshop = Workshop(playground, client)
-    playground.assert_exact(await playground.download(checks_dir=workshop.checks_dir))
+    playground.assert_exact(await playground.download(blocks_dir=workshop.blocks_dir))
     workshop.assert_good_record()
     yield workshop
     await client.aclose()
@@ -163,7 +178,7 @@ async def test_a_file_in_the_snapshot_itself(workshop: Workshop) -> None:
 
 
 async def test_without_a_record_all_is_fetched_and_compared_once(workshop: Workshop) -> None:
-    shutil.rmtree(workshop.checks_dir)
+    shutil.rmtree(workshop.blocks_dir)
     workshop.flip(17 * MIB)
     fetched, replaced = await workshop.repair()
     assert fetched >= workshop.size
@@ -175,10 +190,10 @@ async def test_without_a_record_all_is_fetched_and_compared_once(workshop: Works
 
 
 async def test_a_sound_file_of_anybody_gets_a_record(workshop: Workshop) -> None:
-    shutil.rmtree(workshop.checks_dir)
+    shutil.rmtree(workshop.blocks_dir)
     workshop.flip(17 * MIB)
     assert (await workshop.verify(repair=False)).is_valid is False
-    assert not workshop.checks_dir.exists(), "what is not proven is not kept"
+    assert not workshop.blocks_dir.exists(), "what is not proven is not kept"
     workshop.playground.blob.write_bytes(workshop.playground.content)
     assert (await workshop.verify(repair=False)).is_valid
     workshop.assert_good_record()
@@ -210,7 +225,7 @@ async def test_a_damaged_record_is_as_good_as_none(workshop: Workshop, name: str
     fetched, _ = await workshop.repair()
     assert fetched >= workshop.size
     if damaged is None:
-        assert list(workshop.checks_dir.iterdir()) == [workshop.record]
+        assert list(workshop.blocks_dir.iterdir()) == [workshop.record]
     else:
         workshop.assert_good_record()
 
@@ -280,7 +295,7 @@ async def test_a_server_that_is_wrong_where_the_file_is(workshop: Workshop) -> N
     assert not workshop.playground.blob.exists()
     workshop.assert_good_record()
     workshop.playground.hub.faults.clear()
-    again = await workshop.playground.download(checks_dir=workshop.checks_dir)  # takes over what is left of it
+    again = await workshop.playground.download(blocks_dir=workshop.blocks_dir)  # takes over what is left of it
     workshop.playground.assert_exact(again)
 
 
@@ -301,54 +316,54 @@ async def test_a_server_that_is_wrong_elsewhere_is_not_asked_there(workshop: Wor
 
 async def test_nowhere_to_keep_records(playground: Playground, workshop: Workshop) -> None:
     """A file stands where the folder should be: not even root can write there."""
-    shutil.rmtree(workshop.checks_dir)
-    workshop.checks_dir.write_text("mine")
+    shutil.rmtree(workshop.blocks_dir)
+    workshop.blocks_dir.write_text("mine")
     playground.pointer.unlink()
     playground.blob.unlink()
-    playground.assert_exact(await playground.download(checks_dir=workshop.checks_dir))
+    playground.assert_exact(await playground.download(blocks_dir=workshop.blocks_dir))
     assert (await workshop.verify(repair=False)).is_valid
     workshop.flip(17 * MIB)
     fetched, replaced = await workshop.repair()
     assert fetched >= workshop.size
     assert 0 < replaced <= MIB
-    assert workshop.checks_dir.read_text() == "mine"
+    assert workshop.blocks_dir.read_text() == "mine"
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
 async def test_a_folder_that_may_not_be_written(workshop: Workshop) -> None:
-    workshop.checks_dir.chmod(0o500)
+    workshop.blocks_dir.chmod(0o500)
     try:
         workshop.flip(17 * MIB)
         fetched, _ = await workshop.repair()
         assert 0 < fetched <= 2 * MIB
     finally:
-        workshop.checks_dir.chmod(0o700)
+        workshop.blocks_dir.chmod(0o700)
 
 
 async def test_a_file_that_was_refused_leaves_no_record(playground: Playground) -> None:
     playground.put(bytes(8 * MIB))  # no GGUF file
-    snapshot = await playground.download(checks_dir=playground.state_dir / "checks")
+    snapshot = await playground.download(blocks_dir=playground.state_dir / "blocks")
     assert snapshot.state is DownloadState.FAILED
     assert not playground.state_dir.exists()
 
 
 async def test_a_small_file_leaves_no_record(playground: Playground) -> None:
     playground.put(playground.content[: MIB + 1])
-    playground.assert_exact(await playground.download(checks_dir=playground.state_dir / "checks"))
+    playground.assert_exact(await playground.download(blocks_dir=playground.state_dir / "blocks"))
     assert not playground.state_dir.exists()
 
 
 async def test_a_resumed_download_leaves_a_whole_record(playground: Playground, until: Until) -> None:
-    checks_dir = playground.state_dir / "checks"
+    blocks_dir = playground.state_dir / "blocks"
     playground.hub.faults.add(Throttle(8e6), origin="cdn")
-    async with playground.manager(checks_dir=checks_dir) as manager:
+    async with playground.manager(blocks_dir=blocks_dir) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received >= 8_000_000)
         await manager.act(job.job_id, "pause")
-    assert not checks_dir.exists()
+    assert not blocks_dir.exists()
     playground.hub.faults.clear()
-    playground.assert_exact(await playground.download(checks_dir=checks_dir))
-    assert CheckStore(checks_dir).load(playground.sha256, len(playground.content))
+    playground.assert_exact(await playground.download(blocks_dir=blocks_dir))
+    assert BlockDigestStore(blocks_dir).load(playground.sha256, len(playground.content))
 
 
 async def test_a_repair_whose_file_another_process_took_says_so(
@@ -370,3 +385,106 @@ async def test_a_repair_whose_file_another_process_took_says_so(
         task_group.start_soon(take_over)
         with pytest.raises(ServerError, match="Another process"):
             await workshop.verify()
+
+
+# --- the job ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repair_is_a_job_with_states_and_progress(workshop: Workshop) -> None:
+    workshop.flip(17 * MIB)
+    seen: list[DownloadSnapshot] = []
+    async with workshop.playground.manager(blocks_dir=workshop.blocks_dir) as manager:
+        manager.subscribe(seen.append)
+        job = await manager.submit(await workshop.request())
+        assert job.request.purpose == "repair"
+        assert job.actions == ("pause", "cancel")
+        done = await manager.wait(job.job_id)
+    workshop.playground.assert_exact(done)
+    assert 0 < done.repaired_bytes[0] <= done.bytes_fetched <= 2 * MIB
+    states = [snapshot.state for snapshot in seen]
+    moves = [state for before, state in zip([None, *states], states, strict=False) if state is not before]
+    assert moves == ["queued", "resolving", "verifying", "downloading", "verifying", "ready"]
+    assert done.actions == ("dismiss",)
+
+
+async def test_a_repair_of_a_sound_file_reads_it_and_needs_no_hub(workshop: Workshop) -> None:
+    request = await workshop.request()
+    workshop.playground.hub.stop()
+    async with workshop.playground.manager(blocks_dir=workshop.blocks_dir) as manager:
+        job = await manager.submit(request)
+        done = await manager.wait(job.job_id)
+    workshop.playground.assert_exact(done)
+    assert (done.bytes_fetched, done.repaired_bytes) == (0, (0,))
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+async def test_a_repair_goes_on_in_the_next_engine(workshop: Workshop, until: Until, is_paused: bool) -> None:
+    """Without a record everything is fetched and compared, but only once."""
+    place = workshop.playground
+    workshop.record.unlink()
+    workshop.flip(1 * MIB, 23 * MIB)
+    request = await workshop.request()
+    place.hub.faults.add(Throttle(4e6), origin="cdn")
+    async with place.manager(state_dir=place.state_dir) as manager:
+        job = await manager.submit(request)
+        await until(lambda: manager.snapshots()[0].bytes_fetched > 12 * MIB)
+        if is_paused:
+            paused = await manager.act(job.job_id, "pause")
+            assert paused.state is DownloadState.PAUSED
+    assert not place.pointer.exists(), "nobody takes a file for whole that is being repaired"
+    place.hub.faults.clear()
+    async with place.manager(state_dir=place.state_dir) as manager:
+        (stored,) = manager.snapshots()
+        assert stored.request == request
+        if is_paused:
+            assert stored.state is DownloadState.PAUSED
+            await manager.act(job.job_id, "resume")
+        done = await manager.wait(job.job_id)
+    place.assert_exact(done)
+    assert 0 < done.repaired_bytes[0] <= 4 * MIB
+    assert done.bytes_fetched < workshop.size
+
+
+async def test_cancelling_a_repair_keeps_the_good_bytes_for_a_download(workshop: Workshop, until: Until) -> None:
+    place = workshop.playground
+    workshop.flip(*range(0, workshop.size, 3 * MIB))
+    request = await workshop.request()
+    place.hub.faults.add(Throttle(1e6), origin="cdn")
+    async with place.manager(blocks_dir=workshop.blocks_dir) as manager:
+        job = await manager.submit(request)
+        await until(lambda: manager.snapshots()[0].state is DownloadState.DOWNLOADING)
+        cancelled = await manager.act(job.job_id, "cancel")
+        assert cancelled.state is DownloadState.CANCELLED
+        assert place.left_overs(), "the user's model is not deleted"
+        place.hub.faults.clear()
+        job = await manager.submit(place.request())
+        done = await manager.wait(job.job_id)
+    place.assert_exact(done)
+    assert done.bytes_fetched < workshop.size
+
+
+async def test_cancelling_before_damage_was_found_touches_nothing(workshop: Workshop, until: Until) -> None:
+    workshop.flip(17 * MIB)
+    request = await workshop.request()
+    damaged = workshop.playground.blob.read_bytes()
+    workshop.playground.hub.stop()
+    async with workshop.playground.manager(blocks_dir=workshop.blocks_dir) as manager:
+        job = await manager.submit(request)
+        await until(lambda: manager.snapshots()[0].received)
+        await manager.act(job.job_id, "cancel")
+    assert workshop.playground.blob.read_bytes() == damaged
+    workshop.playground.blob.write_bytes(workshop.playground.content)
+
+
+async def test_a_download_and_a_repair_of_one_file_are_two_jobs_that_wait_for_each_other(workshop: Workshop) -> None:
+    place = workshop.playground
+    workshop.record.unlink()
+    workshop.flip(17 * MIB)
+    request = await workshop.request()
+    async with place.manager() as manager:
+        repair = await manager.submit(request)
+        download = await manager.submit(place.request())
+        again = await manager.submit(request)
+        assert repair.job_id == again.job_id != download.job_id
+        assert (await manager.wait(download.job_id)).state is DownloadState.READY
+        place.assert_exact(await manager.wait(repair.job_id))

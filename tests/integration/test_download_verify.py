@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from modeldeck._errors import IntegrityError, ModelDeckError
+from modeldeck._errors import IntegrityError, ModelDeckError, error_from_info
 from modeldeck._settings import Settings
-from modeldeck._types import LocalModel
-from modeldeck.engine.verify import verify_files
+from modeldeck._types import LocalModel, VerifiedFile
+from modeldeck.engine.verify import repair_request, repaired_files, verify_files
 from modeldeck.hub.client import HubClient
 from tools.localhub.faults import FlipBit
 
@@ -45,6 +45,20 @@ async def model(playground: Playground) -> LocalModel:
     )
 
 
+async def repair(playground: Playground, model: LocalModel, hub: HubClient) -> tuple[VerifiedFile, ...]:
+    """As `Session.verify` does, with an engine of this process. Afterwards the files are hashed once more."""
+    files = await verify_files(model, hub=hub)
+    async with playground.manager() as manager:
+        job = await manager.submit(repair_request(model, files, endpoint=playground.hub.endpoint))
+        done = await manager.wait(job.job_id)
+    if done.error is not None:
+        raise error_from_info(done.error)
+    files = repaired_files(files, done)
+    again = await verify_files(model, hub=hub)
+    assert [(file.actual, file.expected) for file in again] == [(file.actual, file.expected) for file in files]
+    return files
+
+
 async def test_a_sound_file_needs_no_network(playground: Playground, model: LocalModel, hub: HubClient) -> None:
     seen: list[tuple[int, int]] = []
     (file,) = await verify_files(model, hub=hub, progress=lambda *values: seen.append(values))
@@ -66,7 +80,7 @@ async def test_damage_is_found_and_only_with_repair_mended(
     (file,) = await verify_files(model, hub=hub)
     assert file.is_valid is False
     assert playground.blob.read_bytes() == damaged
-    (file,) = await verify_files(model, hub=hub, repair=True)
+    (file,) = await repair(playground, model, hub)
     assert file.is_valid
     assert 0 < file.repaired_bytes <= 4 << 20
     assert playground.pointer.read_bytes() == playground.content
@@ -78,7 +92,7 @@ async def test_a_file_of_another_size_is_mended(
     playground: Playground, model: LocalModel, hub: HubClient, size: int
 ) -> None:
     os.truncate(playground.blob, size)
-    (file,) = await verify_files(model, hub=hub, repair=True)
+    (file,) = await repair(playground, model, hub)
     assert file.is_valid
     assert playground.pointer.read_bytes() == playground.content
 
@@ -92,7 +106,7 @@ async def test_a_real_file_in_the_snapshot(playground: Playground, model: LocalM
     (file,) = await verify_files(model, hub=hub)
     assert file.is_valid is False
     assert file.expected == playground.sha256
-    (file,) = await verify_files(model, hub=hub, repair=True)
+    (file,) = await repair(playground, model, hub)
     assert file.is_valid
     assert playground.pointer.read_bytes() == playground.content
 
@@ -107,7 +121,7 @@ async def test_the_shared_store_of_huggingface_hub_is_not_written_to(
     payload.write_bytes(damaged)
     payload.chmod(0o444)
     playground.blob.symlink_to(Path("..", "..", "blobs", "ab", payload.name))
-    (file,) = await verify_files(model, hub=hub, repair=True)
+    (file,) = await repair(playground, model, hub)
     assert file.is_valid
     assert payload.read_bytes() == damaged
     assert playground.pointer.read_bytes() == playground.content
@@ -117,7 +131,7 @@ async def test_a_server_that_is_wrong_itself(playground: Playground, model: Loca
     playground.blob.write_bytes(playground.content[:-1] + b"x")
     playground.hub.faults.add(FlipBit(offset=1000), origin="cdn")
     with pytest.raises(IntegrityError) as caught:
-        await verify_files(model, hub=hub, repair=True)
+        await repair(playground, model, hub)
     assert caught.value.details["expected"] == playground.sha256
     assert not playground.blob.exists()
 
@@ -129,7 +143,7 @@ async def test_a_repair_without_network_leaves_the_file_where_it_was(
     playground.blob.write_bytes(damaged)
     playground.hub.stop()
     with pytest.raises(ModelDeckError), anyio.fail_after(60):
-        await verify_files(model, hub=hub, repair=True)
+        await repair(playground, model, hub)
     assert playground.blob.read_bytes() == damaged
     playground.blob.unlink()
 

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeldeck.engine import front as front_module
+from modeldeck.engine import front_hashing
 from modeldeck.engine.digest import FrontHasher
-from modeldeck.engine.front import Front
-from modeldeck.engine.partial import Partial, PartialHeader, SegmentWriter
+from modeldeck.engine.front_hashing import Front
+from modeldeck.engine.journal import PartialHeader
+from modeldeck.engine.partial import Partial, SegmentWriter
 from modeldeck.engine.threads import DiskThreads
 
 SIZE = 4000
@@ -76,7 +77,7 @@ def finish(front: Front, hasher: FrontHasher, partial: Partial, connections: lis
     assert partial.data_path.read_bytes() == CONTENT
     scratch = memoryview(bytearray(SIZE))
     assert sum(block.length for block in partial.blocks()) == SIZE
-    assert all(partial.check(block, scratch) is not None for block in partial.blocks())
+    assert all(partial.read_block(block, scratch) is not None for block in partial.blocks())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -103,7 +104,7 @@ def test_any_order_of_blocks_gives_the_file_and_its_digest(
 def test_connections_on_threads_of_their_own(
     tmp_path: Path, seed: int, most_waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_module, "MAX_WAITING_BLOCKS", most_waiting)
+    monkeypatch.setattr(front_hashing, "MAX_WAITING_BLOCKS", most_waiting)
     threads = DiskThreads()
     partial = Partial.open(tmp_path, HEADER)
     hasher = FrontHasher(HEADER.digest, SIZE)
@@ -132,7 +133,7 @@ def test_the_next_connection_does_not_overtake_one_that_waits_for_room(
         feed(data)
 
     monkeypatch.setattr(hasher, "feed", feed_behind_the_gate)
-    monkeypatch.setattr(front_module, "MAX_WAITING_BLOCKS", 1)
+    monkeypatch.setattr(front_hashing, "MAX_WAITING_BLOCKS", 1)
     front = Front(partial, hasher, threads)
     first, second = Connection(front, partial, 0, 300), Connection(front, partial, 300, SIZE)
     with ThreadPoolExecutor(2) as pool:
@@ -158,10 +159,10 @@ def test_when_other_files_come_the_room_shrinks_and_nobody_waits_for_ever(tmp_pa
     sharers = 1
     front = Front(partial, hasher, threads, sharers=lambda: sharers)
     connection = Connection(front, partial, 0, SIZE)
-    for _ in range(front_module.BLOCKS_AT_ONCE - 1):
+    for _ in range(front_hashing.BLOCKS_AT_ONCE - 1):
         connection.bring(10)
     assert hasher.position == 0, "not worth to wake the thread"
-    sharers = front_module.MAX_WAITING_BLOCKS
+    sharers = front_hashing.MAX_WAITING_BLOCKS
     with ThreadPoolExecutor(1) as pool:
         pool.submit(connection.bring_all).result(30)
     finish(front, hasher, partial, [connection])
@@ -174,7 +175,7 @@ def test_one_connection_alone_is_hashed_from_memory(tmp_path: Path, monkeypatch:
     threads = DiskThreads()
     partial = Partial.open(tmp_path, HEADER)
     hasher = FrontHasher(HEADER.digest, SIZE)
-    monkeypatch.setattr(front_module, "MAX_WAITING_BLOCKS", 2)
+    monkeypatch.setattr(front_hashing, "MAX_WAITING_BLOCKS", 2)
     monkeypatch.setattr(hasher, "advance", pytest.fail)
     front = Front(partial, hasher, threads)
     connection = Connection(front, partial, 0, SIZE)

@@ -9,16 +9,9 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeldeck.engine.partial import (
-    Block,
-    Partial,
-    PartialHeader,
-    SegmentWriter,
-    encode_block,
-    list_partials,
-    live_blocks,
-    parse_blocks,
-)
+from modeldeck.engine.journal import Block, PartialHeader, encode_block, live_blocks, parse_blocks
+from modeldeck.engine.leftovers import list_partials
+from modeldeck.engine.partial import Partial, SegmentWriter
 
 SIZE = 1000
 blocks = st.builds(
@@ -111,7 +104,7 @@ def test_a_reopened_partial_is_never_believed_where_it_is_wrong(
         target.write_bytes(raw)
     again = Partial.open(directory, HEADER)
     scratch = memoryview(bytearray(SIZE))
-    bad = [block for block in again.blocks() if again.check(block, scratch) is None]
+    bad = [block for block in again.blocks() if again.read_block(block, scratch) is None]
     again.drop(bad)
     for block in again.blocks():
         assert again.data_path.read_bytes()[block.start : block.stop] == content[block.start : block.stop]

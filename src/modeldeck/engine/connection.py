@@ -1,9 +1,9 @@
-"""HTTP/1.1 connections that hand bodies on in the buffers they were received in.
+"""HTTP/1.1 connections that pass bodies on in the buffers in which they were received.
 
 httpcore's own connection passes every byte of a body through h11, which copies it three times. Here h11 reads the
-heads, and bodies of a known length come straight from the socket in large blocks: to whoever iterates over the answer,
-or, by its extension `DIRECT_BODY`, to a consumer on the connection's own thread. Everything else about a request stays
-httpcore's: the pool, keep-alive, the exceptions.
+heads, and bodies of a known length are read from the socket in large blocks: by iterating over the answer, or, with its
+extension `DIRECT_BODY`, by a consumer on the connection's own thread. The pool, keep-alive and the exceptions are
+httpcore's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import h11
 import httpcore
 import httpx
 
-from modeldeck.engine.network import Consumer, Stream
+from modeldeck.engine.network import Consumer, SocketStream
 
 MAX_HEAD_BYTES = 100 << 10
 FRESH_SECONDS = 1.0
-"""A connection that was used, or looked at, just now is taken for alive without a look."""
+"""A connection that was used or examined this recently is considered alive."""
 WAIT_SECONDS = "modeldeck.wait_seconds"
-"""A response's extension: from the request to the head of the answer, without the time to connect."""
+"""A response's extension: seconds from the request to the head of the answer, without the time to connect."""
 DIRECT_BODY = "modeldeck.direct_body"
-"""A response's extension: its `DirectBody`, where the length of the body is known."""
+"""A response's extension: its `DirectBody`, if the length of the body is known."""
 
 
 class _State(Enum):
@@ -53,13 +53,13 @@ class _Connection(httpcore.AsyncConnectionInterface):
         self._backend = backend
         self._ssl_context = ssl_context
         self._keepalive_expiry = keepalive_expiry
-        self._stream: Stream | None = None
+        self._stream: SocketStream | None = None
         self._state = _State.NEW
         self._alive_at = 0.0
         self._expires_at: float | None = None
         self._request_count = 0
 
-    # --- what the pool asks -------------------------------------------------------------------------------------------
+    # --- for the pool -------------------------------------------------------------------------------------------
 
     def can_handle_request(self, origin: httpcore.Origin) -> bool:
         return origin == self._origin
@@ -109,9 +109,9 @@ class _Connection(httpcore.AsyncConnectionInterface):
             await self.aclose()
             raise
 
-    async def _connect(self, timeout: float | None) -> Stream:
+    async def _connect(self, timeout: float | None) -> SocketStream:
         stream = await self._backend.connect_tcp(self._origin.host.decode("ascii"), self._origin.port, timeout=timeout)
-        assert isinstance(stream, Stream)
+        assert isinstance(stream, SocketStream)
         if self._origin.scheme != b"https":
             return stream
         return await stream.start_tls(
@@ -156,7 +156,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
             extensions[DIRECT_BODY] = direct
             body = direct.blocks()
         if length == 0 or request.method == b"HEAD":
-            self.done(is_reusable=not _is_last(event))  # nobody may care to read a body that is empty
+            self.done(is_reusable=not _is_last(event))  # an empty body may never be read
         return httpcore.Response(
             status=event.status_code,
             headers=event.headers.raw_items(),
@@ -165,7 +165,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
         )
 
     async def _any_body(
-        self, protocol: h11.Connection, stream: Stream, timeout: float | None
+        self, protocol: h11.Connection, stream: SocketStream, timeout: float | None
     ) -> AsyncGenerator[bytes | memoryview, None]:
         while isinstance(event := await _next_event(protocol, stream, timeout), h11.Data):
             yield event.data
@@ -179,19 +179,19 @@ class _Connection(httpcore.AsyncConnectionInterface):
                 self._expires_at = self._alive_at + self._keepalive_expiry
 
     async def finish(self, number: int) -> None:
-        """A request is over. With an unread rest of its answer the connection cannot be used again."""
+        """End a request. If part of its answer was not read, the connection cannot be used again."""
         if self._request_count == number and self._state is not _State.IDLE:
             await self.aclose()
 
 
 class DirectBody:
-    """A body of known length, to be read once: iterated over, or received by a consumer."""
+    """A body of known length, to be read once: by iterating, or by a consumer."""
 
     def __init__(
         self,
         connection: _Connection,
         protocol: h11.Connection,
-        stream: Stream,
+        stream: SocketStream,
         length: int,
         timeout: float | None,
         *,
@@ -217,7 +217,7 @@ class DirectBody:
         self._finish()
 
     async def receive(self, consumer: Consumer) -> None:
-        """Bring the body to a consumer, until it wants no more.
+        """Give the body to a consumer, until it wants no more.
 
         Raises
         ------
@@ -236,7 +236,7 @@ class DirectBody:
         self._finish()
 
     def _early_blocks(self) -> Iterator[bytes]:
-        """What came together with the head."""
+        """Yield what was received together with the head."""
         while self._remaining and isinstance(event := self._protocol.next_event(), h11.Data):
             self._remaining -= len(event.data)
             yield event.data
@@ -266,7 +266,7 @@ class _BodyStream:
         await self._connection.finish(self._number)
 
 
-async def _next_event(protocol: h11.Connection, stream: Stream, timeout: float | None) -> object:
+async def _next_event(protocol: h11.Connection, stream: SocketStream, timeout: float | None) -> object:
     try:
         while (event := protocol.next_event()) is h11.NEED_DATA:
             _receive(protocol, await stream.read(MAX_HEAD_BYTES, timeout))
@@ -282,7 +282,7 @@ def _receive(protocol: h11.Connection, data: bytes) -> None:
 
 
 def _body_length(method: bytes, head: h11.Response) -> int | None:
-    """The length of a body that is sent as it is, or ``None`` where h11 must find its end."""
+    """Return the length of a body that is sent unchanged, or ``None`` if h11 must find its end."""
     if method == b"HEAD" or head.status_code in (204, 304):
         return None
     fields = dict(head.headers)
@@ -292,6 +292,6 @@ def _body_length(method: bytes, head: h11.Response) -> int | None:
 
 
 def _is_last(head: h11.Response) -> bool:
-    """Whether the server closes the connection after this answer."""
+    """Return whether the server closes the connection after this answer."""
     wishes = b",".join(value for name, value in head.headers if name == b"connection").lower().split(b",")
     return head.http_version != b"1.1" or b"close" in (wish.strip() for wish in wishes)

@@ -1,15 +1,15 @@
-"""The digest of a file, taken while it comes."""
+"""The digest of a file, computed while the file grows."""
 
 from __future__ import annotations
 
 import hashlib
 
 from modeldeck._errors import StorageError
-from modeldeck.engine.partial import read_at
+from modeldeck.engine.disk import read_at
 
 PIECE_BYTES = 1 << 20
 STEP_BYTES = 8 << 20
-"""Hashed in one go on a worker thread: long enough to be cheap, short enough to stop at once."""
+"""Hashed by one call on a worker thread: long enough to be cheap, short enough to stop at once."""
 
 
 class FrontHasher:
@@ -18,9 +18,14 @@ class FrontHasher:
     Parameters
     ----------
     digest
-        Chooses the kind: git's sha1 of a blob for 40 digits, sha256 for everything else.
+        Chooses the algorithm: git's sha1 of a blob for 40 digits, sha256 for everything else.
     size
-        Of the whole file; git's digest begins with it.
+        Bytes of the whole file, with which git's digest begins.
+
+    Attributes
+    ----------
+    position : int
+        Bytes hashed so far.
     """
 
     def __init__(self, digest: str | None, size: int | None) -> None:
@@ -32,11 +37,12 @@ class FrontHasher:
         self.position = 0
 
     def feed(self, data: memoryview) -> None:
+        """Hash the next bytes."""
         self._hash.update(data)
         self.position += len(data)
 
     def advance(self, descriptor: int, stop: int) -> None:
-        """Read and hash up to ``stop``. Blocks."""
+        """Read the file and hash it up to ``stop``. This blocks."""
         if not self._scratch:
             self._scratch = memoryview(bytearray(PIECE_BYTES))
         while self.position < stop:

@@ -1,4 +1,4 @@
-"""One download: the only thing in the engine that changes, and it changes only here."""
+"""One download or repair: its state, and the work on its files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, GGUFFile, total_size
 from modeldeck.engine import disk
-from modeldeck.engine.crew import Crew
-from modeldeck.engine.file import FileDownload, Phase, Tools
-from modeldeck.engine.partial import discard_partials
+from modeldeck.engine.budget import DownloadShare
+from modeldeck.engine.completion import Phase
+from modeldeck.engine.file import FileDownload
+from modeldeck.engine.leftovers import discard_partials
 from modeldeck.engine.rate import RateMeter
+from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.source import Source
 from modeldeck.engine.state import actions_of, can_move, is_settled
 from modeldeck.engine.store import Finish
@@ -28,19 +30,19 @@ from modeldeck.hub.errors import error_from_os_error
 TICK_SECONDS = 0.25
 
 FILES_AT_ONCE = 8
-"""So many files of one download are on their way at once; those beyond the connections' number wait ready."""
-_MISTAKE = "modeldeck made a mistake and stopped this download. What came is kept: press Retry, and please report it."
+"""Files of one download that are worked on at once. Those for which no connection is left wait, ready to start."""
+_INTERNAL_ERROR = "Internal error: the download stopped. Downloaded data is kept. Retry, and please report this."
 
 
 class Job:
-    """A download with its state.
+    """A download or repair, with its state.
 
     Parameters
     ----------
     on_state, on_progress
         Called when the state, or anything else of the snapshot, has changed.
     reserved_bytes
-        How much other downloads will still write on the same disk.
+        Returns how many bytes other downloads will still write on the same disk.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Job:
         job_id: str,
         request: DownloadRequest,
         *,
-        tools: Tools,
+        resources: EngineResources,
         token: str | None,
         on_state: Callable[[Job], None],
         on_progress: Callable[[Job], None],
@@ -62,12 +64,14 @@ class Job:
         self.error: ErrorInfo | None = None
         self.notice: str | None = None
         self.settled = anyio.Event()
-        self._tools = tools
+        self._resources = resources
         self._token = token
         self._on_state = on_state
         self._on_progress = on_progress
         self._reserved_bytes = reserved_bytes
+        self._is_repair = request.purpose == "repair"
         self._files: list[FileDownload] = []
+        self._repaired_before = [0] * len(request.files)
         self._partial_names = {digest for file in request.files if (digest := file.sha256 or file.oid)}
         self._meter = RateMeter()
         self._fetched_before = 0
@@ -78,7 +82,7 @@ class Job:
         self._stopped = anyio.Event()
         self._goal: DownloadState | None = None
 
-    # --- how it stands ------------------------------------------------------------------------------------------------
+    # --- how far it is ------------------------------------------------------------------------------------------------
 
     @property
     def total(self) -> int | None:
@@ -89,16 +93,27 @@ class Job:
 
     @property
     def received(self) -> int:
-        """Never less than it was, so that no bar goes back."""
-        self._most_received = max(self._most_received, sum(file.received for file in self._files))
+        """Bytes on the disk. It never decreases, so that no progress bar runs backwards.
+
+        Only in a repair it does: first it counts the bytes that were read, and after damage was found those that are
+        good.
+        """
+        if self._files:
+            received = sum(file.received for file in self._files)
+            self._most_received = received if self._is_repair else max(self._most_received, received)
         return self._most_received
 
     def recall(self, received: int) -> None:
-        """An earlier engine had come this far."""
+        """Go on from where an earlier engine had come."""
         self._most_received = received
 
+    def recall_repaired(self, repaired_bytes: tuple[int, ...]) -> None:
+        """Go on counting where an earlier engine had stopped."""
+        if len(repaired_bytes) == len(self.request.files):
+            self._repaired_before = list(repaired_bytes)
+
     def finish(self) -> Finish:
-        """What there is to remember of a download that is ready."""
+        """Return what is kept about a download that is ready."""
         assert self.state is DownloadState.READY
         return Finish(
             at=time.time(),
@@ -114,18 +129,27 @@ class Job:
 
     @property
     def remaining(self) -> int:
-        """Bytes that will still be written, as far as is known."""
-        return max(0, (self.total or 0) - self.received)
+        """Room that is still needed on the disk, as far as is known. A repair replaces bytes in place."""
+        return 0 if self._is_repair else max(0, (self.total or 0) - self.received)
 
     @property
     def _missing(self) -> int | None:
-        """Bytes that are still to come: more than ``received`` leaves open where what had come was lost since."""
+        """Bytes still to fetch. More than ``received`` leaves open if something was lost since."""
         total = self.total
         return None if total is None else max(0, total - sum(file.received for file in self._files))
 
     @property
     def bytes_fetched(self) -> int:
+        """Bytes received over the network, repeated ones included."""
         return self._fetched_before + sum(file.fetched for file in self._files)
+
+    @property
+    def repaired_bytes(self) -> tuple[int, ...]:
+        """Bytes of each file that were in the cache but wrong."""
+        before = self._repaired_before
+        if not self._files:
+            return tuple(before)
+        return tuple(count + file.replaced_bytes for count, file in zip(before, self._files, strict=True))
 
     def snapshot(self, rev: int) -> DownloadSnapshot:
         waits = [file.retry_at for file in self._files if file.retry_at is not None]
@@ -148,6 +172,7 @@ class Job:
             retry_in_seconds=retry_in,
             is_stalled=is_flowing and self._meter.is_stalled,
             bytes_fetched=self.bytes_fetched,
+            repaired_bytes=self.repaired_bytes if self._is_repair else (),
             error=self.error,
             notice=self.notice,
             actions=actions_of(self.state),
@@ -157,11 +182,11 @@ class Job:
         )
 
     def move(self, target: DownloadState, *, error: ModelDeckError | None = None) -> None:
-        """Change the state by a legal move and tell."""
+        """Change the state by a legal move, and report it."""
         if target is self.state:
             return
         if not can_move(self.state, target):
-            raise InvalidRequestError(f"A download that is {self.state} cannot become {target}.")
+            raise InvalidRequestError(f"A {self.state} download cannot become {target}.")
         self.state = target
         self.error = None if error is None else error.to_info()
         if is_settled(target):
@@ -171,13 +196,13 @@ class Job:
         self._on_state(self)
 
     def restore(self, state: DownloadState, error: ErrorInfo | None) -> None:
-        """Stand where an earlier engine left it."""
+        """Take the state in which an earlier engine left it."""
         self.state, self.error = state, error
         if is_settled(state):
             self.settled.set()
 
     def restore_finished(self, finish: Finish) -> None:
-        """Be ready: an earlier engine did all the work."""
+        """Become ready: an earlier engine did all the work."""
         self._most_received, self._total = finish.received, finish.total
         self._commit_hash, self._fetched_before = finish.commit_hash, finish.bytes_fetched
         self.restore(DownloadState.READY, None)
@@ -185,7 +210,7 @@ class Job:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def enqueue(self, token: str | None) -> None:
-        """Begin again where it stopped."""
+        """Queue it, to go on where it stopped."""
         if token is not None:
             self._token = token
         self._goal = None
@@ -196,31 +221,34 @@ class Job:
             self.move(DownloadState.QUEUED)
 
     async def stop(self, goal: DownloadState) -> None:
-        """Pause or cancel. Returns when nothing is running any more; a download may become ready just before."""
+        """Pause or cancel, and return once nothing is running. The download may become ready just before."""
         if self._scope is not None:
             self._goal = goal
             self._scope.cancel()
             await self._stopped.wait()
         if self._scope is None and self.state is not goal and can_move(self.state, goal):
-            self.move(goal)  # before anything is waited for: a queued one could start meanwhile
+            self.move(goal)  # before waiting for anything: a queued one could start meanwhile
             if goal is DownloadState.CANCELLED:
                 await self._discard()
 
     async def _discard(self) -> None:
+        """Delete the partial files. Those of a repair are the user's model, and stay for a download to complete."""
+        if self._is_repair:
+            return
         blobs = cache.repo_dir(Path(self.request.cache_dir), self.request.repo_id) / "blobs"
-        with contextlib.suppress(OSError):  # of a disk that cannot be reached nothing can be deleted
+        with contextlib.suppress(OSError):  # the disk may be gone
             for name in self._partial_names:
-                await self._tools.threads.run(discard_partials, blobs, name)
+                await self._resources.threads.run(discard_partials, blobs, name)
 
     # --- the work -----------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Be stoppable from now on: ``run`` is about to be called."""
+        """Make it stoppable: ``run`` is about to be called."""
         self._stopped = anyio.Event()
         self._scope = anyio.CancelScope()
 
     async def run(self) -> None:
-        """Work until the download is ready, has failed, or was stopped. A prepared job only."""
+        """Work until the download is ready, has failed, or was stopped. Call ``prepare`` first."""
         assert self._scope is not None
         try:
             with self._scope:
@@ -228,13 +256,14 @@ class Job:
                 await self._run()
         finally:
             self._total, self._most_received = self.total, self.received
-            self._fetched_before, self._files = self.bytes_fetched, []
+            self._fetched_before, self._repaired_before = self.bytes_fetched, list(self.repaired_bytes)
+            self._files = []
             goal, self._goal = self._goal, None
             if not is_settled(self.state):
                 if goal is DownloadState.CANCELLED:
                     with anyio.CancelScope(shield=True):
                         await self._discard()
-                self.move(goal or DownloadState.FAILED, error=None if goal else ModelDeckError(_MISTAKE))
+                self.move(goal or DownloadState.FAILED, error=None if goal else ModelDeckError(_INTERNAL_ERROR))
             self._scope = None  # now it may be started again
             self._stopped.set()
 
@@ -252,16 +281,16 @@ class Job:
         request = self.request
         hub = HubClient(
             Settings(endpoint=request.endpoint, cache_dir=Path(request.cache_dir), token=self._token),
-            transport=self._tools.transport,
+            transport=self._resources.transport,
         )
         self._meter = RateMeter()
         try:
-            with Crew(self._tools.connections) as crew:
-                files = [self._file(hub, file, crew) for file in request.files]
+            with DownloadShare(self._resources.budget) as share:
+                files = [self._file(hub, file, share) for file in request.files]
                 self._fetched_before, self._files = self.bytes_fetched, files
                 await self._check_room()
                 async with anyio.create_task_group() as task_group:
-                    task_group.start_soon(self._tick, crew)
+                    task_group.start_soon(self._tick, share)
                     failure = await self._run_files()
                     task_group.cancel_scope.cancel()
         finally:
@@ -269,15 +298,15 @@ class Job:
                 await hub.aclose()
         if failure is not None:
             raise failure
-        await self._tools.threads.run(
+        await self._resources.threads.run(
             cache.write_ref, Path(request.cache_dir), request.repo_id, request.revision, self._commit_hash or ""
         )
 
-    def _file(self, hub: HubClient, file: GGUFFile, crew: Crew) -> FileDownload:
+    def _file(self, hub: HubClient, file: GGUFFile, share: DownloadShare) -> FileDownload:
         request = self.request
         source = Source(
             hub=hub,
-            http=self._tools.http,
+            http=self._resources.http,
             endpoint=request.endpoint,
             token=self._token,
             repo_id=request.repo_id,
@@ -285,10 +314,17 @@ class Job:
             listed=file,
         )
         return FileDownload(
-            request=request, file=file, source=source, tools=self._tools, crew=crew, on_phase=self._follow_phases
+            request=request,
+            file=file,
+            source=source,
+            resources=self._resources,
+            share=share,
+            on_phase=self._follow_phases,
         )
 
     async def _check_room(self) -> None:
+        if self._is_repair:
+            return
         cache_dir, reserved = Path(self.request.cache_dir), self._reserved_bytes(self)
 
         def check() -> None:
@@ -296,12 +332,12 @@ class Job:
             disk.check_room(cache_dir, needed=needed, reserved=reserved)
 
         try:
-            await self._tools.threads.run(check)
+            await self._resources.threads.run(check)
         except OSError as exc:
             raise error_from_os_error(exc) from exc
 
     async def _run_files(self) -> ModelDeckError | None:
-        """Bring all files, the first ones first; the first failure stops the others and is returned."""
+        """Complete all files, the first ones first. The first failure stops the others and is returned."""
         failures: list[ModelDeckError] = []
         first = self._files[0]
         if self.request.commit_hash is None:
@@ -334,12 +370,12 @@ class Job:
                 self._partial_names.add(file.partial_name)
         if Phase.FETCHING in phases:
             self.move(DownloadState.DOWNLOADING)
-        elif Phase.VERIFYING in phases and self.state is DownloadState.DOWNLOADING and Phase.RESOLVING not in phases:
+        elif Phase.VERIFYING in phases and (self.state is DownloadState.RESOLVING or Phase.RESOLVING not in phases):
             self.move(DownloadState.VERIFYING)
 
-    async def _tick(self, crew: Crew) -> None:
+    async def _tick(self, share: DownloadShare) -> None:
         while True:
-            crew.measure()
+            share.measure()
             for file in self._files:
                 file.adjust()
             if any(file.is_transferring for file in self._files):

@@ -1,4 +1,4 @@
-"""All downloads of one engine: the queue, its limits, and those who watch."""
+"""All downloads of one engine: the list, the queue, the limits and the subscribers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import httpx
 from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
-from modeldeck.engine.checks import CheckStore
-from modeldeck.engine.crew import Connections
-from modeldeck.engine.file import Tools
+from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.block_digests import BlockDigestStore
+from modeldeck.engine.budget import ConnectionBudget
 from modeldeck.engine.job import Job
-from modeldeck.engine.limits import Bandwidth
-from modeldeck.engine.partial import clean_partials, list_partials
+from modeldeck.engine.leftovers import clean_partials, list_partials
+from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, is_settled
 from modeldeck.engine.store import JobStore, StoredJob
@@ -41,7 +41,7 @@ Subscriber = Callable[[DownloadSnapshot], None]
 
 
 class DownloadManager:
-    """Runs downloads on the event loop that entered it. All methods belong to that loop.
+    """Runs downloads and repairs on the event loop that entered it. Call all methods on that loop.
 
     ::
 
@@ -49,23 +49,23 @@ class DownloadManager:
             job = await manager.submit(request)
             done = await manager.wait(job.job_id)
 
-    Leaving it stops all downloads and keeps what they have; the next manager with the same ``state_dir`` goes on.
+    Leaving it stops all downloads and keeps what they have. The next manager with the same ``state_dir`` goes on.
 
     Parameters
     ----------
     limits
-        What may be used at once; see also ``set_limits``.
+        What the downloads may use together. ``set_limits`` changes it.
     state_dir
-        Where downloads are remembered, also the latest finished ones. With ``None`` only partial files are.
+        Where the list of downloads is kept, with the latest finished ones. With ``None`` it is not kept.
     lists
-        Where other engines of the same caches may remember downloads: what those have on the disk is left alone.
-    checks_dir
-        Where the blocks of finished files are remembered, for a repair that fetches the bad ones only; see
-        `CheckStore`. With ``None`` they are not.
+        Where other engines of the same caches may keep their lists. Partial files of those downloads are not deleted.
+    blocks_dir
+        Where the block digests of finished files are kept, so that a repair fetches only the bad blocks; see
+        `BlockDigestStore`. With ``None`` they are not kept.
     policy, patience
-        When to try again, and when to give a connection up.
+        When to try again, and when to close a connection.
     ssl_context
-        In place of the one that trusts the usual authorities.
+        Used instead of the one that trusts the usual authorities.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DownloadManager:
         limits: EngineLimits | None = None,
         state_dir: Path | None = None,
         lists: Sequence[Path] = (),
-        checks_dir: Path | None = None,
+        blocks_dir: Path | None = None,
         policy: RetryPolicy | None = None,
         patience: Patience | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -84,15 +84,15 @@ class DownloadManager:
         self._other_stores = [JobStore(directory) for directory in lists]
         self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="modeldeck-state")
         self._transport = EngineTransport(ssl_context=ssl_context)
-        self._tools = Tools(
+        self._resources = EngineResources(
             transport=self._transport,
             http=httpx.AsyncClient(transport=self._transport, follow_redirects=False),
             threads=DiskThreads(),
             bandwidth=Bandwidth(self._limits.bandwidth_bytes_per_second),
-            connections=Connections(self._limits, processors=cpu_count()),
+            budget=ConnectionBudget(self._limits, processors=cpu_count()),
             policy=policy or RetryPolicy(),
             patience=patience or Patience(),
-            checks=CheckStore(checks_dir) if checks_dir is not None else None,
+            block_digests=BlockDigestStore(blocks_dir) if blocks_dir is not None else None,
         )
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, ...], Job] = {}
@@ -120,9 +120,9 @@ class DownloadManager:
             await self._jobs[job_id].stop(DownloadState.PAUSED)
         while self._tasks or self._chores:
             await asyncio.gather(*self._tasks.values(), *self._chores, return_exceptions=True)
-        await self._tools.http.aclose()
+        await self._resources.http.aclose()
         await self._transport.shut_down()
-        self._tools.threads.shut_down()
+        self._resources.threads.shut_down()
         self._store_thread.shutdown(wait=True)
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -130,12 +130,20 @@ class DownloadManager:
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
         """Queue a download, or join the one that has the same key.
 
-        A paused or failed download of the same key goes on; a finished one is looked at again.
+        A paused or failed download with the same key goes on. A finished one is replaced by a new one, which finds
+        its files in the cache. A repair is queued like a download, and has a key of its own.
+
+        Parameters
+        ----------
+        request
+            What to download or repair.
+        token
+            For the Hub's own origin. It stays in memory.
 
         Raises
         ------
         InvalidRequestError
-            When no Hub could have such a repository, revision or file.
+            If no Hub could have such a repository, revision or file.
         """
         _check(request)
         job = self._by_key.get(request.key)
@@ -176,32 +184,32 @@ class DownloadManager:
         return None if action == "dismiss" else self._snapshot(job)
 
     async def forget_gone(self) -> None:
-        """Take finished downloads off the list whose files are not in the cache any more."""
+        """Take finished downloads off the list if their files are no longer in the cache."""
         finished = [job for job in self._jobs.values() if job.state is DownloadState.READY]
-        gone = await self._tools.threads.run(lambda: [job for job in finished if _is_gone(job)])
+        gone = await self._resources.threads.run(lambda: [job for job in finished if _is_gone(job)])
         for job in gone:
             if self._jobs.get(job.job_id) is job:
                 self._forget(job)
 
     async def wait(self, job_id: str) -> DownloadSnapshot:
-        """The snapshot once nothing happens any more: ready, failed, cancelled or paused."""
+        """Wait until a download is ready, failed, cancelled or paused, and return its snapshot."""
         job = self._job(job_id)
         while not is_settled(job.state):
             await job.settled.wait()
         return self._snapshot(job)
 
     def set_limits(self, limits: EngineLimits) -> None:
-        """Change the limits; running downloads follow at once, and more of them start if there is room."""
+        """Change the limits. Running downloads follow at once, and queued ones start if they may."""
         if limits.max_active_jobs < 1 or limits.max_connections < 1:
-            raise InvalidRequestError("At least one download and one connection must be allowed.")
+            raise InvalidRequestError("Allow at least one download and one connection.")
         if limits.bandwidth_bytes_per_second is not None and limits.bandwidth_bytes_per_second < 1:
             raise InvalidRequestError("The bandwidth limit is in bytes per second, at least 1, or None for no limit.")
         self._limits = limits
-        self._tools.bandwidth.set_limit(limits.bandwidth_bytes_per_second)
-        self._tools.connections.set_limit(limits.max_connections)
+        self._resources.bandwidth.set_limit(limits.bandwidth_bytes_per_second)
+        self._resources.budget.set_limit(limits.max_connections)
         self._start_queued()
 
-    # --- how it stands ------------------------------------------------------------------------------------------------
+    # --- the list ------------------------------------------------------------------------------------------------
 
     @property
     def limits(self) -> EngineLimits:
@@ -209,20 +217,20 @@ class DownloadManager:
 
     @property
     def active(self) -> int:
-        """Downloads that run."""
+        """Number of downloads that run."""
         return len(self._tasks)
 
     @property
     def waiting(self) -> int:
-        """Downloads that are queued."""
+        """Number of downloads that are queued."""
         return len(self._queue)
 
     def snapshots(self) -> tuple[DownloadSnapshot, ...]:
-        """All downloads, oldest first."""
+        """Return all downloads, oldest first."""
         return tuple(self._snapshot(job) for job in self._jobs.values())
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        """Be called on the loop: at once for each change of state, at most 4 times a second for progress.
+        """Call ``callback`` on the loop: at once for each change of state, at most 4 times a second for progress.
 
         Returns
         -------
@@ -238,9 +246,9 @@ class DownloadManager:
     def _job(self, job_id: str, action: Action | None = None) -> Job:
         job = self._jobs.get(job_id)
         if job is None:
-            raise InvalidRequestError("There is no such download. It may have been dismissed.")
+            raise InvalidRequestError("This download is no longer in the list. It may have been dismissed.")
         if action is not None and action not in actions_of(job.state):
-            raise InvalidRequestError(f"A download that is {job.state} cannot be told to {action}.")
+            raise InvalidRequestError(f"Cannot {action} a download that is {job.state}.")
         return job
 
     def _add(
@@ -249,7 +257,7 @@ class DownloadManager:
         job = Job(
             job_id,
             request,
-            tools=self._tools,
+            resources=self._resources,
             token=token,
             created_at=created_at,
             on_state=self._state_changed,
@@ -271,9 +279,9 @@ class DownloadManager:
         return self._snapshot(job)
 
     async def _check_room(self, job: Job) -> None:
-        """Tell now, not when its turn comes, that a queued download cannot fit."""
+        """Report now, and not when its turn comes, that a queued download does not fit."""
         try:
-            await self._tools.threads.run(
+            await self._resources.threads.run(
                 disk.check_room,
                 Path(job.request.cache_dir),
                 needed=job.remaining,
@@ -291,7 +299,7 @@ class DownloadManager:
             self._store_thread.submit(self._store.delete, job.job_id)
 
     def _reserved_bytes(self, job: Job) -> int:
-        """What downloads that run or wait before this one will still write on its disk."""
+        """Return the bytes that downloads before this one will still write on the same disk."""
         devices: dict[str, int] = {}
 
         def device(cache_dir: str) -> int:
@@ -324,7 +332,7 @@ class DownloadManager:
             self._do_chore(self._hang_up())
 
     async def _hang_up(self) -> None:
-        """Close the connections that are kept for the next request, when nothing runs that could make one."""
+        """Close idle connections once nothing runs that could use them."""
         if not self._tasks:
             await self._transport.hang_up()
 
@@ -358,7 +366,7 @@ class DownloadManager:
     # --- over restarts ------------------------------------------------------------------------------------------------
 
     async def _until_stored(self) -> None:
-        """Before an answer: what it says is what the next engine finds, even if this one is killed now."""
+        """Wait until the list is on disk, so that an answer is true even if this engine is killed right after it."""
         if self._store is not None and self._is_open:
             await self._on_store_thread(lambda: None)
 
@@ -366,8 +374,9 @@ class DownloadManager:
         return await asyncio.get_running_loop().run_in_executor(self._store_thread, function)
 
     def _readopt(self, stored: StoredJob, received: int) -> None:
-        """Go on with a download of an earlier engine. Its token is gone: where one is needed, the Hub will say so."""
+        """Go on with a download of an earlier engine. Its token is gone: if one is needed, the Hub will say so."""
         job = self._add(stored.job_id, stored.request, created_at=stored.created_at)
+        job.recall_repaired(stored.repaired_bytes)
         if stored.finish is not None:
             job.restore_finished(stored.finish)
             return
@@ -378,7 +387,7 @@ class DownloadManager:
             self._queue[job.job_id] = job
 
     def _clean_once(self, cache_dir: str) -> None:
-        """Delete what other downloads left over in this cache long ago, once in the life of an engine."""
+        """Delete old partial files in this cache, once in the life of an engine."""
         if cache_dir in self._cleaned:
             return
         self._cleaned.add(cache_dir)
@@ -387,10 +396,10 @@ class DownloadManager:
         def clean() -> None:
             requests.extend(job.request for store in self._other_stores for job in store.read())
             keep = {file.sha256 for request in requests for file in request.files if file.sha256}
-            with contextlib.suppress(OSError):  # left-overs of a disk that fails are the least of its problems
+            with contextlib.suppress(OSError):  # a failing disk has worse problems
                 clean_partials(Path(cache_dir), keep=keep)
 
-        self._do_chore(self._tools.threads.run(clean))
+        self._do_chore(self._resources.threads.run(clean))
 
     def _do_chore(self, chore: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(chore)
@@ -399,9 +408,9 @@ class DownloadManager:
 
 
 def _report(task: asyncio.Task[None]) -> None:
-    """The job has said that it failed; why is for whoever looks after the program."""
+    """Log why a job ended by an error of the program. The job itself says only that it failed."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": "a download ended by a mistake", "exception": error})
+        task.get_loop().call_exception_handler({"message": "a download ended by an internal error", "exception": error})
 
 
 def _check(request: DownloadRequest) -> None:
@@ -427,11 +436,12 @@ def _stored(job: Job) -> StoredJob:
         created_at=job.created_at,
         error=job.error,
         finish=job.finish() if job.state is DownloadState.READY else None,
+        repaired_bytes=job.repaired_bytes,
     )
 
 
 def _is_gone(job: Job) -> bool:
-    """Whether a file of a finished download is missing, or not whole. What cannot be looked at is not called gone."""
+    """Return whether a file of a finished download is missing or not whole. One that cannot be examined is neither."""
     request = job.request
     for file in request.files:
         try:
@@ -446,7 +456,7 @@ def _is_gone(job: Job) -> bool:
 
 
 def _recollect(store: JobStore) -> list[tuple[StoredJob, int]]:
-    """The downloads of earlier engines, and the bytes there are of the unfinished ones. Blocks."""
+    """Return the downloads of earlier engines, with the bytes that the unfinished ones have. This blocks."""
     found = []
     for stored in store.load():
         with contextlib.suppress(InvalidRequestError):
@@ -456,9 +466,11 @@ def _recollect(store: JobStore) -> list[tuple[StoredJob, int]]:
 
 
 def _claimed_bytes(request: DownloadRequest) -> int:
-    """Bytes that partial files and finished blobs of a download hold, by what they say of themselves."""
+    """Return the bytes that a download has, by what its partial files and the blobs' sizes claim."""
     blobs = cache.repo_dir(Path(request.cache_dir), request.repo_id) / "blobs"
     received = 0
+    if request.purpose == "repair":
+        return 0  # a file in the cache counts once it was read
     for file in request.files:
         if file.sha256 is None:
             continue

@@ -1,8 +1,8 @@
 """Connections that are read and written on threads, behind httpcore's network interface.
 
 asyncio's TLS goes over memory buffers: it copies each byte three times and wakes the loop for every piece. Here OpenSSL
-reads the socket itself, on a thread for each connection, straight into buffers of this module, and `Stream.receive`
-hands them to their consumer on that same thread: from the socket to the disk without a switch, while the loop is free.
+reads the socket itself, on a thread for each connection, straight into buffers of this module. `SocketStream.receive`
+gives them to their consumer on that same thread: from the socket to the disk without a switch, while the loop is free.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ import aiohappyeyeballs
 import anyio
 import httpcore
 
-BLOCK_BYTES = 512 << 10
-"""What is handed on at once, and the size of a buffer."""
+BUFFER_BYTES = 512 << 10
+"""The size of a buffer, which is given to the consumer as a whole."""
 FLUSH_SECONDS = 0.25
-"""A slow connection hands on what has come after this long."""
+"""A slow connection gives what it has to its consumer after this long."""
 LOW_WATER_BYTES = 64 << 10
-"""A thread that waits for bytes is not woken for fewer, so that a slow link costs less. Twice as much fits into any
-socket's buffer."""
+"""A thread is not woken for fewer bytes, so that a slow link costs less. Twice this fits into every socket's buffer."""
 MAX_SPARE_BUFFERS = 48
 MAX_THREADS = 128
-"""More than all connections that an engine has at once; they are started when they are needed."""
+"""More than all connections of an engine. A thread is started when it is needed."""
 CONNECT_TIMEOUT_SECONDS = 15.0
 HAPPY_EYEBALLS_SECONDS = 0.25
-"""The next address of a name is tried when one is silent for so long (RFC 8305)."""
+"""The next address of a name is tried if one is silent for this long (RFC 8305)."""
 T = TypeVar("T")
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
@@ -42,17 +41,17 @@ _spare_buffers: list[bytearray] = []
 
 
 def recycle(block: object) -> None:
-    """Give the buffer of a block back for the next one. Nobody may look at the block afterwards.
+    """Return a block's buffer for reuse. The block must not be read afterwards.
 
-    Fresh memory costs more than the copy that it saves: the kernel clears each page first.
+    New memory costs more than the copy that it saves, because the kernel clears each page first.
     """
     buffer = block.obj if isinstance(block, memoryview) else None
-    if isinstance(buffer, bytearray) and len(buffer) == BLOCK_BYTES and len(_spare_buffers) < MAX_SPARE_BUFFERS:
+    if isinstance(buffer, bytearray) and len(buffer) == BUFFER_BYTES and len(_spare_buffers) < MAX_SPARE_BUFFERS:
         _spare_buffers.append(buffer)
 
 
 def drop_spare_buffers() -> None:
-    """Give their memory back while nothing is received."""
+    """Free the memory of unused buffers. Call it while nothing is received."""
     _spare_buffers.clear()
 
 
@@ -60,28 +59,28 @@ def _new_buffer() -> memoryview:
     try:
         return memoryview(_spare_buffers.pop())
     except IndexError:
-        return memoryview(bytearray(BLOCK_BYTES))
+        return memoryview(bytearray(BUFFER_BYTES))
 
 
 class Consumer(Protocol):
-    """Who takes what a connection brings."""
+    """Takes what a connection receives."""
 
     @property
     def wanted(self) -> int:
-        """Bytes that are still wanted. Asked on the connection's thread before each block; 0 ends it."""
+        """Bytes still wanted. Read on the connection's thread before each block. 0 ends the body."""
 
     def consume(self, block: memoryview) -> None:
-        """Take the block over, and its buffer. Called on the connection's thread."""
+        """Take over a block with its buffer. Called on the connection's thread."""
 
     def finish(self) -> None:
-        """There is no more. Called on the connection's thread, unless the connection failed."""
+        """End, without another block. Called on the connection's thread, unless the connection failed."""
 
     def stop(self) -> None:
-        """Let a ``consume`` that waits return soon: its connection is being closed. Called on the loop."""
+        """Make a ``consume`` that waits return soon, because its connection is being closed. Called on the loop."""
 
 
-class Stream(httpcore.AsyncNetworkStream):
-    """One connection, plain or TLS. One call at a time; a cancelled call closes the connection."""
+class SocketStream(httpcore.AsyncNetworkStream):
+    """One connection, plain or TLS. Make one call at a time. A cancelled call closes the connection."""
 
     def __init__(self, sock: socket.socket, threads: ThreadPoolExecutor) -> None:
         self._sock = sock
@@ -99,7 +98,7 @@ class Stream(httpcore.AsyncNetworkStream):
             return self._sock.recv(max_bytes)
 
     async def read_block(self, size: int, timeout: float | None = None) -> memoryview:
-        """``size`` bytes or a full buffer, fewer from a slow connection, none at its end. The caller may recycle it."""
+        """Return ``size`` bytes or a full buffer, less from a slow connection, nothing at its end."""
         return await self._on_thread(lambda: self._read_block(size, timeout))
 
     def _read_block(self, size: int, timeout: float | None) -> memoryview:
@@ -107,21 +106,21 @@ class Stream(httpcore.AsyncNetworkStream):
             return self._fill(size, timeout)
 
     def _fill(self, size: int, timeout: float | None) -> memoryview:
-        """Fill a buffer, but hand on what is there after a while."""
+        """Fill a buffer, but return what there is after a while."""
         self._sock.settimeout(FLUSH_SECONDS if timeout is None else min(FLUSH_SECONDS, timeout))
-        wanted = min(size, BLOCK_BYTES)
+        wanted = min(size, BUFFER_BYTES)
         view = _new_buffer()[:wanted]
         filled = 0
         begun_at = time.monotonic()
         while filled < wanted and not self._is_interrupted:
             try:
-                # For each record of 16 KiB. Without the number SSLSocket would look for it in a view of its own.
+                # Called for each TLS record of 16 KiB. Without the number SSLSocket would make a view to measure it.
                 count = self._sock.recv_into(view[filled:], wanted - filled)
                 if count == 0:
                     break
                 filled += count
             except TimeoutError:
-                self._set_low_water(1)  # what is below it may be there
+                self._set_low_water(1)  # fewer bytes than that may be waiting
                 if not filled and timeout is not None and time.monotonic() - begun_at >= timeout:
                     raise
             if filled and time.monotonic() - begun_at >= FLUSH_SECONDS:
@@ -129,12 +128,12 @@ class Stream(httpcore.AsyncNetworkStream):
         return view[:filled]
 
     async def receive(self, size: int, consumer: Consumer, timeout: float | None, *, early: bytes = b"") -> int:
-        """Bring what came ``early`` and ``size`` more bytes to a consumer, fewer when it has enough or at the end.
+        """Give the ``early`` bytes and ``size`` more to a consumer, fewer if it has enough or at the end.
 
         Returns
         -------
         int
-            The number of bytes that were received, without the early ones.
+            Bytes received, without the early ones.
         """
         return await self._on_thread(lambda: self._receive(size, consumer, timeout, early), on_cancel=consumer.stop)
 
@@ -143,7 +142,7 @@ class Stream(httpcore.AsyncNetworkStream):
         if early:
             consumer.consume(memoryview(early))
         while received < size and (wanted := min(size - received, consumer.wanted)) > 0:
-            is_far_from_end = size - received > 2 * BLOCK_BYTES
+            is_far_from_end = size - received > 2 * BUFFER_BYTES
             self._set_low_water(LOW_WATER_BYTES if is_far_from_end else 1)
             block = self._read_block(wanted, timeout)
             if not block:
@@ -156,7 +155,7 @@ class Stream(httpcore.AsyncNetworkStream):
     def _set_low_water(self, count: int) -> None:
         if count != self._low_water:
             self._low_water = count
-            with contextlib.suppress(OSError):  # Windows has none
+            with contextlib.suppress(OSError):  # Windows does not have it
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -183,11 +182,11 @@ class Stream(httpcore.AsyncNetworkStream):
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> Stream:
+    ) -> SocketStream:
         if isinstance(self._sock, ssl.SSLSocket):
             raise httpcore.ConnectError("TLS inside of TLS")
         secure = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname, do_handshake_on_connect=False)
-        stream = Stream(secure, self._threads)
+        stream = SocketStream(secure, self._threads)
         try:
             secure.settimeout(timeout or CONNECT_TIMEOUT_SECONDS)
             await stream._on_thread(secure.do_handshake)
@@ -201,7 +200,7 @@ class Stream(httpcore.AsyncNetworkStream):
         return stream
 
     async def aclose(self) -> None:
-        """At once: nothing is owed to the other side, and a farewell could block."""
+        """Close at once. A TLS goodbye could block, and the server does not need one."""
         self._interrupt()
         await self._wait()
         self._sock.close()
@@ -222,7 +221,7 @@ class Stream(httpcore.AsyncNetworkStream):
                 return None
 
     async def _on_thread(self, function: Callable[[], T], *, on_cancel: Callable[[], None] | None = None) -> T:
-        """Call a blocking function; a cancellation breaks the connection, so that it returns, and waits for it."""
+        """Call a blocking function. A cancellation breaks the connection, so that it returns, and waits for that."""
         call = asyncio.get_running_loop().run_in_executor(self._threads, function)
         self._call = call
         try:
@@ -235,21 +234,21 @@ class Stream(httpcore.AsyncNetworkStream):
             raise
 
     def _interrupt(self) -> None:
-        """Wake the thread that waits for this socket."""
+        """Wake the thread that is waiting for this socket."""
         self._is_interrupted = True
         with contextlib.suppress(OSError):
             # SSLSocket's own shutdown would have the thread read on without TLS.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     async def _wait(self) -> None:
-        """Until the thread has returned; what it says of the broken connection is of no interest."""
+        """Wait until the thread has returned. Its error about the broken connection does not matter."""
         if self._call is not None:
             with anyio.CancelScope(shield=True):
                 await asyncio.gather(self._call, return_exceptions=True)
 
 
 class ThreadedBackend(httpcore.AsyncNetworkBackend):
-    """Makes connections whose calls run on these threads."""
+    """Opens connections whose calls run on these threads."""
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
@@ -261,7 +260,7 @@ class ThreadedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[_SocketOption] | None = None,
-    ) -> Stream:
+    ) -> SocketStream:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):
@@ -277,14 +276,14 @@ class ThreadedBackend(httpcore.AsyncNetworkBackend):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in socket_options or ():
             sock.setsockopt(*option)
-        return Stream(sock, self._threads)
+        return SocketStream(sock, self._threads)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
 def _is_readable(sock: socket.socket) -> bool:
-    """Whether something, or the end, has come. An idle connection that says something has no more use."""
+    """Return whether bytes, or the end, have arrived. An idle connection with either cannot be used again."""
     if sock.fileno() < 0:
         return True
     if not hasattr(select, "poll"):  # Windows

@@ -1,4 +1,4 @@
-"""Which bytes are there, which are missing, and who fetches what next. Pure: no clock, no disk, no network."""
+"""Which bytes are missing, and which connection fetches which of them next. Pure: no clock, no disk, no network."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from collections.abc import Iterable, Iterator
 
 SMALLEST_REQUEST_BYTES = 4 << 20
 FIRST_REQUEST_BYTES = 16 << 20
-"""Before anything was measured. Small, so that the contiguous front, and its sha256, stay close to the newest bytes."""
+"""The size before anything was measured: small, so that the front, and its sha256, are close to the newest bytes."""
 LARGEST_REQUEST_BYTES = 64 << 20
 OVERHEAD_RATIO = 50
 """A request should last this many times the wait for its first byte, so that the wait costs 2 %."""
 FAIRNESS_RATIO = 3
-"""Requests shrink to this part of the wanted size at most, so that towards the end the wait costs 6 %."""
+"""Requests shrink to the wanted size divided by this, so that near the end the wait costs 6 %."""
 SMALLEST_SPLIT_BYTES = 1 << 20
 SPLIT_SECONDS = 0.1
-"""What is taken from a running request must be worth a connection: the old one, with its unread rest, is closed."""
+"""A part taken from a running request must be worth a connection: the old one is closed with its unread rest."""
 
 
 class RangeSet:
-    """Disjoint half-open byte ranges, kept sorted and merged."""
+    """Disjoint half-open byte ranges, kept sorted and merged.
+
+    Parameters
+    ----------
+    ranges
+        Pairs of start and stop.
+    """
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
@@ -42,6 +48,7 @@ class RangeSet:
     __hash__ = None  # type: ignore[assignment]
 
     def add(self, start: int, stop: int) -> None:
+        """Add a range, which may overlap others."""
         if start >= stop:
             return
         first = bisect_left(self._stops, start)
@@ -53,6 +60,7 @@ class RangeSet:
         self._stops[first:last] = [stop]
 
     def remove(self, start: int, stop: int) -> None:
+        """Remove a range, or what there is of it."""
         if start >= stop:
             return
         first = bisect_right(self._stops, start)
@@ -65,6 +73,7 @@ class RangeSet:
         self._stops[first:last] = [b for _, b in kept]
 
     def overlaps(self, start: int, stop: int) -> bool:
+        """Return whether any byte of a range is in the set."""
         index = bisect_right(self._stops, start)
         return start < stop and index < len(self._starts) and self._starts[index] < stop
 
@@ -74,10 +83,11 @@ class RangeSet:
 
     @property
     def front(self) -> int:
-        """Where the run of bytes from 0 ends."""
+        """Where the run of bytes that begins at 0 ends."""
         return self._stops[0] if self._starts and self._starts[0] == 0 else 0
 
     def missing(self, size: int) -> list[tuple[int, int]]:
+        """Return the ranges below ``size`` that are not in the set."""
         gaps = []
         position = 0
         for start, stop in self:
@@ -90,7 +100,7 @@ class RangeSet:
 
 
 def join_near(ranges: Iterable[tuple[int, int]], gap_bytes: int) -> list[tuple[int, int]]:
-    """Sorted disjoint ranges with those made one that are less than ``gap_bytes`` apart, and what is between them."""
+    """Join sorted disjoint ranges that are less than ``gap_bytes`` apart, together with the bytes between them."""
     joined: list[tuple[int, int]] = []
     for start, stop in ranges:
         if joined and start - joined[-1][1] < gap_bytes:
@@ -101,7 +111,7 @@ def join_near(ranges: Iterable[tuple[int, int]], gap_bytes: int) -> list[tuple[i
 
 
 class Lease:
-    """A range that one connection is fetching. ``position`` moves up; ``stop`` may move down when others help."""
+    """A range that one connection is fetching. ``position`` moves up. ``stop`` moves down if another one helps."""
 
     __slots__ = ("position", "stop")
 
@@ -118,7 +128,7 @@ class Lease:
 
 
 class Planner:
-    """Hands out the missing ranges, lowest first, and splits the longest running one when nothing else is left.
+    """Hands out the missing ranges, lowest first, and splits the longest running one if nothing else is left.
 
     Lowest first keeps the end of the contiguous front, and so the sha256 that follows it, close to the newest bytes.
 
@@ -138,20 +148,23 @@ class Planner:
 
     @property
     def waiting(self) -> int:
-        """Bytes that nobody fetches yet."""
+        """Bytes that are not leased yet."""
         return self._waiting.total
 
     @property
     def remaining(self) -> int:
+        """Bytes still to fetch, leased ones included."""
         return self.waiting + sum(lease.remaining for lease in self._leases)
 
     def take(self, request_bytes: int, *, split_bytes: int | None = SMALLEST_SPLIT_BYTES) -> Lease | None:
-        """The next range to fetch, at most ``request_bytes`` long, or ``None`` when others have all that is left.
+        """Lease the next range, or return ``None`` if other connections have everything that is left.
 
         Parameters
         ----------
+        request_bytes
+            The longest range to lease.
         split_bytes
-            Take half of what another one still has to fetch if that is at least so much; ``None`` never does.
+            Take half of another connection's range if that half is at least this long. ``None`` never does that.
         """
         for start, stop in self._waiting:
             lease = Lease(start, min(stop, start + request_bytes))
@@ -171,7 +184,7 @@ class Planner:
         return lease
 
     def restart(self, lease: Lease) -> None:
-        """Let a lease hold the lowest range that nobody fetches: the server begins at the start of the file."""
+        """Move a lease to the lowest range that is not leased: the server begins at the start of the file."""
         self.give_back(lease)
         start, stop = next(iter(self._waiting), (lease.position, lease.position))
         self._waiting.remove(start, stop)
@@ -179,26 +192,36 @@ class Planner:
         self._leases.append(lease)
 
     def give_back(self, lease: Lease) -> None:
-        """End a lease; what it has not fetched waits again."""
+        """End a lease. What it has not fetched can be leased again."""
         self._leases.remove(lease)
         self._waiting.add(lease.position, lease.stop)
 
 
 class RequestSizer:
-    """How much to ask for at once, by what was learned of one server."""
+    """Chooses the size of requests by what was learned about one server."""
 
     def __init__(self) -> None:
         self._rate = 0.0
         self._wait_seconds: float | None = None
 
     def learn(self, rate: float, wait_seconds: float) -> None:
-        """An answer came after such a wait, and then with so many bytes per second."""
+        """Note an answer: seconds until its first byte, then bytes per second."""
         self._rate = rate
         last = self._wait_seconds
         self._wait_seconds = wait_seconds if last is None else (last + wait_seconds) / 2
 
     def next_bytes(self, *, waiting: int, workers: int, is_machine_busy: bool = False) -> int:
-        """The size of the next request, of one of so many workers, when ``waiting`` bytes are to be asked for yet."""
+        """Return the size in bytes of the next request.
+
+        Parameters
+        ----------
+        waiting
+            Bytes that are not requested yet.
+        workers
+            Connections that share them.
+        is_machine_busy
+            The link is faster than this machine, so requests should be as large as possible.
+        """
         if self._wait_seconds is None:
             return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // max(1, workers)))
         wanted = LARGEST_REQUEST_BYTES if is_machine_busy else request_bytes(self._rate, self._wait_seconds)
@@ -206,20 +229,20 @@ class RequestSizer:
 
     @property
     def split_bytes(self) -> int:
-        """What is left of a running request for others to take half of."""
+        """The smallest half of a running request, in bytes, that is worth taking over."""
         return max(SMALLEST_SPLIT_BYTES, int(self._rate * SPLIT_SECONDS))
 
 
 def request_bytes(rate: float, wait_seconds: float) -> int:
-    """How much to ask for at once on a connection that brings ``rate`` bytes per second after such a wait."""
+    """Return the request size in bytes for a connection with this rate, in bytes per second, and wait."""
     wanted = int(rate * wait_seconds * OVERHEAD_RATIO)
     return max(SMALLEST_REQUEST_BYTES, min(wanted, LARGEST_REQUEST_BYTES))
 
 
 def fair_request_bytes(wanted: int, *, waiting: int, workers: int) -> int:
-    """The request size that lets all connections end together: shrinking with what is left, but not to crumbs.
+    """Return the request size with which all connections end together: it shrinks with what is left, but not too far.
 
-    Guided self-scheduling: each takes its share of what remains (Polychronopoulos and Kuck, 1987).
+    This is guided self-scheduling: each takes its share of what remains (Polychronopoulos and Kuck, 1987).
     """
     smallest = max(SMALLEST_REQUEST_BYTES, wanted // FAIRNESS_RATIO)
     return min(max(wanted, SMALLEST_REQUEST_BYTES), max(smallest, waiting // max(1, workers)))

@@ -1,4 +1,4 @@
-"""How fast a download goes, and when it will be done. Time comes in as an argument: nothing here reads a clock."""
+"""How fast a download is, and when it will be done. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONGEST_ETA_SECONDS = 7 * 86_400.0
 
 
 class RateMeter:
-    """An exponentially weighted mean of the speed, weighted by time and corrected for its short beginning.
+    """An exponentially weighted mean of the speed, weighted by time and corrected for the short time at the beginning.
 
     The weight of a measurement that is ``t`` seconds old is ``exp(-t / SMOOTHING_SECONDS)``, whatever the distance
     between measurements. Dividing by the sum of the weights so far makes the first seconds right too, where a mean that
@@ -27,7 +27,7 @@ class RateMeter:
         self._last_progress: float | None = None
 
     def update(self, now: float, transferred: int) -> None:
-        """Tell the meter how many bytes have come over the network until ``now``."""
+        """Report how many bytes were received over the network until ``now``, in seconds of any clock."""
         if self._last_time is None:
             self._last_time, self._last_bytes, self._last_progress = now, transferred, now
             return
@@ -45,19 +45,20 @@ class RateMeter:
 
     @property
     def rate(self) -> float | None:
-        """Bytes per second, or ``None`` while it is too early to tell."""
+        """Bytes per second, or ``None`` while it is too early to say."""
         if self._elapsed < WARM_UP_SECONDS:
             return None
         return self._weighted_rate / self._weight
 
     @property
     def is_stalled(self) -> bool:
+        """Whether nothing was received for `STALL_SECONDS`."""
         if self._last_time is None or self._last_progress is None:
             return False
         return self._last_time - self._last_progress >= STALL_SECONDS
 
     def eta_seconds(self, remaining: int | None) -> float | None:
-        """Seconds until ``remaining`` bytes are there; ``None`` where any number would be a guess."""
+        """Return the seconds until ``remaining`` bytes are received, or ``None`` if any number would be a guess."""
         rate = self.rate
         if remaining is None or rate is None or rate < 1 or self.is_stalled:
             return None

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait before that."""
+"""Whether to try again after a failure, and how long to wait."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class RetryPolicy:
     Attributes
     ----------
     max_attempts
-        Failures in a row, without progress between them, before the download fails.
+        Failures in a row, without progress between them, after which the download fails.
     base_seconds, cap_seconds
-        The wait before attempt ``n`` is drawn from 0 to ``min(cap, base * 2**n)``.
+        The bound of the first wait, and the largest bound: see `backoff_seconds`.
     longest_wait_seconds
-        The longest wait a server may ask for before the download rather fails and says so.
+        If a server asks for a longer wait, the download fails and says so.
     progress_bytes
-        Bytes that must have come for the count to start again.
+        After this many bytes the failures are counted from 0 again.
     """
 
     max_attempts: int = 8
@@ -41,12 +41,14 @@ class Attempts:
         self.failures = 0
 
     def wait_after(self, error: ModelDeckError, progress: int) -> float | None:
-        """Seconds to wait before the next attempt, or ``None`` when the error is final.
+        """Return the seconds to wait before the next attempt, or ``None`` if the error is final.
 
         Parameters
         ----------
+        error
+            Why the attempt failed.
         progress
-            Bytes that have come so far, in all attempts.
+            Bytes received so far, in all attempts.
         """
         if not is_transient(error):
             return None

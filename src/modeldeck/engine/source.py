@@ -1,4 +1,4 @@
-"""Where the bytes of a file come from: its present address, and answers to ranges of it that were checked."""
+"""Where the bytes of a file come from: its current address, and answers whose head was checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class DoubtfulAddressError(Exception):
-    """The answer may be the address's fault: an expired signature, old content. Resolve again before believing it."""
+    """The address may be at fault: its signature expired, or its content is old. Resolve again before believing it."""
 
     def __init__(self, cause: ModelDeckError) -> None:
         super().__init__(str(cause))
@@ -33,7 +33,7 @@ class DoubtfulAddressError(Exception):
 
 
 class WrongRangeError(Exception):
-    """The server sent other bytes than it was asked for, so it cannot be trusted with ranges."""
+    """The server sent bytes that were not requested, so it cannot be trusted with ranges."""
 
     def __init__(self, cause: ModelDeckError) -> None:
         super().__init__(str(cause))
@@ -42,7 +42,7 @@ class WrongRangeError(Exception):
 
 @dataclass(slots=True)
 class Body:
-    """A checked answer: bytes from ``start`` to ``stop``. ``is_whole`` when the server ignored the range."""
+    """A checked answer: bytes from ``start`` to ``stop``. ``is_whole`` if the server ignored the range."""
 
     start: int
     stop: int | None
@@ -51,14 +51,14 @@ class Body:
 
     @property
     def wait_seconds(self) -> float | None:
-        """From the request to the answer's head; ``None`` where the connection does not tell."""
+        """Seconds from the request to the answer's head, or ``None`` if the connection does not say."""
         return self.response.extensions.get(WAIT_SECONDS)
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self.response.aiter_raw()
 
     async def receive(self, consumer: Consumer, threads: DiskThreads) -> None:
-        """Bring the bytes to a consumer: on the connection's own thread, or through httpx."""
+        """Give the bytes to a consumer: on the connection's own thread, or through httpx."""
         direct: DirectBody | None = self.response.extensions.get(DIRECT_BODY)
         if direct is not None:
             await direct.receive(consumer)
@@ -81,7 +81,7 @@ class Source:
     Parameters
     ----------
     listed
-        What the listing said of the file; the Hub's answer must agree.
+        What the listing said about the file. The Hub's answer must agree.
     """
 
     def __init__(
@@ -114,15 +114,19 @@ class Source:
 
     @property
     def is_storage(self) -> bool:
-        """Whether the bytes come from where the Hub sends downloads to, and not from the endpoint itself."""
+        """Whether the bytes come from the Hub's storage, and not from the endpoint itself."""
         return self.resolved.is_signed_elsewhere and self.size is not None
+
+    @property
+    def is_resolved(self) -> bool:
+        return self._resolved is not None
 
     @property
     def commit_hash(self) -> str | None:
         return None if self._resolved is None else self._resolved.commit_hash
 
     def pin(self, commit_hash: str) -> None:
-        """Take the file at this commit, whatever the revision means by the time it is asked for."""
+        """Use the file at this commit, whatever the revision means later."""
         self._revision = commit_hash
 
     @property
@@ -139,12 +143,12 @@ class Source:
         return self._found_size
 
     def learn_size(self, size: int) -> None:
-        """The Hub did not tell the size, but the file itself did."""
+        """Note the size that the file itself turned out to have, as the Hub did not say."""
         self._found_size = size
 
     @property
     def digest(self) -> str | None:
-        """The sha256, or git's sha1 for a file that is not in LFS; ``None`` where neither is known."""
+        """The sha256, or git's sha1 for a file that is not in LFS, or ``None`` if neither is known."""
         resolved = self._resolved
         if self._listed.sha256 is not None:
             return self._listed.sha256
@@ -155,17 +159,17 @@ class Source:
         return self._listed.oid
 
     async def resolve(self) -> None:
-        """Ask the Hub for the address, unless it is known.
+        """Get the address from the Hub, unless it is known.
 
         Raises
         ------
         ContentChangedError
-            When commit, size or digest are not what the listing or an earlier answer said.
+            If commit, size or digest differ from what the listing or an earlier answer said.
         """
         await self.resolve_again(0)
 
     async def resolve_again(self, doubted: int) -> None:
-        """Ask anew, unless somebody else did since the generation that is doubted."""
+        """Get a fresh address, unless another connection did since generation ``doubted``."""
         async with self._lock:
             if self.generation != doubted:
                 return
@@ -190,14 +194,14 @@ class Source:
 
     @asynccontextmanager
     async def open(self, start: int, stop: int | None, *, timeouts: httpx.Timeout) -> AsyncIterator[Body]:
-        """Ask for a range and check the answer's head; a ``stop`` of ``None`` asks for the whole file.
+        """Request a range and check the answer's head. A ``stop`` of ``None`` requests the whole file.
 
         Raises
         ------
         DoubtfulAddressError, WrongRangeError
-            See there.
+            See their descriptions.
         ModelDeckError
-            For everything else that goes wrong, also while the body is read.
+            For every other failure, also while the body is read.
         """
         asked = self._url
         try:
@@ -224,7 +228,9 @@ class Source:
         if response.status_code not in (200, 206):
             raise self._refusal(response)
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise WrongRangeError(ServerError(f"{host} sends the file packed. Use another endpoint.", status_code=502))
+            raise WrongRangeError(
+                ServerError(f"{host} sends the file compressed. Use another endpoint.", status_code=502)
+            )
         if "text/html" in response.headers.get("content-type", "") and not self.filename.endswith((".html", ".htm")):
             raise DoubtfulAddressError(not_a_hub_error(str(response.url), "a web page where a file should be"))
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
@@ -254,8 +260,8 @@ class Source:
 
     def _changed_size(self, found: int, host: str) -> ContentChangedError:
         return ContentChangedError(
-            f"{host} serves {self.filename} with {found} bytes, where the Hub promised {self.size}. "
-            "List the repository again; if that does not help, its server is broken."
+            f"{host} serves {self.filename} with {found} bytes, but the Hub promised {self.size}. "
+            "List the repository again. If that does not help, its server is broken."
         )
 
     def _refusal(self, response: httpx.Response) -> Exception:
@@ -283,4 +289,4 @@ def _total_of(response: httpx.Response) -> int:
 
 
 def _bad_range(host: str) -> ServerError:
-    return ServerError(f"{host} sent other bytes than it was asked for. Try again later.", status_code=502)
+    return ServerError(f"{host} sent bytes that were not requested. Try again later.", status_code=502)

@@ -12,7 +12,7 @@ _S = DownloadState
 LEGAL_MOVES: Mapping[DownloadState, frozenset[DownloadState]] = MappingProxyType(
     {
         _S.QUEUED: frozenset({_S.RESOLVING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
-        _S.RESOLVING: frozenset({_S.DOWNLOADING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.RESOLVING: frozenset({_S.DOWNLOADING, _S.VERIFYING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
         _S.DOWNLOADING: frozenset({_S.VERIFYING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
         _S.VERIFYING: frozenset({_S.DOWNLOADING, _S.READY, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
         _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
@@ -37,19 +37,21 @@ _ACTIONS: Mapping[DownloadState, tuple[Action, ...]] = MappingProxyType(
 
 
 def can_move(source: DownloadState, target: DownloadState) -> bool:
+    """Return whether a download may go from one state directly to another."""
     return target in LEGAL_MOVES[source]
 
 
 def actions_of(state: DownloadState) -> tuple[Action, ...]:
-    """The requests that make sense in a state.
+    """Return the actions that are possible in a state.
 
     Pausing stops a download and keeps its partial files; resuming continues it. Retrying continues a failed download.
-    Cancelling stops it and deletes its partial files, also those of a failed download. Dismissing takes a download that
+    Cancelling stops it and deletes its partial files, also those of a failed download; those of a repair stay, as they
+    are the user's model. Dismissing takes a download that
     has ended off the list and leaves the partial files of a failed one for a later download of the same file.
     """
     return _ACTIONS[state]
 
 
 def is_settled(state: DownloadState) -> bool:
-    """Nothing happens any more until somebody asks for it."""
+    """Return whether nothing happens any more without another action."""
     return state.is_final or state is DownloadState.PAUSED

@@ -1,4 +1,4 @@
-"""The list of downloads on disk: the next engine goes on with the unfinished and shows the finished. Never a token."""
+"""The list of downloads on disk, for the next engine. It never contains a token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modeldeck._types import DownloadRequest, DownloadState, ErrorInfo
 
 MAX_FINISHED = 100
 MAX_FINISHED_SECONDS = 30 * 86_400.0
-"""So many finished downloads are kept for the next engine, and for so long: what a user may still look for."""
+"""Finished downloads are kept up to this number and age: those that a user may still look for."""
 
 _FORMAT = 1
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -23,7 +23,7 @@ _SUFFIX = ".download.json"
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finished download came to. ``at`` is in seconds since the epoch, the rest as in ``DownloadSnapshot``."""
+    """The result of a download. ``at`` is in seconds since the epoch, the rest as in `DownloadSnapshot`."""
 
     at: float
     commit_hash: str
@@ -33,7 +33,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a download. ``finish`` is there when its state is ``ready``."""
+    """What is kept about a download. ``finish`` is set if its state is ``ready``."""
 
     format: int = _FORMAT
     job_id: str
@@ -42,19 +42,25 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     error: ErrorInfo | None = None
     finish: Finish | None = None
+    repaired_bytes: tuple[int, ...] = ()
 
 
 class JobStore:
-    """One small file for each download, replaced as a whole. Its methods block.
+    """One small file for each download, replaced as a whole. The methods block.
 
-    A store that cannot be written costs the memory of a restart, not the download, so its errors are passed over.
+    If the directory cannot be written, a restart forgets the downloads, but they still run. So errors are ignored.
+
+    Parameters
+    ----------
+    directory
+        Where the files are. It is created when it is needed.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def read(self) -> list[StoredJob]:
-        """All that can be read. Changes nothing, so that it may be another engine's list."""
+        """Return all that can be read. This changes nothing, so it may be used for another engine's list."""
         jobs = []
         for path in self._directory.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -64,7 +70,7 @@ class JobStore:
         return jobs
 
     def load(self) -> list[StoredJob]:
-        """All that can be read, oldest first. Finished ones that are too old or too many are deleted."""
+        """Return all that can be read, oldest first. Finished ones beyond the limits are deleted."""
         jobs = self.read()
         outdated = _outdated(jobs, time.time())
         for job_id in outdated:
@@ -75,11 +81,13 @@ class JobStore:
         return sorted((job for job in jobs if job.job_id not in outdated), key=lambda job: job.created_at)
 
     def save(self, job: StoredJob) -> None:
+        """Keep a download, in place of what was kept about it before."""
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(self._path(job.job_id), msgspec.json.encode(job))
 
     def delete(self, job_id: str) -> None:
+        """Forget a download."""
         with contextlib.suppress(OSError):
             self._path(job_id).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The threads that touch the disk, so that the event loop never waits for one."""
+"""Threads for the disk, so that the event loop never waits for it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ THREAD_COUNT = 8
 
 
 class DiskThreads:
-    """A pool whose calls are always waited for: a file must not be closed while a thread writes to it."""
+    """A pool whose calls are always awaited: a file must not be closed while a thread writes to it."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix="modeldeck-disk")
 
     def start(self, function: Callable[[], object]) -> None:
-        """Start a call from any thread; the caller learns of its end in another way."""
+        """Start a call from any thread. The caller learns about its end in another way."""
         self._pool.submit(function)
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Start a call; somebody must ``finish`` it."""
+        """Start a call that must be passed to ``finish``."""
         return asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
     @staticmethod
     async def finish(future: asyncio.Future[T]) -> T:
+        """Wait for a call, also while the caller is being cancelled, and return its result."""
         with anyio.CancelScope(shield=True):
             await asyncio.wait([future])
         return future.result()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a short blocking function; a cancellation waits for it, and is raised then."""
+        """Call a short blocking function. A cancellation is raised once the function has returned."""
         outcome = await self.finish(self.submit(function, *args, **kwargs))
         await checkpoint_if_cancelled()
         return outcome
 
     def shut_down(self) -> None:
+        """Wait for all calls and end the threads."""
         self._pool.shutdown(wait=True)

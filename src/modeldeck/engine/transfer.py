@@ -1,4 +1,4 @@
-"""Fetches the missing bytes of one file over several connections, for as long as that has a chance."""
+"""Fetches the missing bytes of one file over several connections, as long as that can succeed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import anyio.abc
 import httpx
 
 from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
-from modeldeck.engine.crew import Crew
+from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.budget import DownloadShare
 from modeldeck.engine.disk import error_from_write
-from modeldeck.engine.front import Front
-from modeldeck.engine.limits import Bandwidth
+from modeldeck.engine.front_hashing import Front
 from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
-from modeldeck.engine.partial import OwnershipLostError, Partial, SegmentWriter
+from modeldeck.engine.ownership import OwnershipLostError
+from modeldeck.engine.partial import Partial, SegmentWriter
 from modeldeck.engine.plan import Lease, Planner
 from modeldeck.engine.retry import Attempts, RetryPolicy
 from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
@@ -26,15 +27,25 @@ from modeldeck.engine.threads import DiskThreads
 
 UNKNOWN_SIZE = 1 << 62
 MAX_DOUBTS = 2
-"""Addresses in a row that brought nothing, before a doubtful answer is believed."""
+"""After this many addresses in a row without a byte, a doubtful answer is believed."""
 MAX_WRONG_RANGES = 2
 RECOVERY_SECONDS = 15.0
-"""After this long without a refusal, one more connection is tried again."""
+"""After this long without a refusal, one more connection is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a connection may bring nothing, or next to nothing, before it is given up."""
+    """How long a connection may deliver nothing, or almost nothing, before it is closed.
+
+    Attributes
+    ----------
+    connect_seconds
+        Longest time to connect.
+    silence_seconds
+        Longest time without a byte.
+    drip_seconds, drip_bytes
+        A connection that delivers less than this many bytes in this time is closed.
+    """
 
     connect_seconds: float = CONNECT_TIMEOUT_SECONDS
     silence_seconds: float = 20.0
@@ -47,23 +58,35 @@ class Patience:
 
 
 class Transfer:
-    """One run of fetching. Its attributes tell at any time how it stands.
+    """One run of fetching. Its attributes say at any time how far it is.
 
     Parameters
     ----------
+    source
+        Where the bytes come from.
+    partial
+        Where they go.
     front
-        Hashes the file's beginning while it grows, if somebody wants that.
+        Hashes the file's beginning while it grows, or ``None``.
     missing
-        Ranges to fetch.
-    crew
-        Says how many connections this transfer may have now, and how much to ask for.
-    is_mending
-        The bytes are there but wrong somewhere: fetch them again and replace those that differ.
+        Half-open ranges to fetch.
+    share
+        Says how many connections this transfer may have now, and how much to request.
+    is_comparing
+        The partial file has these bytes, but some may be wrong: replace those that differ.
 
     Attributes
     ----------
+    working, connections : int
+        Connections that it has, and those of them that are receiving.
+    ceiling : int
+        The most connections that the server accepts.
+    replaced_bytes : int
+        Bytes that differed.
+    retry_at : float or None
+        When the next attempt begins, by the monotonic clock.
     failure : ModelDeckError, OwnershipLostError or None
-        What ended it, or was found out after its end.
+        What ended it, or was found after its end.
     """
 
     def __init__(
@@ -75,20 +98,20 @@ class Transfer:
         missing: Sequence[tuple[int, int]],
         threads: DiskThreads,
         bandwidth: Bandwidth,
-        crew: Crew,
+        share: DownloadShare,
         policy: RetryPolicy,
         patience: Patience,
-        is_mending: bool = False,
+        is_comparing: bool = False,
     ) -> None:
         self.partial = partial
         self.front = front
         self.bandwidth = bandwidth
         self.patience = patience
-        self.is_mending = is_mending
+        self.is_comparing = is_comparing
         self._source = source
         self._planner = Planner(missing)
         self._threads = threads
-        self._crew = crew
+        self._share = share
         self._policy = policy
         self._attempts = Attempts(policy)
         self._receptions: list[_Reception] = []
@@ -99,12 +122,12 @@ class Transfer:
         self._wrong_ranges = 0
         self._doubts = 0
         self._fetched_at_doubt = -1
-        # A Hub's storage has ranges. Of others the first answer has to show it before more connections are opened.
+        # A Hub's storage serves ranges. Other servers have to show it before more connections are opened.
         self.ceiling = UNKNOWN_SIZE if source.is_storage else 1
         self._refused_at = 0.0
         self.working = 0
         self.connections = 0
-        self.mended_bytes = 0
+        self.replaced_bytes = 0
         self.retry_at: float | None = None
 
     @property
@@ -114,11 +137,11 @@ class Transfer:
 
     @property
     def fetched(self) -> int:
-        """Bytes that came, repeated ones included."""
+        """Bytes received, repeated ones included."""
         return self._fetched_before + sum(reception.received for reception in self._receptions)
 
     async def run(self) -> None:
-        """Fetch everything, or until there is a ``failure``. All that came is in the partial file and its journal."""
+        """Fetch until everything is there or there is a ``failure``. What was received is written and journalled."""
         try:
             async with anyio.create_task_group() as task_group:
                 self._task_group = task_group
@@ -141,13 +164,13 @@ class Transfer:
                 break
 
     def _target(self) -> int:
-        return max(1, min(self._crew.allowance(self), self.ceiling))
+        return max(1, min(self._share.allowance(self), self.ceiling))
 
     def _wanted(self) -> int:
         if self._source.size is None:
             return UNKNOWN_SIZE
-        return self._crew.sizer.next_bytes(
-            waiting=self._planner.waiting, workers=self._target(), is_machine_busy=self._crew.is_machine_busy
+        return self._share.sizer.next_bytes(
+            waiting=self._planner.waiting, workers=self._target(), is_machine_busy=self._share.is_machine_busy
         )
 
     # --- one connection -----------------------------------------------------------------------------------------------
@@ -155,17 +178,17 @@ class Transfer:
     async def _work(self) -> None:
         try:
             while self.failure is None and self.working <= self._target():
-                may_split = self._has_ranges and not self._crew.has_waiting
-                split_bytes = self._crew.sizer.split_bytes if may_split else None
+                may_split = self._has_ranges and not self._share.has_waiting
+                split_bytes = self._share.sizer.split_bytes if may_split else None
                 lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
                 if lease is None or not await self._attempt(lease):
                     return
         finally:
             self.working -= 1
-            self._crew.notify()
+            self._share.notify()
 
     async def _attempt(self, lease: Lease) -> bool:
-        """Fetch a lease as far as it goes. Whether this connection should go on with another one."""
+        """Fetch as much of a lease as possible. Returns whether this connection should go on with another one."""
         generation = self._source.generation
         begun_at = lease.position
         self.connections += 1
@@ -184,25 +207,25 @@ class Transfer:
             error, is_doubtful = exc, False
         finally:
             self.connections -= 1
-            brought = lease.position - begun_at
+            received = lease.position - begun_at
             self._planner.give_back(lease)
         if isinstance(error, StorageError):
             self.fail(error)
             return False
         if self.working > 1:
-            return brought >= self._policy.progress_bytes or self._leave()
+            return received >= self._policy.progress_bytes or self._leave()
         if is_doubtful and await self._resolve_again(generation):
             return True
         return await self._back_off(error)
 
     def _leave(self) -> bool:
-        """The others get on without this connection: the server may want fewer."""
+        """Close this connection and leave the work to the others: the server may accept fewer."""
         self.ceiling = max(1, self.working - 1)
         self._refused_at = time.monotonic()
         return False
 
     async def _resolve_again(self, generation: int) -> bool:
-        """Get a fresh address; ``False`` when the last ones brought nothing either, so that the answer counts."""
+        """Get a fresh address. Returns ``False`` if the last ones delivered nothing: then the answer counts."""
         if self.fetched > self._fetched_at_doubt:
             self._doubts = 0
         self._doubts += 1
@@ -233,7 +256,7 @@ class Transfer:
         return True
 
     def fail(self, failure: ModelDeckError | OwnershipLostError) -> None:
-        """End it, or say that what it brought is lost."""
+        """End the transfer with this failure, or note after its end that its bytes were lost."""
         if self.failure is None:
             self.failure = failure
         if self._task_group is not None:
@@ -253,7 +276,7 @@ class Transfer:
                 await self._receive_whole(body, lease)
                 return
             waited_seconds = time.monotonic() - started_at
-            self._crew.measure()
+            self._share.measure()
             if not self._has_ranges:
                 self._has_ranges = True
                 self.ceiling = UNKNOWN_SIZE
@@ -261,8 +284,8 @@ class Transfer:
             before = lease.position
             await self._receive(body, lease)
             seconds = max(1e-6, time.monotonic() - started_at - waited_seconds)
-            self._crew.sizer.learn((lease.position - before) / seconds, body.wait_seconds or waited_seconds)
-            self._crew.measure()
+            self._share.sizer.learn((lease.position - before) / seconds, body.wait_seconds or waited_seconds)
+            self._share.measure()
 
     async def _receive(self, body: Body, lease: Lease) -> None:
         before = lease.position
@@ -275,7 +298,7 @@ class Transfer:
             raise ServerError("The server sent no bytes. Try again later.", status_code=502)
 
     async def _receive_whole(self, body: Body, lease: Lease) -> None:
-        """The server has no ranges: take what is missing out of the whole, and pass over what is there."""
+        """The server ignores ranges: take what is missing out of the whole file, and skip the rest."""
         self._has_ranges = False
         self.ceiling = 1
         watch = _DripWatch(self.patience)
@@ -312,7 +335,7 @@ class Transfer:
         current.stop = current.position
 
     def _next_lease(self, done: Lease, first: Lease, position: int) -> Lease | None:
-        """The next missing range; ``None`` when there is none behind ``position``."""
+        """Return the next missing range, or ``None`` if none begins at or after ``position``."""
         if done is not first:
             self._planner.give_back(done)
         lease = self._planner.take(UNKNOWN_SIZE, split_bytes=None)
@@ -327,7 +350,7 @@ class Transfer:
         return reception
 
     async def _end(self, reception: _Reception) -> None:
-        """Write and journal all that came, also when the connection was cancelled."""
+        """Write and journal everything received, also when the connection was cancelled."""
         try:
             if reception.writer.has_unflushed:
                 with anyio.CancelScope(shield=True):
@@ -335,13 +358,13 @@ class Transfer:
         finally:
             self._receptions.remove(reception)
             self._fetched_before += reception.received
-            self.mended_bytes += reception.writer.mended_bytes
+            self.replaced_bytes += reception.writer.replaced_bytes
 
-    # --- for the receptions -------------------------------------------------------------------------------------------
+    # --- for the connections' threads ---------------------------------------------------------------------------------
 
     @contextmanager
     def storage_errors(self) -> Iterator[None]:
-        """Name the disk's errors here: further out they would be taken for the network's."""
+        """Convert the disk's errors here: further out they would be mistaken for the network's."""
         try:
             yield
         except OSError as exc:
@@ -351,19 +374,19 @@ class Transfer:
 
 
 class _Reception:
-    """What one answer brings, from its connection's thread to the disk and to the digest."""
+    """Takes one answer's bytes, on its connection's thread, to the disk and to the digest."""
 
     def __init__(self, transfer: Transfer, lease: Lease) -> None:
         self._transfer = transfer
         self._lease = lease
         self._watch = _DripWatch(transfer.patience)
         self._stopped = threading.Event()
-        self.writer = SegmentWriter(transfer.partial, lease.position, is_mending=transfer.is_mending)
+        self.writer = SegmentWriter(transfer.partial, lease.position, is_comparing=transfer.is_comparing)
         self.received = 0
 
     @property
     def wanted(self) -> int:
-        """Less than was asked for when another connection has taken the rest."""
+        """Bytes still wanted: less than was requested if another connection has taken over the rest."""
         return self._lease.remaining
 
     def consume(self, block: memoryview) -> None:
@@ -388,7 +411,7 @@ class _Reception:
 
 
 class _DripWatch:
-    """Gives up a connection that is alive but brings next to nothing."""
+    """Ends a connection that is alive but delivers almost nothing."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -401,5 +424,5 @@ class _DripWatch:
         if now - self._begun_at < self._patience.drip_seconds:
             return
         if self._seen < self._patience.drip_bytes:
-            raise StalledError("The server sends next to nothing. Check the connection, or try again later.")
+            raise StalledError("The server sends almost nothing. Check the network connection, or try again later.")
         self._begun_at, self._seen = now, 0

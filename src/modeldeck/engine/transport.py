@@ -1,4 +1,4 @@
-"""The engine's httpx transport: directly over its own connections, or through a proxy."""
+"""The engine's httpx transport: direct over its own connections, or through a proxy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MAX_IDLE_CONNECTIONS = 32
 
 
 class EngineTransport(httpx.AsyncBaseTransport):
-    """Sends each request directly or through the proxy that the environment names for its address.
+    """Sends each request directly, or through the proxy that the environment names for its address.
 
-    The environment is asked once for each address, and again after `hang_up`.
-    It is shared by all clients of one engine, so closing a client leaves it open; `shut_down` closes it.
+    The environment is read once for each address, and again after `hang_up`. All clients of one engine share the
+    transport, so closing a client leaves it open. `shut_down` closes it.
     """
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="modeldeck-connection")
-        # Reading the certificate authorities takes a tenth of a second: it begins before somebody waits for it.
+        # Reading the certificate authorities takes a tenth of a second, so it begins before it is needed.
         self._ssl_context = self._threads.submit(lambda: ssl_context or _default_ssl_context())
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
         self._proxies: dict[tuple[str, bytes], str | None] = {}
@@ -39,10 +39,10 @@ class EngineTransport(httpx.AsyncBaseTransport):
         return await transport.handle_async_request(request)
 
     async def aclose(self) -> None:
-        """Leave the connections to the other clients."""
+        """Keep the connections for the other clients."""
 
     async def hang_up(self) -> None:
-        """Close the connections that are kept for the next request, and let go of their memory."""
+        """Close the idle connections, and free their memory."""
         transports = list(self._transports.values())
         self._transports.clear()
         self._proxies.clear()
@@ -51,12 +51,13 @@ class EngineTransport(httpx.AsyncBaseTransport):
         drop_spare_buffers()
 
     async def shut_down(self) -> None:
+        """Close all connections and end the threads."""
         await self.hang_up()
         self._threads.shutdown(wait=True)
 
     def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
         address = (url.scheme, url.netloc)
-        if address not in self._proxies:  # to look takes half a millisecond
+        if address not in self._proxies:  # reading it takes half a millisecond
             self._proxies[address] = _proxy_for(url)
         proxy = self._proxies[address]
         if proxy not in self._transports:
@@ -71,10 +72,10 @@ def _default_ssl_context() -> ssl.SSLContext:
 
 
 def _transport(ssl_context: ssl.SSLContext, proxy: str | None, threads: ThreadPoolExecutor) -> httpx.AsyncHTTPTransport:
-    """httpx's transport, which maps httpcore's exceptions for us, with our own connections below it.
+    """Return httpx's transport, which maps httpcore's exceptions, with our own connections below it.
 
-    httpx has no argument for that. Through a proxy it makes its own connections, over our streams; only a proxy that is
-    itself spoken to over TLS has TLS inside of TLS, which takes httpcore's own streams.
+    httpx has no argument for that. Through a proxy it opens its own connections, over our streams. Only a proxy that
+    itself uses TLS needs TLS inside TLS, and so httpcore's own streams.
     """
     limits = httpx.Limits(
         max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS

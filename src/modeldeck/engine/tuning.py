@@ -1,4 +1,4 @@
-"""How many connections pay. Pure: time and measurements come in as arguments."""
+"""How many connections are worth having. Pure: times and measurements are arguments."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ START_CONNECTIONS = 8
 STEP_CONNECTIONS = 4
 FEWEST_CONNECTIONS = 2
 SETTLE_SECONDS = 0.25
-"""Connections are made, and find their speed, before they are judged."""
+"""Connections are opened, and reach their speed, before they are judged."""
 WINDOW_SECONDS = 0.75
 FIRST_BUSY_WINDOW_SECONDS = 0.1
 BUSY_WINDOW_SECONDS = 0.25
-"""Later on connections may begin their next requests together, which is a rush of work."""
+"""Longer later on, when connections may begin their next requests together, which is a burst of work."""
 FIRST_HOLD_SECONDS = 15.0
 LONGEST_HOLD_SECONDS = 240.0
-"""After a step that did not pay there is rest for so long, at first and at the longest."""
+"""After a step that did not pay there is no other for this long, at first and at most."""
 PAYING_RATIO = 0.5
-"""More connections pay when they bring at least this part of what they would bring on an ideal link."""
+"""More connections pay if they gain at least this part of what they would gain on an ideal link."""
 KEPT_RATIO = 0.8
-"""Fewer connections pay when they bring at least this part of what more of them brought."""
+"""Fewer connections pay if they are at least this fast, compared with more of them."""
 BUSY_RATIO = 0.5
-"""With this part of all processors at work for a download, the machine is the limit: the rest is for others."""
+"""If downloads use this part of all processors, the machine is the limit. The rest is for other programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was measured at one moment."""
+    """What was measured at one time."""
 
     at: float
     fetched: int
@@ -38,7 +38,7 @@ class _Look:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What there was before the step that is being judged."""
+    """The state before the step that is being judged."""
 
     connections: int
     rate: float
@@ -47,23 +47,23 @@ class _Trial:
 class ConnectionTuner:
     """Chooses the number of connections by what was measured.
 
-    It begins with `START_CONNECTIONS`, and climbs as long as a step brings at least half of its share of speed: that is
-    so where each connection is limited by its server or by the round trip, not where the line is full. Where the link
-    is faster than this machine, connections beyond the processors only take turns, and cost; there it comes down to one
-    for each processor but that of the digest, and stays there if that brings as much. Every step that does not pay is
-    taken back.
+    It begins with `START_CONNECTIONS`, and adds more as long as a step gains at least half of its share of speed. That
+    happens if each connection is limited by its server or by the round trip, and not if the line is full. If the link
+    is faster than this machine, connections beyond the processors only take turns, and cost time: then it goes down to
+    one for each processor except that of the digest, and stays there if that is as fast. Every step that does not pay
+    is undone.
 
     Parameters
     ----------
     processors
-        How many this process may use.
+        How many processors this process may use.
 
     Attributes
     ----------
     wanted : int
         The number of connections.
     is_machine_busy : bool
-        The link is faster than this machine.
+        Whether the link is faster than this machine.
     """
 
     def __init__(self, processors: int) -> None:
@@ -79,22 +79,24 @@ class ConnectionTuner:
         self.is_machine_busy = False
 
     def interrupt(self) -> None:
-        """What runs has changed: the connections are measured anew."""
+        """Begin a new measurement, because other downloads run now."""
         self._begun = None
 
     def update(self, now: float, *, fetched: int, cpu_seconds: float, is_settled: bool, limit: int) -> None:
-        """Tell how it stands, a few times a second.
+        """Report a measurement, a few times a second.
 
         Parameters
         ----------
+        now
+            Seconds of a monotonic clock.
         fetched
-            Bytes that have come until ``now``.
+            Bytes received until ``now``.
         cpu_seconds
-            The processors' time that this process has used until ``now``.
+            CPU time that this process has used until ``now``.
         is_settled
-            All connections that may be at work are.
+            Whether all connections that may receive do.
         limit
-            How many there may be.
+            How many connections there may be.
         """
         look = _Look(now, fetched, cpu_seconds)
         self._watch_machine(look)
@@ -108,7 +110,7 @@ class ConnectionTuner:
             self._judge(now, look.rate_since(self._begun), limit)
 
     def _watch_machine(self, look: _Look) -> None:
-        """See whether the machine is the limit, from the first bytes on, and come down at once."""
+        """Notice from the first bytes on if the machine is the limit, and go down at once."""
         if self._watched is None or self._watched.fetched == 0:
             self._watched = look
         elif look.at - self._watched.at >= self._busy_window_seconds:

@@ -137,10 +137,10 @@ def find_state_directory(cache_dir: Path, environ: Mapping[str, str] = os.enviro
     return next(filter(_can_be_written, all_state_directories(cache_dir, environ)), None)
 
 
-def find_checks_directory(cache_dir: Path) -> Path | None:
-    """Where what is known of finished files is kept, by engines and by whoever verifies them later."""
+def find_blocks_directory(cache_dir: Path) -> Path | None:
+    """Return where the block digests of finished files are kept, for the engine and for `Session.verify`."""
     state_dir = find_state_directory(cache_dir)
-    return None if state_dir is None else state_dir / "checks"
+    return None if state_dir is None else state_dir / "blocks"
 
 
 def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from modeldeck import __version__
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
-from modeldeck.service.discovery import all_state_directories, find_checks_directory
+from modeldeck.service.discovery import all_state_directories, find_blocks_directory
 
 LOOK_SECONDS = 1.0
 SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
@@ -51,7 +51,7 @@ def manager_factory(cache_dir: Path) -> ManagerFactory:
         return DownloadManager(
             state_dir=state_dir,
             lists=all_state_directories(cache_dir),
-            checks_dir=find_checks_directory(cache_dir),
+            blocks_dir=find_blocks_directory(cache_dir),
         )
 
     return create

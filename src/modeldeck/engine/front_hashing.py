@@ -1,4 +1,4 @@
-"""The contiguous front of a partial file: hashed on a thread of its own while connections go on."""
+"""Hashes the contiguous front of a partial file on a thread of its own while connections receive more."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from modeldeck.engine.partial import Partial
 from modeldeck.engine.threads import DiskThreads
 
 MAX_WAITING_BLOCKS = 32
-"""Blocks of all files together that wait to be hashed; the connection that brings the next one waits, too. That many
-come while a range that was brought ahead of its turn is read back."""
+"""Blocks of all files together that may wait to be hashed. A connection with one more waits too. About this many
+arrive while a range that was received ahead of its turn is read back."""
 BLOCKS_AT_ONCE = 4
-"""The thread is woken for so many, because each waking costs."""
+"""The thread is woken for this many at once, because each wake-up costs time."""
 
 
 class Front:
     """Hashes the blocks that continue the front while they are in memory.
 
-    What came ahead of its turn is read back from the disk when the front reaches it, which costs a third of the digest
-    itself. It works on a disk thread while there is something to do. `take` may be called on any thread.
+    A block that was received ahead of its turn is read back from the disk when the front reaches it, which costs a
+    third of the digest itself. The work is done on a disk thread. `take` may be called on any thread.
 
     Parameters
     ----------
+    partial
+        The file.
+    hasher
+        The digest of the front so far.
     sharers
-        How many files share the memory at this moment.
+        Returns how many files share the memory at this moment.
     """
 
     def __init__(
@@ -51,12 +55,17 @@ class Front:
         self._watchers: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def take(self, position: int, data: memoryview) -> bool:
-        """Take over a block that was written, and its buffer, if it continues the front.
+        """Take over a block that was written, with its buffer, if it continues the front.
+
+        Returns
+        -------
+        bool
+            Whether it was taken. If not, the buffer is still the caller's.
 
         Raises
         ------
         OSError, StorageError
-            When the file could not be read back.
+            If the file could not be read back.
         """
         with self._changed:
             self.raise_error()
@@ -68,7 +77,7 @@ class Front:
                 self._next = position
             self._has_next = True
             while len(self._waiting) >= self._most_waiting():
-                self._start()  # when these came there was room for more
+                self._start()  # the thread may be waiting for more of them
                 self._changed.wait()
             self._has_next = False
             self.raise_error()
@@ -78,11 +87,11 @@ class Front:
 
     @property
     def _is_catching_up(self) -> bool:
-        """Whether what lies before a later block is on its way already: read back, or with who waits for room."""
+        """Whether the gap before this block is being closed already: by reading back, or by a thread that waits."""
         return self._is_reading_back or self._has_next
 
     async def settle(self) -> None:
-        """Wait until all that was taken so far is hashed, or has failed."""
+        """Wait until everything taken so far is hashed, or has failed."""
         done = asyncio.Event()
         with self._changed:
             if self._done < self._added:
@@ -93,7 +102,7 @@ class Front:
         await done.wait()
 
     def raise_error(self) -> None:
-        """Raise what went wrong, if something did: see ``take``."""
+        """Raise the error of the hashing thread, if there was one."""
         if self._error is not None:
             raise self._error
 

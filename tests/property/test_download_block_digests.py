@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeldeck.engine import checks as checks_module
-from modeldeck.engine.checks import (
+from modeldeck.engine import block_digests
+from modeldeck.engine.block_digests import (
     KEPT_SECONDS,
     LARGEST_BLOCK_BYTES,
     SMALLEST_FILE_BYTES,
-    CheckStore,
+    BlockDigestStore,
     RecordingHasher,
 )
 from modeldeck.engine.digest import FrontHasher
-from modeldeck.engine.partial import Block
+from modeldeck.engine.journal import Block
 from modeldeck.engine.plan import RangeSet, join_near
 
 DIGEST = "ab" * 32
@@ -46,7 +46,7 @@ fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 @fast
 @given(covers)
 def test_what_is_kept_is_found(tmp_path: Path, blocks: list[Block]) -> None:
-    store, size = CheckStore(tmp_path / "checks"), blocks[-1].stop
+    store, size = BlockDigestStore(tmp_path / "blocks"), blocks[-1].stop
     store.save(DIGEST, size, blocks)
     assert store.load(DIGEST, size) == tuple(blocks)
     assert store.load(DIGEST, size + 1) == ()
@@ -57,7 +57,7 @@ def test_what_is_kept_is_found(tmp_path: Path, blocks: list[Block]) -> None:
 @fast
 @given(covers, st.data())
 def test_a_damaged_record_claims_nothing_else(tmp_path: Path, blocks: list[Block], data: st.DataObject) -> None:
-    store, size = CheckStore(tmp_path), blocks[-1].stop
+    store, size = BlockDigestStore(tmp_path), blocks[-1].stop
     store.save(DIGEST, size, blocks)
     (path,) = tmp_path.iterdir()
     text = bytearray(path.read_bytes())
@@ -80,7 +80,7 @@ def test_a_damaged_record_claims_nothing_else(tmp_path: Path, blocks: list[Block
 @fast
 @given(covers, st.data())
 def test_blocks_that_are_no_cover_are_not_kept(tmp_path: Path, blocks: list[Block], data: st.DataObject) -> None:
-    store, size = CheckStore(tmp_path / "checks"), blocks[-1].stop
+    store, size = BlockDigestStore(tmp_path / "blocks"), blocks[-1].stop
     index = data.draw(st.integers(0, len(blocks) - 1))
     block = blocks[index]
     wrong = data.draw(
@@ -106,25 +106,25 @@ def test_blocks_that_are_no_cover_are_not_kept(tmp_path: Path, blocks: list[Bloc
 def limits(**changes: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in changes.items():
-            patch.setattr(checks_module, name, value)
+            patch.setattr(block_digests, name, value)
         yield
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name.removesuffix(".checks") for path in folder.iterdir()}
+    return {path.name.removesuffix(".blocks") for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("limit", ["MAX_RECORDS", "MAX_RECORDS_BYTES"])
 def test_the_oldest_records_go(tmp_path: Path, limit: str) -> None:
-    store = CheckStore(tmp_path)
+    store = BlockDigestStore(tmp_path)
     blocks = cover([SMALLEST_FILE_BYTES])
     digests = [f"{number:064x}" for number in range(5)]
     for age, digest in enumerate(reversed(digests)):
         store.save(digest, SMALLEST_FILE_BYTES, blocks)
         then = time.time() - 10 * age - 10
-        os.utime(tmp_path / f"{digest}.checks", (then, then))
+        os.utime(tmp_path / f"{digest}.blocks", (then, then))
     (tmp_path / "notes.txt").write_text("mine")
-    record_bytes = (tmp_path / f"{digests[0]}.checks").stat().st_size
+    record_bytes = (tmp_path / f"{digests[0]}.blocks").stat().st_size
     with limits(**{limit: 3 if limit == "MAX_RECORDS" else 3 * record_bytes + 1}):
         store.save(DIGEST, SMALLEST_FILE_BYTES, blocks)
     assert names(tmp_path) == {DIGEST, *digests[3:], "notes.txt"}
@@ -132,12 +132,12 @@ def test_the_oldest_records_go(tmp_path: Path, limit: str) -> None:
 
 
 def test_old_records_and_left_overs_go(tmp_path: Path) -> None:
-    store = CheckStore(tmp_path)
+    store = BlockDigestStore(tmp_path)
     blocks = cover([SMALLEST_FILE_BYTES])
     store.save("1" * 64, SMALLEST_FILE_BYTES, blocks)
     then = time.time() - KEPT_SECONDS - 1
-    os.utime(tmp_path / ("1" * 64 + ".checks"), (then, then))
-    left_over = tmp_path / ("2" * 64 + ".checks.01234567.new")
+    os.utime(tmp_path / ("1" * 64 + ".blocks"), (then, then))
+    left_over = tmp_path / ("2" * 64 + ".blocks.01234567.new")
     left_over.write_text("")
     os.utime(left_over, (then, then))
     store.save(DIGEST, SMALLEST_FILE_BYTES, blocks)
@@ -145,7 +145,7 @@ def test_old_records_and_left_overs_go(tmp_path: Path) -> None:
 
 
 def test_too_large_a_record_is_neither_written_nor_read(tmp_path: Path) -> None:
-    store = CheckStore(tmp_path / "checks")
+    store = BlockDigestStore(tmp_path / "blocks")
     blocks = cover([SMALLEST_FILE_BYTES, 1])
     with limits(LARGEST_RECORD_BYTES=10):
         store.save(DIGEST, blocks[-1].stop, blocks)
@@ -156,11 +156,11 @@ def test_too_large_a_record_is_neither_written_nor_read(tmp_path: Path) -> None:
 
 
 def test_a_pipe_in_place_of_a_record_keeps_nobody_waiting(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / f"{DIGEST}.checks")
-    assert CheckStore(tmp_path).load(DIGEST, SMALLEST_FILE_BYTES) == ()
+    os.mkfifo(tmp_path / f"{DIGEST}.blocks")
+    assert BlockDigestStore(tmp_path).load(DIGEST, SMALLEST_FILE_BYTES) == ()
 
 
-def test_a_verification_takes_the_checks_beside_the_digest(tmp_path: Path) -> None:
+def test_a_verification_digests_the_blocks_beside_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom((3 << 20) + 5))
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""The bandwidth that the downloads of one engine share, changeable while they run."""
+"""The bandwidth limit that all downloads of one engine share. It may change while they run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ BURST_SECONDS = 0.25
 
 
 class Bandwidth:
-    """Spreads bytes over time, for any number of threads. ``None`` means no limit."""
+    """Spreads bytes over time, for any number of threads.
+
+    Parameters
+    ----------
+    bytes_per_second
+        The limit, or ``None`` for no limit.
+    """
 
     def __init__(self, bytes_per_second: int | None) -> None:
         self._lock = threading.Lock()
@@ -17,12 +23,13 @@ class Bandwidth:
         self._free_at = 0.0
 
     def set_limit(self, bytes_per_second: int | None) -> None:
+        """Change the limit at once, for threads that wait too."""
         with self._lock:
             self._limit = bytes_per_second
             self._free_at = 0.0
 
     def take(self, count: int, stopped: threading.Event) -> None:
-        """Block until ``count`` bytes may have passed, the limit has changed, or the bytes are of no more use."""
+        """Block until ``count`` bytes may pass, the limit has changed, or ``stopped`` is set."""
         with self._lock:
             limit = self._limit
             if limit is None:

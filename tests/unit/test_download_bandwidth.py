@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from modeldeck.engine.limits import Bandwidth
+from modeldeck.engine.bandwidth import Bandwidth
 
 HOUR_OF_BYTES = 3600
 FAR_TOO_LONG_SECONDS = 60.0

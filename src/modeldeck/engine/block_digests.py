@@ -1,12 +1,12 @@
-"""What is known of finished files block by block, so that damage can be found without fetching.
+"""The digests of finished files block by block, so that damage can be found without fetching anything.
 
-A journal knows the XXH3-64 of every block of its file. Once the sha256 of the whole was right, its lines are kept under
-that sha256, in a folder of our own outside the Hugging Face cache::
+A journal has the XXH3-64 of every block of its file. Once the sha256 of the whole file was right, these lines are kept
+under that sha256, in a directory of our own outside the Hugging Face cache::
 
-    <state>/checks/<sha256>.checks      one sealed line for each block, sorted, from the first byte to the last
+    <state>/blocks/<sha256>.blocks      one sealed line for each block, sorted, from the first byte to the last
 
-A record is a hint and never a proof: it says where to look first. Whoever mends a file by one hashes all of it again,
-and a record that was wrong has cost time only. Neither reading nor writing one ever raises an error.
+A record is a hint and never a proof: it says where to look first. A repair that used one hashes the whole file
+afterwards, so a wrong record costs time only. Neither reading nor writing a record ever raises an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import xxhash
 
 from modeldeck._files import replace_file
 from modeldeck.engine.digest import FrontHasher
-from modeldeck.engine.partial import Block, encode_block, parse_blocks
+from modeldeck.engine.journal import Block, encode_block, parse_blocks
 from modeldeck.hub.urls import is_sha256
 
 SMALLEST_FILE_BYTES = 4 << 20
@@ -35,22 +35,27 @@ MAX_RECORDS = 1000
 MAX_RECORDS_BYTES = 64 << 20
 KEPT_SECONDS = 365 * 86_400.0
 
-_SUFFIX = ".checks"
-_NAME = re.compile(r"[0-9a-f]{64}\.checks(\.[0-9a-f]{8}\.new)?")
+_SUFFIX = ".blocks"
+_NAME = re.compile(r"[0-9a-f]{64}\.blocks(\.[0-9a-f]{8}\.new)?")
 
 
-class CheckStore:
-    """The records of finished files, one small file each, replaced as a whole. Its methods block.
+class BlockDigestStore:
+    """The records of finished files, one small file each, replaced as a whole. The methods block.
 
-    Records stay when their file is removed from the cache: they belong to the content, which may be there once more in
-    another repository or come again. The oldest go when there are too many, and all after a year.
+    A record stays when its file is removed from the cache: it belongs to the content, which may exist in another
+    repository or be downloaded again. The oldest records are deleted when there are too many, and all after a year.
+
+    Parameters
+    ----------
+    directory
+        Where the records are kept. It is created when it is needed.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def load(self, digest: str, size: int) -> tuple[Block, ...]:
-        """The blocks of the file with this sha256; none when nobody knows, or the record is not whole."""
+        """Return the blocks of the file with this sha256, or none if there is no whole record."""
         if not is_sha256(digest):
             return ()
         path = self._path(digest)
@@ -67,7 +72,7 @@ class CheckStore:
         return tuple(blocks) if _is_whole(blocks, size) else ()
 
     def save(self, digest: str, size: int, blocks: Sequence[Block]) -> None:
-        """Keep the blocks, sorted, of a file whose sha256 was found to be right."""
+        """Keep the sorted blocks of a file whose sha256 was found to be right."""
         if not is_sha256(digest) or size < SMALLEST_FILE_BYTES or not _is_whole(blocks, size):
             return
         content = b"".join(encode_block(block) for block in blocks)
@@ -82,7 +87,7 @@ class CheckStore:
         return self._directory / (digest + _SUFFIX)
 
     def _tidy(self) -> None:
-        """Delete the oldest records beyond the limits, and what a crash left of unfinished ones."""
+        """Delete the oldest records beyond the limits, and drafts that a crash left behind."""
         found = []
         with os.scandir(self._directory) as entries:
             for entry in entries:
@@ -100,12 +105,12 @@ class CheckStore:
 
 
 class RecordingHasher(FrontHasher):
-    """Takes the checks of the pieces beside the digest: a verification reads all bytes anyway.
+    """Digests the blocks beside the whole, since a verification reads every byte anyway.
 
     Attributes
     ----------
     blocks : list of Block
-        One for each piece so far.
+        One for each piece hashed so far.
     """
 
     def __init__(self, digest: str | None, size: int | None) -> None:
@@ -118,7 +123,7 @@ class RecordingHasher(FrontHasher):
 
 
 def _is_whole(blocks: Sequence[Block], size: int) -> bool:
-    """Whether the blocks cover the file, one after the other."""
+    """Return whether the blocks cover the file, one after the other."""
     position = 0
     for block in blocks:
         if block.start != position or block.xxh3 is None or block.length > LARGEST_BLOCK_BYTES:

@@ -1,0 +1,58 @@
+"""What all downloads of one engine share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import httpx
+
+from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.block_digests import BlockDigestStore
+from modeldeck.engine.budget import ConnectionBudget
+from modeldeck.engine.retry import RetryPolicy
+from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.transfer import Patience
+
+MAX_WRITEBACKS = 2
+"""A slow disk takes long, and must not hold all threads."""
+
+
+@dataclass(kw_only=True)
+class EngineResources:
+    """The connections, threads and limits of one engine.
+
+    Attributes
+    ----------
+    transport, http
+        For the Hub's API and for the bytes of files.
+    block_digests
+        Where the block digests of finished files are kept, or ``None``.
+    writebacks
+        Taken by whoever waits for the disk.
+    """
+
+    transport: httpx.AsyncBaseTransport
+    http: httpx.AsyncClient
+    threads: DiskThreads
+    bandwidth: Bandwidth
+    budget: ConnectionBudget
+    policy: RetryPolicy
+    patience: Patience
+    block_digests: BlockDigestStore | None = None
+    writebacks: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(MAX_WRITEBACKS))
+    _writers: dict[Path, anyio.Lock] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def only_writer(self, blob: Path) -> AsyncIterator[None]:
+        """Wait until no other download of this engine writes the same blob, and keep it to oneself."""
+        lock = self._writers.setdefault(blob, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().locked and not lock.statistics().tasks_waiting:
+                self._writers.pop(blob, None)
