@@ -113,7 +113,7 @@ async def test_stopping_before_the_connection_exists(
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].state is phase)
         with anyio.fail_after(5):  # a second on a quiet machine
-            stopped = await getattr(manager, request_)(job.job_id)
+            stopped = await manager.act(job.job_id, request_)
         assert stopped.state is (S.PAUSED if request_ == "pause" else S.CANCELLED)
         if request_ == "cancel":
             assert playground.left_overs() == []
@@ -501,7 +501,7 @@ async def test_a_stopped_download_keeps_no_connection(playground: Playground, un
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
         assert connections()
-        await getattr(manager, action)(job.job_id)
+        await manager.act(job.job_id, action)
         await until(lambda: not connections())
         playground.hub.faults.remove(throttle)
         again = await manager.submit(playground.request())
