@@ -113,7 +113,7 @@ class DownloadMachine(RuleBasedStateMachine):
             return
         before = self.state()
         try:
-            after = self.call(action, self.job_id)
+            after = self.call("act", self.job_id, action)
         except InvalidRequestError:
             assert before is None or action not in actions_of(before) or not before.is_final
             return
