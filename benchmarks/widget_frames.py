@@ -34,7 +34,7 @@ import threading, time
 def publish(jobs, updates_per_second, seconds):
     for rev in range(1, int(seconds * updates_per_second) + 1):
         received = [(rev * 7 + number * 13) % 1000 * 10**6 for number in range(jobs)]
-        browser._downloads = {{"rev": 10**6 + rev, "jobs": [{{
+        browser._downloads = {{"jobs": [{{
             "job_id": f"job-{{number}}", "repo_id": f"owner/model-{{number}}-GGUF", "variant_id": "model-Q4_K_M.gguf",
             "label": "Q4_K_M", "state": "downloading", "received": received[number], "total": 10**9,
             "percent": received[number] // 10**7, "rate": 10**7 + rev * 10**5, "eta_seconds": 90 - rev % 60,
@@ -46,13 +46,13 @@ threading.Thread(target=publish, args=({jobs}, {updates_per_second}, {seconds}),
 """
 
 SEARCH = """
-from modeldeck._types import ModelSummary, SearchQuery
-from modeldeck.widget.wire import SearchView, search_wire
-browser._search = search_wire(10**6, SearchView(query=SearchQuery(text="model"), status="done", models=tuple(
-    ModelSummary(
+from modeldeck.widget.publisher import as_json
+from modeldeck.widget.traits import SearchView, SummaryView
+browser._search = as_json(SearchView(text="model", state="done", models=tuple(
+    SummaryView(
         repo_id=f"owner-{{number % 40}}/Some-Model-{{number}}-Instruct-GGUF", downloads=10**6 - 997 * number,
         likes=5000 - number, last_modified="2026-05-01T00:00:00.000Z", gated="manual" if number % 9 == 0 else False,
-        tags=("gguf",), license="apache-2.0", architecture="qwen2", parameter_count=10**9 + number * 10**7,
+        license="apache-2.0", architecture="qwen2", parameter_count=10**9 + number * 10**7,
         context_length=32768,
     ) for number in range({results}))))
 """

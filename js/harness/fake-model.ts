@@ -1,7 +1,7 @@
 // A stand-in for the host's widget model: traits that only "Python" writes, custom messages both ways.
 
 import type { AnyModel } from "@anywidget/types";
-import type { FromPython, Request, State, Traits } from "../src/wire";
+import type { DeckState, Message, Request, Traits } from "../src/wire";
 
 type Listener = (...args: unknown[]) => void;
 
@@ -27,7 +27,7 @@ export class FakeModel {
   readonly #state: Record<string, unknown>;
   readonly #listeners = new Map<string, Set<Listener>>();
 
-  constructor(state: Partial<State> = {}, kernel?: FakeKernel) {
+  constructor(state: Partial<DeckState> = {}, kernel?: FakeKernel) {
     this.#state = structuredClone(state) as Record<string, unknown>;
     this.widget_manager = {
       get_model: () => {
@@ -67,7 +67,7 @@ export class FakeModel {
   }
 
   /** Python writes traits. They arrive as new objects, parsed from JSON. */
-  write(state: Partial<State>): void {
+  write(state: Partial<DeckState>): void {
     for (const [name, value] of Object.entries(state)) {
       this.#state[name] = JSON.parse(JSON.stringify(value));
       this.trigger(`change:_${name}`, this, this.#state[name]);
@@ -75,12 +75,12 @@ export class FakeModel {
   }
 
   /** Python sends a custom message. */
-  tell(message: FromPython): void {
+  tell(message: Message): void {
     this.trigger("msg:custom", message, []);
   }
 
-  answer(request: Request, result: unknown = {}): void {
-    this.tell({ kind: "modeldeck-answer", id: request.id, ok: true, result });
+  answer(request: Request): void {
+    this.tell({ kind: "modeldeck-answer", id: request.id, ok: true, error: null });
   }
 
   refuse(request: Request, code: string, message: string, details: Record<string, unknown> = {}): void {

@@ -1,15 +1,15 @@
 // The widget on a page of its own, beside a fake model: ?scene=NAME&theme=NAME&width=PIXELS
 
 import widget from "../src/widget";
-import type { State } from "../src/wire";
+import type { DeckState } from "../src/wire";
 import { FakeModel } from "./fake-model";
 import { SCENES } from "./scenes";
 import { applyTheme, THEMES } from "./themes";
 
 const query = new URLSearchParams(location.search);
-const scene = SCENES[query.get("scene") ?? "live"];
+const scene = SCENES[query.get("scene") ?? "variants"];
 if (!scene) {
-  throw new Error(`no such scene; there are ${Object.keys(SCENES).join(", ")}`);
+  throw new Error(`There is no such scene. Choose from ${Object.keys(SCENES).join(", ")}`);
 }
 applyTheme(query.get("theme") ?? "lab-light");
 const el = document.getElementById("output") as HTMLElement;
@@ -18,11 +18,7 @@ if (query.has("width")) {
 }
 
 const model = new FakeModel(scene.traits);
-model.onRequest = (request) => {
-  if (request.method === "hello") {
-    queueMicrotask(() => model.answer(request));
-  }
-};
+model.onRequest = (request) => queueMicrotask(() => model.answer(request));
 const { initialize, render } = widget();
 const { signal } = new AbortController();
 initialize({ model: model.asModel(), signal, experimental: null as never });
@@ -31,7 +27,7 @@ scene.play?.(model);
 
 declare global {
   interface Window {
-    harness: { model: FakeModel; traits: Partial<State>; scenes: string[]; themes: string[] };
+    harness: { model: FakeModel; traits: Partial<DeckState>; scenes: string[]; themes: string[] };
   }
 }
 window.harness = { model, traits: scene.traits, scenes: Object.keys(SCENES), themes: Object.keys(THEMES) };

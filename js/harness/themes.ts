@@ -65,7 +65,7 @@ export const THEMES: Record<string, HostTheme> = {
 export function applyTheme(name: string): void {
   const theme = THEMES[name];
   if (!theme) {
-    throw new Error(`no such theme; there are ${Object.keys(THEMES).join(", ")}`);
+    throw new Error(`There is no such theme. Choose from ${Object.keys(THEMES).join(", ")}`);
   }
   for (const [variable, value] of Object.entries(theme.variables)) {
     document.documentElement.style.setProperty(variable, value);

@@ -1,7 +1,7 @@
 // What the parts of the state mean, in words.
 
 import * as format from "./format";
-import type { FitEstimate, Hardware, Job, Load, Measured } from "./wire";
+import type { FitEstimate, JobView, LoadView, MachineView, MeasuredView } from "./wire";
 
 /** A fit estimate in one line: "fits: 1.9 of 7.2 GiB at 4096 tokens". */
 export function describeFit(fit: FitEstimate): string {
@@ -19,19 +19,21 @@ export function describeFit(fit: FitEstimate): string {
         : `partly: ${fit.n_gpu_layers} ${fit.n_gpu_layers === 1 ? "layer" : "layers"} on the GPU`;
     case "too_large":
       return `too large${memory ? `: ${memory}` : ""}${fit.max_n_ctx ? `, fits up to ${fit.max_n_ctx}` : ""}`;
+    case "unusable":
+      return "not usable";
     default:
       return "fit unknown";
   }
 }
 
 /** Where a download stands, as the parts of one line. */
-export function describeJob(job: Job): string[] {
+export function describeJob(job: JobView): string[] {
   const amount = format.received(job.received, job.total);
   switch (job.state) {
     case "queued":
       return ["Waiting in the queue"];
     case "resolving":
-      return ["Asking the Hub"];
+      return ["Contacting the Hub"];
     case "verifying":
       return ["Checking the sha256", amount];
     case "paused":
@@ -43,25 +45,25 @@ export function describeJob(job: Job): string[] {
   }
 }
 
-function pace(job: Job): string[] {
+function pace(job: JobView): string[] {
   if (job.retry_in_seconds !== null) {
     return [`retrying in ${format.seconds(job.retry_in_seconds)}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ""}`];
   }
   if (job.is_stalled) {
-    return ["no data is coming"];
+    return ["stalled, no data received"];
   }
   const parts = job.rate === null ? [] : [format.rate(job.rate)];
   return job.eta_seconds === null ? parts : [...parts, format.timeLeft(job.eta_seconds)];
 }
 
-const STAGE: Record<NonNullable<Load["stage"]>, string> = {
+const STAGE: Record<NonNullable<LoadView["stage"]>, string> = {
   reading: "Reading the header",
   opening: "Opening the file",
   loading: "Loading the weights",
   ready: "Ready",
 };
 
-export function describeStage(load: Load): string {
+export function describeStage(load: LoadView): string {
   const stage = load.stage ? STAGE[load.stage] : "Starting";
   return load.fraction === null ? stage : `${stage}, ${Math.floor(load.fraction * 100)} %`;
 }
@@ -74,7 +76,7 @@ export interface MemoryMeter {
 }
 
 /** The memory of the machine: the GPUs where there are any, and RAM. */
-export function describeMemory(hardware: Hardware): MemoryMeter[] {
+export function describeMemory(hardware: MachineView): MemoryMeter[] {
   const meter = (name: string, free: number | null, total: number | null): MemoryMeter[] =>
     total === null
       ? []
@@ -91,8 +93,8 @@ export function describeMemory(hardware: Hardware): MemoryMeter[] {
   ];
 }
 
-/** The last load and its first generation here: "62 tokens/s, loaded in 0.3 s last time". */
-export function describeMeasured({ load_seconds, tokens_per_second }: Measured): string {
+/** What the last load and its first generation took on this machine: "62 tokens/s, loaded in 0.3 s last time". */
+export function describeMeasured({ load_seconds, tokens_per_second }: MeasuredView): string {
   const rate = tokens_per_second < 10 ? tokens_per_second.toFixed(1) : tokens_per_second.toFixed(0);
   return `${rate} tokens/s, loaded in ${load_seconds.toFixed(1)} s last time`;
 }

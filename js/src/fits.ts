@@ -1,12 +1,12 @@
-// The "Fits here" filter. It only hides what is certain not to fit; what is unknown stays.
+// The "Fits here" filter. It hides only models that certainly do not fit.
 
-import type { Hardware, ModelSummary, Variant } from "./wire";
+import type { MachineView, SummaryView, VariantRowView } from "./wire";
 
-/** Weights at 4 bits a parameter: below that a model is rarely worth its name. */
+/** Weights at 4 bits a parameter. With fewer bits a model's answers are rarely useful. */
 const BYTES_PER_PARAMETER = 0.5;
 
 /** Whether a model could run on this machine at 4 bits a parameter, all its memory taken together. */
-export function mayFit(model: ModelSummary, hardware: Hardware | null): boolean {
+export function mayFit(model: SummaryView, hardware: MachineView | null): boolean {
   if (model.parameter_count === null || hardware === null || hardware.ram_available === null) {
     return true;
   }
@@ -14,7 +14,7 @@ export function mayFit(model: ModelSummary, hardware: Hardware | null): boolean 
   return model.parameter_count * BYTES_PER_PARAMETER <= memory;
 }
 
-/** Whether the filter keeps a variant; what is already here is always kept. */
-export function isKept(variant: Variant): boolean {
+/** Whether the filter keeps a variant. One that is on this machine is always kept. */
+export function isKept(variant: VariantRowView): boolean {
   return variant.state !== "available" || variant.fit?.verdict !== "too_large";
 }

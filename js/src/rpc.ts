@@ -5,7 +5,7 @@
 // the second by its id.
 
 import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
-import type { Answer, ErrorInfo, Method, Methods, Request } from "./wire";
+import type { AnswerMessage, ErrorInfo, Method, Methods, Request } from "./wire";
 
 /** After this long without an acknowledgement the page says that the request waits for the running cell. */
 export const WAITING_AFTER_MS = 700;
@@ -36,7 +36,7 @@ export class RequestError extends Error {
 
 export interface Pending {
   readonly id: string;
-  readonly answer: Promise<unknown>;
+  readonly answer: Promise<void>;
   /** True while Python has not taken the request for longer than a kernel at rest needs. */
   readonly isWaiting: ReadonlySignal<boolean>;
 }
@@ -45,7 +45,7 @@ interface Entry {
   request: Request;
   isWaiting: Signal<boolean>;
   timer: ReturnType<typeof setTimeout> | undefined;
-  resolve(result: unknown): void;
+  resolve(): void;
   reject(error: RequestError): void;
 }
 
@@ -68,7 +68,7 @@ export class Rpc {
   request<M extends Method>(method: M, params: Methods[M]): Pending {
     const request: Request<M> = { kind: "modeldeck-request", id: uuid(), method, params };
     const isWaiting = signal(false);
-    const answer = new Promise<unknown>((resolve, reject) => {
+    const answer = new Promise<void>((resolve, reject) => {
       this.#entries.set(request.id, { request, isWaiting, timer: undefined, resolve, reject });
     });
     this.#deliver(request.id, 0);
@@ -85,12 +85,12 @@ export class Rpc {
   }
 
   /** Settle the request an answer belongs to, however late it is; unknown ids are second copies. */
-  settle(answer: Answer): void {
-    const entry = this.#take(answer.id);
-    if (answer.ok) {
-      entry?.resolve(answer.result);
+  settle({ id, error }: AnswerMessage): void {
+    const entry = this.#take(id);
+    if (error) {
+      entry?.reject(new RequestError(error));
     } else {
-      entry?.reject(new RequestError(answer.error));
+      entry?.resolve();
     }
   }
 

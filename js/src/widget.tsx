@@ -40,7 +40,7 @@ export default () => {
       followTheme(host, view.signal);
       keepFocus(root, view.signal);
       if (el.closest(".jupyter-widgets-disconnected")) {
-        shared.markStatic();
+        shared.connection.markStatic();
       }
       mount(<Browser store={shared} />, deck);
 

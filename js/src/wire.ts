@@ -1,61 +1,131 @@
-// What travels between Python and this page. One spelling on both sides: snake_case, as Python writes it.
-// Python is the only writer of the traits; this side only sends requests.
+// What travels between Python and the page. Written by `python -m tools.wire` from src/modeldeck/widget/traits.py and
+// requests.py; do not edit.
+
+/** All of the widget's state. Each field is a trait, named with an underscore before it. */
+export interface DeckState {
+  view: DeckView;
+  search: SearchView;
+  repos: Record<string, RepoView>;
+  downloads: DownloadsView;
+  load: LoadView;
+}
+
+/** The trait `_view`: the endpoint, the context length in tokens, and what is known of the machine. */
+export interface DeckView {
+  comm_id: string | null;
+  endpoint: string;
+  is_default_endpoint: boolean;
+  n_ctx: number;
+  hardware: MachineView | null;
+  llama: LlamaView;
+  engine: EngineView;
+}
+
+/** This machine's memory in bytes. `notice` may tell of a GPU that cannot be used. */
+export interface MachineView {
+  ram_total: number | null;
+  ram_available: number | null;
+  gpus: GpuView[];
+  notice: string | null;
+}
+
+/** A GPU and its memory in bytes. */
+export interface GpuView {
+  name: string;
+  total: number | null;
+  free: number | null;
+}
+
+/** Whether models can be loaded here. `message` says what to do if not. */
+export interface LlamaView {
+  is_available: boolean;
+  message: string | null;
+}
+
+/** Where downloads run: in their own process, or on a thread of the kernel. */
+export interface EngineView {
+  mode: EngineMode | null;
+  notice: string | null;
+}
+
+export type EngineMode = "inline" | "process";
+
+/** The trait `_search`: what was searched for, and the results so far. */
+export interface SearchView {
+  text: string;
+  sort: SortKey;
+  state: "done" | "failed" | "idle" | "searching";
+  models: SummaryView[];
+  has_more: boolean;
+  error: ErrorInfo | null;
+}
+
+export type SortKey = "created" | "downloads" | "likes" | "modified" | "trending";
+
+/** A repository among the results of a search. */
+export interface SummaryView {
+  repo_id: string;
+  downloads: number | null;
+  likes: number | null;
+  last_modified: string | null;
+  gated: Gated;
+  license: string | null;
+  architecture: string | null;
+  parameter_count: number | null;
+  context_length: number | null;
+}
 
 export type Gated = "auto" | "manual" | boolean | null;
-export type SortKey = "trending" | "downloads" | "likes" | "modified" | "created";
-export type FitVerdict = "fits" | "partial" | "too_large" | "unknown";
 
+/** A `ModelDeckError` as plain data. */
 export interface ErrorInfo {
   code: string;
   message: string;
   details: Record<string, unknown>;
 }
 
-export interface Hardware {
-  ram_total: number | null;
-  ram_available: number | null;
-  gpus: { name: string; total: number | null; free: number | null }[];
-  /** Such as a GPU that the installed llama-cpp-python cannot use. */
-  notice?: string | null;
-}
-
-export interface View {
-  version: string;
-  endpoint: string;
-  is_default_endpoint: boolean;
-  n_ctx: number;
-  hardware: Hardware | null;
-  llama: { is_available: boolean; message: string | null };
-  engine: { mode: "inline" | "process" | null; notice: string | null };
-  /** Id of the widget's comm, so that a request can also go by the control channel. */
-  comm_id: string | null;
-}
-
-export interface ModelSummary {
-  repo_id: string;
-  downloads: number | null;
-  likes: number | null;
-  last_modified: string | null;
-  gated: Gated;
-  tags: string[];
-  license: string | null;
-  pipeline_tag: string | null;
-  architecture: string | null;
-  parameter_count: number | null;
-  context_length: number | null;
-  has_chat_template: boolean | null;
-}
-
-export interface Search {
-  rev: number;
-  text: string;
-  sort: SortKey;
-  state: "idle" | "searching" | "done" | "failed";
-  models: ModelSummary[];
-  has_more: boolean;
+/** A card that is unfolded. The trait `_repos` maps `OWNER/NAME` to one of these. */
+export interface RepoView {
+  state: "failed" | "open" | "opening";
   error: ErrorInfo | null;
+  gated: Gated;
+  license: string | null;
+  license_url: string | null;
+  recommended: string | null;
+  model: HeaderView | null;
+  variants: VariantRowView[];
 }
 
+/** What the header of a repository's files tells of the model. */
+export interface HeaderView {
+  has_chat_template: boolean | null;
+  is_embedding: boolean | null;
+}
+
+/** A variant with its state on this machine and its buttons. */
+export interface VariantRowView {
+  variant_id: string;
+  label: string;
+  quantization: string | null;
+  filenames: string[];
+  size: number | null;
+  sidecars: SidecarView[];
+  fit: FitEstimate | null;
+  state: VariantState;
+  actions: VariantAction[];
+  measured: MeasuredView | null;
+}
+
+/** A file that is downloaded with a variant, such as a vision projector. `size` is in bytes. */
+export interface SidecarView {
+  kind: SidecarKind;
+  filename: string;
+  size: number | null;
+}
+
+export type SidecarKind = "adapter" | "drafter" | "imatrix" | "mmproj";
+
+/** Whether a variant fits this machine with a context of `n_ctx` tokens, and how fast it will generate. */
 export interface FitEstimate {
   verdict: FitVerdict;
   n_ctx: number;
@@ -63,86 +133,37 @@ export interface FitEstimate {
   available_bytes: number | null;
   max_n_ctx: number | null;
   n_gpu_layers: number | null;
-  method: "native" | "formula" | "size" | null;
+  method: "formula" | "native" | "size" | null;
   reason: string | null;
+  reserve_bytes: number;
+  tokens_per_second: number | null;
+  speed_source: "calibrated" | "estimated" | "measured" | null;
 }
 
-export type SidecarKind = "mmproj" | "drafter" | "imatrix" | "adapter";
+export type FitVerdict = "fits" | "partial" | "too_large" | "unknown" | "unusable";
 
-export interface Sidecar {
-  kind: SidecarKind;
-  filename: string;
-  size: number | null;
-}
+export type VariantState = "available" | "downloaded" | "loaded" | "loading";
 
-export type Action =
-  | "download"
-  | "pause"
-  | "resume"
-  | "cancel"
-  | "retry"
-  | "dismiss"
-  | "load"
-  | "unload"
-  | "remove"
-  | "cancel_load";
+export type VariantAction = "cancel_load" | "download" | "load" | "remove" | "unload";
 
-/** What the last load and its first generation took on this machine. */
-export interface Measured {
+/** What the last load of a variant and its first generation took on this machine. */
+export interface MeasuredView {
   load_seconds: number;
   tokens_per_second: number;
-  memory_bytes: number;
-  n_ctx: number;
 }
 
-export interface Variant {
-  variant_id: string;
-  label: string;
-  quantization: string | null;
-  filenames: string[];
-  size: number | null;
-  sidecars: Sidecar[];
-  fit: FitEstimate | null;
-  state: "available" | "downloaded" | "loading" | "loaded";
-  actions: Action[];
-  measured?: Measured | null;
+/** The trait `_downloads`. */
+export interface DownloadsView {
+  jobs: JobView[];
 }
 
-export interface Repo {
-  state: "opening" | "open" | "failed";
-  error: ErrorInfo | null;
-  revision: string | null;
-  commit_hash: string | null;
-  gated: Gated;
-  license: string | null;
-  license_url: string | null;
-  recommended: string | null;
-  model: {
-    architecture: string | null;
-    name: string | null;
-    context_length: number | null;
-    is_embedding: boolean | null;
-    has_chat_template: boolean | null;
-  } | null;
-  variants: Variant[];
-}
-
-export type JobState =
-  | "queued"
-  | "resolving"
-  | "downloading"
-  | "verifying"
-  | "ready"
-  | "paused"
-  | "failed"
-  | "cancelled";
-
-export interface Job {
+/** A download, without absolute paths and digests. Sizes are in bytes, `rate` is in bytes per second. */
+export interface JobView {
   job_id: string;
   repo_id: string;
   variant_id: string;
   label: string;
-  state: JobState;
+  state: DownloadState;
   received: number;
   total: number | null;
   percent: number | null;
@@ -157,53 +178,123 @@ export interface Job {
   actions: Action[];
 }
 
-export interface Downloads {
-  rev: number;
-  jobs: Job[];
-}
+export type DownloadState =
+  | "queued"
+  | "resolving"
+  | "downloading"
+  | "verifying"
+  | "ready"
+  | "paused"
+  | "failed"
+  | "cancelled";
 
-export interface Load {
-  state: "none" | "loading" | "ready" | "failed";
+export type Action = "cancel" | "dismiss" | "pause" | "resume" | "retry";
+
+/** The trait `_load`: the model that is loaded, that is being loaded, or that could not be loaded. */
+export interface LoadView {
+  state: "failed" | "loading" | "none" | "ready";
   repo_id: string | null;
   variant_id: string | null;
   label: string | null;
-  stage: "reading" | "opening" | "loading" | "ready" | null;
+  stage: "loading" | "opening" | "reading" | "ready" | null;
   fraction: number | null;
   error: ErrorInfo | null;
   n_ctx: number | null;
+  actions: VariantAction[];
 }
 
-/** The widget's state. Each part is a trait, named with an underscore before it. */
-export interface State {
-  view: View;
-  search: Search;
-  repos: Record<string, Repo>;
-  downloads: Downloads;
-  load: Load;
+/** The request has arrived. The answer follows when it is carried out. */
+export interface AckMessage {
+  kind: "modeldeck-ack";
+  id: string;
 }
 
-export type Traits = { [name: string]: unknown } & { [Part in keyof State as `_${Part}`]: State[Part] };
+/** The request was carried out, or failed with `error`. */
+export interface AnswerMessage {
+  kind: "modeldeck-answer";
+  id: string;
+  ok: boolean;
+  error: ErrorInfo | null;
+}
+
+/** A message to show for some seconds. */
+export interface ToastMessage {
+  kind: "modeldeck-toast";
+  id: string;
+  level: "error" | "info" | "success";
+  message: string;
+}
+
+/** Ask every page to say hello again, by whatever way reaches Python now. */
+export interface PingMessage {
+  kind: "modeldeck-ping";
+}
+
+/** The state of a widget of which nothing is known. */
+export const EMPTY_STATE: DeckState = {
+  view: {
+    comm_id: null,
+    endpoint: "",
+    is_default_endpoint: true,
+    n_ctx: 4096,
+    hardware: null,
+    llama: {
+      is_available: true,
+      message: null,
+    },
+    engine: {
+      mode: null,
+      notice: null,
+    },
+  },
+  search: {
+    text: "",
+    sort: "downloads",
+    state: "idle",
+    models: [],
+    has_more: false,
+    error: null,
+  },
+  repos: {},
+  downloads: {
+    jobs: [],
+  },
+  load: {
+    state: "none",
+    repo_id: null,
+    variant_id: null,
+    label: null,
+    stage: null,
+    fraction: null,
+    error: null,
+    n_ctx: null,
+    actions: [],
+  },
+};
+
+export type Message = AckMessage | AnswerMessage | ToastMessage | PingMessage;
 
 /** Each method with its parameters. */
 export interface Methods {
+  /** A page shows the widget and can be heard. */
   hello: Record<string, never>;
-  search: { text: string; sort: SortKey };
+  /** Search the Hub. */
+  search: { text: string; sort?: SortKey };
+  /** Append the next page of results. */
   search_more: Record<string, never>;
+  /** Unfold the card of a repository. */
   open_repo: { repo_id: string };
+  /** Fold the card of a repository. */
   close_repo: { repo_id: string };
-  download: { repo_id: string; variant_id: string };
-  pause: { job_id: string };
-  resume: { job_id: string };
-  cancel: { job_id: string };
-  retry: { job_id: string };
-  dismiss: { job_id: string };
-  load: { repo_id: string; variant_id: string };
-  cancel_load: Record<string, never>;
-  unload: Record<string, never>;
-  remove: { repo_id: string; variant_id: string };
+  /** Do what a button of a download says. */
+  act: { job_id: string; action: Action };
+  /** Do what a button of a variant says. */
+  act_on_variant: { repo_id: string; variant_id: string; action: VariantAction };
+  /** Judge and load models for another context length, in tokens. */
   set_n_ctx: { n_ctx: number };
-  refresh: Record<string, never>;
 }
+
+export type Traits = { [name: string]: unknown } & { [Part in keyof DeckState as `_${Part}`]: DeckState[Part] };
 
 export type Method = keyof Methods;
 
@@ -213,27 +304,3 @@ export interface Request<M extends Method = Method> {
   method: M;
   params: Methods[M];
 }
-
-export type Answer =
-  | { kind: "modeldeck-answer"; id: string; ok: true; result: unknown }
-  | { kind: "modeldeck-answer"; id: string; ok: false; error: ErrorInfo };
-
-/** Python asks whether somebody is there. */
-export interface Ping {
-  kind: "modeldeck-ping";
-}
-
-export interface ToastMessage {
-  kind: "modeldeck-toast";
-  id: string;
-  level: "success" | "error" | "info";
-  message: string;
-}
-
-/** The request has reached Python and is being carried out; the answer follows when that is done. */
-export interface Acknowledgement {
-  kind: "modeldeck-ack";
-  id: string;
-}
-
-export type FromPython = Acknowledgement | Answer | ToastMessage | Ping;

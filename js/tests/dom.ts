@@ -3,21 +3,24 @@
 import { act } from "preact/test-utils";
 import { onTestFinished } from "vitest";
 import { type FakeKernel, FakeModel } from "../harness/fake-model";
+import type { ButtonAction } from "../src/buttons";
 import widget from "../src/widget";
-import type { Request, State } from "../src/wire";
+import type { DeckState, Request } from "../src/wire";
 
 export interface Mounted {
   model: FakeModel;
   root: ShadowRoot;
   /** Python writes traits, and the page has drawn them. */
-  write(traits: Partial<State>): void;
+  write(traits: Partial<DeckState>): void;
   /** The last request of a method. */
   request(method: Request["method"]): Request | undefined;
+  /** The last request to do what a button says. */
+  acted(action: ButtonAction): Request | undefined;
   remove(): void;
 }
 
 /** Put a widget on the page whose hello is answered. */
-export function show(traits: Partial<State>, options: { kernel?: FakeKernel; isLive?: boolean } = {}): Mounted {
+export function show(traits: Partial<DeckState>, options: { kernel?: FakeKernel; isLive?: boolean } = {}): Mounted {
   const model = new FakeModel(traits, options.kernel);
   if (options.isLive ?? true) {
     model.onRequest = (request) => {
@@ -45,8 +48,14 @@ export function show(traits: Partial<State>, options: { kernel?: FakeKernel; isL
     root: el.querySelector(".modeldeck")?.shadowRoot as ShadowRoot,
     write: (changes) => void act(() => model.write(changes)),
     request: (method) => model.sent.findLast((request) => request.method === method),
+    acted: (action) => lastAct(model, action),
     remove,
   };
+}
+
+/** The last request to do what a button says. */
+export function lastAct(model: FakeModel, action: ButtonAction): Request | undefined {
+  return model.sent.findLast(({ params }) => "action" in params && params.action === action);
 }
 
 export function nameOf(element: Element): string {

@@ -18,8 +18,8 @@ afterEach(() => {
 
 it("sends the same comm message on the comm and on the control channel", () => {
   const { model, kernel, rpc } = setUp();
-  const { id } = rpc.request("pause", { job_id: "j" });
-  const request = { kind: "modeldeck-request", id, method: "pause", params: { job_id: "j" } };
+  const { id } = rpc.request("act", { job_id: "j", action: "pause" });
+  const request = { kind: "modeldeck-request", id, method: "act", params: { job_id: "j", action: "pause" } };
   expect(model.sent).toEqual([request]);
   expect(kernel.sent).toHaveLength(1);
   expect(kernel.sent[0]).toMatchObject({
@@ -60,21 +60,21 @@ it("gives every request its own id", () => {
   expect(new Set(model.sent.map(({ id }) => id)).size).toBe(50);
 });
 
-it("resolves with the result, once, whatever comes twice", async () => {
+it("resolves once, even if the answer comes twice", async () => {
   const { model, rpc } = setUp();
   const pending = rpc.request("hello", {});
-  const answer = { kind: "modeldeck-answer", id: pending.id, ok: true, result: { version: "1" } } as const;
+  const answer = { kind: "modeldeck-answer", id: pending.id, ok: true, error: null } as const;
   rpc.settle(answer);
   rpc.settle(answer);
   rpc.settle({ ...answer, id: "of-another-page" });
-  await expect(pending.answer).resolves.toEqual({ version: "1" });
+  await expect(pending.answer).resolves.toBeUndefined();
   await vi.advanceTimersByTimeAsync(100_000);
   expect(model.sent).toHaveLength(1);
 });
 
 it("rejects with the error that Python sent", async () => {
   const { rpc } = setUp();
-  const pending = rpc.request("retry", { job_id: "x" });
+  const pending = rpc.request("act", { job_id: "x", action: "retry" });
   const error = { code: "invalid_request", message: "There is no such download.", details: {} };
   rpc.settle({ kind: "modeldeck-answer", id: pending.id, ok: false, error });
   const rejected: RequestError = await pending.answer.then(
@@ -86,7 +86,7 @@ it("rejects with the error that Python sent", async () => {
 
 it("waits for the running cell after 700 ms, sends again with the same id, and takes a late answer", async () => {
   const { model, rpc } = setUp();
-  const pending = rpc.request("cancel", { job_id: "j" });
+  const pending = rpc.request("act", { job_id: "j", action: "cancel" });
   await vi.advanceTimersByTimeAsync(690);
   expect(pending.isWaiting.value).toBe(false);
   await vi.advanceTimersByTimeAsync(20);
@@ -95,8 +95,8 @@ it("waits for the running cell after 700 ms, sends again with the same id, and t
   await vi.advanceTimersByTimeAsync(600_000);
   expect(new Set(model.sent.map(({ id }) => id)).size).toBe(1);
   expect(model.sent.length).toBeLessThan(16);
-  rpc.settle({ kind: "modeldeck-answer", id: pending.id, ok: true, result: 1 });
-  await expect(pending.answer).resolves.toBe(1);
+  rpc.settle({ kind: "modeldeck-answer", id: pending.id, ok: true, error: null });
+  await expect(pending.answer).resolves.toBeUndefined();
   expect(pending.isWaiting.value).toBe(false);
 });
 
@@ -107,8 +107,8 @@ it("does not speak of waiting once Python has the request, however long the work
   await vi.advanceTimersByTimeAsync(60_000);
   expect(pending.isWaiting.value).toBe(false);
   expect(model.sent).toHaveLength(1);
-  rpc.settle({ kind: "modeldeck-answer", id: pending.id, ok: true, result: {} });
-  await expect(pending.answer).resolves.toEqual({});
+  rpc.settle({ kind: "modeldeck-answer", id: pending.id, ok: true, error: null });
+  await expect(pending.answer).resolves.toBeUndefined();
   rpc.acknowledge(pending.id);
 });
 

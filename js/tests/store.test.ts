@@ -1,18 +1,22 @@
 import { effect } from "@preact/signals";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { job, load, MODELS, QWEN_REPO, repo, search, model as summary, variant, view } from "../harness/data";
 import { FakeModel, fakeKernel } from "../harness/fake-model";
-import { openJob, Store } from "../src/store";
-import type { Request, State } from "../src/wire";
+import { job, load, MODELS, QWEN_REPO, repo, search, model as summary, variant, view } from "../harness/samples";
+import type { ButtonAction } from "../src/buttons";
+import { openJob } from "../src/row-table";
+import { Store } from "../src/store";
+import type { DeckState, Request } from "../src/wire";
+import { lastAct } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
 
-function setUp(traits: Partial<State> = {}, kernel?: ReturnType<typeof fakeKernel>) {
+function setUp(traits: Partial<DeckState> = {}, kernel?: ReturnType<typeof fakeKernel>) {
   const model = new FakeModel(traits, kernel);
   const abort = new AbortController();
   const store = new Store(model.asModel(), abort.signal);
   const last = (method: Request["method"]) => model.sent.findLast((request) => request.method === method) as Request;
-  return { model, store, abort, last };
+  const acted = (action: ButtonAction) => lastAct(model, action) as Request;
+  return { model, store, abort, last, acted };
 }
 
 /** What a comm message on the control channel asks for. */
@@ -57,10 +61,10 @@ describe("traits", () => {
 
   it("wake only what changed: one progress tick of 100 downloads, one of which moved", () => {
     const jobs = Array.from({ length: 100 }, (_, index) => job({ job_id: `j${index}`, variant_id: `v${index}` }));
-    const { model, store } = setUp({ downloads: { rev: 1, jobs } });
+    const { model, store } = setUp({ downloads: { jobs } });
     const counts = jobs.map(({ repo_id, variant_id }) => counter(() => store.row(repo_id, variant_id).job.value));
     const stray = counter(() => store.strayRows.value);
-    model.write({ downloads: { rev: 2, jobs: jobs.map((each, i) => (i === 7 ? { ...each, received: 5 } : each)) } });
+    model.write({ downloads: { jobs: jobs.map((each, i) => (i === 7 ? { ...each, received: 5 } : each)) } });
     expect(counts.map((runs) => runs()).filter((runs) => runs > 1)).toEqual([2]);
     expect(counts[7]?.()).toBe(2);
     expect(stray()).toBe(1);
@@ -69,7 +73,7 @@ describe("traits", () => {
   it("keep the identity of what stays when more results come", () => {
     const { model, store } = setUp({ search: search(MODELS) });
     const before = store.search.value.models;
-    model.write({ search: search([...MODELS, summary("new/one")], { rev: 2 }) });
+    model.write({ search: search([...MODELS, summary("new/one")]) });
     expect(store.search.value.models.slice(0, before.length)).toEqual(before);
     expect(store.search.value.models[0]).toBe(before[0]);
   });
@@ -78,31 +82,31 @@ describe("traits", () => {
 describe("connection", () => {
   it("is live after the answer to hello", () => {
     const { model, store, last } = setUp();
-    expect(store.connection.value).toBe("connecting");
-    expect(store.isUsable.value).toBe(true);
-    model.answer(last("hello"), { version: "0.1.0" });
-    return vi.waitFor(() => expect(store.connection.value).toBe("live"));
+    expect(store.connection.state.value).toBe("connecting");
+    expect(store.connection.isUsable.value).toBe(true);
+    model.answer(last("hello"));
+    return vi.waitFor(() => expect(store.connection.state.value).toBe("live"));
   });
 
   it("is live as soon as Python writes anything", () => {
     const { model, store } = setUp();
     model.write({ view: view() });
-    expect(store.connection.value).toBe("live");
+    expect(store.connection.state.value).toBe("live");
   });
 
   it("is static when nobody answers and the host shows no kernel, and live when somebody does after all", async () => {
     const { model, store, last } = setUp();
     await vi.advanceTimersByTimeAsync(6000);
-    expect(store.connection.value).toBe("static");
-    expect(store.isUsable.value).toBe(false);
+    expect(store.connection.state.value).toBe("static");
+    expect(store.connection.isUsable.value).toBe(false);
     model.answer(last("hello"));
-    expect(store.connection.value).toBe("live");
+    expect(store.connection.state.value).toBe("live");
   });
 
   it("stays connecting while a kernel is in sight: it may be busy", async () => {
     const { store } = setUp({}, fakeKernel());
     await vi.advanceTimersByTimeAsync(60_000);
-    expect(store.connection.value).toBe("connecting");
+    expect(store.connection.state.value).toBe("connecting");
   });
 
   it("is lost when the kernel restarts, and asks whether it is back", async () => {
@@ -110,10 +114,10 @@ describe("connection", () => {
     model.answer(last("hello"));
     model.sent.length = 0;
     model.trigger("comm_live_update");
-    expect(store.connection.value).toBe("lost");
+    expect(store.connection.state.value).toBe("lost");
     expect(model.sent.map(({ method }) => method)).toEqual(["hello"]);
     model.answer(last("hello"));
-    expect(store.connection.value).toBe("live");
+    expect(store.connection.state.value).toBe("live");
   });
 
   it.each(["comm:close", "send"])("is lost by %s", (how) => {
@@ -125,8 +129,8 @@ describe("connection", () => {
     } else {
       model.trigger(how);
     }
-    expect(store.connection.value).toBe("lost");
-    expect(store.toasts.value).toEqual([]);
+    expect(store.connection.state.value).toBe("lost");
+    expect(store.toasts.shown.value).toEqual([]);
   });
 
   it("is lost when the kernel is shut down, of which the comm says nothing", () => {
@@ -134,11 +138,11 @@ describe("connection", () => {
     const { model, store, last, abort } = setUp({}, kernel);
     model.answer(last("hello"));
     kernel.dispose();
-    expect(store.connection.value).toBe("lost");
+    expect(store.connection.state.value).toBe("lost");
     model.answer(last("hello"));
     abort.abort();
     kernel.dispose();
-    expect(store.connection.value).toBe("live");
+    expect(store.connection.state.value).toBe("live");
   });
 
   it("sends its very first message on the control channel too: the shell may be busy", () => {
@@ -178,7 +182,6 @@ describe("rows", () => {
   it("show the running one of several jobs", () => {
     const { store } = setUp({
       downloads: {
-        rev: 1,
         jobs: [
           job({ job_id: "old", state: "failed" }),
           job({ job_id: "now", state: "downloading" }),
@@ -193,7 +196,7 @@ describe("rows", () => {
   it("go to Downloads unless their card shows them", async () => {
     const running = job({ variant_id: "Qwen2.5-7B-Instruct-Q4_K_M.gguf" });
     const finished = job({ job_id: "2", repo_id: "a/b", variant_id: "c", state: "ready" });
-    const { model, store, last } = setUp({ search: search(MODELS), downloads: { rev: 1, jobs: [running, finished] } });
+    const { model, store, last } = setUp({ search: search(MODELS), downloads: { jobs: [running, finished] } });
     const strays = () => store.strayRows.value.map(({ variantId }) => variantId);
     expect(strays()).toEqual([running.variant_id]);
     expect(store.finishedRows.value.map(({ variantId }) => variantId)).toEqual(["c"]);
@@ -205,56 +208,49 @@ describe("rows", () => {
   });
 
   it("send what a button says, with the job's id where there is one", () => {
-    const { model, store } = setUp({ downloads: { rev: 1, jobs: [job()] } });
+    const { model, store } = setUp({ downloads: { jobs: [job()] } });
     const row = store.row(QWEN, "model-Q4_K_M.gguf");
     const variantParams = { repo_id: QWEN, variant_id: "model-Q4_K_M.gguf" };
-    for (const [action, params] of [
-      ["pause", { job_id: "job-1" }],
-      ["resume", { job_id: "job-1" }],
-      ["cancel", { job_id: "job-1" }],
-      ["retry", { job_id: "job-1" }],
-      ["dismiss", { job_id: "job-1" }],
-      ["download", variantParams],
-      ["load", variantParams],
-      ["remove", variantParams],
-      ["unload", {}],
-      ["cancel_load", {}],
-    ] as const) {
+    for (const action of ["pause", "resume", "cancel", "retry", "dismiss"] as const) {
       store.act(row, action);
-      expect(model.sent.at(-1)).toMatchObject({ method: action, params });
+      expect(model.sent.at(-1)).toMatchObject({ method: "act", params: { job_id: "job-1", action } });
+    }
+    for (const action of ["download", "load", "remove", "unload", "cancel_load"] as const) {
+      store.act(row, action);
+      expect(model.sent.at(-1)).toMatchObject({ method: "act_on_variant", params: { ...variantParams, action } });
     }
   });
 
   it("stay asked until the state follows, and not longer than it may take", async () => {
-    const { model, store, last } = setUp({ downloads: { rev: 1, jobs: [job()] } });
+    const { model, store, acted } = setUp({ downloads: { jobs: [job()] } });
     const row = store.row(QWEN, "model-Q4_K_M.gguf");
     store.act(row, "pause");
     expect(row.asked.value?.what).toBe("pause");
-    model.answer(last("pause"));
+    model.answer(acted("pause"));
     await vi.advanceTimersByTimeAsync(100);
     expect(row.asked.value?.what).toBe("pause");
-    model.write({ downloads: { rev: 2, jobs: [job({ received: 9 })] } });
+    model.write({ downloads: { jobs: [job({ received: 9 })] } });
     expect(row.asked.value?.what).toBe("pause");
-    model.write({ downloads: { rev: 3, jobs: [job({ state: "paused" })] } });
+    model.write({ downloads: { jobs: [job({ state: "paused" })] } });
     expect(row.asked.value).toBeNull();
     store.act(row, "resume");
-    model.answer(last("resume"));
+    model.answer(acted("resume"));
     await vi.advanceTimersByTimeAsync(2000);
     expect(row.asked.value).toBeNull();
   });
 
   it("keep a refusal until the next request or until it is dismissed", async () => {
-    const { model, store, last } = setUp();
+    const { model, store, acted } = setUp();
     const row = store.row(QWEN, "v");
     store.act(row, "download");
-    model.refuse(last("download"), "disk_full", "No room.");
+    model.refuse(acted("download"), "disk_full", "No room.");
     await vi.advanceTimersByTimeAsync(0);
     expect(row.error.value?.code).toBe("disk_full");
     expect(row.asked.value).toBeNull();
     store.dismissError(row);
     expect(row.error.value).toBeNull();
     store.act(row, "download");
-    model.refuse(last("download"), "disk_full", "No room.");
+    model.refuse(acted("download"), "disk_full", "No room.");
     await vi.advanceTimersByTimeAsync(0);
     store.act(row, "download");
     expect(row.error.value).toBeNull();
@@ -294,12 +290,14 @@ describe("cards", () => {
     model.refuse(last("open_repo"), "invalid_request", "Not a repository.");
     await vi.advanceTimersByTimeAsync(0);
     expect(store.isUnfolded(QWEN)).toBe(false);
-    expect(store.toasts.value.map(({ message, level }) => [message, level])).toEqual([["Not a repository.", "error"]]);
+    expect(store.toasts.shown.value.map(({ message, level }) => [message, level])).toEqual([
+      ["Not a repository.", "error"],
+    ]);
   });
 
   it("fold and unfold what is here without a kernel, and ask nobody", () => {
     const { model, store } = setUp({ search: search(MODELS), repos: { [QWEN]: QWEN_REPO } });
-    store.markStatic();
+    store.connection.markStatic();
     model.sent.length = 0;
     void store.setUnfolded(QWEN, false);
     expect(store.isUnfolded(QWEN)).toBe(false);
@@ -355,12 +353,12 @@ describe("messages", () => {
     model.write({ repos: { [QWEN]: repo([], { state: "failed", error: { ...error, message: "Gone." } }) } });
     model.refuse(last("open_repo"), error.code, "Gone.");
     await vi.advanceTimersByTimeAsync(0);
-    expect(store.toasts.value).toEqual([]);
+    expect(store.toasts.shown.value).toEqual([]);
     expect(store.isUnfolded(QWEN)).toBe(true);
     store.setContext(1);
     model.refuse(last("set_n_ctx"), "protocol", "Too small.");
     await vi.advanceTimersByTimeAsync(0);
-    expect(store.toasts.value.map(({ message }) => message)).toEqual(["Too small."]);
+    expect(store.toasts.shown.value.map(({ message }) => message)).toEqual(["Too small."]);
   });
 });
 
@@ -371,20 +369,20 @@ describe("toasts", () => {
     const { model, store } = setUp();
     model.tell(toast("1"));
     model.tell(toast("2"));
-    expect(store.toasts.value).toMatchObject([{ id: "1", count: 2 }]);
+    expect(store.toasts.shown.value).toMatchObject([{ id: "1", count: 2 }]);
     for (const id of ["3", "4", "5", "6"]) {
       model.tell(toast(id, `Done ${id}`));
     }
-    expect(store.toasts.value.map(({ id }) => id)).toEqual(["4", "5", "6"]);
-    store.dismissToast("5");
-    expect(store.toasts.value.map(({ id }) => id)).toEqual(["4", "6"]);
+    expect(store.toasts.shown.value.map(({ id }) => id)).toEqual(["4", "5", "6"]);
+    store.toasts.dismiss("5");
+    expect(store.toasts.shown.value.map(({ id }) => id)).toEqual(["4", "6"]);
   });
 
   it("ignore what is not for this page", () => {
     const { model, store } = setUp();
     model.tell(null as never);
     model.tell({ kind: "something-else" } as never);
-    expect(store.toasts.value).toEqual([]);
-    expect(store.connection.value).toBe("connecting");
+    expect(store.toasts.shown.value).toEqual([]);
+    expect(store.connection.state.value).toBe("connecting");
   });
 });

@@ -1,7 +1,7 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/data";
-import type { Action, State } from "../src/wire";
+import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/samples";
+import type { Action, DeckState, DownloadState, VariantState } from "../src/wire";
 import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
@@ -9,18 +9,18 @@ const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
 const variants = [
   variant("Q8_0", { fit: estimate({ verdict: "too_large", needed_bytes: 9 * 2 ** 30, max_n_ctx: null }) }),
   variant("Q4_K_M", { sidecars: [{ kind: "mmproj", filename: "mmproj-F16.gguf", size: 1 }] }),
-  variant("Q2_K", { state: "downloaded", actions: ["load", "remove"], filenames: ["a", "b", "c"] }),
+  variant("Q2_K", { state: "downloaded", filenames: ["a", "b", "c"] }),
 ];
 
-const opened: Partial<State> = {
+const opened: Partial<DeckState> = {
   view: view(),
   search: search(MODELS),
   repos: { [QWEN]: repo(variants, { recommended: "model-Q4_K_M.gguf" }) },
 };
 
-const withJob = (changes: Parameters<typeof job>[0] = {}): Partial<State> => ({
+const withJob = (changes: Parameters<typeof job>[0] = {}): Partial<DeckState> => ({
   ...opened,
-  downloads: { rev: 1, jobs: [job(changes)] },
+  downloads: { jobs: [job(changes)] },
 });
 
 const wait = (milliseconds: number) =>
@@ -228,7 +228,7 @@ describe("cards", () => {
     expect(request("open_repo")?.params).toEqual({ repo_id: QWEN });
     expect(text(button.closest(".card"))).toContain("Reading the list of files…");
     await wait(800);
-    expect(text(button.closest(".card"))).toContain("Waits for the running cell");
+    expect(text(button.closest(".card"))).toContain("Waiting for the running cell to finish");
     write(opened);
     expect(root.querySelectorAll("li.row")).toHaveLength(3);
     click(button);
@@ -283,7 +283,7 @@ describe("cards", () => {
     [true, false, false],
     [null, null, false],
   ])("chat template %s, embedding %s: a base model is told: %s", (has_chat_template, is_embedding, isTold) => {
-    const model = { architecture: "llama", name: null, context_length: null, is_embedding, has_chat_template };
+    const model = { is_embedding, has_chat_template };
     const { root } = show({ ...opened, repos: { [QWEN]: repo([variant("Q4_K_M")], { model }) } });
     expect(text(root).includes("a base model, for completion rather than chat")).toBe(isTold);
   });
@@ -320,11 +320,12 @@ describe("rows", () => {
   });
 
   it("name their buttons after the variant", () => {
-    const { root, request } = show(opened);
+    const { root, acted } = show(opened);
     click(get(root, "button", `Download Q4_K_M of ${QWEN}`));
-    expect(request("download")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q4_K_M.gguf" });
+    const ids = (variant_id: string) => ({ repo_id: QWEN, variant_id });
+    expect(acted("download")?.params).toEqual({ ...ids("model-Q4_K_M.gguf"), action: "download" });
     click(get(root, "button", `Load Q2_K of ${QWEN}`));
-    expect(request("load")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q2_K.gguf" });
+    expect(acted("load")?.params).toEqual({ ...ids("model-Q2_K.gguf"), action: "load" });
   });
 
   it("name them uniquely when two variants share a label", () => {
@@ -345,42 +346,43 @@ describe("rows", () => {
     expect(bar.getAttribute("aria-valuetext")).toBe("1.2 of 4.7 GB, 31 MB/s, 2 minutes left");
     expect(text(row)).toContain("25 %1.2 of 4.7 GB31 MB/s2 minutes left");
     expect(all(row, "button").map(nameOf)).toEqual([`Pause Q4_K_M of ${QWEN}`, `Cancel Q4_K_M of ${QWEN}`]);
-    write(withJob({ percent: null, total: null, received: 0, state: "queued", actions: ["cancel"] }));
+    write(withJob({ percent: null, total: null, received: 0, state: "queued" }));
     expect(bar.hasAttribute("aria-valuenow")).toBe(false);
     expect(bar.getAttribute("aria-valuetext")).toBe("Waiting in the queue");
   });
 
-  it.each<[Action, Action[], Partial<Parameters<typeof job>[0]>]>([
-    ["pause", ["pause", "cancel"], {}],
-    ["resume", ["resume", "cancel"], { state: "paused" }],
-    ["cancel", ["resume", "cancel"], { state: "paused" }],
-    ["retry", ["retry", "dismiss"], { state: "failed" }],
-    ["dismiss", ["retry", "dismiss"], { state: "failed" }],
-  ])("%s by job id", (action, actions, changes) => {
-    const { root, request } = show(withJob({ actions, ...changes }));
+  it.each<[Action, DownloadState]>([
+    ["pause", "downloading"],
+    ["resume", "paused"],
+    ["cancel", "paused"],
+    ["retry", "failed"],
+    ["cancel", "failed"],
+    ["dismiss", "failed"],
+  ])("%s by job id", (action, state) => {
+    const { root, acted } = show(withJob({ state }));
     const verb = `${action[0]?.toUpperCase()}${action.slice(1)}`;
     click(get(root, "button", `${verb} Q4_K_M of ${QWEN}`));
-    expect(request(action as "pause")?.params).toEqual({ job_id: "job-1" });
+    expect(acted(action)?.params).toEqual({ job_id: "job-1", action });
   });
 
   it("give way to the variant once the job is ready", () => {
-    const { root } = show({ ...withJob({ state: "ready", percent: 100, actions: [], variant_id: "model-Q2_K.gguf" }) });
+    const { root } = show({ ...withJob({ state: "ready", percent: 100, variant_id: "model-Q2_K.gguf" }) });
     expect(rowOf(root, "Q2_K").dataset.state).toBe("downloaded");
     expect(all(root, "progressbar")).toEqual([]);
   });
 
   it("keep the error of a failed download, with what is missing", () => {
     const error = { code: "disk_full", message: "Not enough room.", details: { needed_bytes: 4.7e9, free_bytes: 1e9 } };
-    const { root } = show(withJob({ state: "failed", error, actions: ["retry", "dismiss"] }));
+    const { root } = show(withJob({ state: "failed", error }));
     const alert = get(rowOf(root, "Q4_K_M"), "alert");
     expect(text(alert)).toBe("Not enough room. Needed: 4.7 GB, free: 1 GB");
     expect(alert.dataset.code).toBe("disk_full");
   });
 
   it("show a refused request until it is dismissed", async () => {
-    const { root, model, request } = show(opened);
+    const { root, model, acted } = show(opened);
     click(get(root, "button", `Download Q4_K_M of ${QWEN}`));
-    model.refuse(request("download") as never, "ambiguous_variant", "Which one?", { choices: ["a.gguf", "b.gguf"] });
+    model.refuse(acted("download") as never, "ambiguous_variant", "Which one?", { choices: ["a.gguf", "b.gguf"] });
     await settle();
     expect(text(get(rowOf(root, "Q4_K_M"), "alert"))).toBe("Which one? Choices: a.gguf, b.gguf");
     click(get(root, "button", `Dismiss the error of Q4_K_M of ${QWEN}`));
@@ -394,50 +396,50 @@ describe("rows", () => {
     expect(button.getAttribute("aria-disabled")).toBe("true");
     click(button);
     await wait(800);
-    expect(text(rowOf(root, "Q4_K_M"))).toContain("Waits for the running cell");
-    expect(new Set(model.sent.filter(({ method }) => method === "download").map(({ id }) => id)).size).toBe(1);
+    expect(text(rowOf(root, "Q4_K_M"))).toContain("Waiting for the running cell to finish");
+    expect(new Set(model.sent.filter(({ method }) => method === "act_on_variant").map(({ id }) => id)).size).toBe(1);
   });
 
   it("do not cancel a download by the second click of the double click that began it", () => {
-    const { root, write, request } = show(opened);
+    const { root, write, acted } = show(opened);
     const clickAs = (detail: number, name: string) =>
       act(() => {
         get(root, "button", name).dispatchEvent(new MouseEvent("click", { bubbles: true, detail }));
       });
     clickAs(1, `Download Q4_K_M of ${QWEN}`);
-    expect(request("download")).toBeDefined();
+    expect(acted("download")).toBeDefined();
     write(withJob());
     clickAs(2, `Cancel Q4_K_M of ${QWEN}`);
-    expect(request("cancel")).toBeUndefined();
+    expect(acted("cancel")).toBeUndefined();
     clickAs(1, `Cancel Q4_K_M of ${QWEN}`);
-    expect(request("cancel")).toBeDefined();
+    expect(acted("cancel")).toBeDefined();
   });
 
   it("ask before they remove, in place", () => {
-    const { root, request } = show(opened);
+    const { root, acted } = show(opened);
     click(get(root, "button", `Remove Q2_K of ${QWEN}`));
-    expect(request("remove")).toBeUndefined();
+    expect(acted("remove")).toBeUndefined();
     click(get(root, "button", `Keep Q2_K of ${QWEN}`));
-    expect(request("remove")).toBeUndefined();
+    expect(acted("remove")).toBeUndefined();
     click(get(root, "button", `Remove Q2_K of ${QWEN}`));
     act(() => {
       const keep = get(root, "button", `Keep Q2_K of ${QWEN}`);
       keep.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
     });
-    expect(request("remove")).toBeUndefined();
+    expect(acted("remove")).toBeUndefined();
     click(get(root, "button", `Remove Q2_K of ${QWEN}`));
     click(get(root, "button", `Really remove Q2_K of ${QWEN}`));
-    expect(request("remove")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q2_K.gguf" });
+    expect(acted("remove")?.params).toEqual({ repo_id: QWEN, variant_id: "model-Q2_K.gguf", action: "remove" });
   });
 
   it("redraw only what moved", async () => {
     const jobs = variants.map(({ variant_id, label }) => job({ job_id: label, variant_id, label }));
-    const { root, write } = show({ ...opened, downloads: { rev: 1, jobs } });
+    const { root, write } = show({ ...opened, downloads: { jobs } });
     await settle();
     const observer = new MutationObserver(() => {});
     observer.observe(root, { subtree: true, childList: true, characterData: true, attributes: true });
     write({
-      downloads: { rev: 2, jobs: jobs.map((each, i) => (i === 1 ? { ...each, received: 3e9, percent: 64 } : each)) },
+      downloads: { jobs: jobs.map((each, i) => (i === 1 ? { ...each, received: 3e9, percent: 64 } : each)) },
     });
     const changed = observer.takeRecords().map(({ target }) => target);
     observer.disconnect();
@@ -462,20 +464,18 @@ describe("focus", () => {
   });
 
   it("goes from Load over Cancel to Unload", async () => {
-    const row = (state: "downloaded" | "loading" | "loaded", actions: Action[]) => ({
-      repos: { [QWEN]: repo([variant("Q2_K", { state, actions })]) },
-    });
+    const row = (state: VariantState) => ({ repos: { [QWEN]: repo([variant("Q2_K", { state })]) } });
     const use = { repo_id: QWEN, variant_id: "model-Q2_K.gguf", label: "Q2_K" };
-    const mounted = show({ ...opened, ...row("downloaded", ["load", "remove"]) });
+    const mounted = show({ ...opened, ...row("downloaded") });
     get(mounted.root, "button", `Load Q2_K of ${QWEN}`).focus();
     // In the order in which Python writes.
     mounted.write({ load: load({ ...use, state: "loading" }) });
-    mounted.write(row("loading", ["cancel_load"]));
+    mounted.write(row("loading"));
     await settle();
     expect(focused(mounted)).toBe(`Cancel Q2_K of ${QWEN}`);
     mounted.write({ load: load({ ...use, state: "ready" }) });
     await settle();
-    mounted.write(row("loaded", ["unload"]));
+    mounted.write(row("loaded"));
     await settle();
     expect(focused(mounted)).toBe(`Unload Q2_K of ${QWEN}`);
   });
@@ -493,12 +493,10 @@ describe("focus", () => {
   });
 
   it("goes to the finished ones with a download that has left the list", async () => {
-    const jobs = (state: "downloading" | "ready", actions: Action[]) => ({
-      downloads: { rev: 1, jobs: [job({ repo_id: "a/b", state, actions })] },
-    });
-    const mounted = show({ view: view(), ...jobs("downloading", ["pause", "cancel"]) });
+    const jobs = (state: "downloading" | "ready") => ({ downloads: { jobs: [job({ repo_id: "a/b", state })] } });
+    const mounted = show({ view: view(), ...jobs("downloading") });
     get(mounted.root, "button", "Pause Q4_K_M of a/b").focus();
-    mounted.write(jobs("ready", ["dismiss"]));
+    mounted.write(jobs("ready"));
     await settle();
     expect(focused(mounted)).toBe("Finished (1)");
   });
@@ -531,7 +529,7 @@ describe("downloads without a card", () => {
   const stray = job({ repo_id: "other/Repo-GGUF", variant_id: "x.gguf" });
 
   it("are listed on top with their buttons", () => {
-    const { root } = show({ ...opened, downloads: { rev: 1, jobs: [stray] } });
+    const { root } = show({ ...opened, downloads: { jobs: [stray] } });
     const section = root.querySelector("[aria-label=Downloads]") as HTMLElement;
     expect(text(section)).toContain("other/Repo-GGUF");
     expect(get(section, "button", "Pause Q4_K_M of other/Repo-GGUF")).toBeDefined();
@@ -543,11 +541,10 @@ describe("downloads without a card", () => {
       job_id: "2",
       variant_id: "y.gguf",
       state: "ready" as const,
-      actions: ["dismiss" as const],
     };
-    const { root, write } = show({ ...opened, downloads: { rev: 1, jobs: [finished] } });
+    const { root, write } = show({ ...opened, downloads: { jobs: [finished] } });
     expect(text(root.querySelector("summary"))).toBe("Finished (1)");
-    write({ downloads: { rev: 2, jobs: [] } });
+    write({ downloads: { jobs: [] } });
     expect(root.querySelector("[aria-label=Downloads]")).toBeNull();
   });
 });
@@ -556,15 +553,16 @@ describe("loading", () => {
   const names = { repo_id: QWEN, variant_id: "model-Q2_K.gguf", label: "Q2_K" };
 
   it("shows its stage, and can be cancelled in the row", () => {
-    const { root, request } = show({
+    const { root, acted } = show({
       ...opened,
+      repos: { [QWEN]: repo([variant("Q2_K", { state: "loading" })]) },
       load: load({ ...names, state: "loading", stage: "loading", fraction: 0.42 }),
     });
     const bar = get(root, "progressbar", `Loading of Q2_K of ${QWEN}`);
     expect(bar.getAttribute("aria-valuenow")).toBe("42");
     expect(bar.getAttribute("aria-valuetext")).toBe("Loading the weights, 42 %");
     click(get(root, "button", `Cancel Q2_K of ${QWEN}`));
-    expect(request("cancel_load")?.params).toEqual({});
+    expect(acted("cancel_load")).toBeDefined();
   });
 
   it("ends with code for the next cell", async () => {
@@ -592,9 +590,9 @@ describe("loading", () => {
   });
 
   it("offers in the panel what no row offers", () => {
-    const { root, request } = show({ view: view(), load: load({ ...names, state: "ready" }) });
+    const { root, acted } = show({ view: view(), load: load({ ...names, state: "ready" }) });
     click(get(root, "button", `Unload Q2_K of ${QWEN}`));
-    expect(request("unload")?.params).toEqual({});
+    expect(acted("unload")).toBeDefined();
   });
 
   it("keeps its error on the row, or in the panel without one, until it is dismissed", () => {
@@ -650,7 +648,7 @@ describe("without a kernel", () => {
   it("the last state stays readable and the buttons are off, saying why", async () => {
     const { root } = show(withJob(), { isLive: false });
     await wait(6000);
-    expect(text(root)).toContain("No kernel answers: this is the last saved state, and the buttons are off.");
+    expect(text(root)).toContain("No kernel. Showing the last saved state; buttons are disabled.");
     expect(get(root, "progressbar").getAttribute("aria-valuenow")).toBe("25");
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
     expect((get(root, "searchbox") as HTMLInputElement).disabled).toBe(true);
@@ -662,7 +660,7 @@ describe("without a kernel", () => {
     model.isDead = true;
     act(() => model.trigger("comm_live_update"));
     expect(text(get(root, "alert"))).toBe(
-      "The kernel was restarted or stopped, and this is the last state. Downloads go on by themselves. Run the cell again to go on.",
+      "Kernel restarted or stopped. Downloads continue in the background. Re-run the cell to reconnect.",
     );
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
   });

@@ -1,7 +1,7 @@
 import { act } from "preact/test-utils";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { MODELS, search, view } from "../harness/data";
 import { FakeModel } from "../harness/fake-model";
+import { MODELS, search, view } from "../harness/samples";
 import { followTheme, hostTheme } from "../src/theme";
 import widget from "../src/widget";
 import { settle } from "./dom";
@@ -82,7 +82,7 @@ describe("the module", () => {
       render(el);
     });
     await settle();
-    expect(el.querySelector(".modeldeck")?.shadowRoot?.textContent).toContain("No kernel answers");
+    expect(el.querySelector(".modeldeck")?.shadowRoot?.textContent).toContain("No kernel.");
   });
 });
 

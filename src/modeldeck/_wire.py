@@ -1,106 +1,193 @@
-"""How variants, repositories, downloads and local models look as JSON, in the widget and in ``--json`` alike."""
+"""The JSON of downloads, variants and local models, as ``--json`` prints it and the widget's page gets it.
+
+The structs are the JSON: `msgspec.to_builtins` gives their fields in this order. What only the widget shows is in
+``modeldeck.widget.traits``.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from modeldeck._types import (
+    Action,
     DownloadSnapshot,
+    DownloadState,
     ErrorInfo,
     FitEstimate,
+    Gated,
     LocalModel,
     RepoDetails,
+    SidecarKind,
     Variant,
     VerifiedFile,
 )
 
-Json = dict[str, Any]
+
+class SidecarView(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that is downloaded with a variant, such as a vision projector. ``size`` is in bytes."""
+
+    kind: SidecarKind
+    filename: str
+    size: int | None
 
 
-def error_wire(error: ErrorInfo | None) -> Json | None:
-    return None if error is None else msgspec.to_builtins(error)
+class VariantView(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant of a repository. ``size`` is in bytes and includes the sidecars."""
+
+    variant_id: str
+    label: str
+    quantization: str | None
+    filenames: tuple[str, ...]
+    size: int | None
+    sidecars: tuple[SidecarView, ...]
+    fit: FitEstimate | None
+
+    @classmethod
+    def of(cls, variant: Variant, fit: FitEstimate | None, **more: Any) -> Self:
+        """The view of ``variant``; ``more`` are the fields of a subclass."""
+        return cls(
+            variant_id=variant.variant_id,
+            label=variant.label,
+            quantization=variant.quantization,
+            filenames=tuple(file.filename for file in variant.files),
+            size=variant.size,
+            sidecars=tuple(
+                SidecarView(kind=sidecar.kind, filename=sidecar.file.filename, size=sidecar.file.size)
+                for sidecar in variant.sidecars
+            ),
+            fit=fit,
+            **more,
+        )
 
 
-def variant_wire(variant: Variant, fit: FitEstimate | None) -> Json:
-    return {
-        "variant_id": variant.variant_id,
-        "label": variant.label,
-        "quantization": variant.quantization,
-        "filenames": [file.filename for file in variant.files],
-        "size": variant.size,
-        "sidecars": [
-            {"kind": sidecar.kind, "filename": sidecar.file.filename, "size": sidecar.file.size}
-            for sidecar in variant.sidecars
-        ],
-        "fit": None if fit is None else msgspec.to_builtins(fit),
-    }
+class VariantRecord(VariantView, frozen=True, kw_only=True):
+    """A variant as ``modeldeck show --json`` prints it."""
+
+    recommended: bool
 
 
-def repo_wire(details: RepoDetails) -> Json:
+class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A repository as ``modeldeck show --json`` prints it."""
-    return {
-        "repo_id": details.repo_id,
-        "revision": details.revision,
-        "commit_hash": details.commit_hash,
-        "gated": details.gated,
-        "license": details.license,
-        "variants": [
-            {
-                **variant_wire(variant, details.fits.get(variant.variant_id)),
-                "recommended": variant.variant_id == details.recommended,
-            }
-            for variant in details.variants
-        ],
-    }
+
+    repo_id: str
+    revision: str
+    commit_hash: str
+    gated: Gated
+    license: str | None
+    variants: tuple[VariantRecord, ...]
+
+    @classmethod
+    def of(cls, details: RepoDetails) -> Self:
+        return cls(
+            repo_id=details.repo_id,
+            revision=details.revision,
+            commit_hash=details.commit_hash,
+            gated=details.gated,
+            license=details.license,
+            variants=tuple(
+                VariantRecord.of(
+                    variant,
+                    details.fits.get(variant.variant_id),
+                    recommended=variant.variant_id == details.recommended,
+                )
+                for variant in details.variants
+            ),
+        )
 
 
-def job_wire(snapshot: DownloadSnapshot) -> Json:
-    """A download without absolute paths and without the digests nobody looks at four times a second."""
-    return {
-        "job_id": snapshot.job_id,
-        "repo_id": snapshot.request.repo_id,
-        "variant_id": snapshot.request.variant_id,
-        "label": snapshot.request.label,
-        "state": snapshot.state.value,
-        "received": snapshot.received,
-        "total": snapshot.total,
-        "percent": snapshot.percent,
-        "rate": snapshot.rate,
-        "eta_seconds": snapshot.eta_seconds,
-        "connections": snapshot.connections,
-        "attempt": snapshot.attempt,
-        "retry_in_seconds": snapshot.retry_in_seconds,
-        "is_stalled": snapshot.is_stalled,
-        "error": error_wire(snapshot.error),
-        "notice": snapshot.notice,
-        "actions": list(snapshot.actions),
-    }
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A download, without absolute paths and digests. Sizes are in bytes, ``rate`` is in bytes per second."""
+
+    job_id: str
+    repo_id: str
+    variant_id: str
+    label: str
+    state: DownloadState
+    received: int
+    total: int | None
+    percent: int | None
+    rate: float | None
+    eta_seconds: float | None
+    connections: int
+    attempt: int
+    retry_in_seconds: float | None
+    is_stalled: bool
+    error: ErrorInfo | None
+    notice: str | None
+    actions: tuple[Action, ...]
+
+    @classmethod
+    def of(cls, snapshot: DownloadSnapshot) -> Self:
+        return cls(
+            job_id=snapshot.job_id,
+            repo_id=snapshot.request.repo_id,
+            variant_id=snapshot.request.variant_id,
+            label=snapshot.request.label,
+            state=snapshot.state,
+            received=snapshot.received,
+            total=snapshot.total,
+            percent=snapshot.percent,
+            rate=snapshot.rate,
+            eta_seconds=snapshot.eta_seconds,
+            connections=snapshot.connections,
+            attempt=snapshot.attempt,
+            retry_in_seconds=snapshot.retry_in_seconds,
+            is_stalled=snapshot.is_stalled,
+            error=snapshot.error,
+            notice=snapshot.notice,
+            actions=snapshot.actions,
+        )
 
 
-def local_wire(model: LocalModel) -> Json:
+class LocalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A model of the cache as ``modeldeck ls --json`` prints it, absolute paths included."""
-    return {
-        "repo_id": model.repo_id,
-        "commit_hash": model.commit_hash,
-        "revision": model.revision,
-        "variant_id": model.variant_id,
-        "label": model.label,
-        "filenames": list(model.filenames),
-        "path": str(model.path),
-        "paths": [str(path) for path in model.paths],
-        "sidecar_paths": [str(path) for path in model.sidecar_paths],
-        "size": model.size,
-        "sha256": model.sha256,
-    }
+
+    repo_id: str
+    commit_hash: str
+    revision: str | None
+    variant_id: str
+    label: str
+    filenames: tuple[str, ...]
+    path: str
+    paths: tuple[str, ...]
+    sidecar_paths: tuple[str, ...]
+    size: int
+    sha256: str | None
+
+    @classmethod
+    def of(cls, model: LocalModel) -> Self:
+        return cls(
+            repo_id=model.repo_id,
+            commit_hash=model.commit_hash,
+            revision=model.revision,
+            variant_id=model.variant_id,
+            label=model.label,
+            filenames=model.filenames,
+            path=str(model.path),
+            paths=tuple(str(path) for path in model.paths),
+            sidecar_paths=tuple(str(path) for path in model.sidecar_paths),
+            size=model.size,
+            sha256=model.sha256,
+        )
 
 
-def verified_wire(file: VerifiedFile) -> Json:
-    return {
-        "path": str(file.path),
-        "expected": file.expected,
-        "actual": file.actual,
-        "is_valid": file.is_valid,
-        "repaired_bytes": file.repaired_bytes,
-    }
+class VerifiedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A file as ``modeldeck verify --json`` prints it; ``is_valid`` is ``None`` when no digest is known."""
+
+    path: str
+    expected: str | None
+    actual: str
+    is_valid: bool | None
+    repaired_bytes: int
+
+    @classmethod
+    def of(cls, file: VerifiedFile) -> Self:
+        return cls(
+            path=str(file.path),
+            expected=file.expected,
+            actual=file.actual,
+            is_valid=file.is_valid,
+            repaired_bytes=file.repaired_bytes,
+        )

@@ -140,13 +140,13 @@ def test_an_interrupt_ends_the_waiting_and_not_the_download(busy: Scene, wait: s
 
 
 def without(guard: str, after: str = "") -> str:
-    """A widget made as if `modeldeck.widget.carriers` lacked one of its guards."""
+    """A widget made as if `modeldeck.widget.comm_patches` lacked one of its guards."""
     return (
         "from modeldeck import ModelBrowser\n"
-        "from modeldeck.widget import carriers\n"
-        f"guard, carriers.{guard} = carriers.{guard}, lambda comm: None\n"
+        "from modeldeck.widget import comm_patches\n"
+        f"guard, comm_patches.{guard} = comm_patches.{guard}, lambda comm: None\n"
         "browser = ModelBrowser()\n"
-        f"carriers.{guard} = guard\n"
+        f"comm_patches.{guard} = guard\n"
         f"{after}\n"
         "browser"
     )
@@ -162,11 +162,11 @@ def test_a_click_on_the_comm_alone_waits_for_the_cell_and_says_so(busy: Scene) -
         deck.expect_state(*BIG, "downloading")
         busy.end(cell)
     else:
-        expect(deck.row(*BIG)).to_contain_text("Waits for the running cell", timeout=TIMEOUT_MS)
+        expect(deck.row(*BIG)).to_contain_text("Waiting for the running cell to finish", timeout=TIMEOUT_MS)
         deck.expect_state(*BIG, "available")
         busy.end(cell)
         deck.expect_state(*BIG, "downloading")
-        expect(deck.row(*BIG)).not_to_contain_text("Waits for the running cell")
+        expect(deck.row(*BIG)).not_to_contain_text("Waiting for the running cell to finish")
     deck.press("Cancel", *BIG)
     deck.expect_state(*BIG, "available")
 

@@ -18,9 +18,10 @@ from modeldeck._types import LoadProgress, LocalModel, RepoDetails, SearchQuery
 from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.sizing.hardware import probe_hardware
-from modeldeck.widget import bridge as bridge_module
+from modeldeck.widget import downloads as downloads_module
+from modeldeck.widget import handover as handover_module
 from modeldeck.widget.bridge import Bridge
-from modeldeck.widget.throttle import Throttle as PublishThrottle
+from modeldeck.widget.pacer import Pacer
 from tools.localhub import LocalHub
 from tools.localhub.demo import GATED_REPO_ID
 from tools.localhub.faults import Reply, Stall, Throttle
@@ -39,7 +40,7 @@ class Page:
         self.messages: list[dict[str, Any]] = []
         self.threads: set[str] = set()
         self.failures = 0
-        """So many of the next messages cannot be sent."""
+        """How many of the next messages cannot be sent."""
         self._changed = threading.Condition()
         self.bridge: Bridge
         self.close: Callable[[], object]
@@ -81,6 +82,12 @@ class Page:
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         return self.answer(self.send(method, **params))
 
+    def act(self, action: str, job_id: str) -> dict[str, Any]:
+        return self.ask("act", job_id=job_id, action=action)
+
+    def act_on(self, repo_id: str, variant_id: str, action: str) -> dict[str, Any]:
+        return self.ask("act_on_variant", repo_id=repo_id, variant_id=variant_id, action=action)
+
     def variant(self, repo_id: str, label: str) -> dict[str, Any]:
         variants = self.traits["repos"][repo_id]["variants"]
         variant: dict[str, Any] = next(variant for variant in variants if variant["label"] == label)
@@ -108,7 +115,7 @@ def loop() -> Iterator[LoopThread]:
 @pytest.fixture
 def rare_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish progress so rarely that no test sees it; for bridges made afterwards."""
-    monkeypatch.setattr(bridge_module, "Throttle", partial(PublishThrottle, period_seconds=3600.0))
+    monkeypatch.setattr(downloads_module, "Pacer", partial(Pacer, period_seconds=3600.0))
 
 
 @pytest.fixture
@@ -143,7 +150,7 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     assert page.ask("open_repo", repo_id=SPLIT)["ok"]
     variant = page.variant(SPLIT, "F16")
     assert variant["actions"] == ["download"]
-    assert page.ask("download", repo_id=SPLIT, variant_id=variant["variant_id"])["ok"]
+    assert page.act_on(SPLIT, variant["variant_id"], "download")["ok"]
     page.until(lambda: page.variant(SPLIT, "F16")["state"] == "downloaded")
     assert page.variant(SPLIT, "F16")["actions"] == ["load", "remove"]
     assert page.until(lambda: page.toasts("success"))[0].startswith(f"F16 of {SPLIT}")
@@ -159,7 +166,7 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     assert percents == sorted(percents)
     assert percents[-1] == 100
     assert any(0 < percent < 100 for percent in percents)
-    assert page.ask("remove", repo_id=SPLIT, variant_id=variant["variant_id"])["ok"]
+    assert page.act_on(SPLIT, variant["variant_id"], "remove")["ok"]
     assert page.variant(SPLIT, "F16")["state"] == "available"
     page.until(lambda: not page.jobs())
 
@@ -175,12 +182,12 @@ def test_a_download_that_ends_during_a_look_at_the_disk_is_seen(page: Page, monk
         return found
 
     monkeypatch.setattr(Session, "local_models", slow_look)
-    refresh = page.send("refresh")
+    look_at_disk = page.send("act_on_variant", repo_id=TINY, variant_id="tiny-chat-F16.gguf", action="unload")
     assert has_looked.wait(TIMEOUT_SECONDS)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     may_tell.set()
-    page.answer(refresh)
+    page.answer(look_at_disk)
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
 
 
@@ -188,7 +195,7 @@ def test_what_somebody_else_removes_is_available_again(
     page: Page, loop: LoopThread, demo_hub: LocalHub, tmp_path: Path
 ) -> None:
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
 
     async def remove() -> None:
@@ -205,12 +212,12 @@ def test_what_somebody_else_removes_is_available_again(
 def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Page, demo_hub: LocalHub) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
     page.ask("open_repo", repo_id=SPLIT)
-    page.ask("download", repo_id=SPLIT, variant_id=page.variant(SPLIT, "F16")["variant_id"])
+    page.act_on(SPLIT, page.variant(SPLIT, "F16")["variant_id"], "download")
     page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "downloading")
     (job,) = page.jobs()
-    page.ask("pause", job_id=job["job_id"])
+    page.act("pause", job["job_id"])
     page.until(lambda: page.jobs()[0]["state"] == "paused")
-    page.ask("cancel", job_id=job["job_id"])
+    page.act("cancel", job["job_id"])
     page.until(lambda: not page.jobs())
 
 
@@ -221,9 +228,9 @@ def test_a_click_costs_one_publication(page: Page, demo_hub: LocalHub) -> None:
     variant = page.variant(TINY, "Q8_0")
     demo_hub.faults.add(Stall(0), origin="cdn", times=1)  # so that there is nothing to tell in between
     before = sum(name == "downloads" for name, _ in page.history)
-    page.ask("download", repo_id=TINY, variant_id=variant["variant_id"])
+    page.act_on(TINY, variant["variant_id"], "download")
     page.until(lambda: [job for job in page.jobs() if job["state"] == "downloading"])
-    page.ask("cancel", job_id=page.jobs()[0]["job_id"])
+    page.act("cancel", page.jobs()[0]["job_id"])
     page.until(lambda: page.jobs() == [])
     page.ask("open_repo", repo_id=SPLIT)
     assert sum(name == "downloads" for name, _ in page.history) == before + 2
@@ -231,7 +238,7 @@ def test_a_click_costs_one_publication(page: Page, demo_hub: LocalHub) -> None:
 
 def test_one_thread_publishes_everything(page: Page) -> None:
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     assert page.threads == {"bridge-under-test"}
 
@@ -246,13 +253,14 @@ def test_a_request_is_acknowledged_before_it_is_carried_out(page: Page) -> None:
 def test_a_request_that_comes_twice_is_carried_out_and_answered_once(page: Page, demo_hub: LocalHub) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
     page.ask("open_repo", repo_id=SPLIT)
-    request_id = page.send("download", times=5, repo_id=SPLIT, variant_id=page.variant(SPLIT, "F16")["variant_id"])
+    variant_id = page.variant(SPLIT, "F16")["variant_id"]
+    request_id = page.send("act_on_variant", times=5, repo_id=SPLIT, variant_id=variant_id, action="download")
     page.answer(request_id)
     page.until(page.jobs)
     page.ask("hello")
     assert len(page.about(request_id, "modeldeck-answer")) == 1
     (job,) = page.jobs()
-    assert page.ask("cancel", job_id=job["job_id"])["ok"]
+    assert page.act("cancel", job["job_id"])["ok"]
     page.until(lambda: not page.jobs())
     assert page.variant(SPLIT, "F16")["state"] == "available"
 
@@ -291,7 +299,7 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
 
     page.ask("open_repo", repo_id=GATED_REPO_ID)
     assert page.traits["repos"][GATED_REPO_ID]["license_url"] == f"{demo_hub.endpoint}/{GATED_REPO_ID}"
-    page.ask("download", repo_id=GATED_REPO_ID, variant_id=page.variant(GATED_REPO_ID, "Q8_0")["variant_id"])
+    page.act_on(GATED_REPO_ID, page.variant(GATED_REPO_ID, "Q8_0")["variant_id"], "download")
     page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "failed")
     (job,) = page.jobs()
     assert job["error"]["code"] == "gated"
@@ -299,8 +307,8 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
     assert "retry" in job["actions"]
     assert page.toasts("error")
 
-    assert page.ask("download", repo_id=TINY, variant_id="x.gguf")["error"]["code"] == "invalid_request"
-    assert page.ask("pause", job_id="no-such-job")["error"]["code"] == "invalid_request"
+    assert page.act_on(TINY, "x.gguf", "download")["error"]["code"] == "invalid_request"
+    assert page.act("pause", "no-such-job")["error"]["code"] == "invalid_request"
     demo_hub.stop()
     assert page.ask("search", text="anything")["error"]["code"] == "offline"
     assert page.traits["search"]["state"] == "failed"
@@ -308,7 +316,7 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
 
 def test_a_message_that_makes_no_sense_is_answered(page: Page) -> None:
     assert page.ask("make_coffee")["error"]["code"] == "protocol"
-    assert page.ask("download", repo_id=TINY)["error"]["code"] == "protocol"
+    assert page.ask("act_on_variant", repo_id=TINY)["error"]["code"] == "protocol"
     page.bridge.post({"kind": "of-somebody-else"})
     page.bridge.post({"kind": "modeldeck-request", "method": "hello"})
     assert page.until(lambda: page.about("", "modeldeck-answer"))[0]["error"]["code"] == "protocol"
@@ -318,28 +326,28 @@ def test_a_message_that_makes_no_sense_is_answered(page: Page) -> None:
 def test_buttons_of_a_download_that_failed_or_was_paused(page: Page, demo_hub: LocalHub) -> None:
     refusal = demo_hub.faults.add(Reply(404), origin="cdn")
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: [job for job in page.jobs() if job["state"] == "failed"])
-    assert page.ask("dismiss", job_id=page.jobs()[0]["job_id"])["ok"]
+    assert page.act("dismiss", page.jobs()[0]["job_id"])["ok"]
     page.until(lambda: not page.jobs())
 
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: [job for job in page.jobs() if job["state"] == "failed"])
     demo_hub.faults.remove(refusal)
     throttle = demo_hub.faults.add(Throttle(20_000.0), origin="cdn")
-    assert page.ask("retry", job_id=page.jobs()[0]["job_id"])["ok"]
+    assert page.act("retry", page.jobs()[0]["job_id"])["ok"]
     page.until(lambda: page.jobs()[0]["state"] == "downloading")
     assert page.jobs()[0]["error"] is None
-    assert page.ask("pause", job_id=page.jobs()[0]["job_id"])["ok"]
+    assert page.act("pause", page.jobs()[0]["job_id"])["ok"]
     page.until(lambda: page.jobs()[0]["state"] == "paused")
     demo_hub.faults.remove(throttle)
-    assert page.ask("resume", job_id=page.jobs()[0]["job_id"])["ok"]
+    assert page.act("resume", page.jobs()[0]["job_id"])["ok"]
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
 
 
 def test_a_load_can_be_cancelled_and_begun_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     begun = threading.Event()
 
@@ -352,15 +360,15 @@ def test_a_load_can_be_cancelled_and_begun_again(page: Page, monkeypatch: pytest
     page.ask("set_n_ctx", n_ctx=4096)
     for _ in range(2):
         begun.clear()
-        assert page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+        assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
         assert begun.wait(TIMEOUT_SECONDS)
         page.until(lambda: page.traits["load"]["fraction"] == 0.5)
         assert page.variant(TINY, "F16")["state"] == "loading"
         assert page.traits["load"]["n_ctx"] == 2048, "no more than the model was made for"
-        second = page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+        second = page.act_on(TINY, "tiny-chat-F16.gguf", "load")
         assert second["error"]["code"] == "invalid_request"
-        assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["error"]["code"] == "invalid_request"
-        assert page.ask("cancel_load")["ok"]
+        assert page.act_on(TINY, "tiny-chat-F16.gguf", "remove")["error"]["code"] == "invalid_request"
+        assert page.act_on(TINY, "tiny-chat-F16.gguf", "cancel_load")["ok"]
         page.until(lambda: page.traits["load"]["state"] == "none")
         assert page.variant(TINY, "F16")["state"] == "downloaded"
     assert page.toasts("error") == []
@@ -368,16 +376,16 @@ def test_a_load_can_be_cancelled_and_begun_again(page: Page, monkeypatch: pytest
 
 def test_a_load_of_what_is_gone_fails_and_offers_the_download(page: Page, tmp_path: Path) -> None:
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     (path,) = (tmp_path / "cache").rglob("tiny-chat-F16.gguf")
     path.unlink()
-    assert page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+    assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
     page.until(lambda: page.traits["load"]["state"] == "failed")
     assert "Download it again" in page.traits["load"]["error"]["message"]
     page.until(lambda: page.variant(TINY, "F16")["actions"] == ["download"])
     assert page.toasts("error")
-    assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+    assert page.act_on(TINY, "tiny-chat-F16.gguf", "remove")["ok"]
     page.until(lambda: not page.jobs())
 
 
@@ -394,7 +402,7 @@ def test_a_newer_search_takes_the_place_of_an_older_one(page: Page, demo_hub: Lo
 
 def test_no_secret_and_no_absolute_path_is_published(page: Page, tmp_path: Path) -> None:
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     assert str(tmp_path) not in repr(page.history) + repr(page.messages)
 
@@ -437,10 +445,10 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     page.ask("hello")
     waiting = loop.start(page.bridge.ready())
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     assert not waiting.done()
-    assert page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["ok"]
+    assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
     llm = waiting.result(TIMEOUT_SECONDS)
     assert llm is page.bridge.llm
     assert page.variant(TINY, "F16")["actions"] == ["unload"]
@@ -455,8 +463,8 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     assert all(actions for _, actions in states)
     assert llm("Hello", max_tokens=32)["choices"][0]["text"] == " Hello from a tiny test model."
     assert loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS) is llm, "a load that came before counts"
-    assert page.ask("remove", repo_id=TINY, variant_id="tiny-chat-F16.gguf")["error"]["code"] == "invalid_request"
-    page.ask("unload")
+    assert page.act_on(TINY, "tiny-chat-F16.gguf", "remove")["error"]["code"] == "invalid_request"
+    page.act_on(TINY, "tiny-chat-F16.gguf", "unload")
     assert page.bridge.llm is None
     assert page.variant(TINY, "F16")["state"] == "downloaded"
 
@@ -475,19 +483,19 @@ def test_the_free_memory_is_looked_at_again_after_a_load_and_an_unload(
     hardware = probe_hardware()
     page.until(lambda: page.traits["view"]["hardware"])
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     set_free(2 * 10**9)
-    page.ask("load", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "load")
     page.until(lambda: is_shown(2 * 10**9))
     set_free(3 * 10**9)
-    page.ask("unload")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "unload")
     page.until(lambda: is_shown(3 * 10**9))
 
 
 def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> None:
     page.ask("open_repo", repo_id=TINY)
-    page.ask("download", repo_id=TINY, variant_id="tiny-chat-F16.gguf")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     assert page.variant(TINY, "F16")["measured"] is None
     (path,) = (tmp_path / "cache").rglob("tiny-chat-F16.gguf")
@@ -495,14 +503,14 @@ def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> 
     directory = find_state_directory(tmp_path / "cache")
     assert directory is not None
     MeasurementStore(directory).save(path, taken)
-    page.ask("refresh")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "unload")  # looks at the disk again
     assert page.variant(TINY, "F16")["measured"]["tokens_per_second"] == 42.0
 
 
 def test_waiting_without_a_page_fails_with_the_headless_call(
     page: Page, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge_module, "HELLO_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(handover_module, "HELLO_TIMEOUT_SECONDS", 0.2)
     with pytest.raises(NoFrontEndError, match=r"modeldeck\.load"):
         loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
     assert {"kind": "modeldeck-ping"} in page.messages

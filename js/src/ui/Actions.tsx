@@ -1,37 +1,17 @@
 import { useSignal } from "@preact/signals";
+import { BUTTONS, type ButtonAction } from "../buttons";
 import { fileSize } from "../format";
-import type { Row, Store } from "../store";
-import type { Action } from "../wire";
+import type { Row } from "../row-table";
+import type { Store } from "../store";
 import { Button } from "./Button";
 import { Icon } from "./icons";
-
-const TEXT: Record<Action, string> = {
-  download: "Download",
-  pause: "Pause",
-  resume: "Resume",
-  cancel: "Cancel",
-  retry: "Retry",
-  dismiss: "Dismiss",
-  load: "Load",
-  unload: "Unload",
-  remove: "Remove",
-  cancel_load: "Cancel",
-};
-
-const TONE: Partial<Record<Action, string>> = {
-  download: "tonal",
-  resume: "tonal",
-  retry: "tonal",
-  load: "filled",
-  dismiss: "quiet square",
-};
 
 interface ActionsProps {
   store: Store;
   row: Row;
   /** The variant in the buttons' accessible names: "Q4_K_M of OWNER/NAME". */
   name: string;
-  actions: readonly Action[];
+  actions: readonly ButtonAction[];
   size?: number | null;
   /** How the Download button looks. */
   downloadTone?: string | undefined;
@@ -39,7 +19,7 @@ interface ActionsProps {
 
 /** The buttons of a row, which change with its state. */
 export function Actions({ store, row, name, actions, size = null, downloadTone }: ActionsProps) {
-  /** `null` until it is asked for the first time. */
+  /** `null` until Remove is pressed for the first time. */
   const isConfirming = useSignal<boolean | null>(null);
   const asked = row.asked.value?.what;
   return (
@@ -59,14 +39,14 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
         actions.map((action) => (
           <Button
             key={action}
-            tone={(action === "download" && downloadTone) || TONE[action]}
-            name={`${TEXT[action]} ${name}`}
+            tone={(action === "download" && downloadTone) || BUTTONS[action].tone}
+            name={`${BUTTONS[action].text} ${name}`}
             aria-disabled={asked === action}
             // After "Keep" the focus goes back to where it came from.
             data-first={action === "remove" && isConfirming.value === false ? "" : undefined}
-            disabled={!store.isUsable.value}
+            disabled={!store.connection.isUsable.value}
             onClick={({ detail }) => {
-              // The second click of a double click was meant for what stood here before: not for a Cancel in its place.
+              // The second click of a double click was meant for the button that was here before, not for a Cancel in its place.
               if (detail > 1) {
                 return;
               }
@@ -77,7 +57,7 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
               }
             }}
           >
-            {action === "dismiss" ? <Icon name="close" /> : TEXT[action]}
+            {action === "dismiss" ? <Icon name="close" /> : BUTTONS[action].text}
           </Button>
         ))
       )}

@@ -1,23 +1,16 @@
 import type { Store } from "../store";
 import { Icon } from "./icons";
 
-/** What the whole widget has to say: that it cannot act, and why; that something is missing. */
+/** Notices about the whole widget: that it has no kernel, or that something is missing. */
 export function Banners({ store }: { store: Store }) {
   const { engine, hardware, llama } = store.view.value;
-  const connection = store.connection.value;
+  const connection = store.connection.state.value;
   if (connection === "lost") {
-    const downloads = engine.mode === "process" ? " Downloads go on by themselves." : "";
-    return (
-      <Banner
-        isWarning
-        text={`The kernel was restarted or stopped, and this is the last state.${downloads} Run the cell again to go on.`}
-      />
-    );
+    const downloads = engine.mode === "process" ? " Downloads continue in the background." : "";
+    return <Banner isWarning text={`Kernel restarted or stopped.${downloads} Re-run the cell to reconnect.`} />;
   }
   if (connection === "static") {
-    return (
-      <Banner text="No kernel answers: this is the last saved state, and the buttons are off. Run the cell to use it." />
-    );
+    return <Banner text="No kernel. Showing the last saved state; buttons are disabled. Run the cell to reconnect." />;
   }
   return (
     <>

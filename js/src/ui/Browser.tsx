@@ -11,7 +11,7 @@ import { Toasts } from "./Toasts";
 
 export function Browser({ store }: { store: Store }) {
   return (
-    <section class="deck" aria-label="Model browser" data-connection={store.connection.value}>
+    <section class="deck" aria-label="Model browser" data-connection={store.connection.state.value}>
       <Header store={store} />
       <Banners store={store} />
       <SearchBar store={store} />
@@ -57,7 +57,7 @@ function Header({ store }: { store: Store }) {
   );
 }
 
-/** Downloads that no card shows: of other sessions, other searches, folded cards. */
+/** Downloads that no card shows: of other sessions, other searches and folded cards. */
 function Downloads({ store }: { store: Store }) {
   const open = store.strayRows.value;
   const finished = store.finishedRows.value;

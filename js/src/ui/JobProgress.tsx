@@ -1,9 +1,9 @@
 import { describeJob } from "../describe";
-import type { Job } from "../wire";
+import type { JobView } from "../wire";
 import { Progress } from "./Progress";
 
 /** The bar of a download and the line under it. */
-export function JobProgress({ job, name }: { job: Job; name: string }) {
+export function JobProgress({ job, name }: { job: JobView; name: string }) {
   const parts = describeJob(job);
   return (
     <div>

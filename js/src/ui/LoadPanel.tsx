@@ -22,7 +22,7 @@ export function LoadPanel({ store }: { store: Store }) {
   }
   const row = store.row(repo_id, variant_id);
   const name = `${load.label ?? variant_id} of ${repo_id}`;
-  // What the row itself shows and offers is not shown twice.
+  // The row on its card shows the buttons and the error already.
   const isShown = store.shownKeys.value.has(row.key);
   const error = isShown ? null : (row.error.value ?? store.loadError.value);
   if (state === "failed" && !error) {
@@ -37,15 +37,13 @@ export function LoadPanel({ store }: { store: Store }) {
           {title} <b>{name}</b>
           {isReady && load.n_ctx ? <span class="muted">, context of {load.n_ctx} tokens</span> : null}
         </p>
-        {isShown || state === "failed" ? null : (
-          <Actions store={store} row={row} name={name} actions={[isReady ? "unload" : "cancel_load"]} />
-        )}
+        {isShown || state === "failed" ? null : <Actions store={store} row={row} name={name} actions={load.actions} />}
       </div>
       {error ? (
         <ErrorBox
           error={error}
           name={name}
-          isOff={!store.isUsable.value}
+          isOff={!store.connection.isUsable.value}
           onRetry={() => store.act(row, "load")}
           onDismiss={() => store.dismissError(row)}
         />
@@ -68,14 +66,14 @@ export function LoadPanel({ store }: { store: Store }) {
 
 /** Code for the next cell, with a button that copies it. */
 function Snippet({ code }: { code: string }) {
-  const outcome = useSignal<"" | "Copied" | "Select it">("");
+  const outcome = useSignal<"" | "Copied" | "Copy failed">("");
   return (
     <div class="snippet">
       <pre class="code">{code}</pre>
       <Button
         name="Copy the code"
         onClick={async () => {
-          outcome.value = (await copy(code)) ? "Copied" : "Select it";
+          outcome.value = (await copy(code)) ? "Copied" : "Copy failed";
           setTimeout(() => {
             outcome.value = "";
           }, 2000);

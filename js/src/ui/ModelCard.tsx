@@ -1,8 +1,9 @@
 import { isKept } from "../fits";
 import { ago, count, parameters, tokens } from "../format";
 import { repoPage, safeLink } from "../links";
-import { openJob, type Store } from "../store";
-import type { ModelSummary, Repo } from "../wire";
+import { openJob } from "../row-table";
+import type { Store } from "../store";
+import type { RepoView, SummaryView } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon, type IconName } from "./icons";
@@ -16,11 +17,11 @@ interface RepoProps {
 }
 
 /** One repository of the results; unfolds to its files. */
-export function ModelCard({ store, model }: { store: Store; model: ModelSummary }) {
+export function ModelCard({ store, model }: { store: Store; model: SummaryView }) {
   const repoId = model.repo_id;
   const isUnfolded = store.isUnfolded(repoId);
   const slash = repoId.indexOf("/") + 1;
-  const isOff = !store.isUsable.value && !store.repo(repoId).value;
+  const isOff = !store.connection.isUsable.value && !store.repo(repoId).value;
   const toggle = () => {
     store.setUnfolded(repoId, !isUnfolded);
   };
@@ -61,7 +62,7 @@ export function ModelCard({ store, model }: { store: Store; model: ModelSummary 
   );
 }
 
-function Facts({ model }: { model: ModelSummary }) {
+function Facts({ model }: { model: SummaryView }) {
   const { parameter_count, context_length, downloads, likes, last_modified } = model;
   const updated = last_modified ? ago(last_modified) : null;
   const facts: [name: string, text: string | null, icon?: IconName][] = [
@@ -112,7 +113,7 @@ function Files({ store, repoId }: RepoProps) {
         <ErrorBox
           error={repo.error}
           name={repoId}
-          isOff={!store.isUsable.value}
+          isOff={!store.connection.isUsable.value}
           onRetry={() => store.setUnfolded(repoId, true)}
         />
       </div>
@@ -124,13 +125,13 @@ function Files({ store, repoId }: RepoProps) {
   const isWaiting = store.asked(`repo ${repoId}`).value?.isWaiting.value;
   return (
     <div class="files" aria-busy="true">
-      <p class="note small">{isWaiting ? "Waits for the running cell" : "Reading the list of files…"}</p>
+      <p class="note small">{isWaiting ? "Waiting for the running cell to finish" : "Reading the list of files…"}</p>
       <div class="skeleton" />
     </div>
   );
 }
 
-function Variants({ store, repoId, repo }: RepoProps & { repo: Repo }) {
+function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
   const labels = repo.variants.map(({ label }) => label);
   const variants = repo.variants.filter(
     (variant) => !store.fitsOnly.value || isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value),
@@ -172,7 +173,7 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: Repo }) {
   );
 }
 
-function Licence({ repo }: { repo: Repo }) {
+function Licence({ repo }: { repo: RepoView }) {
   const url = safeLink(repo.license_url);
   return (
     <p class="note small">

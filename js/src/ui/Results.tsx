@@ -1,6 +1,6 @@
 import { mayFit } from "../fits";
 import type { Store } from "../store";
-import type { ModelSummary } from "../wire";
+import type { SummaryView } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
@@ -19,7 +19,7 @@ export function Results({ store }: { store: Store }) {
     <section class="results" aria-label="Results" aria-busy={isSearching}>
       <p class="note small" aria-live="polite">
         {asked?.isWaiting.value
-          ? "The search waits for the running cell"
+          ? "The search is waiting for the running cell to finish"
           : isSearching
             ? "Searching…"
             : summary(state === "idle", shown.length, models.length, has_more)}
@@ -32,7 +32,7 @@ export function Results({ store }: { store: Store }) {
           <p>
             <b>No GGUF models {text ? `for “${text}”` : "here"}</b>
           </p>
-          <p class="muted">Try fewer words: the Hub looks for them in the names of repositories and their owners.</p>
+          <p class="muted">Try fewer words. The Hub matches only repository and owner names.</p>
         </div>
       ) : null}
       {/* biome-ignore lint/a11y/useSemanticElements: a <ul> may not hold the chunks */}
@@ -49,19 +49,19 @@ export function Results({ store }: { store: Store }) {
         <ErrorBox
           error={error}
           name="the search"
-          isOff={!store.isUsable.value}
-          // After a page that did not come, "Load more" below asks for it again.
+          isOff={!store.connection.isUsable.value}
+          // If the next page could not be read, "Load more" below asks for it again.
           onRetry={has_more ? undefined : () => store.searchFor(text, sort)}
         />
       ) : null}
-      {/* Takes the focus when the last page has come: the end of the list, not its beginning. */}
+      {/* Takes the focus when there are no more pages: the end of the list, not its beginning. */}
       <div tabIndex={-1}>{has_more ? <More store={store} /> : null}</div>
     </section>
   );
 }
 
 /** Of a long list only the chunks in sight are laid out and drawn. Single cards would come and go too often. */
-function chunks(models: ModelSummary[]): ModelSummary[][] {
+function chunks(models: SummaryView[]): SummaryView[][] {
   const count = Math.ceil(models.length / CARDS_IN_CHUNK);
   return Array.from({ length: count }, (_, index) =>
     models.slice(index * CARDS_IN_CHUNK, (index + 1) * CARDS_IN_CHUNK),
@@ -82,14 +82,14 @@ function More({ store }: { store: Store }) {
     <Button
       tone="more"
       aria-disabled={asked !== undefined}
-      disabled={!store.isUsable.value}
+      disabled={!store.connection.isUsable.value}
       onClick={() => {
         if (!asked) {
           store.searchMore();
         }
       }}
     >
-      {asked?.isWaiting.value ? "Waits for the running cell" : asked ? "Loading…" : "Load more"}
+      {asked?.isWaiting.value ? "Waiting for the running cell to finish" : asked ? "Loading…" : "Load more"}
     </Button>
   );
 }

@@ -1,8 +1,10 @@
 import type { ComponentChildren } from "preact";
+import type { ButtonAction } from "../buttons";
 import { describeFit, describeMeasured } from "../describe";
 import { fileSize } from "../format";
-import { openJob, type Row, type Store } from "../store";
-import type { Action, ErrorInfo, FitEstimate, FitVerdict, Job, SidecarKind, Variant } from "../wire";
+import { openJob, type Row } from "../row-table";
+import type { Store } from "../store";
+import type { ErrorInfo, FitEstimate, FitVerdict, JobView, SidecarKind, VariantRowView, VariantState } from "../wire";
 import { Actions } from "./Actions";
 import { ErrorBox } from "./ErrorBox";
 import type { IconName } from "./icons";
@@ -16,7 +18,7 @@ const SIDECAR: Record<SidecarKind, string> = {
   adapter: "adapter",
 };
 
-const STATE: Record<Variant["state"], string | null> = {
+const STATE: Record<VariantState, string | null> = {
   available: null,
   downloaded: "On this machine",
   loading: "Loading…",
@@ -28,18 +30,19 @@ const FIT = {
   partial: ["fair", "part"],
   too_large: ["bad", "close"],
   unknown: [undefined, "unknown"],
+  unusable: ["bad", "warning"],
 } as const satisfies Record<FitVerdict, readonly [string | undefined, IconName]>;
 
 interface VariantRowProps {
   store: Store;
   repoId: string;
-  variant: Variant;
+  variant: VariantRowView;
   /** Another variant of the repository has the same label. */
   isAmbiguous: boolean;
   isRecommended: boolean;
 }
 
-/** One variant of an open repository. A download that is under way, paused or failed says what the row shows. */
+/** One variant of an open repository. Its download, while it is running, paused or failed, says what the row shows. */
 export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended }: VariantRowProps) {
   const { label, quantization, size, fit, state } = variant;
   const row = store.row(repoId, variant.variant_id);
@@ -52,7 +55,7 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended 
       row={row}
       name={`${rowName(label, variant.variant_id, isAmbiguous)} of ${repoId}`}
       state={job?.state ?? state}
-      actions={job?.actions ?? (isLoad && store.load.value.state === "loading" ? ["cancel_load"] : variant.actions)}
+      actions={job?.actions ?? variant.actions}
       job={job}
       size={size}
       error={job?.error ?? (isLoad ? store.loadError.value : null)}
@@ -94,7 +97,7 @@ function FitPill({ fit }: { fit: FitEstimate }) {
   );
 }
 
-/** Downloads without their cards: only what the jobs themselves know. */
+/** Downloads without their cards. */
 export function JobRows({ store, rows }: { store: Store; rows: Row[] }) {
   const labels = rows.map(({ job, repoId }) => `${job.value?.label} ${repoId}`);
   return (
@@ -143,8 +146,8 @@ interface RowShellProps {
   row: Row;
   name: string;
   state: string;
-  actions: readonly Action[];
-  job: Job | undefined;
+  actions: readonly ButtonAction[];
+  job: JobView | undefined;
   size: number | null;
   error: ErrorInfo | null;
   downloadTone?: string | undefined;
@@ -161,7 +164,7 @@ function RowShell(props: RowShellProps) {
       <div class="line small facts">{props.children}</div>
       <Actions store={store} row={row} name={name} actions={actions} size={size} downloadTone={downloadTone} />
       {job ? <JobProgress job={job} name={name} /> : null}
-      {row.asked.value?.isWaiting.value ? <p class="fair">Waits for the running cell</p> : null}
+      {row.asked.value?.isWaiting.value ? <p class="fair">Waiting for the running cell to finish</p> : null}
       {error ? (
         <ErrorBox
           error={error}

@@ -18,13 +18,13 @@ const CONTEXTS = [2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 
 export function SearchBar({ store }: { store: Store }) {
   const { text, sort } = store.search.value;
-  const isOff = !store.isUsable.value;
+  const isOff = !store.connection.isUsable.value;
   const draft = useSignal(text);
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const input = useRef<HTMLInputElement>(null);
   const order = useRef<HTMLSelectElement>(null);
 
-  // Another view or Python may have searched: follow, unless somebody is typing here or has just typed.
+  // Another view or Python may have searched. Follow it, unless somebody is typing here or has just typed.
   useEffect(() => {
     const root = input.current?.getRootNode() as ShadowRoot | Document;
     if (!timer.current && root.activeElement !== input.current) {
@@ -33,7 +33,7 @@ export function SearchBar({ store }: { store: Store }) {
   }, [text, draft]);
   useEffect(() => () => clearTimeout(timer.current), []);
 
-  // What the controls show, which Python may not have heard of yet.
+  // Search for what the controls show, which Python may not know yet.
   const search = () => {
     clearTimeout(timer.current);
     timer.current = undefined;
@@ -106,13 +106,13 @@ function ContextControl({ store }: { store: Store }) {
   const { n_ctx } = (asked?.params as Methods["set_n_ctx"] | undefined) ?? store.view.value;
   const sizes = CONTEXTS.includes(n_ctx) ? CONTEXTS : [...CONTEXTS, n_ctx].sort((a, b) => a - b);
   return (
-    <label title="The context length that the fit of a model is judged for">
+    <label title="Context length used to check whether a model fits">
       <span>Context</span>
       <select
         aria-label="Context length"
         aria-busy={asked !== undefined}
         value={String(n_ctx)}
-        disabled={!store.isUsable.value}
+        disabled={!store.connection.isUsable.value}
         onChange={(event) => store.setContext(Number(event.currentTarget.value))}
       >
         {sizes.map((size) => (

@@ -1,6 +1,7 @@
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import type { Store, Toast } from "../store";
+import type { Store } from "../store";
+import type { Toast } from "../toast-list";
 import { Button } from "./Button";
 import { Icon } from "./icons";
 
@@ -13,7 +14,7 @@ const LEVEL = {
   error: ["bad", "warning"],
 } as const;
 
-/** Milestones, announced politely. They leave by themselves, but not while somebody points at them or is in them. */
+/** Milestones, announced politely. They disappear after some seconds, but not while they have the pointer or the focus. */
 export function Toasts({ store }: { store: Store }) {
   const isHeld = useSignal(false);
   const hold = () => {
@@ -31,7 +32,7 @@ export function Toasts({ store }: { store: Store }) {
       onFocusIn={hold}
       onFocusOut={release}
     >
-      {store.toasts.value.map((toast) => (
+      {store.toasts.shown.value.map((toast) => (
         <ToastItem key={toast.id} store={store} toast={toast} isHeld={isHeld} />
       ))}
     </div>
@@ -46,7 +47,7 @@ function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHel
     if (isPaused) {
       return;
     }
-    const timer = setTimeout(() => store.dismissToast(id), level === "error" ? SHOWN_ERROR_MS : SHOWN_MS);
+    const timer = setTimeout(() => store.toasts.dismiss(id), level === "error" ? SHOWN_ERROR_MS : SHOWN_MS);
     return () => clearTimeout(timer);
   }, [store, id, level, count, isPaused]);
   const [tone, icon] = LEVEL[level] ?? LEVEL.info;
@@ -59,7 +60,7 @@ function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHel
         {toast.message}
         {count > 1 ? ` (${count} times)` : null}
       </span>
-      <Button tone="quiet square" name="Close" onClick={() => store.dismissToast(id)}>
+      <Button tone="quiet square" name="Close" onClick={() => store.toasts.dismiss(id)}>
         <Icon name="close" />
       </Button>
     </div>

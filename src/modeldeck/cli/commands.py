@@ -12,7 +12,7 @@ import msgspec
 
 from modeldeck._errors import ModelDeckError
 from modeldeck._types import LocalModel, VerifiedFile
-from modeldeck._wire import job_wire, local_wire, repo_wire, verified_wire
+from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.output import Output, format_count, format_size, job_line
 from modeldeck.session import Download, Session, split_target
 
@@ -39,7 +39,7 @@ async def show(session: Session, arguments: argparse.Namespace, output: Output) 
             f"{mark} {variant.label:14} {format_size(variant.size):>10}  {fit.verdict if fit else 'unknown':10} "
             f"{variant.variant_id}"
         )
-    output.record(repo_wire(details), "\n".join(lines))
+    output.record(RepoRecord.of(details), "\n".join(lines))
     return EXIT_OK
 
 
@@ -81,7 +81,7 @@ async def _until_interrupted(download: Download, output: Output) -> LocalModel |
 async def ls(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     for model in await session.local_models():
         output.record(
-            local_wire(model),
+            LocalRecord.of(model),
             f"{model.repo_id}:{model.label:14} {format_size(model.size):>10}  {model.path}",
         )
     return EXIT_OK
@@ -92,7 +92,7 @@ async def verify(session: Session, arguments: argparse.Namespace, output: Output
     for file in files:
         verdict = {True: "ok", False: "DAMAGED", None: "no digest known"}[file.is_valid]
         output.record(
-            verified_wire(file),
+            VerifiedRecord.of(file),
             f"{verdict:10} {file.path}" + (f" ({file.repaired_bytes} bytes repaired)" if file.repaired_bytes else ""),
         )
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
@@ -112,7 +112,7 @@ async def cancel(session: Session, arguments: argparse.Namespace, output: Output
 
 async def downloads(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     for snapshot in await session.downloads():
-        output.record(job_wire(snapshot), job_line(snapshot))
+        output.record(JobView.of(snapshot), job_line(snapshot))
     return EXIT_OK
 
 

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from modeldeck._errors import ModelDeckError
 from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel
 
@@ -24,8 +26,8 @@ class Output:
     _last: DownloadSnapshot | None = None
     _is_line_open: bool = False
 
-    def record(self, data: dict[str, Any], text: str) -> None:
-        print(json.dumps(data) if self.is_json else text, flush=True)
+    def record(self, data: msgspec.Struct | dict[str, Any], text: str) -> None:
+        print(json.dumps(msgspec.to_builtins(data)) if self.is_json else text, flush=True)
 
     def progress(self, snapshot: DownloadSnapshot) -> None:
         if snapshot.state is DownloadState.READY or snapshot == self._last:

@@ -17,7 +17,7 @@ from modeldeck._loop import shared_loop
 from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget.bridge import Bridge
-from modeldeck.widget.carriers import prepare_comm
+from modeldeck.widget.comm_patches import prepare_comm
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama

@@ -43,7 +43,7 @@ def test_a_message_that_comes_when_a_cell_ends_does_not_hang_the_kernel(client: 
     comm_id = run(
         client,
         "from comm import create_comm\n"
-        "from modeldeck.widget.carriers import prepare_comm\n"
+        "from modeldeck.widget.comm_patches import prepare_comm\n"
         "comm = create_comm(target_name='test')\n"
         "comm.on_msg(lambda message: None)\n"
         "prepare_comm(comm)\n"

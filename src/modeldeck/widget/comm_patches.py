@@ -1,7 +1,7 @@
-"""What lets a click reach Python while a cell runs, and leaves the running cell alone.
+"""Patches to one comm and its kernel, so that a click reaches Python while a cell runs and does not disturb that cell.
 
-All of it rests on private parts of ipykernel and comm, so each step looks first whether the part is there; browser
-tests hold what this achieves.
+They touch private parts of ipykernel and comm, so each one first checks that the part exists. Browser tests pin what
+they achieve.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def prepare_comm(comm: Any) -> None:
-    """Make one comm quiet, keep its messages on the route the front end chose, and let none of them hang the kernel."""
+    """Patch a comm: no cell events, messages on the route that the page chose, and no hanging kernel."""
     kernel = getattr(comm, "kernel", None) or _running_kernel()
     _keep_subshell_route(comm)
     _skip_cell_events(comm)

@@ -1,4 +1,4 @@
-"""So many calls in any second at most, the latest state wins, and the last mark is never lost."""
+"""A limit on calls per second, for state of which only the latest matters. The last mark is never lost."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ CALLS_PER_PERIOD = 4
 PERIOD_SECONDS = 1.0
 
 
-class Throttle:
+class Pacer:
     """Call ``function`` soon after `mark`, at most `CALLS_PER_PERIOD` times in any period. For one event loop.
 
-    Marks that have time are served evenly spaced and leave one call of each period to those that have none: what a
-    person waits for is shown at once, also while progress is told all the time.
+    Marks that can wait are served evenly spaced, and leave one call of each period for those that cannot. So what a
+    person is waiting for is shown at once, even while progress is published all the time.
 
     Parameters
     ----------
-    function
+    function : callable
         What to call.
-    period_seconds
-        The period's length.
+    period_seconds : float
+        The length of the period.
     """
 
     def __init__(self, function: Callable[[], None], *, period_seconds: float = PERIOD_SECONDS) -> None:
@@ -36,9 +36,9 @@ class Throttle:
 
         Parameters
         ----------
-        patience_seconds
-            So long it waits for something newer to be told together with, and no longer if the limit lets it. Without
-            it there is time until its turn.
+        patience_seconds : float, optional
+            How long this change may wait so that a newer one can be published with it. The limit may make it wait
+            longer. ``None``: it can wait for the next regular turn.
         """
         loop = asyncio.get_running_loop()
         at = self._turn_at() if patience_seconds is None else max(loop.time() + patience_seconds, self._free_at())
@@ -49,11 +49,11 @@ class Throttle:
         self._timer = loop.call_at(at, self._fire)
 
     def _free_at(self) -> float:
-        """From when on one more call is within the limit."""
+        """The earliest time at which one more call is within the limit."""
         return self._calls[0] + self._period_seconds
 
     def _turn_at(self) -> float:
-        """From when on a mark with time may be served."""
+        """The earliest time for a mark that can wait."""
         next_slot = self._calls[-1] + self._period_seconds / (CALLS_PER_PERIOD - 1)
         return max(self._calls[1] + self._period_seconds, next_slot)
 

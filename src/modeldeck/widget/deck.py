@@ -1,0 +1,48 @@
+"""The trait ``_view``: the endpoint, the context length, and what is known of this machine."""
+
+from __future__ import annotations
+
+import anyio.to_thread
+import msgspec
+from msgspec.structs import replace
+
+from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.traits import DeckView, EngineMode, EngineView, LlamaView, MachineView
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+
+class DeckOwner:
+    """Owns the trait ``_view``."""
+
+    def __init__(self, publisher: Publisher, *, endpoint: str, n_ctx: int, comm_id: str | None) -> None:
+        self._publisher = publisher
+        self.view = DeckView(
+            comm_id=comm_id, endpoint=endpoint, is_default_endpoint=endpoint == DEFAULT_ENDPOINT, n_ctx=n_ctx
+        )
+
+    def set_n_ctx(self, n_ctx: int) -> None:
+        """Judge and load models for another context length in tokens."""
+        self._show(replace(self.view, n_ctx=n_ctx))
+
+    def set_engine(self, mode: EngineMode, notice: str | None) -> None:
+        """Show where downloads run."""
+        self._show(replace(self.view, engine=EngineView(mode=mode, notice=notice)))
+
+    async def look_at_machine(self) -> None:
+        """Measure the memory, and look for llama-cpp-python."""
+        from modeldeck.llama import availability
+        from modeldeck.sizing.hardware import probe_hardware
+
+        hardware = await anyio.to_thread.run_sync(probe_hardware)
+        self._show(
+            replace(
+                self.view,
+                hardware=msgspec.convert(hardware, MachineView, from_attributes=True),
+                llama=msgspec.convert(availability(), LlamaView, from_attributes=True),
+            )
+        )
+
+    def _show(self, view: DeckView) -> None:
+        self.view = view
+        self._publisher.publish("view", view)

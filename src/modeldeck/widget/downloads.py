@@ -1,0 +1,140 @@
+"""The trait ``_downloads``: what the engine downloads, holds paused, and has failed or finished."""
+
+from __future__ import annotations
+
+import anyio
+
+from modeldeck._loop import LoopThread
+from modeldeck._types import Action, DownloadSnapshot, DownloadState
+from modeldeck._wire import JobView
+from modeldeck.session import Session
+from modeldeck.widget.deck import DeckOwner
+from modeldeck.widget.pacer import Pacer
+from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.repos import ReposOwner
+from modeldeck.widget.tasks import guard
+from modeldeck.widget.traits import DownloadsView
+
+PASSING_STATE_SECONDS = 0.1
+"""A state that a download usually passes through at once is shown when it lasts longer than this."""
+_PASSING = (DownloadState.QUEUED, DownloadState.RESOLVING)
+_UNFINISHED = (DownloadState.FAILED, DownloadState.CANCELLED)
+
+
+class DownloadsOwner:
+    """Owns the trait ``_downloads``.
+
+    Parameters
+    ----------
+    session, publisher, loop
+        Shared with the other owners.
+    deck : DeckOwner
+        Shows where the engine runs.
+    repos : ReposOwner
+        Has the variants that can be downloaded, and shows which ones are.
+    """
+
+    def __init__(
+        self, session: Session, publisher: Publisher, loop: LoopThread, deck: DeckOwner, repos: ReposOwner
+    ) -> None:
+        self._session = session
+        self._publisher = publisher
+        self._loop = loop
+        self._deck = deck
+        self._repos = repos
+        self._jobs: dict[str, DownloadSnapshot] = {}
+        self._pacer = Pacer(self._publish)
+
+    @property
+    def snapshots(self) -> tuple[DownloadSnapshot, ...]:
+        """What is known of downloads, from any thread."""
+        return tuple(self._jobs.copy().values())
+
+    async def start(self, repo_id: str, variant_id: str) -> None:
+        """Download a variant of an unfolded card."""
+        details, variant = self._repos.variant(repo_id, variant_id)
+        download = await self._session.start(self._session.request_for(details, variant))
+        self._take(download.snapshot)
+
+    async def act(self, job_id: str, action: Action) -> None:
+        """Do what a button of a download says."""
+        snapshot = await self._session.act(job_id, action)
+        if snapshot is not None:
+            self._take(snapshot)
+
+    async def dismiss_unfinished(self, repo_id: str, variant_id: str) -> None:
+        """Take a variant's failed and cancelled downloads off the list."""
+        for snapshot in self.snapshots:
+            request = snapshot.request
+            if (request.repo_id, request.variant_id) == (repo_id, variant_id) and snapshot.state in _UNFINISHED:
+                await self._session.act(snapshot.job_id, "dismiss")
+
+    async def follow(self) -> None:
+        """Show what the engine does, from now until cancelled."""
+        error = await guard(self._subscribe)
+        if error is not None:
+            self._publisher.toast("error", error.message)
+
+    async def _subscribe(self) -> None:
+        engine = await self._session.engine()
+        unsubscribe = await self._session.subscribe(
+            lambda snapshot: self._loop.post(self._take, snapshot),
+            on_removed=lambda job_id: self._loop.post(self._forget, job_id),
+            on_notice=lambda notice: self._loop.post(self._deck.set_engine, engine.mode, notice),
+        )
+        try:
+            for snapshot in await self._session.downloads():
+                self._take(snapshot, is_news=False)
+            self._deck.set_engine(engine.mode, engine.notice)
+            await anyio.sleep_forever()
+        finally:
+            unsubscribe()
+
+    def _take(self, snapshot: DownloadSnapshot, *, is_news: bool = True) -> None:
+        before = self._jobs.get(snapshot.job_id)
+        if before is not None and before.rev >= snapshot.rev:
+            return
+        if snapshot.request.cache_dir != str(self._session.settings.cache_dir):
+            return
+        if before is None and snapshot.state is DownloadState.CANCELLED:
+            return  # it has left the list already
+        self._jobs[snapshot.job_id] = snapshot
+        if is_news and (before is None or before.state is not snapshot.state):
+            self._on_transition(snapshot)
+        if snapshot.state is DownloadState.CANCELLED:
+            del self._jobs[snapshot.job_id]
+        self._pacer.mark(patience_seconds=_patience(before, snapshot))
+
+    def _forget(self, job_id: str) -> None:
+        snapshot = self._jobs.pop(job_id, None)
+        if snapshot is None:  # a cancelled one has been forgotten already
+            return
+        self._pacer.mark(patience_seconds=0.0)
+        if snapshot.state is DownloadState.READY:  # perhaps because its files were deleted
+            self._repos.files.outdate()
+
+    def _on_transition(self, snapshot: DownloadSnapshot) -> None:
+        request = snapshot.request
+        name = f"{request.label} of {request.repo_id}"
+        if snapshot.state is DownloadState.READY:
+            if snapshot.commit_hash is not None:
+                self._repos.files.add(request.repo_id, snapshot.commit_hash, request.variant_id)
+            self._publisher.toast("success", f"{name} is downloaded and verified.")
+        elif snapshot.state is DownloadState.FAILED and snapshot.error is not None:
+            self._publisher.toast("error", f"{name} failed. {snapshot.error.message}")
+
+    def _publish(self) -> None:
+        self._publisher.publish("downloads", downloads_view(self.snapshots))
+
+
+def downloads_view(snapshots: tuple[DownloadSnapshot, ...]) -> DownloadsView:
+    """The view of some downloads."""
+    return DownloadsView(jobs=tuple(JobView.of(snapshot) for snapshot in snapshots))
+
+
+def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float | None:
+    """For how many seconds this news may wait; ``None`` for progress, which waits for its regular turn."""
+    if now.state in _PASSING:
+        return PASSING_STATE_SECONDS
+    is_progress = before is not None and (before.state, before.notice) == (now.state, now.notice)
+    return None if is_progress else 0.0

@@ -1,0 +1,129 @@
+"""The trait ``_load``: the model that is loaded, or being loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+import anyio.to_thread
+from msgspec.structs import replace
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._loop import LoopThread
+from modeldeck._types import LoadProgress
+from modeldeck.session import Session
+from modeldeck.widget.deck import DeckOwner
+from modeldeck.widget.handover import Handover
+from modeldeck.widget.pacer import Pacer
+from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.repos import ReposOwner
+from modeldeck.widget.tasks import Tasks, guard
+from modeldeck.widget.traits import LoadView
+
+
+class LoadOwner:
+    """Owns the trait ``_load``.
+
+    Parameters
+    ----------
+    session, publisher, loop, tasks
+        Shared with the other owners.
+    deck : DeckOwner
+        Measures the memory again after a load.
+    repos : ReposOwner
+        Has the files to load, and shows what is loaded.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        publisher: Publisher,
+        loop: LoopThread,
+        tasks: Tasks,
+        deck: DeckOwner,
+        repos: ReposOwner,
+    ) -> None:
+        self._session = session
+        self._publisher = publisher
+        self._loop = loop
+        self._tasks = tasks
+        self._deck = deck
+        self._repos = repos
+        self._scope: anyio.CancelScope | None = None
+        self._pacer = Pacer(self._publish)
+        self._view = LoadView()
+        self.handover = Handover(publisher)
+
+    def start(self, repo_id: str, variant_id: str) -> None:
+        """Load a variant that is in the cache, in the place of the model that is loaded."""
+        view = self._view
+        if view.state == "loading":
+            raise InvalidRequestError(
+                f"{view.label or view.variant_id} of {view.repo_id} is being loaded. Cancel it or wait."
+            )
+        self._show(LoadView(state="loading", repo_id=repo_id, variant_id=variant_id, n_ctx=self._deck.view.n_ctx))
+        self._tasks.start(self._run, repo_id, variant_id)
+
+    def cancel(self) -> None:
+        """Stop loading."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def unload(self) -> None:
+        """Free the model's memory."""
+        await self._drop()
+        self._show(LoadView())
+        await self._repos.files.refresh()
+
+    def check_unused(self, repo_id: str, variant_id: str) -> None:
+        """Refuse to remove the files of a model that is loaded or being loaded."""
+        if self._view.variant_state(repo_id, variant_id) is not None:
+            raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
+
+    async def _run(self, repo_id: str, variant_id: str) -> None:
+        with anyio.CancelScope() as self._scope:
+            error = await guard(self._load_model, repo_id, variant_id)
+            if error is not None:
+                self._show(replace(self._view, state="failed", stage=None, fraction=None, error=error.to_info()))
+                self._publisher.toast("error", f"Loading {self._view.label or variant_id} failed. {error.message}")
+        if self._scope.cancelled_caught:
+            self._show(LoadView())
+        self._scope = None
+
+    async def _load_model(self, repo_id: str, variant_id: str) -> None:
+        await self._drop()
+        model = await self._repos.find_local(repo_id, variant_id)
+        if model is None:
+            await self._repos.files.refresh()
+            raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+        n_ctx = self._repos.n_ctx_of(repo_id)
+        self._show(replace(self._view, label=model.label, n_ctx=n_ctx))
+        llm = await self._session.load(
+            model,
+            n_ctx=n_ctx,
+            progress=lambda progress: self._loop.post(self._on_progress, progress),
+            on_notice=partial(self._publisher.toast, "info"),
+        )
+        self._tasks.start(self._deck.look_at_machine)
+        self.handover.give(llm)
+        self._show(replace(self._view, state="ready", stage="ready", fraction=1.0))
+        self._publisher.toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
+
+    def _on_progress(self, progress: LoadProgress) -> None:
+        if self._view.state == "loading":
+            self._view = replace(self._view, stage=progress.stage, fraction=progress.fraction)
+            self._pacer.mark()
+
+    async def _drop(self) -> None:
+        llm = self.handover.take_back()
+        if llm is not None:
+            await anyio.to_thread.run_sync(llm.unload)
+            self._tasks.start(self._deck.look_at_machine)
+
+    def _show(self, view: LoadView) -> None:
+        self._view = view
+        self._publish()
+        self._repos.show_load(view)
+
+    def _publish(self) -> None:
+        self._publisher.publish("load", self._view)

@@ -1,0 +1,71 @@
+"""Which variants are in the cache, as the cards show them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from modeldeck._types import LocalModel
+from modeldeck.session import Session
+from modeldeck.widget.tasks import guard
+
+if TYPE_CHECKING:
+    from modeldeck.llama import Measurement
+
+
+class LocalFiles:
+    """Knows what was in the cache at the last look, and what has been downloaded since.
+
+    Parameters
+    ----------
+    session : Session
+        Asked for the local models.
+    on_change : callable
+        Called when something is new.
+    """
+
+    def __init__(self, session: Session, on_change: Callable[[], None]) -> None:
+        self._session = session
+        self._on_change = on_change
+        self._found: set[tuple[str, str, str]] = set()
+        self._measured: dict[tuple[str, str, str], Measurement] = {}
+        self._is_outdated = asyncio.Event()
+        self._is_outdated.set()
+        self._look = asyncio.Lock()
+        """One look at a time, so that the last one that began is the last one that is shown."""
+
+    def of_commit(self, repo_id: str, commit_hash: str) -> dict[str, Measurement | None]:
+        """The ``variant_id`` of every variant that is complete, with what its last load took."""
+        return {key[2]: self._measured.get(key) for key in self._found if key[:2] == (repo_id, commit_hash)}
+
+    async def find(self, repo_id: str, variant_id: str, commit_hash: str | None) -> LocalModel | None:
+        """The files of one variant, looked up now."""
+        return await self._session.find_local(repo_id, variant_id, commit_hash=commit_hash)
+
+    def add(self, repo_id: str, commit_hash: str, variant_id: str) -> None:
+        """Show a finished download at once, and look again: a look that is running may have missed it."""
+        self._found.add((repo_id, commit_hash, variant_id))
+        self._on_change()
+        self._is_outdated.set()
+
+    def outdate(self) -> None:
+        """Have `follow` look again."""
+        self._is_outdated.set()
+
+    async def follow(self) -> None:
+        """Look whenever the last look is out of date."""
+        while True:
+            await self._is_outdated.wait()
+            self._is_outdated.clear()
+            await guard(self.refresh)
+
+    async def refresh(self) -> None:
+        """Look now."""
+        async with self._look:
+            found = await self._session.local_models()
+            models = {(model.repo_id, model.commit_hash, model.variant_id): model for model in found}
+            measured = await self._session.measured(models.values())
+            self._found = set(models)
+            self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
+            self._on_change()

@@ -1,0 +1,50 @@
+"""The way from Python to the page: traits and messages, as JSON."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from modeldeck.widget.requests import Message, ToastMessage
+
+_logger = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """What the publisher writes to: the widget's traits and its message channel."""
+
+    def publish(self, name: str, value: dict[str, Any]) -> None: ...
+
+    def send_message(self, content: dict[str, Any]) -> None: ...
+
+
+def as_json(state: object) -> Any:
+    """Structs as the values of which JSON consists: dicts, lists, strings, numbers, booleans and ``None``."""
+    return msgspec.json.decode(msgspec.json.encode(state))
+
+
+class Publisher:
+    """Writes the structs of `traits` and `requests` to a display."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._toasts = 0
+
+    def publish(self, name: str, state: msgspec.Struct | Mapping[str, msgspec.Struct]) -> None:
+        """Write one trait."""
+        self._display.publish(name, as_json(state))
+
+    def toast(self, level: Literal["success", "error", "info"], message: str) -> None:
+        """Show a message for some seconds."""
+        self._toasts += 1
+        self.send(ToastMessage(str(self._toasts), level, message))
+
+    def send(self, message: Message) -> None:
+        """Send one message. One that cannot be sent is logged and dropped: the caller has other work to do."""
+        try:
+            self._display.send_message(as_json(message))
+        except Exception:
+            _logger.exception("modeldeck's widget could not send a message")

@@ -1,0 +1,177 @@
+"""The trait ``_repos``: the cards that are unfolded, with their variants."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._types import LocalModel, RepoDetails, Variant
+from modeldeck.session import Session
+from modeldeck.widget.deck import DeckOwner
+from modeldeck.widget.local_files import LocalFiles
+from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.tasks import Tasks
+from modeldeck.widget.traits import (
+    VARIANT_ACTIONS,
+    HeaderView,
+    LoadView,
+    MeasuredView,
+    RepoView,
+    VariantRowView,
+)
+
+if TYPE_CHECKING:
+    from modeldeck.llama import Measurement
+
+_REPOS_OPEN = 32
+
+
+class ReposOwner:
+    """Owns the trait ``_repos``.
+
+    Parameters
+    ----------
+    session, publisher, tasks
+        Shared with the other owners.
+    deck : DeckOwner
+        Has the context length that variants are judged for.
+    revision : str
+        The branch, tag or commit that repositories are opened at.
+    """
+
+    def __init__(self, session: Session, publisher: Publisher, tasks: Tasks, deck: DeckOwner, *, revision: str) -> None:
+        self._session = session
+        self._publisher = publisher
+        self._tasks = tasks
+        self._deck = deck
+        self._revision = revision
+        self._cards: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
+        self._load = LoadView()
+        self.files = LocalFiles(session, on_change=self._publish)
+
+    async def open(self, repo_id: str) -> None:
+        """Unfold a card, first with the fit by a formula, then with llama.cpp's own figures."""
+        self._cards[repo_id] = None
+        self._cards.move_to_end(repo_id)
+        while len(self._cards) > _REPOS_OPEN:
+            self._cards.popitem(last=False)
+        self._publish()
+        try:
+            details = await self._session.describe(repo_id, self._revision, n_ctx=self._deck.view.n_ctx, exact=False)
+        except ModelDeckError as error:
+            self._show(repo_id, error)
+            raise
+        self._show(repo_id, details)
+        self._tasks.start(self._refine, repo_id, details)
+
+    def close(self, repo_id: str) -> None:
+        """Fold a card."""
+        self._cards.pop(repo_id, None)
+        self._publish()
+
+    async def judge_again(self) -> None:
+        """Judge the variants of every card for the context length of now."""
+        n_ctx = self._deck.view.n_ctx
+        for repo_id, details in list(self._cards.items()):
+            if isinstance(details, RepoDetails):
+                judged = await self._session.reassess(details, n_ctx=n_ctx)
+                # Meanwhile the card may have been closed, or another context length chosen.
+                if repo_id in self._cards and n_ctx == self._deck.view.n_ctx:
+                    self._cards[repo_id] = judged
+        self._publish()
+
+    def show_load(self, load: LoadView) -> None:
+        """Show which variant is loaded or being loaded."""
+        self._load = load
+        self._publish()
+
+    def variant(self, repo_id: str, variant_id: str) -> tuple[RepoDetails, Variant]:
+        """A variant of an unfolded card."""
+        details = self._cards.get(repo_id)
+        if not isinstance(details, RepoDetails):
+            raise InvalidRequestError(f"The card of {repo_id} is not open. Open it and try again.")
+        variant = details.variant(variant_id)
+        if variant is None:
+            raise InvalidRequestError(f"{repo_id} has no variant {variant_id!r}. Open its card again.")
+        return details, variant
+
+    def n_ctx_of(self, repo_id: str) -> int:
+        """The context length to load with: the user's, but not more than the model was trained for."""
+        details = self._cards.get(repo_id)
+        known = details.model.context_length if isinstance(details, RepoDetails) and details.model else None
+        return min(self._deck.view.n_ctx, known or self._deck.view.n_ctx)
+
+    async def find_local(self, repo_id: str, variant_id: str) -> LocalModel | None:
+        """The files of a variant in the cache, of the commit that its card shows."""
+        details = self._cards.get(repo_id)
+        commit_hash = details.commit_hash if isinstance(details, RepoDetails) else None
+        return await self.files.find(repo_id, variant_id, commit_hash)
+
+    async def _refine(self, repo_id: str, details: RepoDetails) -> None:
+        n_ctx = self._deck.view.n_ctx
+        exact = await self._session.reassess(details, n_ctx=n_ctx, exact=True)
+        if n_ctx != self._deck.view.n_ctx:
+            exact = await self._session.reassess(details, n_ctx=self._deck.view.n_ctx)
+        self._show(repo_id, exact)
+
+    def _show(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
+        if repo_id in self._cards:
+            self._cards[repo_id] = outcome
+            self._publish()
+
+    def _publish(self) -> None:
+        self._publisher.publish("repos", {repo_id: self._view(card) for repo_id, card in self._cards.items()})
+
+    def _view(self, card: RepoDetails | ModelDeckError | None) -> RepoView:
+        if card is None:
+            return RepoView()
+        if isinstance(card, ModelDeckError):
+            return RepoView(state="failed", error=card.to_info())
+        local = self.files.of_commit(card.repo_id, card.commit_hash)
+        return repo_view(card, endpoint=self._deck.view.endpoint, local=local, load=self._load)
+
+
+def repo_view(
+    details: RepoDetails, *, endpoint: str, local: Mapping[str, Measurement | None], load: LoadView
+) -> RepoView:
+    """The view of an opened repository.
+
+    Parameters
+    ----------
+    details : RepoDetails
+        The repository.
+    endpoint : str
+        Where it has its page.
+    local : mapping
+        The ``variant_id`` of each variant that is complete in the cache, with what its last load took.
+    load : LoadView
+        The model that is loaded or being loaded.
+    """
+    return RepoView(
+        state="open",
+        gated=details.gated,
+        license=details.license,
+        license_url=f"{endpoint}/{details.repo_id}" if details.gated else None,
+        recommended=details.recommended,
+        model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
+        variants=tuple(_variant_view(details, variant, local, load) for variant in details.variants),
+    )
+
+
+def _variant_view(
+    details: RepoDetails, variant: Variant, local: Mapping[str, Measurement | None], load: LoadView
+) -> VariantRowView:
+    variant_id = variant.variant_id
+    state = load.variant_state(details.repo_id, variant_id) or ("downloaded" if variant_id in local else "available")
+    measurement = local.get(variant_id)
+    return VariantRowView.of(
+        variant,
+        details.fits.get(variant_id),
+        state=state,
+        actions=VARIANT_ACTIONS[state],
+        measured=None if measurement is None else msgspec.convert(measurement, MeasuredView, from_attributes=True),
+    )

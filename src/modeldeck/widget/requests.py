@@ -1,0 +1,160 @@
+"""The messages between the page and Python: what may arrive, and how it is answered.
+
+A request is ``{"kind": "modeldeck-request", "id", "method", "params"}``; the structs of `Request` are its methods with
+their parameters. Python acknowledges a request as soon as it arrives, and answers it once, when the work is done or
+the request has turned out to be wrong. Everything that arrives is untrusted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from modeldeck._errors import ModelDeckError, ProtocolError
+from modeldeck._types import Action, ErrorInfo, SortKey
+from modeldeck.widget.traits import VariantAction
+
+REQUEST_KIND = "modeldeck-request"
+
+_ID_CHARACTERS = 64
+_TEXT_CHARACTERS = 512
+_MAX_N_CTX = 2**24
+
+
+# --- from the page ----------------------------------------------------------------------------------------------------
+
+
+class HelloRequest(msgspec.Struct, frozen=True, tag_field="method", tag="hello"):
+    """A page shows the widget and can be heard."""
+
+
+class SearchRequest(msgspec.Struct, frozen=True, tag_field="method", tag="search"):
+    """Search the Hub."""
+
+    text: str
+    sort: SortKey = "downloads"
+
+
+class SearchMoreRequest(msgspec.Struct, frozen=True, tag_field="method", tag="search_more"):
+    """Append the next page of results."""
+
+
+class OpenRepoRequest(msgspec.Struct, frozen=True, tag_field="method", tag="open_repo"):
+    """Unfold the card of a repository."""
+
+    repo_id: str
+
+
+class CloseRepoRequest(msgspec.Struct, frozen=True, tag_field="method", tag="close_repo"):
+    """Fold the card of a repository."""
+
+    repo_id: str
+
+
+class ActRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act"):
+    """Do what a button of a download says."""
+
+    job_id: str
+    action: Action
+
+
+class ActOnVariantRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act_on_variant"):
+    """Do what a button of a variant says."""
+
+    repo_id: str
+    variant_id: str
+    action: VariantAction
+
+
+class SetContextRequest(msgspec.Struct, frozen=True, tag_field="method", tag="set_n_ctx"):
+    """Judge and load models for another context length, in tokens."""
+
+    n_ctx: int
+
+
+Request: TypeAlias = (
+    HelloRequest
+    | SearchRequest
+    | SearchMoreRequest
+    | OpenRepoRequest
+    | CloseRepoRequest
+    | ActRequest
+    | ActOnVariantRequest
+    | SetContextRequest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A request with the id that its answer must carry."""
+
+    id: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A message that cannot be carried out. ``id`` is empty if the message had none."""
+
+    id: str
+    error: ModelDeckError = field(compare=False)
+
+
+def parse(content: object) -> Envelope | Malformed | None:
+    """Read a message of the page. Returns ``None`` if it is not one of modeldeck's requests."""
+    if not isinstance(content, dict) or content.get("kind") != REQUEST_KIND:
+        return None
+    request_id = content.get("id")
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= _ID_CHARACTERS:
+        return Malformed("", ProtocolError("The request has no usable id."))
+    params = content.get("params", {})
+    if not isinstance(params, dict):
+        return Malformed(request_id, ProtocolError("The request's params are not an object."))
+    try:
+        request: Request = msgspec.convert({**params, "method": content.get("method")}, Request)
+    except msgspec.ValidationError as error:
+        return Malformed(request_id, ProtocolError(f"The request cannot be understood: {error}."))
+    if any(isinstance(value, str) and len(value) > _TEXT_CHARACTERS for value in params.values()):
+        return Malformed(request_id, ProtocolError("A text in the request is too long."))
+    if isinstance(request, SetContextRequest) and not 0 < request.n_ctx <= _MAX_N_CTX:
+        return Malformed(request_id, ProtocolError(f"The context length must be between 1 and {_MAX_N_CTX} tokens."))
+    return Envelope(request_id, request)
+
+
+# --- to the page ------------------------------------------------------------------------------------------------------
+
+
+class AckMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-ack"):
+    """The request has arrived. The answer follows when it is carried out."""
+
+    id: str
+
+
+class AnswerMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-answer"):
+    """The request was carried out, or failed with ``error``."""
+
+    id: str
+    ok: bool
+    error: ErrorInfo | None = None
+
+
+class ToastMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-toast"):
+    """A message to show for some seconds."""
+
+    id: str
+    level: Literal["success", "error", "info"]
+    message: str
+
+
+class PingMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-ping"):
+    """Ask every page to say hello again, by whatever way reaches Python now."""
+
+
+Message: TypeAlias = AckMessage | AnswerMessage | ToastMessage | PingMessage
+
+
+def answer(request_id: str, error: ModelDeckError | None = None) -> AnswerMessage:
+    """The answer to a request."""
+    return AnswerMessage(request_id, error is None, None if error is None else error.to_info())

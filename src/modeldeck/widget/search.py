@@ -1,0 +1,59 @@
+"""The trait ``_search``: the results of the last search."""
+
+from __future__ import annotations
+
+import anyio
+from msgspec.structs import replace
+
+from modeldeck._errors import ModelDeckError
+from modeldeck._types import SearchQuery, SortKey
+from modeldeck.session import Session
+from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.traits import SearchView, SummaryView
+
+
+class SearchOwner:
+    """Owns the trait ``_search``. A newer search takes the place of one that is still running."""
+
+    def __init__(self, session: Session, publisher: Publisher, query: SearchQuery) -> None:
+        self._session = session
+        self._publisher = publisher
+        self._limit = query.limit
+        self._cursor: str | None = None
+        self._scope: anyio.CancelScope | None = None
+        self.view = SearchView(text=query.text, sort=query.sort)
+
+    async def search(self, text: str, sort: SortKey) -> None:
+        """Show the first page of another search."""
+        self.view = SearchView(text=text, sort=sort)
+        await self.run()
+
+    async def run(self) -> None:
+        """Get the first page of the search that is shown."""
+        self._cursor = None
+        await self._get_page(replace(self.view, models=(), has_more=False), None)
+
+    async def more(self) -> None:
+        """Append the next page, if there is one."""
+        if self._cursor is not None:
+            await self._get_page(self.view, self._cursor)
+
+    async def _get_page(self, view: SearchView, cursor: str | None) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+        with anyio.CancelScope() as self._scope:
+            self._show(replace(view, state="searching", error=None))
+            try:
+                page = await self._session.search(view.text, sort=view.sort, limit=self._limit, cursor=cursor)
+            except ModelDeckError as error:
+                self._show(replace(view, state="failed", error=error.to_info()))
+                raise
+            self._cursor = page.next_cursor
+            models = tuple(SummaryView.of(model) for model in page.models)
+            self._show(
+                replace(view, state="done", models=view.models + models, has_more=self._cursor is not None, error=None)
+            )
+
+    def _show(self, view: SearchView) -> None:
+        self.view = view
+        self._publisher.publish("search", view)

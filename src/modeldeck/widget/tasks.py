@@ -1,0 +1,49 @@
+"""The tasks of one widget: each may fail without taking the others with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from modeldeck._errors import ModelDeckError
+
+_logger = logging.getLogger(__name__)
+
+
+async def guard(function: Callable[..., Awaitable[object]], *args: Any) -> ModelDeckError | None:
+    """Run ``function`` and return its error. A bug becomes an error too, and is logged with its traceback."""
+    try:
+        await function(*args)
+    except ModelDeckError as error:
+        return error
+    except Exception as error:
+        _logger.exception("modeldeck's widget failed")
+        return ModelDeckError(
+            f"Internal error: {type(error).__name__}: {error}. The kernel's log has the details; please report them."
+        )
+    return None
+
+
+class Tasks:
+    """A task group whose tasks are guarded. Usable only inside ``async with``."""
+
+    def __init__(self) -> None:
+        self._group: TaskGroup
+
+    def start(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run ``function`` beside everything else."""
+        self._group.start_soon(guard, function, *args)
+
+    async def __aenter__(self) -> Self:
+        self._group = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._group.__aexit__(kind, error, trace)

@@ -1,0 +1,184 @@
+"""The widget's state: what its five traits hold, without tokens and without absolute paths.
+
+The structs are the JSON that the page gets. Its TypeScript types and its defaults are written from them by
+``python -m tools.wire``. Only Python writes a trait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, Self, TypeAlias
+
+import msgspec
+
+from modeldeck._types import DEFAULT_N_CTX, ErrorInfo, Gated, ModelSummary, SortKey
+from modeldeck._wire import JobView, VariantView
+
+EngineMode: TypeAlias = Literal["inline", "process"]
+VariantState: TypeAlias = Literal["available", "downloaded", "loading", "loaded"]
+VariantAction: TypeAlias = Literal["download", "load", "cancel_load", "unload", "remove"]
+
+VARIANT_ACTIONS: Mapping[VariantState, tuple[VariantAction, ...]] = MappingProxyType(
+    {
+        "available": ("download",),
+        "downloaded": ("load", "remove"),
+        "loading": ("cancel_load",),
+        "loaded": ("unload",),
+    }
+)
+"""The buttons of a variant. Those of a download are in ``modeldeck.engine.state``."""
+
+_LOAD_TO_VARIANT: Mapping[str, VariantState] = MappingProxyType({"loading": "loading", "ready": "loaded"})
+
+
+class GpuView(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU and its memory in bytes."""
+
+    name: str
+    total: int | None = None
+    free: int | None = None
+
+
+class MachineView(msgspec.Struct, frozen=True, kw_only=True):
+    """This machine's memory in bytes. ``notice`` may tell of a GPU that cannot be used."""
+
+    ram_total: int | None = None
+    ram_available: int | None = None
+    gpus: tuple[GpuView, ...] = ()
+    notice: str | None = None
+
+
+class LlamaView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether models can be loaded here. ``message`` says what to do if not."""
+
+    is_available: bool = True
+    message: str | None = None
+
+
+class EngineView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where downloads run: in their own process, or on a thread of the kernel."""
+
+    mode: EngineMode | None = None
+    notice: str | None = None
+
+
+class DeckView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_view``: the endpoint, the context length in tokens, and what is known of the machine.
+
+    ``comm_id`` is what the page must name when it sends a message on the control channel.
+    """
+
+    comm_id: str | None = None
+    endpoint: str = ""
+    is_default_endpoint: bool = True
+    n_ctx: int = DEFAULT_N_CTX
+    hardware: MachineView | None = None
+    llama: LlamaView = LlamaView()
+    engine: EngineView = EngineView()
+
+
+class SummaryView(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository among the results of a search."""
+
+    repo_id: str
+    downloads: int | None = None
+    likes: int | None = None
+    last_modified: str | None = None
+    gated: Gated = None
+    license: str | None = None
+    architecture: str | None = None
+    parameter_count: int | None = None
+    context_length: int | None = None
+
+    @classmethod
+    def of(cls, model: ModelSummary) -> Self:
+        return msgspec.convert(model, cls, from_attributes=True)
+
+
+class SearchView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_search``: what was searched for, and the results so far."""
+
+    text: str = ""
+    sort: SortKey = "downloads"
+    state: Literal["idle", "searching", "done", "failed"] = "idle"
+    models: tuple[SummaryView, ...] = ()
+    has_more: bool = False
+    error: ErrorInfo | None = None
+
+
+class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last load of a variant and its first generation took on this machine."""
+
+    load_seconds: float
+    tokens_per_second: float
+
+
+class VariantRowView(VariantView, frozen=True, kw_only=True):
+    """A variant with its state on this machine and its buttons."""
+
+    state: VariantState
+    actions: tuple[VariantAction, ...]
+    measured: MeasuredView | None
+
+
+class HeaderView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the header of a repository's files tells of the model."""
+
+    has_chat_template: bool | None = None
+    is_embedding: bool | None = None
+
+
+class RepoView(msgspec.Struct, frozen=True, kw_only=True):
+    """A card that is unfolded. The trait ``_repos`` maps ``OWNER/NAME`` to one of these."""
+
+    state: Literal["opening", "open", "failed"] = "opening"
+    error: ErrorInfo | None = None
+    gated: Gated = None
+    license: str | None = None
+    license_url: str | None = None
+    recommended: str | None = None
+    model: HeaderView | None = None
+    variants: tuple[VariantRowView, ...] = ()
+
+
+class DownloadsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_downloads``."""
+
+    jobs: tuple[JobView, ...] = ()
+
+
+class LoadView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_load``: the model that is loaded, that is being loaded, or that could not be loaded.
+
+    ``actions`` follow from ``state``.
+    """
+
+    state: Literal["none", "loading", "ready", "failed"] = "none"
+    repo_id: str | None = None
+    variant_id: str | None = None
+    label: str | None = None
+    stage: Literal["reading", "opening", "loading", "ready"] | None = None
+    fraction: float | None = None
+    error: ErrorInfo | None = None
+    n_ctx: int | None = None
+    actions: tuple[VariantAction, ...] = ()
+
+    def __post_init__(self) -> None:
+        state = _LOAD_TO_VARIANT.get(self.state)
+        msgspec.structs.force_setattr(self, "actions", () if state is None else VARIANT_ACTIONS[state])
+
+    def variant_state(self, repo_id: str, variant_id: str) -> VariantState | None:
+        """The state that this load gives a variant; ``None`` if it is about another one, or has ended."""
+        is_about = (self.repo_id, self.variant_id) == (repo_id, variant_id)
+        return _LOAD_TO_VARIANT.get(self.state) if is_about else None
+
+
+class DeckState(msgspec.Struct, frozen=True, kw_only=True):
+    """All of the widget's state. Each field is a trait, named with an underscore before it."""
+
+    view: DeckView = DeckView()
+    search: SearchView = SearchView()
+    repos: dict[str, RepoView] = {}
+    downloads: DownloadsView = DownloadsView()
+    load: LoadView = LoadView()

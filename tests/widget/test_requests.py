@@ -1,0 +1,92 @@
+"""The requests of the page, and the answers to everything that is not one."""
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeldeck._errors import ProtocolError
+from modeldeck._types import Action
+from modeldeck.widget import requests
+from modeldeck.widget.publisher import as_json
+from modeldeck.widget.traits import VariantAction
+
+
+def request(method: object, params: object = None, request_id: object = "id-1") -> dict[str, Any]:
+    return {"kind": "modeldeck-request", "id": request_id, "method": method, "params": {} if params is None else params}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "expected"),
+    [
+        ("hello", {}, requests.HelloRequest()),
+        ("search", {"text": "qwen", "sort": "likes"}, requests.SearchRequest("qwen", "likes")),
+        ("search", {"text": ""}, requests.SearchRequest("", "downloads")),
+        ("search_more", {}, requests.SearchMoreRequest()),
+        ("open_repo", {"repo_id": "o/n"}, requests.OpenRepoRequest("o/n")),
+        *(("act", {"job_id": "j", "action": action}, requests.ActRequest("j", action)) for action in get_args(Action)),
+        *(
+            (
+                "act_on_variant",
+                {"repo_id": "o/n", "variant_id": "a.gguf", "action": action},
+                requests.ActOnVariantRequest("o/n", "a.gguf", action),
+            )
+            for action in get_args(VariantAction)
+        ),
+        ("set_n_ctx", {"n_ctx": 8192}, requests.SetContextRequest(8192)),
+    ],
+)
+def test_every_method_is_understood(method: str, params: dict[str, Any], expected: requests.Request) -> None:
+    assert requests.parse(request(method, params)) == requests.Envelope("id-1", expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        request("no_such_method"),
+        request(None),
+        request("search"),
+        request("search", {"text": 3}),
+        request("search", {"text": "a", "sort": "rudeness"}),
+        request("search", {"text": "a" * 1000}),
+        request("search", ["text"]),
+        request("set_n_ctx", {"n_ctx": 0}),
+        request("set_n_ctx", {"n_ctx": -5}),
+        request("set_n_ctx", {"n_ctx": 2**40}),
+        request("set_n_ctx", {"n_ctx": "many"}),
+        request("act", {"job_id": None, "action": "pause"}),
+        request("act", {"job_id": "j", "action": "load"}),
+        request("act_on_variant", {"repo_id": "o/n", "variant_id": "a.gguf", "action": "pause"}),
+    ],
+)
+def test_a_wrong_request_is_answered(content: dict[str, Any]) -> None:
+    outcome = requests.parse(content)
+    assert isinstance(outcome, requests.Malformed)
+    answer = as_json(requests.answer(outcome.id, outcome.error))
+    assert answer["id"] == "id-1"
+    assert answer["ok"] is False
+    assert answer["error"]["code"] == "protocol"
+
+
+@pytest.mark.parametrize("request_id", [None, 7, "", "x" * 65, ["a"]])
+def test_an_unusable_id_is_malformed(request_id: object) -> None:
+    assert requests.parse(request("hello", {}, request_id)) == requests.Malformed("", ProtocolError(""))
+
+
+@pytest.mark.parametrize("content", [None, 3, "text", [], {}, {"kind": "something-else", "id": "a"}])
+def test_messages_of_others_are_left_alone(content: object) -> None:
+    assert requests.parse(content) is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=10), children, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(method=json_values, params=json_values, request_id=json_values)
+def test_nothing_that_comes_in_raises(method: object, params: object, request_id: object) -> None:
+    outcome = requests.parse(request(method, params, request_id))
+    assert isinstance(outcome, requests.Envelope | requests.Malformed)

@@ -1,0 +1,396 @@
+"""Writes the states that the harness of the page shows, as the product's own code makes them.
+
+    python -m tools.scenes
+
+The result, ``js/harness/scenes.json``, is checked in and read by the harness, by its accessibility tests and by the
+page's unit tests. A test fails when it is out of date. Names and figures are invented; the buttons, and everything else
+that is computed, come from the code that the widget runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from modeldeck._errors import DiskFullError, GatedError, ModelDeckError, OfflineError
+from modeldeck._types import (
+    DownloadRequest,
+    DownloadSnapshot,
+    DownloadState,
+    FitEstimate,
+    GGUFFile,
+    ModelSummary,
+    ModelTraits,
+    RepoDetails,
+    Sidecar,
+    Variant,
+)
+from modeldeck._wire import JobView
+from modeldeck.engine.state import actions_of
+from modeldeck.llama import Measurement
+from modeldeck.widget.publisher import as_json
+from modeldeck.widget.repos import repo_view
+from modeldeck.widget.traits import (
+    DeckState,
+    DeckView,
+    DownloadsView,
+    EngineView,
+    GpuView,
+    LlamaView,
+    LoadView,
+    MachineView,
+    RepoView,
+    SearchView,
+    SummaryView,
+)
+
+PATH = Path(__file__).resolve().parent.parent / "js" / "harness" / "scenes.json"
+_GIB = 2**30
+_ENDPOINT = "https://huggingface.co"
+_LOCAL_ENDPOINT = "http://127.0.0.1:8451"
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF"
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
+GEMMA = "ggml-org/gemma-3-4b-it-GGUF"
+MISTRAL = "TheBloke/Mistral-7B-Instruct-v0.2-GGUF"
+LLAMA = "unsloth/Llama-3.2-3B-Instruct-GGUF"
+
+_VIEW = DeckView(
+    endpoint=_ENDPOINT,
+    hardware=MachineView(ram_total=int(15.5 * _GIB), ram_available=int(7.2 * _GIB)),
+    engine=EngineView(mode="process"),
+)
+_LOCAL_VIEW = replace(_VIEW, endpoint=_LOCAL_ENDPOINT, is_default_endpoint=False)
+_GPU_VIEW = replace(
+    _VIEW,
+    hardware=MachineView(
+        ram_total=64 * _GIB,
+        ram_available=int(51.3 * _GIB),
+        gpus=(GpuView(name="NVIDIA GeForce RTX 4090", total=24 * _GIB, free=int(22.1 * _GIB)),),
+    ),
+)
+
+
+# --- search results ---------------------------------------------------------------------------------------------------
+
+
+def _summary(repo_id: str, **changes: Any) -> ModelSummary:
+    usual: dict[str, Any] = {
+        "downloads": 48_211,
+        "likes": 312,
+        "last_modified": "2026-11-02T10:00:00.000Z",
+        "gated": False,
+        "license": "apache-2.0",
+        "architecture": "llama",
+        "parameter_count": 7_615_616_512,
+        "context_length": 32_768,
+    }
+    return ModelSummary(repo_id=repo_id, **{**usual, **changes})
+
+
+_MODELS = tuple(
+    SummaryView.of(model)
+    for model in (
+        _summary(QWEN, architecture="qwen2", downloads=1_204_332, likes=1830),
+        _summary(
+            SMOL,
+            parameter_count=134_515_008,
+            context_length=8192,
+            downloads=9120,
+            likes=41,
+            last_modified="2025-02-17T08:30:00.000Z",
+        ),
+        _summary(
+            GEMMA,
+            architecture="gemma3",
+            parameter_count=3_880_099_328,
+            context_length=131_072,
+            license="gemma",
+            gated="manual",
+            downloads=310_554,
+            likes=207,
+        ),
+        _summary(
+            "unsloth/Qwen3-VL-235B-A22B-Instruct-1M-UD-Imatrix-Extended-Context-Preview-GGUF",
+            architecture="qwen3vlmoe",
+            parameter_count=235_093_634_560,
+            context_length=1_048_576,
+            downloads=88_190,
+            likes=96,
+        ),
+        _summary(
+            "nomic-ai/nomic-embed-text-v1.5-GGUF",
+            architecture="nomic-bert",
+            parameter_count=136_727_040,
+            context_length=2048,
+            downloads=45_087,
+            likes=99,
+        ),
+        _summary(
+            MISTRAL,
+            architecture=None,
+            parameter_count=None,
+            context_length=None,
+            license=None,
+            downloads=987,
+            likes=0,
+            last_modified="2023-12-11T22:18:00.000Z",
+        ),
+    )
+)
+_RESULTS = SearchView(state="done", models=_MODELS, has_more=True)
+
+
+# --- repositories -----------------------------------------------------------------------------------------------------
+
+
+def _fit(needed_gib: float = 1.9, **changes: Any) -> FitEstimate:
+    usual: dict[str, Any] = {
+        "verdict": "fits",
+        "n_ctx": 4096,
+        "needed_bytes": int(needed_gib * _GIB),
+        "available_bytes": int(7.2 * _GIB),
+        "max_n_ctx": 32_768,
+        "method": "native",
+    }
+    return FitEstimate(**{**usual, **changes})
+
+
+def _variant(label: str, filename: str, size: int, *, shards: int = 1, sidecars: tuple[Sidecar, ...] = ()) -> Variant:
+    names = [filename]
+    if shards > 1:
+        names = [f"{filename}-{number:05}-of-{shards:05}.gguf" for number in range(1, shards + 1)]
+    files = tuple(GGUFFile(filename=name, size=size // shards) for name in names)
+    return Variant(variant_id=names[0], label=label, quantization=label, files=files, sidecars=sidecars)
+
+
+def _details(
+    repo_id: str, variants: dict[Variant, FitEstimate | None], recommended: str | None, **more: Any
+) -> RepoDetails:
+    return RepoDetails(
+        repo_id=repo_id,
+        revision="main",
+        commit_hash=_COMMIT,
+        variants=tuple(variants),
+        fits={variant.variant_id: fit for variant, fit in variants.items() if fit is not None},
+        recommended=recommended,
+        license="apache-2.0",
+        gated=False,
+        **more,
+    )
+
+
+def _qwen_file(label: str) -> str:
+    return f"Qwen2.5-7B-Instruct-{label}.gguf"
+
+
+_PROJECTOR = Sidecar(kind="mmproj", file=GGUFFile(filename="mmproj-F16.gguf", size=1_350_000_000))
+_QWEN_DETAILS = _details(
+    QWEN,
+    {
+        _variant("Q8_0", _qwen_file("Q8_0"), 8_098_525_888): _fit(8.6, verdict="too_large", max_n_ctx=None),
+        _variant("Q6_K", _qwen_file("Q6_K"), 6_254_199_488): _fit(6.6),
+        _variant("Q4_K_M", _qwen_file("Q4_K_M"), 4_683_074_240, sidecars=(_PROJECTOR,)): _fit(5.1),
+        _variant("IQ3_XS", _qwen_file("IQ3_XS"), 3_353_000_000): _fit(verdict="partial", n_gpu_layers=20),
+        _variant("Q2_K", _qwen_file("Q2_K"), 3_015_940_000): FitEstimate(
+            verdict="unknown", n_ctx=4096, reason="The header could not be read."
+        ),
+        _variant("F16", "F16/Qwen2.5-7B-Instruct-F16", 15_237_853_184, shards=4): _fit(
+            14.9, verdict="too_large", max_n_ctx=None, method="size"
+        ),
+    },
+    _qwen_file("Q6_K"),
+)
+_SMOL_DETAILS = _details(
+    SMOL,
+    {
+        _variant("Q8_0", "model-Q8_0.gguf", 144_811_392): _fit(0.4),
+        _variant("Q4_K_M", "model-Q4_K_M.gguf", 105_454_432): _fit(0.3),
+        _variant("F16", "model-F16.gguf", 270_900_000): _fit(0.6),
+    },
+    "model-Q8_0.gguf",
+    model=ModelTraits(architecture="llama", context_length=8192, has_chat_template=True, is_embedding=False),
+)
+_SMOL_LOCAL = {
+    "model-Q8_0.gguf": Measurement(load_seconds=0.31, tokens_per_second=62.4, memory_bytes=2 * 10**8, n_ctx=4096),
+    "model-Q4_K_M.gguf": None,
+}
+_SMOL_LOADING = LoadView(
+    state="loading", repo_id=SMOL, variant_id="model-Q4_K_M.gguf", label="Q4_K_M", stage="loading", fraction=0.42
+)
+_SMOL_LOADED = replace(_SMOL_LOADING, state="ready", stage="ready", fraction=1.0, n_ctx=4096)
+
+
+def _opened(details: RepoDetails, load: LoadView | None = None) -> RepoView:
+    local = _SMOL_LOCAL if details is _SMOL_DETAILS else {}
+    return repo_view(details, endpoint=_ENDPOINT, local=local, load=load or LoadView())
+
+
+_GATED = GatedError(
+    "The licence of this model must be accepted first. Open its page, accept it, and set HF_TOKEN.",
+    url=f"{_ENDPOINT}/{GEMMA}",
+)
+_OFFLINE = OfflineError("Cannot reach 127.0.0.1:8451. Check the network or the endpoint, then try again.")
+_DISK_FULL = DiskFullError(
+    "Not enough room in the cache. Free some space, or choose another cache_dir, then retry. Downloaded data is kept.",
+    needed_bytes=4_683_074_240,
+    free_bytes=1_204_000_000,
+)
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+
+def _job(
+    state: DownloadState,
+    repo_id: str = QWEN,
+    variant_id: str = "model-Q4_K_M.gguf",
+    label: str = "Q4_K_M",
+    *,
+    received: float = 0,
+    total: float | None = None,
+    error: ModelDeckError | None = None,
+    **changes: Any,
+) -> JobView:
+    snapshot = DownloadSnapshot(
+        job_id=f"{state}-{repo_id}-{variant_id}",
+        request=DownloadRequest(
+            repo_id=repo_id,
+            revision="main",
+            commit_hash=_COMMIT,
+            variant_id=variant_id,
+            label=label,
+            files=(),
+            endpoint=_ENDPOINT,
+            cache_dir="",
+        ),
+        state=state,
+        received=int(received),
+        total=None if total is None else int(total),
+        error=None if error is None else error.to_info(),
+        actions=actions_of(state),
+        **changes,
+    )
+    return JobView.of(snapshot)
+
+
+_MOVING: dict[str, Any] = {"rate": 31.4e6, "eta_seconds": 118.0, "connections": 4, "attempt": 1}
+_S = DownloadState
+
+
+def _job_in(state: DownloadState) -> JobView:
+    """A download of Q4_K_M in one of the states."""
+    received = {_S.QUEUED: 0.0, _S.RESOLVING: 0.0, _S.READY: 4.683_074_240e9}.get(state, 1.214e9)
+    return _job(
+        state,
+        received=received,
+        total=4.683_074_240e9,
+        error=_DISK_FULL if state is _S.FAILED else None,
+        **(_MOVING if state is _S.DOWNLOADING else {}),
+    )
+
+
+def _qwen_job(label: str, state: DownloadState, received: float, total: float, **changes: Any) -> JobView:
+    return _job(state, QWEN, _qwen_file(label), label, received=received, total=total, **changes)
+
+
+_DOWNLOADING = DownloadsView(
+    jobs=(
+        _qwen_job("Q4_K_M", _S.DOWNLOADING, 1.214e9, 4.683e9, **_MOVING),
+        _qwen_job("Q6_K", _S.PAUSED, 3.8e9, 6.25e9),
+        _qwen_job("Q2_K", _S.VERIFYING, 3.01e9, 3.015e9),
+        _qwen_job("IQ3_XS", _S.DOWNLOADING, 0.4e9, 3.353e9, retry_in_seconds=3.4, attempt=2),
+        _qwen_job("Q8_0", _S.QUEUED, 0, 8.1e9),
+    )
+)
+_STRAYS = DownloadsView(
+    jobs=(
+        _job(_S.DOWNLOADING, MISTRAL, received=1.214e9, total=4.683e9, **_MOVING),
+        _job(_S.QUEUED, LLAMA, "x.gguf", "Q8_0", total=3.42e9),
+        _job(_S.READY, SMOL, "y.gguf", "F16", received=2.7e8, total=2.7e8),
+    )
+)
+_FAILED = DownloadsView(
+    jobs=(
+        _qwen_job("Q4_K_M", _S.FAILED, 1.2e9, 4.683e9, error=_DISK_FULL),
+        _job(_S.FAILED, MISTRAL, received=0, total=4.37e9, error=_OFFLINE),
+    )
+)
+
+_UNFOLDED = DeckState(view=_VIEW, search=_RESULTS, repos={QWEN: _opened(_QWEN_DETAILS)})
+
+SCENES: dict[str, DeckState] = {
+    "start": DeckState(view=_VIEW),
+    "results": DeckState(view=_VIEW, search=_RESULTS),
+    "variants": _UNFOLDED,
+    "downloading": replace(_UNFOLDED, downloads=_DOWNLOADING),
+    "strays": DeckState(view=_VIEW, search=_RESULTS, downloads=_STRAYS),
+    "error": DeckState(
+        view=_GPU_VIEW,
+        search=_RESULTS,
+        repos={QWEN: _opened(_QWEN_DETAILS), GEMMA: RepoView(state="failed", error=_GATED.to_info())},
+        downloads=_FAILED,
+    ),
+    "search-failed": DeckState(
+        view=_LOCAL_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info())
+    ),
+    "empty": DeckState(view=_VIEW, search=SearchView(text="no such model", state="done")),
+    "searching": DeckState(view=_VIEW, search=SearchView(text="qwen", state="searching")),
+    "opening": DeckState(view=_VIEW, search=_RESULTS, repos={QWEN: RepoView()}),
+    "loading": DeckState(
+        view=_VIEW, search=_RESULTS, repos={SMOL: _opened(_SMOL_DETAILS, _SMOL_LOADING)}, load=_SMOL_LOADING
+    ),
+    "loaded": DeckState(
+        view=_LOCAL_VIEW, search=_RESULTS, repos={SMOL: _opened(_SMOL_DETAILS, _SMOL_LOADED)}, load=_SMOL_LOADED
+    ),
+    "notices": DeckState(
+        view=replace(
+            _VIEW,
+            llama=LlamaView(is_available=False, message="Loading needs llama-cpp-python: pip install modeldeck[llama]"),
+            engine=EngineView(
+                mode="inline",
+                notice="The download process could not be started. Downloads run in this kernel and end with it.",
+            ),
+        ),
+        search=_RESULTS,
+    ),
+}
+"""What each scene of the harness shows. Some scenes repeat one of these, see ``js/harness/scenes.ts``."""
+
+_SAMPLES = {
+    "view": _VIEW,
+    "models": _MODELS,
+    "fit": _fit(),
+    "repo": _opened(_QWEN_DETAILS),
+    "variants": {
+        "available": _opened(_SMOL_DETAILS).variants[2],
+        "downloaded": _opened(_SMOL_DETAILS).variants[1],
+        "loading": _opened(_SMOL_DETAILS, _SMOL_LOADING).variants[1],
+        "loaded": _opened(_SMOL_DETAILS, _SMOL_LOADED).variants[1],
+    },
+    "jobs": {state.value: _job_in(state) for state in DownloadState},
+    "loads": {
+        "none": LoadView(),
+        "loading": _SMOL_LOADING,
+        "ready": _SMOL_LOADED,
+        "failed": LoadView(state="failed", repo_id=SMOL, variant_id="model-Q4_K_M.gguf", label="Q4_K_M"),
+    },
+}
+"""One thing in each of its states, for the page's unit tests to vary."""
+
+
+def scenes_text() -> str:
+    """The whole of ``js/harness/scenes.json``."""
+    return json.dumps({"scenes": as_json(SCENES), "samples": as_json(_SAMPLES)}, indent=1) + "\n"
+
+
+def main() -> None:
+    PATH.write_text(scenes_text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
