@@ -41,6 +41,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, ClassVar
 
 from modeldeck._types import ErrorInfo
@@ -85,6 +86,7 @@ class ModelDeckError(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
+        self._was_shown = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -100,6 +102,18 @@ class ModelDeckError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.details)
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows of this error: the message, and with ``%tb`` the whole traceback."""
+        if self._was_shown:
+            lines: list[str] = (
+                sys.modules["IPython"]
+                .get_ipython()
+                .InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
+            )
+            return lines
+        self._was_shown = True
+        return [f"{type(self).__name__}: {self.message}", "(%tb shows the traceback.)"]
+
     def to_info(self) -> ErrorInfo:
         """Return the error as plain data, as the widget, the engine's clients and ``--json`` receive it.
 
@@ -107,6 +121,11 @@ class ModelDeckError(Exception):
         -------
         ErrorInfo
             The code, the message and the details.
+
+        Examples
+        --------
+        >>> modeldeck.InvalidRequestError("Give a limit.").to_info().code
+        'invalid_request'
         """
         return ErrorInfo(code=self.code, message=self.message, details=dict(self.details))
 

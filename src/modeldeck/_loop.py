@@ -8,6 +8,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_futures
 from typing import Any, TypeVar
 
 from modeldeck._errors import EngineLostError
@@ -15,6 +16,7 @@ from modeldeck._errors import EngineLostError
 T = TypeVar("T")
 
 STOP_SECONDS = 5.0
+MEANWHILE_SECONDS = 0.25
 """How long ``stop`` waits for the thread; it is a daemon, so it never keeps the process alive."""
 
 
@@ -61,8 +63,16 @@ class LoopThread:
         """Await ``coroutine``, which runs on this thread, from any other loop."""
         return await asyncio.wrap_future(self.start(coroutine))
 
-    def wait(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    def wait(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        timeout: float | None = None,
+        *,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> T:
         """Run ``coroutine`` on this thread and block until it is done; an interrupt of the caller cancels it.
+
+        ``meanwhile`` is called four times a second on the caller's thread.
 
         Raises
         ------
@@ -76,6 +86,9 @@ class LoopThread:
             raise RuntimeError("This would wait for itself: use the async form here.")
         future = self.start(coroutine)
         try:
+            if meanwhile is not None:
+                while not wait_for_futures([future], timeout=MEANWHILE_SECONDS).done:
+                    meanwhile()
             return future.result(timeout)
         except TimeoutError:
             if future.cancel():

@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from modeldeck._tables import Table, Tabular, format_count, format_size
+
 Gated: TypeAlias = Literal["auto", "manual"] | bool | None
 """Access: ``False`` (open), "auto" (accept the terms), "manual" (wait for approval), ``None`` (unknown)."""
 
@@ -107,7 +109,7 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchPage:
+class SearchPage(Tabular):
     """One page of the results of a search.
 
     Attributes
@@ -128,6 +130,19 @@ class SearchPage:
     query: SearchQuery
     models: tuple[ModelSummary, ...]
     next_cursor: str | None = None
+
+    def _table(self) -> Table:
+        return Table(
+            headings=("Repository", "Downloads", "Likes", "Parameters", "Context"),
+            rows=[
+                (
+                    model.repo_id,
+                    *map(format_count, (model.downloads, model.likes, model.parameter_count, model.context_length)),
+                )
+                for model in self.models
+            ],
+            numeric=frozenset({"Downloads", "Likes", "Parameters", "Context"}),
+        )
 
 
 # --- a repository -----------------------------------------------------------------------------------------------------
@@ -314,6 +329,7 @@ class RecommendationReason:
         The expected speed of the variant, where it is known.
     reading_pace : float or None
         The speed in tokens per second that counts as reading pace.
+    text
 
     Examples
     --------
@@ -357,7 +373,7 @@ def rounded_speed(tokens_per_second: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RepoDetails:
+class RepoDetails(Tabular):
     """A repository with its variants, how each fits this machine, and the recommended one.
 
     Attributes
@@ -412,8 +428,35 @@ class RepoDetails:
         -------
         Variant or None
             The variant; ``None`` if the repository has no such variant.
+
+        Examples
+        --------
+        >>> repo.variant(repo.recommended).size  # doctest: +SKIP
         """
         return next((variant for variant in self.variants if variant.variant_id == variant_id), None)
+
+    def _table(self) -> Table:
+        rows = []
+        for variant in self.variants:
+            fit = self.fits.get(variant.variant_id)
+            speed = None if fit is None else fit.tokens_per_second
+            rows.append(
+                (
+                    "*" if variant.variant_id == self.recommended else "",
+                    variant.label,
+                    format_size(variant.size),
+                    fit.verdict.replace("_", " ") if fit else "unknown",
+                    format_size(fit.needed_bytes if fit else None),
+                    "?" if speed is None else f"{speed:.3g} tokens/s",
+                    variant.variant_id,
+                )
+            )
+        return Table(
+            headings=("", "Variant", "Size", "Fit", "Memory", "Speed", "File"),
+            rows=rows,
+            numeric=frozenset({"Size", "Memory", "Speed"}),
+            caption=f"{self.repo_id} at {self.commit_hash}",
+        )
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from modeldeck import bars
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._loop import LoopThread, shared_loop
 from modeldeck._settings import Settings, resolve_settings
@@ -26,6 +27,9 @@ from modeldeck.session import Download, ProgressCallback, Session, split_target
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
+
+
+T = TypeVar("T")
 
 
 class DownloadJob:
@@ -155,10 +159,12 @@ class DownloadJob:
         --------
         >>> job.result(timeout=600).path  # doctest: +SKIP
         """
-        return self._result(timeout=timeout)
+        return shared_loop().wait(self._download.result(), timeout)
 
-    def _result(self, progress: ProgressCallback | None = None, timeout: float | None = None) -> LocalModel:
-        return shared_loop().wait(self._download.result(progress=progress), timeout)
+    def _result_with_progress(self, progress: ProgressCallback | bool | None) -> LocalModel:
+        if callable(progress):
+            return shared_loop().wait(self._download.result(progress=progress))
+        return _wait(self._download.result(), progress, lambda: bars.download_progress(self.snapshot))
 
     def __await__(self) -> Generator[Any, None, LocalModel]:
         return asyncio.wrap_future(shared_loop().start(self._download.result())).__await__()
@@ -166,6 +172,14 @@ class DownloadJob:
     def __repr__(self) -> str:
         snapshot = self.snapshot
         return f"<DownloadJob {snapshot.request.repo_id}:{snapshot.request.label} {snapshot.state}>"
+
+
+def _wait(coroutine: Coroutine[Any, Any, T], progress: bool | None, look: Callable[[], bars.Progress | None]) -> T:
+    """Wait for the coroutine, with a progress bar if the caller wants one, or if nothing is said and a person looks."""
+    if not (bars.is_wanted() if progress is None else progress):
+        return shared_loop().wait(coroutine)
+    with bars.ProgressBar(look) as bar:
+        return shared_loop().wait(coroutine, meanwhile=bar.refresh)
 
 
 _sessions: dict[tuple[LoopThread, Settings, bool | None], Session] = {}
@@ -361,7 +375,7 @@ def download(
     *,
     filename: str | None = ...,
     revision: str = ...,
-    progress: ProgressCallback | None = ...,
+    progress: ProgressCallback | bool | None = ...,
     wait: Literal[True] = ...,
     endpoint: str | None = ...,
     cache_dir: str | Path | None = ...,
@@ -391,7 +405,7 @@ def download(
     *,
     filename: str | None = None,
     revision: str = "main",
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
     wait: bool = True,
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
@@ -413,9 +427,11 @@ def download(
         The path of a file in the repository, instead of a variant.
     revision : str
         A branch, a tag or a commit.
-    progress : callable, optional
-        Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An exception
-        that it raises ends the waiting; the download continues.
+    progress : bool or callable, optional
+        Whether to show a progress bar; by default, if a person looks (in a notebook or at a terminal) and
+        ``HF_HUB_DISABLE_PROGRESS_BARS`` is not set. A callable is called with a `DownloadSnapshot` instead, at every
+        change of state and at most four times a second between. An exception that it raises ends the waiting; the
+        download continues.
     wait : bool
         ``False`` returns a `DownloadJob` at once, as `start_download` does.
     endpoint : str, optional
@@ -452,7 +468,7 @@ def download(
     >>> model = modeldeck.download("owner/name", "Q4_K_M", progress=print)  # doctest: +SKIP
     >>> model.path  # doctest: +SKIP
     """
-    if progress is not None and not wait:
+    if callable(progress) and not wait:
         raise InvalidRequestError("With wait=False, progress is never called. Leave it out, and read job.snapshot.")
     job = start_download(
         repo_id,
@@ -467,7 +483,7 @@ def download(
     if not wait:
         return job
     try:
-        return job._result(progress)
+        return job._result_with_progress(progress)
     except KeyboardInterrupt:
         with suppress(ModelDeckError):  # paused elsewhere, or just over
             job.pause()
@@ -479,7 +495,7 @@ def load(
     *,
     n_ctx: int | None = None,
     mmproj: str | Path | None = None,
-    progress: Callable[[LoadProgress], object] | None = None,
+    progress: Callable[[LoadProgress], object] | bool | None = None,
     download_progress: ProgressCallback | None = None,
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
@@ -500,8 +516,9 @@ def load(
         there.
     mmproj : str or Path, optional
         The vision projector to load with the model, in place of the one that was downloaded with it.
-    progress : callable, optional
-        Called with a `LoadProgress` on a worker thread. An exception that it raises ends the load.
+    progress : bool or callable, optional
+        Whether to show a progress bar, also for the download; by default, as for `download`. A callable is called
+        with a `LoadProgress` on a worker thread instead. An exception that it raises ends the load.
     download_progress : callable, optional
         Called with a `DownloadSnapshot` while the model is downloaded.
     endpoint : str, optional
@@ -537,10 +554,26 @@ def load(
     >>> llm.create_chat_completion(messages=[{"role": "user", "content": "Hello"}])  # doctest: +SKIP
     """
     session = _session(endpoint, cache_dir, token, inline)
-    return shared_loop().wait(
+    latest: list[bars.Progress] = []
+    is_bar = not callable(progress) and download_progress is None
+
+    def note_load(step: LoadProgress) -> None:
+        latest[:] = [bars.load_progress(step)]
+
+    def note_download(snapshot: DownloadSnapshot) -> None:
+        latest[:] = [bars.download_progress(snapshot)]
+
+    return _wait(
         session.load(
-            model, n_ctx=n_ctx, mmproj=mmproj, progress=progress, download_progress=download_progress, **kwargs
-        )
+            model,
+            n_ctx=n_ctx,
+            mmproj=mmproj,
+            progress=progress if callable(progress) else note_load,
+            download_progress=download_progress or note_download,
+            **kwargs,
+        ),
+        progress if is_bar and not callable(progress) else False,
+        lambda: latest[0] if latest else None,
     )
 
 
@@ -573,7 +606,7 @@ def verify(
     model: LocalModel | str | Path,
     *,
     repair: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
@@ -587,8 +620,9 @@ def verify(
     repair : bool
         Fetch damaged parts again. If modeldeck downloaded or verified the file before, it knows which parts those
         are; otherwise it fetches the whole file and compares.
-    progress : callable, optional
-        Called with the bytes hashed so far and the bytes of all files.
+    progress : bool or callable, optional
+        Whether to show a progress bar; by default, as for `download`. A callable is called with the bytes hashed so
+        far and the bytes of all files instead.
     endpoint : str, optional
         The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
     cache_dir : str or Path, optional
@@ -616,7 +650,15 @@ def verify(
     True
     """
     session = _session(endpoint, cache_dir, token)
-    return shared_loop().wait(session.verify(model, repair=repair, progress=progress))
+    if callable(progress):
+        return shared_loop().wait(session.verify(model, repair=repair, progress=progress))
+    latest: list[bars.Progress] = []
+
+    def note(hashed: int, total: int) -> None:
+        latest[:] = [bars.Progress("verifying", hashed, total)]
+
+    verifying = session.verify(model, repair=repair, progress=note)
+    return _wait(verifying, progress, lambda: latest[0] if latest else None)
 
 
 def remove(model: LocalModel | str | Path, *, cache_dir: str | Path | None = None) -> int:

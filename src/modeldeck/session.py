@@ -28,6 +28,7 @@ from modeldeck._errors import (
     RemoteFileNotFoundError,
     error_from_info,
 )
+from modeldeck._listing import Listing
 from modeldeck._loop import in_daemon_thread
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
@@ -60,18 +61,25 @@ ProgressCallback = Callable[[DownloadSnapshot], object]
 
 
 class Session:
-    """Everything modeldeck does, asynchronously.
+    """Everything that modeldeck does, for ``async`` code.
+
+    Leaving the ``async with`` block closes the connections to the Hub and to the engine. Downloads in an engine's own
+    process continue.
 
     Parameters
     ----------
-    endpoint, cache_dir, token
-        As huggingface_hub knows them (HF_ENDPOINT, HF_HUB_CACHE, HF_TOKEN) unless given. ``token=False`` sends none.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
     inline : bool, optional
-        Run the download engine on a thread of this process instead of in its own.
+        Download on a thread of this process, instead of in the engine's own process.
 
     Examples
     --------
-    >>> async with Session() as session:                       # doctest: +SKIP
+    >>> async with modeldeck.Session() as session:  # doctest: +SKIP
     ...     model = await session.download("owner/name", "Q4_K_M")
     """
 
@@ -87,7 +95,7 @@ class Session:
 
     @classmethod
     def from_settings(cls, settings: Settings, *, inline: bool | None = None) -> Self:
-        """A session for settings that are already resolved."""
+        """Make a session for settings that are already resolved."""
         session = cls.__new__(cls)
         session._open(settings, inline)
         return session
@@ -108,7 +116,7 @@ class Session:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of the Hub and the engine. Downloads in an engine process go on."""
+        """Close the connections to the Hub and to the engine. Downloads in an engine's own process continue."""
         with anyio.CancelScope(shield=True):
             hub, self._hub = self._hub, None
             engine, self._engine = self._engine, None
@@ -120,6 +128,7 @@ class Session:
 
     @property
     def hub(self) -> HubClient:
+        """The client of the Hub, made on first use."""
         if self._hub is None:
             from modeldeck.hub.client import HubClient
 
@@ -127,7 +136,7 @@ class Session:
         return self._hub
 
     async def engine(self) -> Engine:
-        """The download engine, started or joined on first use."""
+        """Start or join the download engine on first use, and return the client to it."""
         engine = self._engine
         if engine is None:
             from modeldeck.service.client import connect_engine
@@ -156,10 +165,32 @@ class Session:
 
         Parameters
         ----------
+        text : str
+            Text that the names of repositories and owners must contain. Empty finds all.
+        sort : {"downloads", "trending", "likes", "modified", "created"}
+            The order of the results, highest or newest first.
         limit : int
-            Results of one page, 1 to 100; the page's ``next_cursor`` leads to more.
+            Results on a page, 1 to 100.
+        author : str, optional
+            Only repositories of this user or organization.
         cursor : str, optional
-            ``next_cursor`` of the page before.
+            ``next_cursor`` of the page before, to get the next page.
+
+        Returns
+        -------
+        SearchPage
+            The results, and the cursor of the next page.
+
+        Raises
+        ------
+        InvalidRequestError
+            If a value cannot be right, such as a limit of 0.
+        HubError, NetworkError
+            If the Hub refuses or cannot be reached.
+
+        Examples
+        --------
+        >>> page = await session.search("qwen3", sort="likes", limit=5)  # doctest: +SKIP
         """
         if not 1 <= limit <= MAX_PAGE_SIZE:
             raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE_SIZE}.")
@@ -168,15 +199,35 @@ class Session:
     async def describe(
         self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX, exact: bool = True
     ) -> RepoDetails:
-        """A repository's variants with sizes, sha256, fit on this machine, and the one to take.
+        """List the variants of a repository, with sizes, digests, how each fits this machine, and which one to take.
 
         Parameters
         ----------
+        repo_id : str
+            ``"owner/name"``.
+        revision : str
+            A branch, a tag or a commit.
         n_ctx : int
-            Context length in tokens to judge for.
+            The context length in tokens to judge the memory for.
         exact : bool
-            Ask llama.cpp itself about the model's header, where llama-cpp-python is installed: takes about a second
-            more. Otherwise a formula decides, on average within 1 % of llama.cpp.
+            Ask llama.cpp itself for the memory, if llama-cpp-python is installed. It takes about a second more than the
+            formula that is used otherwise, which is within 1 % of llama.cpp on average.
+
+        Returns
+        -------
+        RepoDetails
+            The variants, the estimate for each, and the recommended one.
+
+        Raises
+        ------
+        InvalidRequestError
+            If a value cannot be right, such as a malformed ``repo_id``.
+        HubError, NetworkError
+            If the Hub refuses or cannot be reached.
+
+        Examples
+        --------
+        >>> repo = await session.describe("owner/name", n_ctx=8192)  # doctest: +SKIP
         """
         from modeldeck.gguf.names import group_variants
 
@@ -194,7 +245,31 @@ class Session:
         return await self.reassess(details, n_ctx=n_ctx, exact=exact)
 
     async def reassess(self, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
-        """The same repository judged for another context length, or exactly. What was fetched once is not again."""
+        """Judge a repository for another context length, or exactly. What was fetched before is not fetched again.
+
+        Parameters
+        ----------
+        details : RepoDetails
+            The repository, as `describe` returned it.
+        n_ctx : int
+            The context length in tokens to judge the memory for.
+        exact : bool
+            Ask llama.cpp itself for the memory, if llama-cpp-python is installed.
+
+        Returns
+        -------
+        RepoDetails
+            The repository with new estimates.
+
+        Raises
+        ------
+        HubError, NetworkError
+            If a header is needed and the Hub refuses or cannot be reached.
+
+        Examples
+        --------
+        >>> repo = await session.reassess(repo, n_ctx=32768)  # doctest: +SKIP
+        """
         if self._appraiser is None:
             from modeldeck.appraisal import Appraiser
 
@@ -207,18 +282,38 @@ class Session:
     async def request(
         self, repo_id: str, variant: str | None = None, *, filename: str | None = None, revision: str = "main"
     ) -> DownloadRequest:
-        """Make the request for one variant: by label, by ``variant_id``, or the recommended one.
+        """Make the request to download one variant.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"owner/name"``.
+        variant : str, optional
+            A label such as ``"Q4_K_M"``, or a ``variant_id``. Without it and ``filename``, the recommended variant.
+        filename : str, optional
+            The path of a file in the repository, instead of a variant.
+        revision : str
+            A branch, a tag or a commit.
+
+        Returns
+        -------
+        DownloadRequest
+            The request, pinned to a commit. Hand it to `start`.
 
         Raises
         ------
         InvalidRequestError
-            When both a variant and a filename are given.
-        AmbiguousVariantError
-            When the label fits several variants; ``choices`` lists them.
-        RemoteFileNotFoundError
-            When nothing fits; the message lists what there is.
+            If both a variant and a filename are given.
+        RemoteFileNotFoundError, AmbiguousVariantError
+            If no variant, or more than one, has this name. The message lists the choices.
         DoesNotFitError
-            When no variant is given and none can be recommended.
+            If no variant is given and none fits this machine.
+        HubError, NetworkError
+            If the Hub refuses or cannot be reached.
+
+        Examples
+        --------
+        >>> request = await session.request("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
         from modeldeck.gguf.names import find_variant
 
@@ -239,7 +334,24 @@ class Session:
         return self.request_for(details, find_variant(details.variants, selector))
 
     def request_for(self, details: RepoDetails, variant: Variant) -> DownloadRequest:
-        """The request for a variant of a repository that is already described, pinned to its commit."""
+        """Make the request to download a variant of a repository that is already described.
+
+        Parameters
+        ----------
+        details : RepoDetails
+            The repository, as `describe` returned it.
+        variant : Variant
+            One of its variants.
+
+        Returns
+        -------
+        DownloadRequest
+            The request, pinned to the commit of the description. Hand it to `start`.
+
+        Examples
+        --------
+        >>> request = session.request_for(repo, repo.variants[0])  # doctest: +SKIP
+        """
         return DownloadRequest(
             repo_id=details.repo_id,
             revision=details.revision,
@@ -252,7 +364,28 @@ class Session:
         )
 
     async def start(self, request: DownloadRequest) -> Download:
-        """Hand a request to the engine, or join the download that already runs for it."""
+        """Start a download in the engine, or join the one that already runs for the same request.
+
+        Parameters
+        ----------
+        request : DownloadRequest
+            What to download, as `request` or `request_for` made it.
+
+        Returns
+        -------
+        Download
+            The running download. Await it to get the model.
+
+        Raises
+        ------
+        EngineLostError
+            If the engine cannot be started or reached.
+
+        Examples
+        --------
+        >>> download = await session.start(await session.request("owner/name", "Q4_K_M"))  # doctest: +SKIP
+        >>> model = await download  # doctest: +SKIP
+        """
         engine = await self.engine()
         snapshot = await engine.submit(request, token=self.settings.token)
         return Download(self, engine, snapshot)
@@ -266,51 +399,94 @@ class Session:
         revision: str = "main",
         progress: ProgressCallback | None = None,
     ) -> LocalModel:
-        """Download a variant, verify it, and publish it into the Hugging Face cache.
+        """Download a variant into the Hugging Face cache, verify it, and return it.
+
+        The call resumes what an earlier one left, and returns at once if the cache has the model.
 
         Parameters
         ----------
         repo_id : str
-            ``"owner/name"`` or ``"owner/name:LABEL"``.
+            ``"owner/name"``, or ``"owner/name:LABEL"`` with the variant.
         variant : str, optional
-            A label such as ``"Q4_K_M"`` or a ``variant_id``; the recommended variant when neither this nor
-            ``filename`` is given.
+            A label such as ``"Q4_K_M"``, or a ``variant_id``. Without it and ``filename``, the recommended variant.
+        filename : str, optional
+            The path of a file in the repository, instead of a variant.
+        revision : str
+            A branch, a tag or a commit.
         progress : callable, optional
-            Called with a `DownloadSnapshot` at every change of state and at most four times a second between. An
-            exception it raises ends the waiting; the download goes on.
+            Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
+            exception that it raises ends the waiting; the download continues.
+
+        Returns
+        -------
+        LocalModel
+            The verified model in the cache.
 
         Raises
         ------
-        ModelDeckError
-            With a ``code`` and a message that says what to do next.
+        RemoteFileNotFoundError, AmbiguousVariantError
+            If no variant, or more than one, has this name. The message lists the choices.
+        DoesNotFitError
+            If no variant is given and none fits this machine.
+        DownloadCancelledError
+            If the download was cancelled elsewhere.
+        HubError, NetworkError
+            If the Hub refuses or cannot be reached.
+        StorageError, IntegrityError
+            If the disk or the data is faulty. Received data is kept.
+
+        Examples
+        --------
+        >>> model = await session.download("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
         repo_id, variant = split_target(repo_id, variant)
         job = await self.start(await self.request(repo_id, variant, filename=filename, revision=revision))
         return await job.result(progress=progress)
 
     async def downloads(self) -> tuple[DownloadSnapshot, ...]:
-        """What the engine runs, holds paused, and remembers as failed or finished."""
-        return (await self.engine()).snapshots()
+        """List the downloads that the engine runs, holds paused, or remembers as failed or finished.
+
+        Returns
+        -------
+        tuple[DownloadSnapshot, ...]
+            Each download as it is now.
+
+        Raises
+        ------
+        EngineLostError
+            If the engine cannot be started or reached.
+
+        Examples
+        --------
+        >>> [(job.request.repo_id, job.percent) for job in await session.downloads()]  # doctest: +SKIP
+        """
+        return Listing((await self.engine()).snapshots())
 
     async def act(self, job_id: str, action: Action) -> DownloadSnapshot | None:
-        """Do one of a download's ``actions``: pause, resume, cancel, retry or dismiss it.
+        """Pause, resume, cancel, retry or dismiss a download.
 
         Parameters
         ----------
         job_id : str
-            The download's ``job_id``, as its snapshots tell it.
-        action : str
-            One of the latest snapshot's ``actions``.
+            The identity of the download, as its snapshots tell it.
+        action : {"pause", "resume", "cancel", "retry", "dismiss"}
+            One of the ``actions`` of its latest snapshot.
 
         Returns
         -------
         DownloadSnapshot or None
-            The download afterwards; ``None`` when it was dismissed.
+            The download after this; ``None`` if it was dismissed.
 
         Raises
         ------
         InvalidRequestError
-            When there is no such download, or its state does not allow the action.
+            If there is no such download, or its state does not allow the action.
+
+        Examples
+        --------
+        >>> for job in await session.downloads():  # doctest: +SKIP
+        ...     if "pause" in job.actions:
+        ...         await session.act(job.job_id, "pause")
         """
         token = self.settings.token if action in ("resume", "retry") else None
         return await (await self.engine()).act(job_id, action, token)
@@ -322,29 +498,59 @@ class Session:
         on_removed: Callable[[str], None] | None = None,
         on_notice: Callable[[str | None], None] | None = None,
     ) -> Callable[[], None]:
-        """Be told of every new snapshot of every download of the engine. See `Engine.subscribe`."""
-        return (await self.engine()).subscribe(callback, on_removed=on_removed, on_notice=on_notice)
-
-    async def cancel(self, target: str) -> int:
-        """Give up the unfinished downloads of a repository, or of one variant, and delete what came of them.
-
-        Without a variant this includes what is left of downloads that no engine remembers, such as those of a kernel
-        that was killed.
+        """Follow all downloads of the engine.
 
         Parameters
         ----------
-        target
+        callback : callable
+            Called with each new `DownloadSnapshot`, on a thread of the engine's client. It must return quickly.
+        on_removed : callable, optional
+            Called with the ``job_id`` of a download that left the list.
+        on_notice : callable, optional
+            Called with a sentence about the engine, such as a restart, and with ``None`` when it no longer holds.
+
+        Returns
+        -------
+        callable
+            Call it to stop following.
+
+        Raises
+        ------
+        EngineLostError
+            If the engine cannot be started or reached.
+
+        Examples
+        --------
+        >>> stop = await session.subscribe(lambda job: print(job.request.label, job.percent))  # doctest: +SKIP
+        >>> stop()  # doctest: +SKIP
+        """
+        return (await self.engine()).subscribe(callback, on_removed=on_removed, on_notice=on_notice)
+
+    async def cancel(self, target: str) -> int:
+        """Give up the unfinished downloads of a repository, or of one variant, and delete their data.
+
+        Without a variant, this includes the data of downloads that no engine remembers, such as those of a killed
+        kernel.
+
+        Parameters
+        ----------
+        target : str
             ``"owner/name"`` or ``"owner/name:LABEL"``.
 
         Returns
         -------
         int
-            Bytes freed.
+            The bytes that were freed.
 
         Raises
         ------
         RemoteFileNotFoundError
-            When nothing is unfinished.
+            If no download is unfinished.
+
+        Examples
+        --------
+        >>> await session.cancel("owner/name:Q4_K_M")  # doctest: +SKIP
+        1073741824
         """
         from modeldeck.engine.leftovers import discard_partials, list_partials
         from modeldeck.hub.cache import repo_dir
@@ -374,15 +580,46 @@ class Session:
     # --- what is here ------------------------------------------------------------------------------------------------
 
     async def local_models(self) -> tuple[LocalModel, ...]:
-        """The complete variants in the Hugging Face cache, whoever downloaded them."""
+        """List the complete variants in the Hugging Face cache, whichever program downloaded them.
+
+        Returns
+        -------
+        tuple[LocalModel, ...]
+            The models, sorted by repository, commit and quality.
+
+        Raises
+        ------
+        StorageError
+            If the cache cannot be read.
+
+        Examples
+        --------
+        >>> [model.label for model in await session.local_models()]  # doctest: +SKIP
+        """
         from modeldeck.hub.cache import list_models
 
-        return tuple(group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir)))
+        return Listing(group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir)))
 
     async def find_local(self, repo_id: str, variant_id: str, *, commit_hash: str | None = None) -> LocalModel | None:
-        """A variant of a repository, when it is in the cache.
+        """Find a variant of a repository in the cache.
 
-        Of several commits the given one counts, else one that a branch or tag means.
+        Parameters
+        ----------
+        repo_id : str
+            ``"owner/name"``.
+        variant_id : str
+            The identity of the variant.
+        commit_hash : str, optional
+            The commit it must belong to. Otherwise a commit that a branch or tag means is preferred.
+
+        Returns
+        -------
+        LocalModel or None
+            The model; ``None`` if the cache does not have all of it.
+
+        Examples
+        --------
+        >>> await session.find_local("owner/name", "model-Q4_K_M.gguf")  # doctest: +SKIP
         """
         return _preferred(
             model
@@ -397,18 +634,37 @@ class Session:
         repair: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> tuple[VerifiedFile, ...]:
-        """Hash a local model's files and compare with the digests they must have.
+        """Hash the files of a local model and compare them with the digests that the Hub lists.
 
         Parameters
         ----------
-        model
-            A `LocalModel`, its path, or ``"owner/name:LABEL"``; the only variant that is there needs no label.
+        model : LocalModel, str or Path
+            A local model, its path, or ``"owner/name:LABEL"``. The label is optional if the cache has only one variant.
         repair : bool
-            Have the engine fetch again what is damaged, and wait for it. It fetches only that if modeldeck has
-            downloaded or verified the file before and so knows its blocks. Otherwise it fetches the whole file to
-            compare it. The repair is a download in the engine's list, and can be paused, resumed and cancelled there.
+            Have the engine fetch damaged parts again, and wait for it. If modeldeck downloaded or verified the file
+            before, it knows which parts those are; otherwise it fetches the whole file and compares. The repair is in
+            the engine's list of downloads, and can be paused, resumed and cancelled there.
         progress : callable, optional
-            Called with bytes hashed and bytes in all.
+            Called with the bytes hashed so far and the bytes of all files.
+
+        Returns
+        -------
+        tuple[VerifiedFile, ...]
+            The result for each file. Look at ``is_valid``.
+
+        Raises
+        ------
+        RemoteFileNotFoundError, AmbiguousVariantError
+            If the cache has no such model, or more than one.
+        StorageError
+            If a file cannot be read or written.
+        HubError, NetworkError
+            If the Hub is needed, and refuses or cannot be reached.
+
+        Examples
+        --------
+        >>> all(file.is_valid for file in await session.verify("owner/name:Q4_K_M"))  # doctest: +SKIP
+        True
         """
         from modeldeck.engine.verify import repair_request, repaired_files, verify_files
         from modeldeck.service.discovery import find_blocks_directory
@@ -421,15 +677,38 @@ class Session:
             blocks_dir=await anyio.to_thread.run_sync(find_blocks_directory, self.settings.cache_dir),
         )
         if not repair or all(file.is_valid is not False for file in files):
-            return files
+            return Listing(files)
         request = await anyio.to_thread.run_sync(partial(repair_request, local, files, endpoint=self.settings.endpoint))
         job = await self.start(request)
-        return repaired_files(files, await job.finished())
+        return Listing(repaired_files(files, await job.finished()))
 
     async def remove(self, model: LocalModel | str | Path) -> int:
-        """Delete a local model from the cache. Returns the bytes freed: blobs other revisions share stay.
+        """Delete a local model from the cache.
 
-        What is known of its blocks stays for a while too, in case the same file comes again.
+        Files that another revision or variant also uses stay. The digests of its blocks stay for a while, in case the
+        same file is downloaded again.
+
+        Parameters
+        ----------
+        model : LocalModel, str or Path
+            A local model, its path, or ``"owner/name:LABEL"``. The label is optional if the cache has only one variant.
+
+        Returns
+        -------
+        int
+            The bytes that were freed.
+
+        Raises
+        ------
+        RemoteFileNotFoundError, AmbiguousVariantError
+            If the cache has no such model, or more than one.
+        StorageError
+            If the files cannot be deleted.
+
+        Examples
+        --------
+        >>> await session.remove("owner/name:Q4_K_M")  # doctest: +SKIP
+        4920733824
         """
         from modeldeck.hub.cache import remove
 
@@ -454,7 +733,8 @@ class Session:
         return freed
 
     async def forget_removed_files(self) -> None:
-        """Tell a running engine, and through it every open widget, that files were removed. Never starts an engine."""
+        """Tell a running engine, and through it every open widget, that files were removed. It never starts an
+        engine."""
         from modeldeck.service.control import look_again
 
         with suppress(ModelDeckError):  # the model is removed; an engine that cannot be asked looks when it is joined
@@ -495,25 +775,48 @@ class Session:
         on_notice: Callable[[str], object] = warnings.warn,
         **kwargs: Any,
     ) -> Llama:
-        """Load a model and return it as a ready `Llama`; cancelling the call cancels the load.
+        """Load a model and return it, ready to use. A model that is not in the cache is downloaded first.
 
-        A vision projector that was downloaded with the model is loaded with it where llama-cpp-python can.
+        Cancelling the call cancels the load. A vision projector that was downloaded with the model is loaded with it if
+        llama-cpp-python supports it.
 
         Parameters
         ----------
-        model
-            A `LocalModel`, the path of a GGUF file, or ``"owner/name[:LABEL]"``, which is downloaded when it is not
-            in the cache.
+        model : LocalModel, str or Path
+            A local model, the path of a GGUF file, or ``"owner/name:LABEL"``; without a label, the recommended variant.
         n_ctx : int, optional
-            Context length in tokens.
+            The context length in tokens; 0 for the model's own. By default 4096, or less if the model or the memory
+            ends there.
         mmproj : str or Path, optional
-            The vision projector to load with it: for a path, or in place of the one that was downloaded with the model.
+            The vision projector to load with the model, in place of the one that was downloaded with it.
         progress : callable, optional
-            Called with a `LoadProgress`, on a worker thread.
+            Called with a `LoadProgress` on a worker thread. An exception that it raises ends the load.
+        download_progress : callable, optional
+            Called with a `DownloadSnapshot` while the model is downloaded.
         on_notice : callable
-            Called with a sentence when the model is loaded without the projector downloaded with it, and why.
-        **kwargs
-            Passed on to ``llama_cpp.Llama``.
+            Called with a sentence if the model is loaded without its projector, which says why.
+        **kwargs : Any
+            More arguments of ``llama_cpp.Llama``. What you leave out is chosen for this machine.
+
+        Returns
+        -------
+        Llama
+            The model: a ``llama_cpp.Llama`` whose misuse raises an error instead of ending the process.
+
+        Raises
+        ------
+        LlamaMissingError
+            If llama-cpp-python is not installed.
+        DoesNotFitError
+            If the model needs more memory than is free. Nothing has been allocated.
+        GGUFError, LoadFailedError
+            If the file is damaged, or llama.cpp cannot load it.
+        ModelDeckError
+            If the download fails.
+
+        Examples
+        --------
+        >>> llm = await session.load("owner/name:Q4_K_M", n_ctx=8192)  # doctest: +SKIP
         """
         from modeldeck import llama
         from modeldeck.llama.install import require_llama_cpp
@@ -548,7 +851,8 @@ class Session:
             return loaded
 
     async def measured(self, models: Iterable[LocalModel]) -> dict[Path, Measurement]:
-        """What loading and generating took on this machine the last time, by path, for those models that know."""
+        """Return what loading and generating took on this machine the last time, by path, for the models that have
+        it."""
         paths = [model.path for model in models]
 
         def find() -> dict[Path, Measurement]:
@@ -586,9 +890,22 @@ class Session:
 
 
 class Download:
-    """A download in the engine: what it is now, and how to steer it.
+    """A download in the engine, as `Session.start` returns it.
 
-    Await it, or `result`, for the `LocalModel`. Letting go of it does not stop the download.
+    Get the model with `result` or ``await``. Deleting this object does not stop the download.
+
+    Attributes
+    ----------
+    job_id : str
+        The identity of the download in its engine.
+    snapshot
+
+    Examples
+    --------
+    >>> download = await session.start(request)  # doctest: +SKIP
+    >>> download.snapshot.percent  # doctest: +SKIP
+    42
+    >>> model = await download  # doctest: +SKIP
     """
 
     def __init__(self, session: Session, engine: Engine, snapshot: DownloadSnapshot) -> None:
@@ -599,26 +916,86 @@ class Download:
 
     @property
     def snapshot(self) -> DownloadSnapshot:
-        """Where the download stands, as last heard; the last snapshot of one that was dismissed."""
+        """The latest state of the download, a `DownloadSnapshot`. One that was dismissed keeps its last state."""
         for snapshot in self._engine.snapshots():
             if snapshot.job_id == self.job_id:
                 self._latest = snapshot
         return self._latest
 
     async def pause(self) -> DownloadSnapshot:
-        """Stop fetching and keep what is there."""
+        """Stop receiving data and keep what is on disk.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> await download.pause()  # doctest: +SKIP
+        """
         return await self._act("pause")
 
     async def resume(self) -> DownloadSnapshot:
-        """Go on from the byte where it stopped."""
+        """Continue a paused download from the byte where it stopped.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> await download.resume()  # doctest: +SKIP
+        """
         return await self._act("resume")
 
     async def cancel(self) -> DownloadSnapshot:
-        """Stop for good and delete what was fetched."""
+        """Stop the download and delete the data it has received.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> await download.cancel()  # doctest: +SKIP
+        """
         return await self._act("cancel")
 
     async def retry(self) -> DownloadSnapshot:
-        """Try a failed download again, from what is already there."""
+        """Try a failed download again, with the data that is already on disk.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The download after this.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the state of the download does not allow it.
+
+        Examples
+        --------
+        >>> await download.retry()  # doctest: +SKIP
+        """
         return await self._act("retry")
 
     async def _act(self, action: Action) -> DownloadSnapshot:
@@ -627,18 +1004,56 @@ class Download:
         return snapshot
 
     async def result(self, *, progress: ProgressCallback | None = None) -> LocalModel:
-        """Wait until the download is ready, and return its model. See `finished`."""
-        return local_model_of(await self.finished(progress=progress))
+        """Wait until the model is downloaded and verified.
 
-    async def finished(self, *, progress: ProgressCallback | None = None) -> DownloadSnapshot:
-        """Wait until the download is ready, and return its last snapshot.
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
+            exception that it raises ends the waiting; the download continues.
+
+        Returns
+        -------
+        LocalModel
+            The model in the cache.
 
         Raises
         ------
         DownloadCancelledError
             If the download was cancelled.
         ModelDeckError
-            If it failed, the error that it failed with.
+            If the download failed; the class and the message say why.
+
+        Examples
+        --------
+        >>> model = await download.result(progress=print)  # doctest: +SKIP
+        """
+        return local_model_of(await self.finished(progress=progress))
+
+    async def finished(self, *, progress: ProgressCallback | None = None) -> DownloadSnapshot:
+        """Wait until the download is ready, and return its last snapshot.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
+            exception that it raises ends the waiting; the download continues.
+
+        Returns
+        -------
+        DownloadSnapshot
+            The finished download.
+
+        Raises
+        ------
+        DownloadCancelledError
+            If the download was cancelled.
+        ModelDeckError
+            If the download failed; the class and the message say why.
+
+        Examples
+        --------
+        >>> snapshot = await download.finished()  # doctest: +SKIP
         """
         loop = asyncio.get_running_loop()
         news = asyncio.Event()

@@ -10,9 +10,23 @@ import modeldeck
 
 PACKAGE = Path(modeldeck.__file__).parent
 
-BASE = {"_types", "_errors", "_files", "_backoff", "_children", "_heap", "_settings", "_loop", "_wire"}
+BASE = {
+    "_types",
+    "_tables",
+    "_listing",
+    "_errors",
+    "_files",
+    "_backoff",
+    "_children",
+    "_heap",
+    "_settings",
+    "_loop",
+    "_wire",
+}
 MAY_IMPORT: dict[str, set[str]] = {
-    "_types": set(),
+    "_tables": set(),
+    "_types": {"_tables"},
+    "_listing": {"_tables", "_types"},
     "_errors": {"_types"},
     "_files": set(),
     "_backoff": set(),
@@ -30,9 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "library": BASE | {"hub", "gguf"},
     "appraisal": BASE | {"hub", "gguf", "sizing"},
     "session": BASE | {"service", "engine", "llama", "library", "appraisal", "hub", "gguf"},
-    "api": BASE | {"session", "llama"},
+    "bars": BASE,
+    "api": BASE | {"session", "llama", "bars"},
     "widget": BASE | {"session", "service", "llama", "sizing"},
-    "cli": BASE | {"session", "service"},
+    "cli": BASE | {"session", "service", "llama", "sizing"},
     "__main__": {"cli"},
 }
 BORDERS: dict[str, set[str]] = {

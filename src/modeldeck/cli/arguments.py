@@ -3,62 +3,151 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from modeldeck import __version__
-from modeldeck._types import DEFAULT_N_CTX
 from modeldeck.cli import commands
+
+_TARGET_HELP = "the repository, and the label of a variant such as Q4_K_M"
+_LOCAL_HELP = f"{_TARGET_HELP}; or the path that `download` and `ls` print"
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Make the parser. Each subcommand stores the function that runs it as ``command``."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="one JSON object a line")
-    common.add_argument("--endpoint", metavar="URL", help="the Hub to ask (else HF_ENDPOINT)")
-    common.add_argument("--cache-dir", metavar="DIR", help="the Hugging Face cache (else HF_HUB_CACHE)")
-    common.add_argument("--token", help="a Hub token (else HF_TOKEN or the stored login)")
-    common.add_argument("--inline", action="store_true", help="download in this process, not in the engine's own")
+    general = common.add_argument_group("general options")
+    general.add_argument("--json", action="store_true", help="print one JSON object a line")
+    general.add_argument("-q", "--quiet", action="store_true", help="print no progress and no notes")
+    general.add_argument("-v", "--verbose", action="store_true", help="print where an error comes from")
+    general.add_argument("--endpoint", metavar="URL", help="the address of the Hub (otherwise HF_ENDPOINT)")
+    general.add_argument("--cache-dir", metavar="DIR", help="the Hugging Face cache (otherwise HF_HUB_CACHE)")
+    general.add_argument("--token", help="a token for the Hub (otherwise HF_TOKEN or the stored login)")
+    general.add_argument("--inline", action="store_true", help="download in this process, not in the engine's own")
 
-    parser = argparse.ArgumentParser(prog="modeldeck", description="Search, download and keep GGUF models.")
+    parser = argparse.ArgumentParser(
+        prog="modeldeck",
+        description="Search, download and keep GGUF models.",
+        epilog="`modeldeck COMMAND --help` explains a command and shows examples.",
+    )
     parser.add_argument("--version", action="version", version=f"modeldeck {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., Awaitable[int]], summary: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, parents=[common], help=summary, description=summary)
+    def add(name: str, command: Callable[..., Awaitable[int]], summary: str, *examples: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name,
+            parents=[common],
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=_epilog(examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(command=command)
         return sub
 
-    search = add("search", commands.search, "search the Hub for repositories with GGUF files")
-    search.add_argument("text", nargs="?", default="")
+    search = add(
+        "search",
+        commands.search,
+        "search the Hub for repositories with GGUF files",
+        "modeldeck search qwen3",
+        "modeldeck search llama --sort likes --limit 5",
+    )
     search.add_argument(
-        "--sort", choices=["trending", "downloads", "likes", "modified", "created"], default="downloads"
+        "text", nargs="?", default="", help="text that the names of repositories and owners must contain"
+    )
+    search.add_argument(
+        "--sort",
+        choices=["trending", "downloads", "likes", "modified", "created"],
+        default="downloads",
+        help="the order of the results (default downloads)",
     )
     search.add_argument("--limit", type=int, default=20, metavar="N", help="results to show, 1 to 100 (default 20)")
 
-    show = add("show", commands.show, "the variants of a repository, their sizes, and whether they fit this machine")
-    show.add_argument("repo_id", metavar="OWNER/NAME")
-    show.add_argument("--revision", default="main")
-    show.add_argument("--n-ctx", type=int, default=DEFAULT_N_CTX, metavar="TOKENS")
-
-    download = add("download", commands.download, "download a variant, verify it, publish it into the cache")
-    download.add_argument("target", metavar="OWNER/NAME[:LABEL]")
-    download.add_argument("--filename", metavar="F")
-    download.add_argument("--revision", default="main")
-
-    engine = add("engine", commands.engine, "what the download engine does, or end it; running downloads are paused")
-    engine.add_argument("action", choices=["status", "stop"])
-
-    add("ls", commands.ls, "the models in the cache")
-    add("downloads", commands.downloads, "what the engine runs, holds paused, and remembers")
-
-    cancel = add("cancel", commands.cancel, "give up unfinished downloads and delete what came of them")
-    cancel.add_argument(
-        "target", metavar="OWNER/NAME[:LABEL]", help="without a label also what killed processes have left"
+    show = add(
+        "show",
+        commands.show,
+        "list the variants of a repository, their sizes, and whether they fit this machine",
+        "modeldeck show owner/name",
+        "modeldeck show owner/name --n-ctx 32768",
+    )
+    show.add_argument("repo_id", metavar="OWNER/NAME", help="the repository")
+    _add_revision(show)
+    show.add_argument(
+        "--n-ctx", type=int, default=4096, metavar="TOKENS", help="the context length to judge for (default 4096)"
     )
 
-    verify = add("verify", commands.verify, "hash a model's files and compare with what they must be")
-    verify.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="or the path that `download` and `ls` print")
+    download = add(
+        "download",
+        commands.download,
+        "download a variant, verify it, and publish it into the cache",
+        "modeldeck download owner/name              # the recommended variant",
+        "modeldeck download owner/name:Q4_K_M       # Ctrl-C pauses, the same command continues",
+        "modeldeck download owner/name --filename model-Q4_K_M.gguf",
+    )
+    download.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_TARGET_HELP)
+    download.add_argument("--filename", metavar="PATH", help="a file of the repository, instead of a label")
+    _add_revision(download)
+
+    add("ls", commands.ls, "list the models in the cache", "modeldeck ls", "modeldeck ls --json")
+
+    verify = add(
+        "verify",
+        commands.verify,
+        "hash the files of a model and compare them with what the Hub lists",
+        "modeldeck verify owner/name:Q4_K_M",
+        "modeldeck verify owner/name:Q4_K_M --repair",
+    )
+    verify.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_LOCAL_HELP)
     verify.add_argument("--repair", action="store_true", help="fetch damaged parts again")
 
-    rm = add("rm", commands.rm, "delete a model from the cache")
-    rm.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="or the path that `download` and `ls` print")
+    rm = add("rm", commands.rm, "delete a model from the cache", "modeldeck rm owner/name:Q4_K_M")
+    rm.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_LOCAL_HELP)
+
+    add(
+        "downloads",
+        commands.downloads,
+        "list the downloads that run, are paused, have failed or are finished",
+        "modeldeck downloads",
+    )
+
+    cancel = add(
+        "cancel",
+        commands.cancel,
+        "give up unfinished downloads and delete their data",
+        "modeldeck cancel owner/name:Q4_K_M",
+        "modeldeck cancel owner/name                # also what killed processes have left",
+    )
+    cancel.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_TARGET_HELP)
+
+    engine = add(
+        "engine",
+        commands.engine,
+        "show or stop the download engine (running downloads are paused)",
+        "modeldeck engine status",
+        "modeldeck engine stop",
+    )
+    engine.add_argument("action", choices=["status", "stop"], help="what to do with the engine")
+
+    add(
+        "doctor",
+        commands.doctor,
+        "report versions, settings and free space for a bug report, without any secret",
+        "modeldeck doctor",
+    )
+
+    completion = add(
+        "completion",
+        commands.completion,
+        "print the completion of this command for a shell",
+        "modeldeck completion bash > ~/.local/share/bash-completion/completions/modeldeck",
+        "modeldeck completion zsh > ~/.zfunc/_modeldeck",
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")
     return parser
+
+
+def _add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", default="main", help="a branch, a tag or a commit (default main)")
+
+
+def _epilog(examples: Sequence[str]) -> str:
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)])

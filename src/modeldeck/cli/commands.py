@@ -11,9 +11,11 @@ import anyio.to_thread
 import msgspec
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._types import LocalModel, VerifiedFile
+from modeldeck._listing import Listing
+from modeldeck._tables import format_size
+from modeldeck._types import LocalModel
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
-from modeldeck.cli.output import Output, format_count, format_size, job_line
+from modeldeck.cli.output import Output
 from modeldeck.session import Download, Session, split_target
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -21,25 +23,20 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 async def search(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     page = await session.search(arguments.text, sort=arguments.sort, limit=arguments.limit)
-    for model in page.models:
-        output.record(
-            msgspec.to_builtins(model),
-            f"{model.repo_id:60} {format_count(model.downloads):>8} downloads  {format_count(model.likes):>6} likes",
-        )
+    output.records(
+        [msgspec.to_builtins(model) for model in page.models],
+        str(page),
+        if_none="No repository matches. The Hub looks for the text in the names of repositories and owners only.",
+    )
     return EXIT_OK
 
 
 async def show(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     details = await session.describe(arguments.repo_id, arguments.revision, n_ctx=arguments.n_ctx)
-    lines = [f"{details.repo_id} at {details.commit_hash}"]
-    for variant in details.variants:
-        fit = details.fits.get(variant.variant_id)
-        mark = "*" if variant.variant_id == details.recommended else " "
-        lines.append(
-            f"{mark} {variant.label:14} {format_size(variant.size):>10}  {fit.verdict if fit else 'unknown':10} "
-            f"{variant.variant_id}"
-        )
-    output.record(RepoRecord.of(details), "\n".join(lines))
+    explanation = ""
+    if details.recommended is not None:
+        explanation = f"\n* recommended for this machine with a context of {arguments.n_ctx} tokens"
+    output.record(RepoRecord.of(details), f"{details}{explanation}")
     return EXIT_OK
 
 
@@ -49,7 +46,7 @@ async def download(session: Session, arguments: argparse.Namespace, output: Outp
     download = await session.start(request)
     model = await _until_interrupted(download, output)
     if model is None:
-        output.note("Interrupted. What was fetched is kept: run the same command to go on.")
+        output.note("Interrupted. Downloaded data is kept: run the same command to continue.")
         return EXIT_INTERRUPTED
     output.ready(model)
     return EXIT_OK
@@ -79,22 +76,18 @@ async def _until_interrupted(download: Download, output: Output) -> LocalModel |
 
 
 async def ls(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    for model in await session.local_models():
-        output.record(
-            LocalRecord.of(model),
-            f"{model.repo_id}:{model.label:14} {format_size(model.size):>10}  {model.path}",
-        )
+    models = await session.local_models()
+    output.records(
+        [LocalRecord.of(model) for model in models],
+        str(Listing(models)),
+        if_none=f"The cache at {session.settings.cache_dir} has no models.",
+    )
     return EXIT_OK
 
 
 async def verify(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    files: tuple[VerifiedFile, ...] = await session.verify(arguments.target, repair=arguments.repair)
-    for file in files:
-        verdict = {True: "ok", False: "DAMAGED", None: "no digest known"}[file.is_valid]
-        output.record(
-            VerifiedRecord.of(file),
-            f"{verdict:10} {file.path}" + (f" ({file.repaired_bytes} bytes repaired)" if file.repaired_bytes else ""),
-        )
+    files = await session.verify(arguments.target, repair=arguments.repair)
+    output.records([VerifiedRecord.of(file) for file in files], str(Listing(files)), if_none="")
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
 
 
@@ -111,8 +104,8 @@ async def cancel(session: Session, arguments: argparse.Namespace, output: Output
 
 
 async def downloads(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    for snapshot in await session.downloads():
-        output.record(JobView.of(snapshot), job_line(snapshot))
+    jobs = await session.downloads()
+    output.records([JobView.of(job) for job in jobs], str(Listing(jobs)), if_none="No downloads.")
     return EXIT_OK
 
 
@@ -132,4 +125,22 @@ async def engine(session: Session, arguments: argparse.Namespace, output: Output
             f"Engine {status.version}, process {status.pid}: {status.active} active, {status.waiting} waiting, "
             f"{status.clients} clients.",
         )
+    return EXIT_OK
+
+
+async def doctor(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    from modeldeck.cli.doctor import examine
+
+    report = await examine(session.settings)
+    width = max(map(len, report))
+    output.record(report, "\n".join(f"{name:{width}}  {value}" for name, value in report.items()))
+    return EXIT_OK
+
+
+async def completion(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    import shtab
+
+    from modeldeck.cli.arguments import make_parser
+
+    print(shtab.complete(make_parser(), arguments.shell))
     return EXIT_OK

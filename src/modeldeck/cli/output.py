@@ -5,55 +5,77 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
-from typing import Any
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO, TypeAlias
 
 import msgspec
 
 from modeldeck._errors import ModelDeckError
+from modeldeck._tables import format_duration, format_rate, format_size, shorten_middle
 from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel
 
-_GB_BYTES = 10**9
-_MB_BYTES = 10**6
+Record: TypeAlias = msgspec.Struct | dict[str, Any]
+
 _USUAL_COLUMNS = 80
+_MIN_NAME_COLUMNS = 12
+_RED, _RESET = "\x1b[31m", "\x1b[0m"
 
 
 @dataclass(slots=True)
 class Output:
-    """Writes for people, or one JSON object a line for programs."""
+    """Writes for people, or one JSON object a line for programs.
+
+    Data goes to standard output; progress, notes and errors for people go to standard error.
+    """
 
     is_json: bool
+    is_quiet: bool = False
+    is_verbose: bool = False
+    _first: DownloadSnapshot | None = None
     _last: DownloadSnapshot | None = None
+    _began_at: float = field(default_factory=time.monotonic)
     _is_line_open: bool = False
 
-    def record(self, data: msgspec.Struct | dict[str, Any], text: str) -> None:
+    def record(self, data: Record, text: str) -> None:
         print(json.dumps(msgspec.to_builtins(data)) if self.is_json else text, flush=True)
+
+    def records(self, data: Sequence[Record], text: str, *, if_none: str) -> None:
+        """Write a line of JSON for each item, or the text for all of them."""
+        if self.is_json:
+            for item in data:
+                self.record(item, "")
+        elif data:
+            print(text, flush=True)
+        else:
+            self.note(if_none)
 
     def progress(self, snapshot: DownloadSnapshot) -> None:
         if snapshot.state is DownloadState.READY or snapshot == self._last:
             return
+        self._first = self._first or snapshot
         self._last = snapshot
         if self.is_json:
-            print(
-                json.dumps(
-                    {
-                        "event": "progress",
-                        "received": snapshot.received,
-                        "total": snapshot.total,
-                        "rate": snapshot.rate,
-                        "state": snapshot.state.value,
-                    }
-                ),
-                flush=True,
+            self.record(
+                {
+                    "event": "progress",
+                    "received": snapshot.received,
+                    "total": snapshot.total,
+                    "rate": snapshot.rate,
+                    "state": snapshot.state.value,
+                },
+                "",
             )
-        elif sys.stderr.isatty():
-            # Of a line that is too long the end is shown, where the figures are: a broken one could not be overwritten.
+        elif sys.stderr.isatty() and not self.is_quiet:
             width = (os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS) - 1
-            print(f"\r\x1b[K{job_line(snapshot)[-width:]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{progress_line(snapshot, width)}", end="", file=sys.stderr, flush=True)
             self._is_line_open = True
 
     def ready(self, model: LocalModel) -> None:
-        self._end_line()
+        if not self.is_json:
+            self._close_progress(self._closing_line(model))
         self.record(
             {
                 "event": "ready",
@@ -65,19 +87,43 @@ class Output:
             str(model.path),
         )
 
+    def _closing_line(self, model: LocalModel) -> str:
+        fetched = (model.bytes_fetched or 0) - (self._first.bytes_fetched if self._first else 0)
+        if fetched <= 0:
+            return f"{format_size(model.size)} already in the cache."
+        seconds = max(time.monotonic() - self._began_at, 1e-3)
+        speed = format_rate(fetched / seconds)
+        return f"{format_size(fetched)} in {format_duration(seconds)} ({speed}), SHA-256 verified."
+
     def failed(self, error: ModelDeckError) -> None:
-        self._end_line()
         if self.is_json:
-            print(
-                json.dumps({"event": "failed", "code": error.code, "message": error.message, **error.details}),
-                flush=True,
-            )
-        else:
-            print(f"modeldeck: {error.message}", file=sys.stderr)
+            self.record({"event": "failed", "code": error.code, "message": error.message, **error.details}, "")
+            return
+        if self.is_verbose:
+            self._end_line()
+            traceback.print_exception(error)
+        self.problem(error.message)
+
+    def problem(self, text: str) -> None:
+        """Write what went wrong, for people."""
+        self._end_line()
+        red, reset = (_RED, _RESET) if is_coloured(sys.stderr) else ("", "")
+        print(f"{red}modeldeck:{reset} {text}", file=sys.stderr)
 
     def note(self, text: str) -> None:
         self._end_line()
-        print(text, file=sys.stderr)
+        if not self.is_quiet:
+            print(text, file=sys.stderr)
+
+    def _close_progress(self, text: str) -> None:
+        """Replace the line of progress by a last line."""
+        if self.is_quiet:
+            return
+        if self._is_line_open:
+            self._is_line_open = False
+            print(f"\r\x1b[K{text}", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def _end_line(self) -> None:
         if self._is_line_open:
@@ -85,20 +131,33 @@ class Output:
             self._is_line_open = False
 
 
-def job_line(snapshot: DownloadSnapshot) -> str:
-    percent = "" if snapshot.percent is None else f"{snapshot.percent:3d} %  "
-    rate = "" if snapshot.rate is None else f"  {snapshot.rate / _MB_BYTES:.1f} MB/s"
-    left = "" if snapshot.eta_seconds is None else f"  {round(snapshot.eta_seconds)} s left"
+def is_coloured(stream: TextIO) -> bool:
+    """Return whether colours may be written: on a terminal, and not if ``NO_COLOR`` is set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
+    """Return a download in one line of at most ``width`` characters.
+
+    The figures come first: where there is little room, the name is shortened in its middle, and then the least
+    important figures go.
+    """
     name = f"{snapshot.request.repo_id}:{snapshot.request.label}"
+    percent = [] if snapshot.percent is None else [f"{snapshot.percent:3d} %"]
     sizes = f"{format_size(snapshot.received)} of {format_size(snapshot.total)}"
-    return f"{name}  {snapshot.state}  {percent}{sizes}{rate}{left}"
-
-
-def format_size(size: int | None) -> str:
-    if size is None:
-        return "?"
-    return f"{size / _GB_BYTES:.2f} GB" if size >= _GB_BYTES else f"{size / _MB_BYTES:.1f} MB"
-
-
-def format_count(count: int | None) -> str:
-    return "?" if count is None else str(count)
+    rate = [] if snapshot.rate is None else [format_rate(snapshot.rate)]
+    left = [] if snapshot.eta_seconds is None else [f"{format_duration(snapshot.eta_seconds)} left"]
+    state = snapshot.state.value
+    for parts in (
+        [state, *percent, sizes, *rate, *left],
+        [state, *percent, sizes, *left],
+        [state, *percent, sizes],
+        [state, *percent],
+        percent or [state],
+    ):
+        figures = "  ".join(parts)
+        if len(figures) + 2 + min(len(name), _MIN_NAME_COLUMNS) <= width:
+            return f"{shorten_middle(name, width - len(figures) - 2)}  {figures}"
+        if len(figures) <= width:
+            return figures
+    return ""

@@ -17,9 +17,9 @@ from modeldeck.session import Session
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return its exit status."""
     arguments = make_parser().parse_args(argv)
-    output = Output(arguments.json)
+    output = Output(arguments.json, arguments.quiet, arguments.verbose)
     try:
         return anyio.run(_run, arguments, output)
     except ModelDeckError as error:
@@ -28,16 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _drop_output()  # the reader of our output left (`modeldeck ls | head`): nobody is there to be told
+        _drop_output()  # the reader of the output left, as in `modeldeck ls | head`
         return EXIT_FAILED
     except OSError as error:
         _drop_output()
-        output.note(f"modeldeck: {error}")
+        output.problem(str(error))
         return EXIT_FAILED
 
 
 def _drop_output() -> None:
-    """Python shall not try again to write what could not be written, and end with a status and a message of its own."""
+    """Keep Python from writing the failed output again at its exit, with a status and a message of its own."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

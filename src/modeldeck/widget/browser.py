@@ -36,25 +36,35 @@ def _bundle_text() -> str:
 
 
 class ModelBrowser(anywidget.AnyWidget):
-    """Search, download and load GGUF models in a notebook cell.
+    """The widget: search, download and load GGUF models in a notebook cell.
 
-    Show it as the last line of a cell. After pressing Load, the model is ``browser.llm`` in every later cell, or
-    ``llm = await browser``.
+    Show it as the last line of a cell. After you have pressed Load, the model is ``browser.llm`` in every later cell,
+    or ``llm = await browser``.
 
     Parameters
     ----------
     query : str
-        What to search for at the start.
-    endpoint, token, cache_dir
-        As huggingface_hub knows them (HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE) unless given.
+        The text to search for at first.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
     revision : str
-        The branch, tag or commit that repositories are opened at.
+        The branch, tag or commit of the repositories to open.
     n_ctx : int
-        Context length in tokens that models are judged for and loaded with; the user can change it.
+        The context length in tokens that models are judged for and loaded with. The user can change it.
     page_size : int
-        Results a search shows at once, 1 to 100.
+        Results that a search shows at once, 1 to 100.
     inline : bool, optional
-        Run downloads on a thread of the kernel instead of in a process of their own.
+        Download on a thread of the kernel, instead of in the engine's own process.
+
+    Examples
+    --------
+    >>> browser = ModelBrowser("smollm2")  # doctest: +SKIP
+    >>> browser  # doctest: +SKIP
+    >>> llm = await browser  # doctest: +SKIP
     """
 
     _view = traitlets.Dict().tag(sync=True)
@@ -101,12 +111,12 @@ class ModelBrowser(anywidget.AnyWidget):
 
     @property
     def llm(self) -> Llama | None:
-        """The loaded model, or ``None``."""
+        """The loaded `Llama`; ``None`` before a model is loaded."""
         return self._bridge.llm
 
     @property
     def downloads(self) -> tuple[DownloadSnapshot, ...]:
-        """What is downloading, paused, failed and finished, as of now."""
+        """The downloads that run, are paused, have failed or are finished, each a `DownloadSnapshot`."""
         return self._bridge.downloads
 
     def __await__(self) -> Generator[Any, None, Llama]:
@@ -123,25 +133,45 @@ class ModelBrowser(anywidget.AnyWidget):
         return ready.result()
 
     def wait(self, timeout: float | None = None) -> Llama:
-        """Block until a model is loaded, and return it. Interrupting stops the waiting, not the download.
+        """Block until a model is loaded, and return it. An interrupt ends the waiting and leaves the download alone.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most. Without it, wait as long as it takes.
+
+        Returns
+        -------
+        Llama
+            The loaded model.
 
         Raises
         ------
         TimeoutError
-            After ``timeout`` seconds.
+            If the timeout is over.
         NoFrontEndError
-            When no page shows the widget, or it is closed meanwhile.
+            If no page shows the widget, or the widget is closed.
+
+        Examples
+        --------
+        >>> llm = browser.wait(timeout=600)  # doctest: +SKIP
         """
         return self._loop.wait(self._bridge.ready(), timeout)
 
     def close(self) -> None:
-        """Take the widget away. Downloads go on, and a loaded model stays usable."""
+        """Remove the widget from the page. Downloads continue, and a loaded model stays usable."""
         if self._serving is not None:
             self._serving.cancel()
         super().close()
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Ignore state from the front end: Python is the only writer of the traits."""
+        """Ignore state from the page, because Python is the only writer of the traits.
+
+        Parameters
+        ----------
+        sync_data : dict[str, Any]
+            The state that the page sent.
+        """
 
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
         self._bridge.post(content)

@@ -1,0 +1,65 @@
+"""Results that are several local models, downloads or files: a tuple that shows itself as a table."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from modeldeck._tables import Table, Tabular, format_duration, format_rate, format_size
+from modeldeck._types import DownloadSnapshot, LocalModel, VerifiedFile
+
+T = TypeVar("T")
+
+
+class Listing(tuple[T, ...], Tabular, Generic[T]):
+    """A tuple of local models, downloads or verified files that shows itself as a table."""
+
+    __slots__ = ()
+
+    def _table(self) -> Table:
+        first = self[0] if self else None
+        if isinstance(first, DownloadSnapshot):
+            return _downloads_table([item for item in self if isinstance(item, DownloadSnapshot)])
+        if isinstance(first, VerifiedFile):
+            return _verified_table([item for item in self if isinstance(item, VerifiedFile)])
+        return _models_table([item for item in self if isinstance(item, LocalModel)])
+
+
+def _models_table(models: list[LocalModel]) -> Table:
+    return Table(
+        headings=("Model", "Size", "Commit", "Path"),
+        rows=[
+            (f"{model.repo_id}:{model.label}", format_size(model.size), model.commit_hash[:8], str(model.path))
+            for model in models
+        ],
+        numeric=frozenset({"Size"}),
+    )
+
+
+def _verified_table(files: list[VerifiedFile]) -> Table:
+    verdicts = {True: "ok", False: "DAMAGED", None: "no digest known"}
+    return Table(
+        headings=("Result", "Repaired", "Path"),
+        rows=[
+            (verdicts[file.is_valid], format_size(file.repaired_bytes) if file.repaired_bytes else "", str(file.path))
+            for file in files
+        ],
+        numeric=frozenset({"Repaired"}),
+    )
+
+
+def _downloads_table(jobs: list[DownloadSnapshot]) -> Table:
+    return Table(
+        headings=("Download", "State", "Done", "Size", "Speed", "Left"),
+        rows=[
+            (
+                f"{job.request.repo_id}:{job.request.label}",
+                job.state.value,
+                "?" if job.percent is None else f"{job.percent} %",
+                format_size(job.total),
+                "" if job.rate is None else format_rate(job.rate),
+                "" if job.eta_seconds is None else format_duration(job.eta_seconds),
+            )
+            for job in jobs
+        ],
+        numeric=frozenset({"Done", "Size", "Speed", "Left"}),
+    )

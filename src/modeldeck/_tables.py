@@ -1,0 +1,101 @@
+"""Sizes, counts and tables as people read them, in text and in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+_GB_BYTES = 10**9
+_MB_BYTES = 10**6
+
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as text. The columns in ``numeric`` are aligned to the right."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: frozenset[str] = frozenset()
+    caption: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        text = [
+            "  ".join(
+                cell.rjust(width) if heading in self.numeric else cell.ljust(width)
+                for heading, cell, width in zip(self.headings, line, widths, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*([self.caption] if self.caption else []), *text])
+
+    def to_html(self) -> str:
+        """Return the table as HTML for a notebook, which gives it the colours of its theme. All text is escaped."""
+        styles = [f' style="text-align: {"right" if heading in self.numeric else "left"}"' for heading in self.headings]
+
+        def line(tag: str, cells: Sequence[str]) -> str:
+            return "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for style, cell in zip(styles, cells, strict=True))
+
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        body = "".join(f"<tr>{line('td', row)}</tr>" for row in self.rows)
+        return f"<table>{caption}<thead><tr>{line('th', self.headings)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def format_size(size: int | None) -> str:
+    """Return a size in bytes as ``"4.92 GB"`` or ``"98.4 MB"``."""
+    if size is None:
+        return UNKNOWN
+    return f"{size / _GB_BYTES:.2f} GB" if size >= _GB_BYTES else f"{size / _MB_BYTES:.1f} MB"
+
+
+def format_count(count: int | None) -> str:
+    """Return a number with separators between the thousands."""
+    return UNKNOWN if count is None else f"{count:,}"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """Return a speed as ``"60.7 MB/s"``."""
+    return f"{bytes_per_second / _MB_BYTES:.1f} MB/s"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as ``"45 s"``, ``"12 min 5 s"`` or ``"3 h 7 min"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """Return the text, with its middle replaced by ``…`` if it is longer than ``width``."""
+    if len(text) <= width:
+        return text
+    if width < 3:
+        return ""
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+class Tabular:
+    """A result that shows itself as a table: in a notebook, in IPython, and with ``print``."""
+
+    __slots__ = ()
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self._table())
+
+    def _repr_html_(self) -> str:
+        return self._table().to_html()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))

@@ -1,0 +1,131 @@
+"""What ``modeldeck doctor`` reports about this installation. Nothing in it is secret: it is for bug reports."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import anyio
+import anyio.to_thread
+
+from modeldeck import __version__
+from modeldeck._errors import ModelDeckError
+from modeldeck._settings import Settings
+from modeldeck._tables import format_size
+
+_PACKAGES = ("huggingface_hub", "httpx", "anywidget", "ipywidgets", "ipykernel", "jupyterlab", "notebook")
+_ANSWER_SECONDS = 5.0
+
+
+async def examine(settings: Settings) -> dict[str, Any]:
+    """Return the report: a name and a short text for each line."""
+    return {
+        "modeldeck": __version__,
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": ", ".join(filter(None, map(_package, _PACKAGES))),
+        "endpoint": _without_login(settings.endpoint) + (" (offline mode)" if settings.is_offline else ""),
+        "token": await _token(settings),
+        "proxy": _proxies(),
+        "certificates": ", ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
+        or "the usual ones",
+        "cache": await anyio.to_thread.run_sync(_cache, settings.cache_dir),
+        "engine": await anyio.to_thread.run_sync(_engine, settings),
+        "llama.cpp": await anyio.to_thread.run_sync(_llama),
+        "memory": await anyio.to_thread.run_sync(_hardware),
+    }
+
+
+def _package(name: str) -> str | None:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return None
+
+
+def _without_login(address: str) -> str:
+    """Return an address without the user and the password in it."""
+    try:
+        parts = urlsplit(address)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "not an address"
+    return f"{parts.scheme}://{parts.hostname or '?'}{port}{parts.path}"
+
+
+async def _token(settings: Settings) -> str:
+    """Return whether there is a token and whose it is, never the token itself."""
+    if settings.token is None:
+        return "none"
+    if settings.is_offline:
+        return "present"
+    from huggingface_hub import HfApi
+
+    def ask() -> str:
+        user = HfApi(endpoint=settings.endpoint, token=settings.token).whoami()
+        return f"present, of {user['name']}"
+
+    with anyio.move_on_after(_ANSWER_SECONDS):
+        try:
+            return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the report goes on and names its kind
+            return f"present, but the Hub did not tell whose it is ({type(error).__name__})"
+    return "present, but the Hub did not answer"
+
+
+def _proxies() -> str:
+    proxies = {scheme: address for scheme, address in getproxies().items() if scheme != "no"}
+    return ", ".join(f"{scheme}: {_without_login(address)}" for scheme, address in sorted(proxies.items())) or "none"
+
+
+def _cache(folder: Path) -> str:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    text = f"{_without_home(folder)}, {format_size(shutil.disk_usage(existing).free)} free"
+    if existing != folder:
+        return f"{text}, does not exist yet"
+    return text if os.access(folder, os.W_OK) else f"{text}, not writable"
+
+
+def _without_home(path: Path) -> str:
+    home = Path.home()
+    return str(Path("~", path.relative_to(home))) if path.is_relative_to(home) else str(path)
+
+
+def _engine(settings: Settings) -> str:
+    from modeldeck.service.control import engine_status
+
+    try:
+        status = engine_status(settings)
+    except ModelDeckError as error:
+        return f"{error.code}: {error.message}"
+    if status is None:
+        return "not running"
+    return f"{status.version}, {status.active} active, {status.waiting} waiting, {status.clients} clients"
+
+
+def _llama() -> str:
+    from modeldeck.llama import availability
+    from modeldeck.llama.install import import_llama_cpp
+
+    found = availability()
+    if not found.is_available:
+        return "not installed"
+    try:
+        features = import_llama_cpp().llama_print_system_info().decode()
+    except ModelDeckError as error:
+        return f"{found.version}, {error.code}: {error.message}"
+    return f"llama-cpp-python {found.version}; {' '.join(features.split())}"
+
+
+def _hardware() -> str:
+    from modeldeck.sizing.hardware import probe_hardware
+
+    hardware = probe_hardware()
+    parts = [f"RAM: {format_size(hardware.ram_available)} of {format_size(hardware.ram_total)} free"]
+    parts += [f"{gpu.name}: {format_size(gpu.free)} of {format_size(gpu.total)} free" for gpu in hardware.gpus]
+    return "; ".join(parts if hardware.gpus else [*parts, hardware.notice or "no GPU"])

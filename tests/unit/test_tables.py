@@ -1,0 +1,112 @@
+"""Tables, sizes and the command's line of progress, as people read them."""
+
+import pytest
+
+from modeldeck._listing import Listing
+from modeldeck._tables import Table, format_duration, format_size, shorten_middle
+from modeldeck._types import (
+    DownloadRequest,
+    DownloadSnapshot,
+    DownloadState,
+    ModelSummary,
+    SearchPage,
+    SearchQuery,
+)
+from modeldeck.bars import download_progress
+from modeldeck.cli.output import progress_line
+
+NAME = "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M"
+
+
+def snapshot(state: DownloadState = DownloadState.DOWNLOADING, received: int = 2_100_000_000) -> DownloadSnapshot:
+    repo_id, _, label = NAME.partition(":")
+    request = DownloadRequest(
+        repo_id=repo_id,
+        revision="main",
+        commit_hash=None,
+        variant_id="model.gguf",
+        label=label,
+        files=(),
+        endpoint="https://hub.example",
+        cache_dir="/cache",
+    )
+    return DownloadSnapshot(
+        job_id="1",
+        request=request,
+        state=state,
+        received=received,
+        total=5_000_000_000,
+        rate=60_700_000.0,
+        eta_seconds=47.8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("abcdefgh", 8, "abcdefgh"),
+        ("abcdefgh", 7, "abc…fgh"),
+        ("abcdefgh", 4, "a…gh"),
+        ("abcdefgh", 3, "a…h"),
+        ("abcdefgh", 2, ""),
+    ],
+)
+def test_a_text_is_shortened_in_its_middle(text: str, width: int, expected: str) -> None:
+    assert shorten_middle(text, width) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (11_220, "3 h 7 min")]
+)
+def test_a_duration_is_short(seconds: float, expected: str) -> None:
+    assert format_duration(seconds) == expected
+
+
+def test_an_unknown_size_is_not_zero() -> None:
+    assert format_size(None) == "?"
+
+
+@pytest.mark.parametrize("width", range(1, 140))
+def test_the_line_of_progress_fits_every_width(width: int) -> None:
+    line = progress_line(snapshot(), width)
+    assert len(line) <= width
+    if width >= 6:
+        assert "42 %" in line
+    if width >= 80:
+        assert "60.7 MB/s" in line
+        assert "48 s left" in line
+    if width >= 120:
+        assert line.startswith(NAME)
+
+
+def test_the_columns_of_a_table_are_aligned() -> None:
+    table = Table(["Name", "Size"], [["a", "1"], ["longer", "1000"]], frozenset({"Size"}))
+    assert str(table) == "Name    Size\na          1\nlonger  1000"
+
+
+def test_text_of_the_hub_is_escaped_in_html() -> None:
+    page = SearchPage(query=SearchQuery(), models=(ModelSummary(repo_id="<script>alert(1)</script>/x"),))
+    html = page._repr_html_()
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;/x" in html
+
+
+def test_a_result_prints_as_a_table() -> None:
+    page = SearchPage(query=SearchQuery(), models=(ModelSummary(repo_id="owner/name", downloads=12_345),))
+    assert str(page).splitlines()[1].split() == ["owner/name", "12,345", "?", "?", "?"]
+    jobs = Listing([snapshot()])
+    assert jobs == (snapshot(),)
+    assert "downloading" in str(jobs)
+    assert "60.7 MB/s" in jobs._repr_html_()
+
+
+def test_an_empty_result_prints_its_headings() -> None:
+    assert str(SearchPage(query=SearchQuery(), models=())).startswith("Repository")
+    assert Listing()._repr_html_().startswith("<table>")
+
+
+def test_a_bar_is_full_only_when_the_files_are_verified() -> None:
+    verifying = download_progress(snapshot(DownloadState.VERIFYING, received=5_000_000_000))
+    assert verifying.done == 4_950_000_000
+    ready = download_progress(snapshot(DownloadState.READY, received=5_000_000_000))
+    assert ready.done == ready.total == 5_000_000_000
