@@ -9,7 +9,7 @@ if sys.version_info < (3, 11):
 
 import argparse
 
-from tools import environment, lock, suite
+from tools import documentation, environment, lock, suite
 
 
 def main() -> int:
@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": (environment.demo, "set up what is needed, start the local hub and JupyterLab on the quickstart"),
     "test": (suite.test, "set up everything, run every test"),
     "check": (suite.check, "set up everything, run the linters and type checkers only"),
+    "docs": (documentation.docs, "set up everything, build the documentation site"),
     "setup": (environment.setup, "set up everything"),
     "lock": (lock.lock, "resolve the newest dependencies into constraints.txt"),
     "clean": (environment.clean, "delete everything that set-up and builds made in the checkout"),

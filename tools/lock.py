@@ -1,7 +1,7 @@
 """Writes ``constraints.txt``: the newest versions of everything in the test environment that this interpreter can use.
 
-Some packages need a certain patch release of Python, so run it with the oldest one that shall work:
-``make lock PYTHON=/usr/bin/python3.11``.
+Some packages need a certain patch release of Python, so run it with the oldest supported one:
+``make lock PYTHON=/usr/bin/python3.11``. The file holds names and versions only, and no address of an index.
 """
 
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 from tools.environment import CONSTRAINTS, ROOT, TEST_EXTRAS, build_requirements
 
 HEADER = f"""\
-# The versions of everything in the test environment. Written by `make lock` with Python {platform.python_version()}.
+# The versions of everything in the test environment, for `pip install --constraint`. `make lock` writes this file: it
+# lets pip resolve the newest versions with Python {platform.python_version()}, and notes what pip chose.
 """
 
 

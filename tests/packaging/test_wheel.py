@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import modeldeck
 from tools.environment import MADE_HERE, ROOT
 
 BUNDLE = "modeldeck/widget/static/widget.js"
@@ -69,6 +70,18 @@ def test_the_sdist_holds_the_bundle_and_its_sources(sdist: Path) -> None:
     assert f"src/{BUNDLE}" in names
     assert {"js/package-lock.json", "js/src/widget.tsx", "LICENSE", "README.md", "pyproject.toml"} <= names
     assert not any("node_modules" in name for name in names)
+
+
+def test_the_package_index_would_accept_both(wheel: Path, sdist: Path) -> None:
+    check = [sys.executable, "-m", "twine", "check", "--strict", wheel, sdist]
+    result = subprocess.run(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_version_stands_in_one_place(wheel: Path) -> None:
+    assert wheel.name.split("-")[1] == modeldeck.__version__
+    texts = (ROOT / name for name in ("pyproject.toml", "CITATION.cff", "docs/conf.py", "js/package.json"))
+    assert [path.name for path in texts if modeldeck.__version__ in path.read_text(encoding="utf-8")] == []
 
 
 def test_the_installed_wheel_finds_its_bundle(wheel: Path, tmp_path: Path) -> None:
