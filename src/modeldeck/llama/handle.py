@@ -150,7 +150,7 @@ class Llama(_Mixin):  # type: ignore[misc]
         Called with the loaded fraction, 0 to 1. Returning ``False`` ends the load.
     verbose : bool
         Whether llama.cpp's log is printed to stderr.
-    **kwargs
+    **kwargs : Any
         The options of ``llama_cpp.Llama``.
 
     Raises
