@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from modeldeck._errors import InvalidRequestError
+
+_DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Resolved settings. The token is not in ``repr``."""
+    """Resolved settings. The token is not in ``repr``.
+
+    ``endpoint`` has no user and no password in it. Where the given one had, ``token`` is not a token but the whole
+    ``"Basic …"`` of the ``Authorization`` header: like a token, it lives in memory only and goes to the endpoint only.
+    """
 
     endpoint: str
     cache_dir: Path
@@ -27,7 +35,8 @@ def resolve_settings(
     Parameters
     ----------
     token
-        A token, ``None`` or ``True`` for the one huggingface_hub knows, ``False`` for none.
+        A token, ``None`` or ``True`` for the one huggingface_hub knows, ``False`` for none. With
+        ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` ``None`` means none.
 
     Raises
     ------
@@ -36,18 +45,44 @@ def resolve_settings(
     """
     from huggingface_hub import constants
 
-    address = (endpoint or constants.ENDPOINT).rstrip("/")
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidRequestError(
-            f"The endpoint {address!r} is not a web address. Set HF_ENDPOINT to one like https://huggingface.co, or "
-            "unset it."
-        )
+    address, basic = _split_credentials((endpoint or "").strip() or constants.ENDPOINT.strip() or _DEFAULT_ENDPOINT)
     return Settings(
         endpoint=address,
         cache_dir=_absolute(Path(cache_dir or constants.HF_HUB_CACHE)),
-        token=_resolve_token(token),
+        token=basic or _resolve_token(token),
         is_offline=bool(constants.HF_HUB_OFFLINE),
+    )
+
+
+def _split_credentials(text: str) -> tuple[str, str | None]:
+    """Return the endpoint without user and password, and these as the value of a header."""
+    shown = re.sub(r"//.*@", "//", text, flags=re.DOTALL)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise _not_an_endpoint(shown, "is not a web address") from None
+    if parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f]", text):
+        raise _not_an_endpoint(shown, "is not a web address")
+    if not parts.hostname:
+        raise _not_an_endpoint(shown, "has no host name")
+    if parts.query or parts.fragment:
+        raise _not_an_endpoint(shown, "has a query or a fragment")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    netloc = host if port is None else f"{host}:{port}"
+    return f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _basic_authorization(parts)
+
+
+def _basic_authorization(parts: SplitResult) -> str | None:
+    if not parts.username and not parts.password:
+        return None
+    credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return f"Basic {b64encode(credentials.encode()).decode()}"
+
+
+def _not_an_endpoint(shown: str, problem: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The endpoint {shown!r} {problem}. Set HF_ENDPOINT to an address like https://huggingface.co, or unset it."
     )
 
 
@@ -61,10 +96,10 @@ def _absolute(cache_dir: Path) -> Path:
 
 
 def _resolve_token(token: str | bool | None) -> str | None:
+    from huggingface_hub import constants, get_token
+
     if isinstance(token, str):
         return token
-    if token is False:
+    if token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN):
         return None
-    from huggingface_hub import get_token
-
     return get_token()

@@ -166,22 +166,6 @@ def test_an_empty_search_searches_for_nothing_in_particular() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "searched"),
-    [
-        (f" {ENDPOINT}/Qwen/Qwen3-8B-GGUF ", "Qwen/Qwen3-8B-GGUF"),
-        ("https://huggingface.co/Qwen/Qwen3-8B-GGUF/blob/main/Qwen3-8B-Q4_K_M.gguf?x=1", "Qwen/Qwen3-8B-GGUF"),
-        ("https://huggingface.co/models?search=qwen", "https://huggingface.co/models?search=qwen"),
-        ("https://elsewhere.example/Qwen/Qwen3-8B-GGUF", "https://elsewhere.example/Qwen/Qwen3-8B-GGUF"),
-        ("https://huggingface.co//x", "https://huggingface.co//x"),
-        ("https://[", "https://["),
-    ],
-)
-def test_a_pasted_address_of_a_model_searches_for_the_model(text: str, searched: str) -> None:
-    url = urls.search_url(ENDPOINT, SearchQuery(text=text))
-    assert dict(parse_qsl(urlsplit(url).query))["search"] == searched
-
-
-@pytest.mark.parametrize(
     ("url", "is_same"),
     [
         ("https://huggingface.co", True),

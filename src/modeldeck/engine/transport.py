@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from modeldeck.engine.connection import DirectPool
 from modeldeck.engine.network import MAX_THREADS, ThreadedBackend, drop_spare_buffers
 from modeldeck.hub.errors import UNUSABLE_SETTINGS, error_from_environment
+from modeldeck.hub.proxies import proxy_for
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32
@@ -58,7 +58,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
     def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
         address = (url.scheme, url.netloc)
         if address not in self._proxies:  # reading it takes half a millisecond
-            self._proxies[address] = _proxy_for(url)
+            self._proxies[address] = proxy_for(url)
         proxy = self._proxies[address]
         if proxy not in self._transports:
             self._transports[proxy] = _transport(ssl_context, proxy, self._threads)
@@ -93,11 +93,3 @@ def _transport(ssl_context: ssl.SSLContext, proxy: str | None, threads: ThreadPo
     elif not proxy.startswith("https:"):
         transport._pool._network_backend = backend
     return transport
-
-
-def _proxy_for(url: httpx.URL) -> str | None:
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.netloc.decode("ascii")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from platform import python_version
 from typing import TypeVar
@@ -31,6 +31,7 @@ from modeldeck._errors import (
 )
 from modeldeck._settings import Settings
 from modeldeck._types import GGUFFile, RepoListing, SearchPage, SearchQuery
+from modeldeck.hub.addresses import model_address
 from modeldeck.hub.errors import (
     UNUSABLE_SETTINGS,
     error_from_environment,
@@ -41,6 +42,7 @@ from modeldeck.hub.errors import (
     not_a_hub_error,
     offline_mode_error,
 )
+from modeldeck.hub.proxies import ProxyTransport
 from modeldeck.hub.ratelimit import RateLimits
 from modeldeck.hub.redirects import MAX_REDIRECTS, is_page_of, next_page, redirect_target
 from modeldeck.hub.shapes import (
@@ -162,7 +164,7 @@ class HubClient:
         self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
         try:
             self._http = httpx.AsyncClient(
-                transport=transport,
+                transport=transport or ProxyTransport(settings.endpoint),
                 headers={"User-Agent": USER_AGENT},
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 timeout=_TIMEOUT,
@@ -184,11 +186,13 @@ class HubClient:
         Parameters
         ----------
         query
-            What to search for, and in which order.
+            What to search for, and in which order. A model's address is searched for by its repository.
         cursor
             ``next_cursor`` of the page before.
         """
-        first = search_url(self._settings.endpoint, query)
+        address = model_address(query.text, self._settings.endpoint)
+        text = query.text if address is None else address.repo_id
+        first = search_url(self._settings.endpoint, replace(query, text=text))
         if cursor is not None and not is_page_of(cursor, first):
             raise InvalidRequestError(
                 "The cursor does not belong to a search at this endpoint. Search again from the start."

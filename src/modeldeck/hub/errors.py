@@ -1,4 +1,5 @@
-"""Turns answers, exceptions and failures of the disk into modeldeck's errors. Pure.
+"""Turns answers, exceptions and failures of the disk into modeldeck's errors. No I/O except that
+the environment is asked for the proxy to name.
 
 Only this module knows status codes, ``X-Error-Code``, httpx's exceptions and errno. Every message says what happened
 and what to do next; none has a token or a signed address in it.
@@ -34,6 +35,7 @@ from modeldeck._errors import (
     TLSError,
     UnauthorizedError,
 )
+from modeldeck.hub.proxies import proxy_for, proxy_variable
 from modeldeck.hub.ratelimit import lower_names, parse_retry_after
 from modeldeck.hub.urls import model_page_url
 
@@ -204,7 +206,9 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
             **({"status_code": int(status[0])} if status else {}),
         )
     if isinstance(exc, httpx.TimeoutException | TimeoutError):
-        return NetworkTimeoutError(f"{host} did not answer in time. Check the connection and try again.")
+        proxy = _proxy_of(endpoint)
+        through = f" through the proxy {host_of(proxy)}" if proxy else ""
+        return NetworkTimeoutError(f"{host} did not answer in time{through}. Check the connection and try again.")
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = cause.verify_message or "its certificate is not trusted"
@@ -217,12 +221,18 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
         return TLSError(
             f"The secure connection to {host} failed. Check whether its address must begin with http:// instead."
         )
+    if isinstance(exc, httpx.ConnectError) and (proxy := _proxy_of(endpoint)):
+        variable = proxy_variable(endpoint)
+        return ProxyError(
+            f"The proxy {host_of(proxy)} cannot be reached. Correct {variable}, or add {host} to NO_PROXY if no proxy "
+            "is needed for it."
+        )
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return OfflineError(
             f"The host name {host} was not found. Check the network connection and the endpoint (HF_ENDPOINT)."
         )
     if isinstance(exc, httpx.ConnectError | ConnectionRefusedError):
-        return OfflineError(f"{host} cannot be reached. Check the network connection, and HTTPS_PROXY if it is set.")
+        return OfflineError(f"{host} cannot be reached. Check the network connection and the endpoint (HF_ENDPOINT).")
     if isinstance(exc, httpx.RemoteProtocolError) and not _is_cut(exc):
         return ServerError(f"{host} does not speak HTTP. Check the endpoint (HF_ENDPOINT).")
     if isinstance(exc, httpx.DecodingError):
@@ -230,6 +240,13 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
     if isinstance(exc, httpx.LocalProtocolError | httpx.InvalidURL | httpx.UnsupportedProtocol):
         return ServerError(f"{host} sent an address or a header that cannot be used. Check the endpoint (HF_ENDPOINT).")
     return OfflineError(f"The connection to {host} was lost. Check the network connection and try again.")
+
+
+def _proxy_of(url: str) -> str | None:
+    try:
+        return proxy_for(url)
+    except httpx.InvalidURL:
+        return None
 
 
 def error_from_environment(exc: Exception) -> NetworkError:

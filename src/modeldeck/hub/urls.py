@@ -26,6 +26,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_BASIC = re.compile(r"Basic [A-Za-z0-9+/]+=*")
 _NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{")
 
 _SORT_KEYS: dict[SortKey, str] = {
@@ -141,7 +142,7 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
         raise InvalidRequestError(f"{_shown(query.sort)} is not a sort order. Choose one of {', '.join(_SORT_KEYS)}.")
     parameters = [("filter", "gguf")]
     if text := query.text.strip():
-        parameters.append(("search", repo_id_in(text, endpoint) or text))
+        parameters.append(("search", text))
     if query.author:
         parameters.append(("author", query.author))
     parameters += [
@@ -175,14 +176,6 @@ def resolve_url(endpoint: str, repo_id: str, revision: str, filename: str) -> st
 def model_page_url(endpoint: str, repo_id: str) -> str:
     """Return the address of the page on which people accept a licence."""
     return f"{endpoint}/{repo_id}"
-
-
-def repo_id_in(address: str, endpoint: str) -> str | None:
-    """The repository whose page, or one of whose files, a Hub shows at this address; ``None`` for any other text."""
-    if not is_hub_url(address, endpoint):
-        return None
-    repo_id = "/".join(httpx.URL(address).path.split("/")[1:3])
-    return repo_id if "/" in repo_id and _REPO_ID.fullmatch(repo_id) else None
 
 
 # --- origins ----------------------------------------------------------------------------------------------------------
@@ -225,6 +218,8 @@ def is_hub_url(url: str | httpx.URL, endpoint: str) -> bool:
 def authorization_headers(url: str | httpx.URL, *, endpoint: str, token: str | None) -> dict[str, str]:
     """Return the header with the token for the endpoint's own origin, and no header for any other address.
 
+    A token that begins with ``Basic`` is sent as it is: see `modeldeck._settings.Settings`.
+
     Raises
     ------
     InvalidRequestError
@@ -233,8 +228,9 @@ def authorization_headers(url: str | httpx.URL, *, endpoint: str, token: str | N
     if not token or not is_same_origin(url, endpoint):
         return {}
     token = token.strip()
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
+    is_basic = _BASIC.fullmatch(token) is not None
+    if not is_basic and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise InvalidRequestError(
             "The token contains invalid characters. Copy it again from your Hub settings into HF_TOKEN."
         )
-    return {"Authorization": f"Bearer {token}"}
+    return {"Authorization": token if is_basic else f"Bearer {token}"}

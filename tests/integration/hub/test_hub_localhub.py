@@ -212,7 +212,6 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALL_PROXY", "socks5://user:secret@127.0.0.1:9", "proxy"),
         ("ALL_PROXY", "secret://127.0.0.1:9", "proxy"),
         ("HTTP_PROXY", "http://[::1", "proxy"),
-        ("NO_PROXY", "[::1]", "proxy"),
         ("SSL_CERT_FILE", "/there/is/no/secret", "tls"),
         ("SSL_CERT_FILE", __file__, "tls"),
     ],

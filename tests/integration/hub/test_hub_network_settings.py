@@ -1,0 +1,171 @@
+"""Proxies, NO_PROXY, and endpoints with a password or a path, for the client and the engine against a real hub."""
+
+import os
+import re
+import socket
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+
+from modeldeck._errors import ModelDeckError
+from modeldeck._settings import Settings, resolve_settings
+from modeldeck._types import DownloadState, SearchQuery
+from modeldeck.hub.client import ClientLimits, HubClient
+from modeldeck.session import Session
+from tools.localhub import LocalHub
+from tools.localhub.faults import Reply, ReplyBy, json_reply
+from tools.localhub.messages import HTTPRequest
+
+from .test_hub_client import COMMIT, info, lfs_entry
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = b"GGUF" + bytes(range(256)) * 4000
+NAME = "m-Q4_K_M.gguf"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def local() -> Iterator[LocalHub]:
+    with LocalHub() as hub:
+        hub.add_repo("o/n", {NAME: CONTENT}, gguf={})
+        yield hub
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield unused.getsockname()[1]
+
+
+async def download(endpoint: str, tmp_path: Path) -> DownloadState:
+    async with Session(endpoint=endpoint, cache_dir=tmp_path / "cache", token=False, inline=True) as session:
+        model = await session.download("o/n", "Q4_K_M")
+        assert model.path.read_bytes() == CONTENT
+        return (await session.downloads())[0].state
+
+
+def text_of_files(folder: Path) -> str:
+    return " ".join(path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("no_proxy", ["127.0.0.0/8,::1/128", "localhost,[::1],127.0.0.1", "127.0.0.1/32", "*"])
+async def test_no_proxy_holds_for_the_client_and_the_engine(
+    local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int, no_proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port}")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert await download(local.endpoint, tmp_path) is DownloadState.READY
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_a_dead_proxy_is_named_and_its_password_is_not(
+    local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int, variable: str
+) -> None:
+    monkeypatch.setenv(variable, f"http://user:secret@127.0.0.1:{closed_port}")
+    client = HubClient(Settings(endpoint=local.endpoint, cache_dir=tmp_path), limits=ClientLimits(retry_seconds=0.0))
+    with pytest.raises(ModelDeckError, match=f"proxy 127.0.0.1:{closed_port} cannot be reached") as caught:
+        await client.listing("o/n")
+    await client.aclose()
+    assert caught.value.code == "proxy"
+    assert variable in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+async def test_a_proxy_that_dies_before_the_download_is_named(
+    local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    async with Session(endpoint=local.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True) as session:
+        request = await session.request("o/n", "Q4_K_M")
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port}")
+        job = await session.start(request)
+        with pytest.raises(ModelDeckError, match=f"proxy 127.0.0.1:{closed_port} cannot be reached") as caught:
+            with anyio.fail_after(60):
+                await job
+        assert caught.value.code == "proxy"
+
+
+async def test_a_refused_port_names_the_endpoint_s_setting(tmp_path: Path, closed_port: int) -> None:
+    settings = Settings(endpoint=f"http://127.0.0.1:{closed_port}", cache_dir=tmp_path)
+    client = HubClient(settings, limits=ClientLimits(retry_seconds=0.0))
+    with pytest.raises(ModelDeckError, match="HF_ENDPOINT") as caught:
+        await client.search(SearchQuery())
+    await client.aclose()
+    assert caught.value.code == "offline"
+    assert "PROXY" not in caught.value.message
+
+
+async def test_a_password_in_the_endpoint_authenticates_and_appears_nowhere(local: LocalHub, tmp_path: Path) -> None:
+    address = urlsplit(local.endpoint)
+    endpoint = f"http://someone:sesame@{address.netloc}"
+    async with Session(endpoint=endpoint, cache_dir=tmp_path / "cache", inline=True) as session:
+        await session.search("o/n")
+        model = await session.download("o/n")
+        (snapshot,) = await session.downloads()
+        seen = f"{session.settings!r} {snapshot!r} {model!r}"
+        local.faults.add(Reply(500), path="/api/*")
+        with pytest.raises(ModelDeckError) as caught:
+            await session.describe("o/n")
+        seen += f" {caught.value!r} {caught.value.details}"
+    basic = b64encode(b"someone:sesame").decode()
+    assert {record.headers.get("authorization") for record in local.requests.to("hub")} == {f"Basic {basic}"}
+    assert not any("authorization" in record.headers for record in local.requests.to("cdn"))
+    seen += text_of_files(tmp_path)
+    assert not re.search(f"sesame|someone|{re.escape(basic)}", seen)
+
+
+# --- an endpoint with a path ------------------------------------------------------------------------------------------
+
+PATH = "/api/hf"
+
+
+async def test_a_mirror_below_a_path_is_never_left(tmp_path: Path) -> None:
+    """It passes on what the Hub behind it says: redirects without the path, and next pages at the Hub itself."""
+
+    def tree(request: HTTPRequest) -> Reply:
+        number = int(request.target.partition("cursor=")[2] or "0")
+        following = f"https://huggingface.co/api/models/o/n/tree/{COMMIT}?recursive=true&cursor={number + 1}"
+        headers = {"Link": f'<{following}>; rel="next"'} if number < 2 else {}
+        return json_reply([lfs_entry(f"{number}.gguf", b"content")], headers=headers)
+
+    def search(request: HTTPRequest) -> Reply:
+        more = {"Link": '<https://huggingface.co/api/models?cursor=2>; rel="next"'}
+        return json_reply([{"id": "o/n"}], headers={} if "cursor" in request.target else more)
+
+    with LocalHub() as mirror:
+        mirror.faults.add(Reply(404))
+        mirror.faults.script(f"{PATH}/api/models", ReplyBy(search))
+        mirror.faults.script(
+            f"{PATH}/api/models/o/old/revision/main",
+            Reply(307, {"Location": "/api/models/o/n/revision/main"}),
+        )
+        mirror.faults.script(f"{PATH}/api/models/o/n/revision/main", json_reply(info()))
+        mirror.faults.script(f"{PATH}/api/models/o/n/tree/{COMMIT}", ReplyBy(tree))
+        mirror.faults.script(f"{PATH}/o/old/resolve/main/m.gguf", Reply(307, {"Location": "/o/n/resolve/main/m.gguf"}))
+        mirror.faults.script(
+            f"{PATH}/o/n/resolve/main/m.gguf", Reply(200, {"X-Repo-Commit": COMMIT, "ETag": f'"{"0" * 64}"'}, b"x" * 9)
+        )
+        client = HubClient(resolve_settings(endpoint=f"{mirror.endpoint}{PATH}/", cache_dir=tmp_path, token=False))
+        page = await client.search(SearchQuery())
+        assert page.next_cursor == f"{mirror.endpoint}{PATH}/api/models?cursor=2"
+        assert (await client.search(SearchQuery(), page.next_cursor)).next_cursor is None
+        listing = await client.listing("o/old")
+        assert (listing.repo_id, [file.filename for file in listing.files]) == ("o/n", ["0.gguf", "1.gguf", "2.gguf"])
+        assert (await client.resolve("o/old", "main", "m.gguf")).size == 9
+        await client.search(SearchQuery(text=f"{mirror.endpoint}{PATH}/o/n/blob/main/m.gguf"))
+        await client.aclose()
+        assert all(record.path.startswith(f"{PATH}/") for record in mirror.requests)
+        assert "search=o%2Fn&" in mirror.requests[-1].query

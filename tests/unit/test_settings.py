@@ -1,0 +1,100 @@
+"""The endpoint and the token, as people write them into the environment."""
+
+from base64 import b64encode
+
+import pytest
+from huggingface_hub import constants
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck._settings import resolve_settings
+from modeldeck.hub.urls import authorization_headers
+
+HUB = "https://hub.example"
+
+
+@pytest.mark.parametrize(
+    ("written", "endpoint"),
+    [
+        (HUB, HUB),
+        (f"{HUB}/", HUB),
+        (f"  {HUB}/ \r\n", HUB),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+        ("https://mirror.example/api/hf/", "https://mirror.example/api/hf"),
+        ("https://user:secret@hub.example:8443/hf", "https://hub.example:8443/hf"),
+        ("", "https://huggingface.co"),
+        (" \n", "https://huggingface.co"),
+    ],
+)
+@pytest.mark.parametrize("is_argument", [True, False])
+def test_an_endpoint_is_taken_as_it_is_meant(
+    monkeypatch: pytest.MonkeyPatch, written: str, endpoint: str, is_argument: bool
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "https://huggingface.co" if is_argument else written)
+    assert resolve_settings(endpoint=written if is_argument else None).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("hub.example", "is not a web address"),
+        ("ftp://hub.example", "is not a web address"),
+        ("https://hub .example", "is not a web address"),
+        ("https://hub.exa\nmple", "is not a web address"),
+        ("https://hub.example:port", "is not a web address"),
+        ("https://hub.example:99999", "is not a web address"),
+        ("https://[::1", "is not a web address"),
+        ("https://user:sec/ret@hub.example:80", "is not a web address"),
+        ("https://user:secret@hub.example:port", "is not a web address"),
+        ("http://", "has no host name"),
+        ("https:///models", "has no host name"),
+        ("https://:8080", "has no host name"),
+        ("https://user:secret@", "has no host name"),
+        ("https://hub.example?x=1", "has a query"),
+        ("https://hub.example#top", "has a query or a fragment"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_refused_with_the_reason(written: str, problem: str) -> None:
+    with pytest.raises(InvalidRequestError, match=problem) as caught:
+        resolve_settings(endpoint=written)
+    assert "HF_ENDPOINT" in caught.value.message
+    assert "sec" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("written", "credentials"),
+    [
+        ("https://user:secret@hub.example", b"user:secret"),
+        ("https://user%40corp:s%2Fe%3Acret@hub.example", b"user@corp:s/e:cret"),
+        ("https://user@hub.example", b"user:"),
+        ("https://:secret@hub.example", b":secret"),
+        ("https://us\u00e9r:secret@hub.example", "us\u00e9r:secret".encode()),
+    ],
+)
+def test_user_and_password_become_basic_authentication_for_the_endpoint_only(written: str, credentials: bytes) -> None:
+    settings = resolve_settings(endpoint=written, token="hf_token")
+    headers = authorization_headers(f"{HUB}/api", endpoint=settings.endpoint, token=settings.token)
+    assert headers == {"Authorization": f"Basic {b64encode(credentials).decode()}"}
+    assert authorization_headers("https://cdn.example", endpoint=settings.endpoint, token=settings.token) == {}
+    assert "secret" not in repr(settings)
+    assert settings.token is not None
+    assert settings.token not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("token", "is_disabled", "expected"),
+    [
+        (None, False, "hf_stored"),
+        (None, True, None),
+        (True, True, "hf_stored"),
+        (True, False, "hf_stored"),
+        (False, False, None),
+        ("hf_given", True, "hf_given"),
+    ],
+)
+def test_an_implicit_token_can_be_disabled(
+    monkeypatch: pytest.MonkeyPatch, token: str | bool | None, is_disabled: bool, expected: str | None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_stored")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", is_disabled)
+    assert resolve_settings(endpoint=HUB, token=token).token == expected
