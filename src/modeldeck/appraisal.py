@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from modeldeck.gguf.metadata import GGUFMetadata
     from modeldeck.hub.client import HubClient
     from modeldeck.sizing.dry_run import DryRun, HeaderPart
+    from modeldeck.sizing.speed import SpeedHistory
 
 _REPOS_KEPT = 64
 
@@ -34,8 +36,9 @@ class Appraiser:
     In a repository that holds different models, all are judged by the shape of one of them and by their own sizes.
     """
 
-    def __init__(self, hub: HubClient) -> None:
+    def __init__(self, hub: HubClient, speed_history: Callable[[], SpeedHistory]) -> None:
         self._hub = hub
+        self._speed_history = speed_history
         self._facts: OrderedDict[tuple[str, str], _Facts] = OrderedDict()
 
     async def appraise(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
@@ -78,9 +81,11 @@ class Appraiser:
 
         facts = self._facts.get((details.repo_id, details.commit_hash), _Facts())
         hardware = await anyio.to_thread.run_sync(probe_hardware)
+        history = await anyio.to_thread.run_sync(self._speed_history)
 
         def fit_of(variant: Variant) -> FitEstimate:
             from modeldeck.sizing.estimate import estimate_fit
+            from modeldeck.sizing.speed import with_speed
 
             planned = None
             dry_run = facts.dry_run
@@ -90,13 +95,21 @@ class Appraiser:
                 )
             if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
                 planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
-            return estimate_fit(
+            fit = estimate_fit(
                 facts.metadata,
                 weights_bytes=variant.model_size,
                 sidecar_bytes=(variant.size or 0) - (variant.model_size or 0),
                 n_ctx=n_ctx,
                 hardware=hardware,
                 planned=planned,
+            )
+            return with_speed(
+                fit,
+                facts.metadata,
+                weights_bytes=variant.model_size,
+                hardware=hardware,
+                history=history,
+                sha256=variant.files[0].sha256,
             )
 
         fits = {variant.variant_id: fit_of(variant) for variant in details.variants}

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, Measurement, MeasurementStore
     from modeldeck.service.client import Engine
+    from modeldeck.sizing.speed import SpeedHistory
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
 
@@ -273,7 +275,7 @@ class Session:
         if self._appraiser is None:
             from modeldeck.appraisal import Appraiser
 
-            self._appraiser = Appraiser(self.hub)
+            self._appraiser = Appraiser(self.hub, self._speed_history)
         judge = self._appraiser.appraise_exactly if exact else self._appraiser.appraise
         return await judge(details, n_ctx=n_ctx)
 
@@ -867,6 +869,16 @@ class Session:
 
         directory = find_state_directory(self.settings.cache_dir)
         return None if directory is None else MeasurementStore(directory)  # loading works all the same
+
+    def _speed_history(self) -> SpeedHistory:
+        """Return the speeds that were measured on this machine. Measures the bandwidth of its memory the first time."""
+        from modeldeck.service.discovery import find_state_directory
+        from modeldeck.sizing.bandwidth import find_bandwidth
+        from modeldeck.sizing.speed import SpeedHistory
+
+        store = self._measurements()
+        history = SpeedHistory() if store is None else store.speed_history()
+        return replace(history, memory_bandwidth=find_bandwidth(find_state_directory(self.settings.cache_dir)))
 
     async def _model_paths(
         self, model: LocalModel | str | Path, progress: ProgressCallback | None

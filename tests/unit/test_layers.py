@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": BASE | {"engine", "hub"},
     "library": BASE | {"hub", "gguf"},
     "appraisal": BASE | {"hub", "gguf", "sizing"},
-    "session": BASE | {"service", "engine", "llama", "library", "appraisal", "hub", "gguf"},
+    "session": BASE | {"service", "engine", "llama", "library", "appraisal", "hub", "gguf", "sizing"},
     "bars": BASE,
     "api": BASE | {"session", "llama", "bars"},
     "widget": BASE | {"session", "service", "llama", "sizing"},

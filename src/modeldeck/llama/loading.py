@@ -16,6 +16,7 @@ from modeldeck.llama.measurements import MeasurementStore, Recorder
 from modeldeck.llama.model_file import check_adapter, check_projector, inspect_model
 from modeldeck.llama.options import check_names, choose_options
 from modeldeck.sizing.hardware import probe_hardware
+from modeldeck.sizing.speed import bytes_per_token, gpu_share
 
 _READ_BYTES = 8 << 20
 
@@ -84,7 +85,13 @@ def load(
         check_projector(projector)
     if kwargs.get("lora_path"):
         check_adapter(Path(kwargs["lora_path"]))
-    options = choose_options(model, probe_hardware(), {"n_ctx": n_ctx, **kwargs}, mmproj=projector)
+    hardware = probe_hardware()
+    options = choose_options(model, hardware, {"n_ctx": n_ctx, **kwargs}, mmproj=projector)
+    if recorder is not None and "n_threads" not in kwargs:  # a speed with other threads is no measure for other models
+        recorder.compare(
+            bytes_per_token(model.metadata, model.size),
+            gpu_share(model.metadata, hardware, options["n_gpu_layers"]),
+        )
     if projector is not None:
         vision.try_projector(path, projector, stages.check)
     if options["use_mmap"]:

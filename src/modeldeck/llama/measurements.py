@@ -15,6 +15,7 @@ import msgspec
 import psutil
 
 from modeldeck._files import replace_file
+from modeldeck.sizing.speed import SpeedHistory
 
 _FILE_NAME = "measured.json"
 _MAX_ENTRIES = 500
@@ -36,12 +37,18 @@ class Measurement:
         Growth of the process's resident memory.
     n_ctx : int
         Context length in tokens.
+    token_bytes : float or None
+        Bytes of weights read for each token; ``None`` when the speed says nothing about other models.
+    gpu_share : float
+        Share of the layers that ran on the GPU, 0 to 1.
     """
 
     load_seconds: float
     tokens_per_second: float
     memory_bytes: int
     n_ctx: int
+    token_bytes: float | None = None
+    gpu_share: float = 0.0
 
 
 class MeasurementStore:
@@ -72,6 +79,18 @@ class MeasurementStore:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._path, msgspec.json.encode(newest))
 
+    def speed_history(self) -> SpeedHistory:
+        """Return the speeds on this machine: of each file, and the bytes per second that the models have read."""
+        here = {
+            key.removeprefix(_machine()): entry for key, entry in self._read().items() if key.startswith(_machine())
+        }
+        comparable = [entry for entry in here.values() if entry.token_bytes]
+        return SpeedHistory(
+            cpu_bandwidths=tuple(_bandwidth(entry) for entry in comparable if entry.gpu_share == 0),
+            gpu_bandwidths=tuple(_bandwidth(entry) for entry in comparable if entry.gpu_share == 1),
+            tokens_per_second={name: entry.tokens_per_second for name, entry in here.items()},
+        )
+
     def _read(self) -> dict[str, Measurement]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Measurement])
@@ -89,6 +108,13 @@ class Recorder:
         self._started = clock()
         self._memory_before = _resident_bytes()
         self._load_seconds: float | None = None
+        self._token_bytes: float | None = None
+        self._gpu_share = 0.0
+
+    def compare(self, token_bytes: float, gpu_share: float) -> None:
+        """Note what makes the speed comparable with that of other models, see `Measurement`."""
+        self._token_bytes = token_bytes
+        self._gpu_share = gpu_share
 
     def loaded(self) -> None:
         """Take the time: the model is ready."""
@@ -106,6 +132,8 @@ class Recorder:
             tokens_per_second=times.n_eval / times.t_eval_ms * 1000,
             memory_bytes=max(0, _resident_bytes() - self._memory_before),
             n_ctx=n_ctx,
+            token_bytes=self._token_bytes,
+            gpu_share=self._gpu_share,
         )
         self._store.save(self._path, measurement)
         return True
@@ -126,4 +154,12 @@ def _key(path: Path) -> str:
             name = f"{target.name}:{status.st_size}:{status.st_mtime_ns}"
         except OSError:
             name = str(target)
-    return f"{platform.node()}:{os.cpu_count()}:{name}"
+    return f"{_machine()}{name}"
+
+
+def _machine() -> str:
+    return f"{platform.node()}:{os.cpu_count()}:"
+
+
+def _bandwidth(measurement: Measurement) -> float:
+    return measurement.tokens_per_second * (measurement.token_bytes or 0)

@@ -29,6 +29,9 @@ _FILL_SHARE = 0.4
 _MIN_READS = 3
 _FILLING, _ABSENT = 1, 2
 
+_lock = threading.Lock()
+_measured: dict[str, float | None] = {}
+
 
 def find_bandwidth(folder: Path | None) -> float | None:
     """Return the bytes per second that all processors together read from memory, measured on the first call.
@@ -36,7 +39,7 @@ def find_bandwidth(folder: Path | None) -> float | None:
     Parameters
     ----------
     folder
-        Where the figure is remembered, for each machine that shares the folder; ``None`` measures every time.
+        Where the figure is remembered, for each machine that shares the folder; ``None`` keeps it in this process only.
 
     Returns
     -------
@@ -47,10 +50,13 @@ def find_bandwidth(folder: Path | None) -> float | None:
     key = f"{platform.node()}:{os.cpu_count()}:{cpu_count()}"
     known = _read(path)
     if key not in known:
-        measured = measure_bandwidth(cpu_count())
-        if measured is None:
+        with _lock:
+            if key not in _measured:
+                _measured[key] = measure_bandwidth(cpu_count())
+        bandwidth = _measured[key]
+        if bandwidth is None:
             return None
-        known[key] = measured
+        known[key] = bandwidth
         _write(path, known)
     return known[key]
 

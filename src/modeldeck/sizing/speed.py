@@ -15,7 +15,7 @@ from modeldeck._types import FitEstimate, SpeedSource
 from modeldeck.gguf.metadata import GGUFMetadata
 from modeldeck.sizing.hardware import Hardware
 
-_EXPERTS = re.compile(r"\.ffn_(?:gate|up|down|gate_up)(?:_ch)?exps\.")
+_EXPERTS = re.compile(r"\.ffn_(?:gate|up|down|gate_up)_(?:ch)?exps\.")
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _LOOKED_UP = frozenset(("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"))
 """Tables of which one row is read for a token. The embedding is one too, unless it also serves as the output."""
@@ -29,10 +29,13 @@ _CORE_BYTES_PER_SECOND = 5e9
 
 _MATRICES_PER_EXPERT = 3
 
+ALL_LAYERS = -1
+"""llama.cpp's ``n_gpu_layers`` for a model that runs on the GPU as a whole."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedHistory:
-    """What is known of the speed of models on this machine.
+    """The speeds that were measured on this machine.
 
     Parameters
     ----------
@@ -86,7 +89,7 @@ def expected_speed(
     hardware
         The machine, with the bandwidth of its GPUs.
     history
-        What was measured on this machine.
+        The speeds that were measured on this machine.
     gpu_share
         The share of the layers that run on the GPU, 0 to 1.
     sha256
@@ -116,6 +119,16 @@ def expected_speed(
     return Speed(1 / seconds, source) if seconds else None
 
 
+def gpu_share(metadata: GGUFMetadata | None, hardware: Hardware, n_gpu_layers: int | None) -> float:
+    """Return the share of the layers that run on the GPU, 0 to 1, for the option ``n_gpu_layers`` of llama.cpp."""
+    layers = (metadata.block_count if metadata is not None else None) or 0
+    if not hardware.gpus or not n_gpu_layers:
+        return 0.0
+    if n_gpu_layers < 0 or n_gpu_layers >= layers:
+        return 1.0
+    return n_gpu_layers / layers
+
+
 def with_speed(
     fit: FitEstimate,
     metadata: GGUFMetadata | None,
@@ -134,21 +147,17 @@ def with_speed(
     metadata, weights_bytes, sha256
         The variant's metadata, as far as known, its size without sidecars, and the digest of its first file.
     hardware, history
-        The machine, and what was measured on it.
+        The machine, and the speeds that were measured on it.
     """
     if weights_bytes is None or fit.verdict not in ("fits", "partial"):
         return fit
-    gpu_share = 1.0 if hardware.gpus else 0.0
-    if fit.verdict == "partial":
-        layers = metadata.block_count if metadata is not None else None
-        if not layers or fit.n_gpu_layers is None:
-            return fit
-        gpu_share = fit.n_gpu_layers / layers
+    if fit.verdict == "partial" and (metadata is None or not metadata.block_count):
+        return fit
     speed = expected_speed(
         bytes_per_token(metadata, weights_bytes),
         hardware=hardware,
         history=history,
-        gpu_share=gpu_share,
+        gpu_share=gpu_share(metadata, hardware, fit.n_gpu_layers if fit.verdict == "partial" else ALL_LAYERS),
         sha256=sha256,
     )
     if speed is None:
@@ -163,7 +172,7 @@ def _cpu_bandwidth(hardware: Hardware, history: SpeedHistory) -> float | None:
 
 
 def _gpu_bandwidth(hardware: Hardware) -> float | None:
-    """The layers run one GPU after the other, so the slowest one is assumed for all."""
+    """Return the bandwidth of the slowest GPU. They work one after the other, so it is a safe assumption for all."""
     bandwidths = [gpu.bandwidth for gpu in hardware.gpus]
     known = [bandwidth for bandwidth in bandwidths if bandwidth]
     return min(known) * _GPU_EFFICIENCY if known and len(known) == len(bandwidths) else None
