@@ -24,6 +24,7 @@ from modeldeck._types import (
     GGUFFile,
     ModelSummary,
     ModelTraits,
+    RecommendationReason,
     RepoDetails,
     Sidecar,
     Variant,
@@ -193,8 +194,10 @@ _QWEN_DETAILS = _details(
     QWEN,
     {
         _variant("Q8_0", _qwen_file("Q8_0"), 8_098_525_888): _fit(8.6, verdict="too_large", max_n_ctx=None),
-        _variant("Q6_K", _qwen_file("Q6_K"), 6_254_199_488): _fit(6.6),
-        _variant("Q4_K_M", _qwen_file("Q4_K_M"), 4_683_074_240, sidecars=(_PROJECTOR,)): _fit(5.1),
+        _variant("Q6_K", _qwen_file("Q6_K"), 6_254_199_488): _fit(6.6, tokens_per_second=8.4, speed_source="estimated"),
+        _variant("Q4_K_M", _qwen_file("Q4_K_M"), 4_683_074_240, sidecars=(_PROJECTOR,)): _fit(
+            5.1, tokens_per_second=11.2, speed_source="estimated"
+        ),
         _variant("IQ3_XS", _qwen_file("IQ3_XS"), 3_353_000_000): _fit(verdict="partial", n_gpu_layers=20),
         _variant("Q2_K", _qwen_file("Q2_K"), 3_015_940_000): FitEstimate(
             verdict="unknown", n_ctx=4096, reason="The header could not be read."
@@ -204,6 +207,7 @@ _QWEN_DETAILS = _details(
         ),
     },
     _qwen_file("Q6_K"),
+    recommended_reason=RecommendationReason(code="reading_pace", tokens_per_second=8.4),
 )
 _SMOL_DETAILS = _details(
     SMOL,

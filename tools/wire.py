@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from msgspec import inspect
 
-from modeldeck._types import Action, FitVerdict, Gated, SidecarKind, SortKey
+from modeldeck._types import Action, FitVerdict, Gated, ReasonCode, SidecarKind, SortKey
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.traits import DeckState, EngineMode, VariantAction, VariantState
@@ -32,6 +32,7 @@ _NAMED = {
     "VariantAction": VariantAction,
     "VariantState": VariantState,
     "EngineMode": EngineMode,
+    "ReasonCode": ReasonCode,
 }
 """Types that have a name of their own in TypeScript too. Structs, dataclasses and enums always have."""
 
@@ -67,7 +68,7 @@ class Writer:
         """How TypeScript spells a type, which is declared if it has a name."""
         for name, named in self._names.items():
             if named == type_:
-                self.declarations.setdefault(name, _alias(name, [self._anonymous(type_)]))
+                self.declarations.setdefault(name, _alias(name, self._anonymous(type_).split(" | ")))
                 return name
         if isinstance(type_, inspect.EnumType):
             name = type_.cls.__name__

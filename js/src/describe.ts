@@ -6,10 +6,12 @@ import type { FitEstimate, JobView, LoadView, MachineView, MeasuredView } from "
 /** A fit estimate in one line: "fits: 1.9 of 7.2 GiB at 4096 tokens". */
 export function describeFit(fit: FitEstimate): string {
   const about = fit.method === "size" ? "about " : "";
+  // What must stay free counts where it decides, so that the figures of "too large" differ.
+  const needed = (fit.needed_bytes ?? 0) + (fit.verdict === "too_large" ? fit.reserve_bytes : 0);
   const memory =
     fit.needed_bytes === null || fit.available_bytes === null
       ? null
-      : `${about}${format.gib(fit.needed_bytes)} of ${format.gib(fit.available_bytes)} GiB at ${fit.n_ctx} tokens`;
+      : `${about}${format.memoryOf(needed, fit.available_bytes)} at ${fit.n_ctx} tokens`;
   switch (fit.verdict) {
     case "fits":
       return `fits${memory ? `: ${memory}` : ""}`;
@@ -91,6 +93,12 @@ export function describeMemory(hardware: MachineView): MemoryMeter[] {
     ...hardware.gpus.flatMap((gpu) => meter(gpu.name, gpu.free, gpu.total)),
     ...meter("RAM", hardware.ram_available, hardware.ram_total),
   ];
+}
+
+/** The expected speed: "about 12 tokens/s", or "12 tokens/s last time" where this file has been run here. */
+export function describeSpeed(tokensPerSecond: number, source: FitEstimate["speed_source"]): string {
+  const rounded = tokensPerSecond < 1 ? Number(tokensPerSecond.toFixed(1)) : Math.round(tokensPerSecond);
+  return source === "measured" ? `${rounded} tokens/s last time` : `about ${rounded} tokens/s`;
 }
 
 /** What the last load and its first generation took on this machine: "62 tokens/s, loaded in 0.3 s last time". */

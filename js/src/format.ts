@@ -1,6 +1,8 @@
 // Numbers as people read them. Files are in GB (10^9) as the Hub shows them, memory in GiB.
 
 const FILE_UNITS = ["bytes", "KB", "MB", "GB", "TB"] as const;
+const KIB_BYTES = 2 ** 10;
+const MIB_BYTES = 2 ** 20;
 const GIB_BYTES = 2 ** 30;
 const MINUTE_SECONDS = 60;
 const DAY_SECONDS = 86_400;
@@ -51,6 +53,16 @@ export function rate(bytesPerSecond: number): string {
 export function gib(bytes: number): string {
   const value = bytes / GIB_BYTES;
   return value > 0 && value < 0.05 ? "under 0.1" : value.toFixed(1);
+}
+
+/** Memory needed of what there is: "5.1 of 7.2 GiB", in a smaller unit where both would look the same. */
+export function memoryOf(needed: number, available: number): string {
+  const [a, b] = [gib(needed), gib(available)];
+  if (a !== b || needed === available) {
+    return `${a} of ${b} GiB`;
+  }
+  const unit = Math.round(needed / MIB_BYTES) === Math.round(available / MIB_BYTES) ? KIB_BYTES : MIB_BYTES;
+  return `${Math.round(needed / unit)} of ${Math.round(available / unit)} ${unit === MIB_BYTES ? "MiB" : "KiB"}`;
 }
 
 function plural(count: number, noun: string): string {

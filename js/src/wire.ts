@@ -92,9 +92,28 @@ export interface RepoView {
   license: string | null;
   license_url: string | null;
   recommended: string | null;
+  recommended_reason: ReasonView | null;
   model: HeaderView | null;
   variants: VariantRowView[];
 }
+
+/** Why a variant is recommended: a code with its values, for translation, and the English sentence. */
+export interface ReasonView {
+  code: ReasonCode;
+  tokens_per_second: number | null;
+  reading_pace: number | null;
+  text: string;
+}
+
+export type ReasonCode =
+  | "best_that_fits"
+  | "fastest"
+  | "only_unquantized"
+  | "partial"
+  | "reading_pace"
+  | "slow"
+  | "small_model"
+  | "unknown";
 
 /** What the header of a repository's files tells of the model. */
 export interface HeaderView {

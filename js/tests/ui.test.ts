@@ -308,10 +308,21 @@ describe("cards", () => {
 });
 
 describe("rows", () => {
+  it("tell the expected speed, unless this file has been run here", () => {
+    const fit = estimate({ tokens_per_second: 12.3, speed_source: "estimated" });
+    const measured = { load_seconds: 0.3, tokens_per_second: 9.4 };
+    const rows = [variant("Q4_K_M", { fit }), variant("Q2_K", { fit, measured })];
+    const { root } = show({ ...opened, repos: { [QWEN]: repo(rows) } });
+    expect(text(rowOf(root, "Q4_K_M"))).toContain("about 12 tokens/s");
+    expect(text(rowOf(root, "Q2_K"))).toContain("9.4 tokens/s, loaded in 0.3 s last time");
+    expect(text(rowOf(root, "Q2_K"))).not.toContain("about 12");
+  });
+
   it("tell label, size, fit, what is recommended, and what comes with it", () => {
     const { root } = show(opened);
     expect(text(rowOf(root, "Q4_K_M"))).toBe(
-      "Q4_K_M4.68 GBfits: 1.9 of 7.2 GiB at 4096 tokensRecommended+ vision projectorDownload",
+      "Q4_K_M4.68 GBfits: 1.9 of 7.2 GiB at 4096 tokensRecommended+ vision projector" +
+        "The best quality that still answers at reading pace on this machine: about 8 tokens/s.Download",
     );
     expect(text(rowOf(root, "Q8_0"))).toBe("Q8_04.68 GBtoo large: 9.0 of 7.2 GiB at 4096 tokensDownload");
     expect(text(rowOf(root, "Q2_K"))).toContain("On this machine3 files");

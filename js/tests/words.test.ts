@@ -1,10 +1,18 @@
 import { expect, it } from "vitest";
 import { estimate, job, load, model, variant } from "../harness/samples";
-import { describeFit, describeJob, describeMeasured, describeMemory, describeStage } from "../src/describe";
+import {
+  describeFit,
+  describeJob,
+  describeMeasured,
+  describeMemory,
+  describeSpeed,
+  describeStage,
+} from "../src/describe";
 import { isKept, mayFit } from "../src/fits";
 import { endpointName, repoPage, safeLink } from "../src/links";
 import { share } from "../src/share";
 
+const MIB = 2 ** 20;
 const GIB = 2 ** 30;
 
 it.each([
@@ -22,7 +30,16 @@ it.each([
     estimate({ verdict: "too_large", needed_bytes: 9 * GIB, max_n_ctx: 2048 }),
     "too large: 9.0 of 7.2 GiB at 4096 tokens, fits up to 2048",
   ],
+  [
+    estimate({ verdict: "too_large", needed_bytes: 200 * MIB, available_bytes: 210 * MIB, reserve_bytes: 13 * MIB }),
+    "too large: 213 of 210 MiB at 4096 tokens, fits up to 32768",
+  ],
+  [
+    estimate({ verdict: "too_large", needed_bytes: 7.21 * GIB, available_bytes: 7.2 * GIB, max_n_ctx: null }),
+    "too large: 7383 of 7373 MiB at 4096 tokens",
+  ],
   [estimate({ verdict: "unknown", needed_bytes: null }), "fit unknown"],
+  [estimate({ verdict: "unusable", needed_bytes: null }), "not usable"],
 ])("fit %#", (fit, text) => {
   expect(describeFit(fit)).toBe(text);
 });
@@ -41,6 +58,15 @@ it.each([
   [job({ state: "failed", received: 0 }), "Failed"],
 ])("job %#", (state, text) => {
   expect(describeJob(state).join(", ")).toBe(text);
+});
+
+it.each([
+  [12.3, "estimated", "about 12 tokens/s"],
+  [8.4, "calibrated", "about 8 tokens/s"],
+  [0.44, "estimated", "about 0.4 tokens/s"],
+  [62.4, "measured", "62 tokens/s last time"],
+] as const)("speed %s, %s", (tokensPerSecond, source, text) => {
+  expect(describeSpeed(tokensPerSecond, source)).toBe(text);
 });
 
 it("names the stage of a load, with its percent where it is known", () => {

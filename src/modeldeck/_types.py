@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from modeldeck._tables import Table, Tabular, format_count, format_size
+from modeldeck._tables import UNKNOWN, Table, Tabular, format_count, format_size
 
 Gated: TypeAlias = Literal["auto", "manual"] | bool | None
 """Access: ``False`` (open), "auto" (accept the terms), "manual" (wait for approval), ``None`` (unknown)."""
@@ -447,7 +447,7 @@ class RepoDetails(Tabular):
                     format_size(variant.size),
                     fit.verdict.replace("_", " ") if fit else "unknown",
                     format_size(fit.needed_bytes if fit else None),
-                    "?" if speed is None else f"{speed:.3g} tokens/s",
+                    UNKNOWN if speed is None else f"{rounded_speed(speed):g} tokens/s",
                     variant.variant_id,
                 )
             )

@@ -18,6 +18,8 @@ from modeldeck._types import (
     FitEstimate,
     Gated,
     LocalModel,
+    ReasonCode,
+    RecommendationReason,
     RepoDetails,
     SidecarKind,
     Variant,
@@ -68,6 +70,27 @@ class VariantRecord(VariantView, frozen=True, kw_only=True):
     recommended: bool
 
 
+class ReasonView(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a variant is recommended: a code with its values, for translation, and the English sentence."""
+
+    code: ReasonCode
+    tokens_per_second: float | None
+    reading_pace: float | None
+    text: str
+
+    @classmethod
+    def of(cls, reason: RecommendationReason | None) -> Self | None:
+        """The view of ``reason``; ``None`` without one."""
+        if reason is None:
+            return None
+        return cls(
+            code=reason.code,
+            tokens_per_second=reason.tokens_per_second,
+            reading_pace=reason.reading_pace,
+            text=reason.text,
+        )
+
+
 class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A repository as ``modeldeck show --json`` prints it."""
 
@@ -76,6 +99,7 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
     commit_hash: str
     gated: Gated
     license: str | None
+    recommended_reason: ReasonView | None
     variants: tuple[VariantRecord, ...]
 
     @classmethod
@@ -86,6 +110,7 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
             commit_hash=details.commit_hash,
             gated=details.gated,
             license=details.license,
+            recommended_reason=ReasonView.of(details.recommended_reason),
             variants=tuple(
                 VariantRecord.of(
                     variant,

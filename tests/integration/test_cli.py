@@ -15,6 +15,7 @@ import pytest
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 
+REAL = "modeldeck-demo/SmolLM2-135M-Instruct-GGUF"
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
 GATED = "modeldeck-demo/tiny-gated-GGUF"
@@ -71,6 +72,19 @@ def test_show_prints_what_the_design_promises(run: Run, demo_hub: LocalHub) -> N
         assert variant["fit"]["needed_bytes"] <= variant["fit"]["available_bytes"]
         assert variant["fit"]["n_ctx"] == 4096
     assert [variant["recommended"] for variant in repo["variants"]] == [True, False, False]
+
+
+def test_show_tells_the_speed_and_why_a_variant_is_recommended(run: Run) -> None:
+    (repo,) = lines(run("show", REAL, "--json"))
+    (variant,) = repo["variants"]
+    assert variant["fit"]["tokens_per_second"] > 1
+    assert variant["fit"]["speed_source"] == "estimated"
+    reason = repo["recommended_reason"]
+    assert reason["tokens_per_second"] == variant["fit"]["tokens_per_second"]
+    assert f"about {reason['tokens_per_second']:.0f} tokens/s" in reason["text"]
+    *_, row, explanation = run("show", REAL).stdout.splitlines()
+    assert f" {reason['tokens_per_second']:.0f} tokens/s " in row
+    assert explanation == f"* recommended for this machine with a context of 4096 tokens. {reason['text']}"
 
 
 def test_download_ls_verify_and_rm(run: Run, demo_hub: LocalHub) -> None:

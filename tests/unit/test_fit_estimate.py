@@ -82,6 +82,16 @@ def test_verdict_in_ram() -> None:
     assert estimate_fit(LLAMA_8B, weights_bytes=Q4_K_M_BYTES, n_ctx=4096, hardware=machine(5)).verdict == "too_large"
 
 
+@pytest.mark.parametrize("ram", [4.9, 5.0, 5.1, 5.2, 5.3, 5.4, 5.5, 5.6, 5.7])
+@pytest.mark.parametrize("vram", [(), (0.5,), (3,)])
+def test_the_figures_explain_the_verdict(ram: float, vram: tuple[float, ...]) -> None:
+    fit = estimate_fit(LLAMA_8B, weights_bytes=Q4_K_M_BYTES, n_ctx=4096, hardware=machine(ram, *vram))
+    assert fit.needed_bytes is not None
+    assert fit.available_bytes is not None
+    is_enough = fit.needed_bytes + fit.reserve_bytes <= fit.available_bytes
+    assert is_enough == (fit.verdict == "fits")
+
+
 def test_largest_context_is_the_largest_that_fits() -> None:
     hardware = machine(8)
     fit = estimate_fit(LLAMA_8B, weights_bytes=Q4_K_M_BYTES, n_ctx=4096, hardware=hardware)

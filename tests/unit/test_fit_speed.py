@@ -80,6 +80,12 @@ def test_speed_is_bandwidth_over_bytes(
     assert (speed and (pytest.approx(speed.tokens_per_second), speed.source)) == expected
 
 
+def test_a_tiny_model_is_not_limited_by_memory() -> None:
+    history = SpeedHistory(memory_bandwidth=50e9)
+    assert expected_speed(1e6, hardware=MANY_CORES, history=history, gpu_share=0) is None
+    assert expected_speed(1e8, hardware=MANY_CORES, history=history, gpu_share=0) is not None
+
+
 def test_a_measured_file_needs_no_estimate() -> None:
     history = SpeedHistory(memory_bandwidth=50e9, tokens_per_second={"ab": 12.5})
     fit = FitEstimate(verdict="fits", n_ctx=4096)

@@ -152,6 +152,7 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
             variant={variant}
             isAmbiguous={labels.indexOf(variant.label) !== labels.lastIndexOf(variant.label)}
             isRecommended={variant.variant_id === repo.recommended}
+            reason={repo.recommended_reason?.text ?? null}
           />
         ))}
       </ul>

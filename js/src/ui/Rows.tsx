@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { ButtonAction } from "../buttons";
-import { describeFit, describeMeasured } from "../describe";
+import { describeFit, describeMeasured, describeSpeed } from "../describe";
 import { fileSize } from "../format";
 import { openJob, type Row } from "../row-table";
 import type { Store } from "../store";
@@ -40,10 +40,12 @@ interface VariantRowProps {
   /** Another variant of the repository has the same label. */
   isAmbiguous: boolean;
   isRecommended: boolean;
+  /** Why it is recommended. */
+  reason: string | null;
 }
 
 /** One variant of an open repository. Its download, while it is running, paused or failed, says what the row shows. */
-export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended }: VariantRowProps) {
+export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended, reason }: VariantRowProps) {
   const { label, quantization, size, fit, state } = variant;
   const row = store.row(repoId, variant.variant_id);
   const job = openJob(row.job.value);
@@ -72,7 +74,7 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended 
       {status ? (
         <Pill tone="good">{status}</Pill>
       ) : isRecommended ? (
-        <Pill tone="accent" icon="star">
+        <Pill tone="accent" icon="star" title={reason ?? undefined}>
           Recommended
         </Pill>
       ) : null}
@@ -82,8 +84,13 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended 
           + {SIDECAR[kind] ?? kind}
         </span>
       ))}
-      {variant.measured ? <span>{describeMeasured(variant.measured)}</span> : null}
+      {variant.measured ? (
+        <span>{describeMeasured(variant.measured)}</span>
+      ) : fit && fit.tokens_per_second !== null ? (
+        <span>{describeSpeed(fit.tokens_per_second, fit.speed_source)}</span>
+      ) : null}
       {isAmbiguous ? <span class="code">{variant.variant_id}</span> : null}
+      {isRecommended && reason ? <span class="muted">{reason}</span> : null}
     </RowShell>
   );
 }

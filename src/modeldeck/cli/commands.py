@@ -34,8 +34,11 @@ async def search(session: Session, arguments: argparse.Namespace, output: Output
 async def show(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     details = await session.describe(arguments.repo_id, arguments.revision, n_ctx=arguments.n_ctx)
     explanation = ""
-    if details.recommended is not None:
-        explanation = f"\n* recommended for this machine with a context of {arguments.n_ctx} tokens"
+    if details.recommended_reason is not None:
+        explanation = (
+            f"\n* recommended for this machine with a context of {arguments.n_ctx} tokens. "
+            f"{details.recommended_reason.text}"
+        )
     output.record(RepoRecord.of(details), f"{details}{explanation}")
     return EXIT_OK
 

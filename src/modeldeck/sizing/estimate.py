@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from modeldeck._types import DEFAULT_N_CTX, FitEstimate, FitVerdict
 from modeldeck.gguf.metadata import GGUFMetadata
@@ -14,7 +14,8 @@ from modeldeck.sizing.memory import DEFAULT_CONTEXT_OPTIONS, ContextOptions, Mem
 _MIN_N_CTX = 256
 _MAX_N_CTX = 1 << 17
 _GPU_MARGIN_BYTES = 1 << 30
-_RAM_MARGIN = 1 / 16
+_RAM_RESERVE_DIVISOR = 16
+"""A sixteenth of what a model needs stays free beside it."""
 
 # The KV cache by file size alone, fitted to SmolLM2-135M, Llama-3.1-8B and Llama-3.1-70B in 4 bits: a model of 4.9 GB
 # keeps 128 KiB for each token, and the cache grows with the size to the power of 0.44.
@@ -62,7 +63,8 @@ def estimate_fit(
         # llama.cpp tells what it reserves, but not how much of that it will touch.
         touched = min(use.touched_bytes if metadata is not None else planned.touched_bytes, planned.compute_bytes)
         use = replace(planned, weights_bytes=planned.weights_bytes + sidecar_bytes, touched_bytes=touched)
-    verdict, needed, available = machine.verdict(use)
+    compared = machine.compare(use)
+    verdict = compared.verdict
     n_gpu_layers, reason = None, None
     if verdict == "partial":
         n_gpu_layers = machine.n_gpu_layers(use, (metadata.block_count if metadata else None) or 0)
@@ -76,8 +78,9 @@ def estimate_fit(
     return FitEstimate(
         verdict=verdict,
         n_ctx=n_ctx,
-        needed_bytes=needed,
-        available_bytes=available,
+        needed_bytes=compared.needed_bytes,
+        reserve_bytes=compared.reserve_bytes,
+        available_bytes=compared.available_bytes,
         max_n_ctx=_max_n_ctx(model, machine, verdict),
         n_gpu_layers=n_gpu_layers,
         method="native" if planned is not None else model.method,
@@ -109,6 +112,15 @@ class _Model:
         )
 
 
+class _Comparison(NamedTuple):
+    """A verdict, and the bytes that it compares. The reserve must be available beside the needed bytes."""
+
+    verdict: FitVerdict
+    needed_bytes: int
+    reserve_bytes: int
+    available_bytes: int
+
+
 class _Machine:
     """One machine's free memory, and the verdicts that follow from it."""
 
@@ -117,16 +129,19 @@ class _Machine:
         self._vram = sum(max(0, gpu.free - _GPU_MARGIN_BYTES) for gpu in hardware.gpus)
         self._has_gpu = bool(hardware.gpus)
 
-    def verdict(self, use: MemoryUse) -> tuple[FitVerdict, int, int]:
-        """Return the verdict, with the needed and the available bytes that it compares."""
+    def compare(self, use: MemoryUse) -> _Comparison:
+        """Compare the memory that a model needs with the memory that is free."""
         if self._has_gpu and use.vram_bytes <= self._vram:
-            return "fits", use.vram_bytes, self._vram
-        fits_ram = use.ram_bytes * (1 + _RAM_MARGIN) <= self._ram
-        if not self._has_gpu:
-            return ("fits" if fits_ram else "too_large"), use.ram_bytes, self._ram
-        if use.ram_bytes * (1 + _RAM_MARGIN) <= self._ram + max(0, self._vram - use.compute_bytes):
-            return "partial", use.vram_bytes, self._vram
-        return "too_large", use.ram_bytes, self._ram + self._vram
+            return _Comparison("fits", use.vram_bytes, 0, self._vram)
+        reserve = -(-use.ram_bytes // _RAM_RESERVE_DIVISOR)
+        available = self._ram
+        if self._has_gpu:
+            available += max(0, self._vram - use.compute_bytes)
+        if use.ram_bytes + reserve > available:
+            return _Comparison("too_large", use.ram_bytes, reserve, available)
+        if self._has_gpu:
+            return _Comparison("partial", use.vram_bytes, 0, self._vram)
+        return _Comparison("fits", use.ram_bytes, reserve, available)
 
     def n_gpu_layers(self, use: MemoryUse, block_count: int) -> int:
         """Return how many layers go to the GPUs when the free memory is divided evenly among them."""
@@ -144,7 +159,7 @@ def _max_n_ctx(model: _Model, machine: _Machine, verdict: FitVerdict) -> int | N
     """Return the largest context, in steps of 256 tokens, that fits and that the model was trained for."""
 
     def fits(steps: int) -> bool:
-        return machine.verdict(model.memory(steps * _MIN_N_CTX))[0] == "fits"
+        return machine.compare(model.memory(steps * _MIN_N_CTX)).verdict == "fits"
 
     if verdict == "unknown":
         return None

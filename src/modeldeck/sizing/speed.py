@@ -29,6 +29,9 @@ _CORE_BYTES_PER_SECOND = 5e9
 
 _MATRICES_PER_EXPERT = 3
 
+_MIN_SECONDS_PER_TOKEN = 0.001
+"""Below this, the work around the weights takes longer than reading them."""
+
 ALL_LAYERS = -1
 """llama.cpp's ``n_gpu_layers`` for a model that runs on the GPU as a whole."""
 
@@ -98,7 +101,7 @@ def expected_speed(
     Returns
     -------
     Speed or None
-        ``None`` when a bandwidth that matters is unknown.
+        ``None`` when a bandwidth that matters is unknown, and for models so small that it does not limit them.
     """
     if sha256 is not None and (measured := history.tokens_per_second.get(sha256)):
         return Speed(measured, "measured")
@@ -116,7 +119,7 @@ def expected_speed(
         if not bandwidth:
             return None
         seconds += share * token_bytes / bandwidth
-    return Speed(1 / seconds, source) if seconds else None
+    return Speed(1 / seconds, source) if seconds >= _MIN_SECONDS_PER_TOKEN else None
 
 
 def gpu_share(metadata: GGUFMetadata | None, hardware: Hardware, n_gpu_layers: int | None) -> float:

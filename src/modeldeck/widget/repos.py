@@ -10,6 +10,7 @@ import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._types import LocalModel, RepoDetails, Variant
+from modeldeck._wire import ReasonView
 from modeldeck.session import Session
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.local_files import LocalFiles
@@ -157,6 +158,7 @@ def repo_view(
         license=details.license,
         license_url=f"{endpoint}/{details.repo_id}" if details.gated else None,
         recommended=details.recommended,
+        recommended_reason=ReasonView.of(details.recommended_reason),
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
         variants=tuple(_variant_view(details, variant, local, load) for variant in details.variants),
     )

@@ -13,7 +13,7 @@ from typing import Literal, Self, TypeAlias
 import msgspec
 
 from modeldeck._types import DEFAULT_N_CTX, ErrorInfo, Gated, ModelSummary, SortKey
-from modeldeck._wire import JobView, VariantView
+from modeldeck._wire import JobView, ReasonView, VariantView
 
 EngineMode: TypeAlias = Literal["inline", "process"]
 VariantState: TypeAlias = Literal["available", "downloaded", "loading", "loaded"]
@@ -138,6 +138,7 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     license: str | None = None
     license_url: str | None = None
     recommended: str | None = None
+    recommended_reason: ReasonView | None = None
     model: HeaderView | None = None
     variants: tuple[VariantRowView, ...] = ()
 
