@@ -1,9 +1,9 @@
-// Whether the host is light or dark, as `data-theme` on the widget's own element. The colours themselves come from the
-// host's CSS variables; this sets `color-scheme`, which decides what `light-dark()` and the native controls show.
+// Whether the host is light or dark, as `data-theme` on the widget's own element. The colours come from the host's CSS
+// variables; the theme sets `color-scheme`, which decides what `light-dark()` and the native controls show.
 
 export type Theme = "light" | "dark";
 
-/** The theme of the host: what it says itself, else what the page computes, else what the system prefers. */
+/** The theme of the host: what it says itself, else what its background looks like. */
 export function hostTheme(element: Element): Theme {
   const { body, documentElement } = document;
   const lab = body.getAttribute("data-jp-theme-light");
@@ -18,11 +18,45 @@ export function hostTheme(element: Element): Theme {
   if (colab === "dark" || colab === "light") {
     return colab;
   }
-  const scheme = getComputedStyle(element.parentElement ?? documentElement).colorScheme;
-  if (scheme === "dark" || scheme === "light") {
-    return scheme;
+  return isDark(backgroundOf(element.parentElement)) ? "dark" : "light";
+}
+
+/** How browsers write a computed colour that does not show. */
+const TRANSPARENT = /^transparent$|^rgba\(.*, 0\)$|\/ 0\)$/;
+
+/** The colour that shows behind an element. */
+function backgroundOf(element: Element | null): string {
+  for (let place = element; place; place = parentOf(place)) {
+    const { backgroundColor } = getComputedStyle(place);
+    if (backgroundColor && !TRANSPARENT.test(backgroundColor)) {
+      return backgroundColor;
+    }
   }
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  // Nothing is painted: the page shows the browser's own canvas, which is dark only for pages that allow it.
+  const { colorScheme } = getComputedStyle(document.documentElement);
+  const isDarkCanvas = /dark/.test(colorScheme) && (!/light/.test(colorScheme) || prefersDark().matches);
+  return isDarkCanvas ? "rgb(0, 0, 0)" : "rgb(255, 255, 255)";
+}
+
+function parentOf(element: Element): Element | null {
+  const root = element.getRootNode();
+  return element.parentElement ?? (root instanceof ShadowRoot ? root.host : null);
+}
+
+/** Whether a computed colour is darker than a middle grey. */
+function isDark(color: string): boolean {
+  const [first = 0, second = 0, third = 0] = (color.replace(/^color\(\S+/, "color(").match(/[\d.]+/g) ?? []).map(
+    Number,
+  );
+  if (/^(ok)?l(ab|ch)/.test(color)) {
+    return first < (color.startsWith("ok") ? 0.6 : 50);
+  }
+  const full = color.startsWith("color(") ? 1 : 255;
+  return 0.299 * first + 0.587 * second + 0.114 * third < full / 2;
+}
+
+function prefersDark(): MediaQueryList {
+  return matchMedia("(prefers-color-scheme: dark)");
 }
 
 /** Keep `data-theme` of an element right until `signal` aborts. */
@@ -37,6 +71,6 @@ export function followTheme(element: HTMLElement, signal: AbortSignal): void {
     });
   }
   signal.addEventListener("abort", () => observer.disconnect());
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update, { signal });
+  prefersDark().addEventListener("change", update, { signal });
   update();
 }

@@ -3,6 +3,7 @@
 import type { AnyModel, InitializeProps, RenderProps } from "@anywidget/types";
 import { render as mount } from "preact";
 import { keepFocus } from "./focus";
+import { keepKeys } from "./keys";
 import { Store } from "./store";
 import styles from "./styles.css";
 import { followTheme } from "./theme";
@@ -28,8 +29,6 @@ export default () => {
       // An element of our own: a shadow root cannot be attached twice, and hot reload renders into the same `el`.
       const host = document.createElement("div");
       host.className = "modeldeck";
-      // Single letters are commands in JupyterLab; here they are typed into fields and press buttons.
-      host.dataset.lmSuppressShortcuts = "true";
       host.dataset.jpSuppressContextMenu = "true";
       const root = host.attachShadow({ mode: "open" });
       const style = document.createElement("style");
@@ -39,6 +38,7 @@ export default () => {
       el.append(host);
       followTheme(host, view.signal);
       keepFocus(root, view.signal);
+      keepKeys(host, root, view.signal);
       if (el.closest(".jupyter-widgets-disconnected")) {
         shared.connection.markStatic();
       }

@@ -74,6 +74,31 @@ describe("the module", () => {
     expect(el.querySelector("[data-lm-suppress-shortcuts]")).not.toBeNull();
   });
 
+  it("keeps typed keys to itself, and leaves shortcuts to the host while a button has the focus", () => {
+    const { render, place } = start();
+    const el = place();
+    act(() => {
+      render(el);
+    });
+    const host = el.querySelector(".modeldeck") as HTMLElement;
+    const heard: string[] = [];
+    const listen = (event: Event) => heard.push((event as KeyboardEvent).key);
+    document.addEventListener("keydown", listen);
+    const press = (selector: string, init: KeyboardEventInit) => {
+      const target = host.shadowRoot?.querySelector(selector) as HTMLElement;
+      target.focus();
+      target.dispatchEvent(new KeyboardEvent("keydown", { bubbles: true, composed: true, ...init }));
+      return host.dataset.lmSuppressShortcuts === "true";
+    };
+    expect(press("input[type=search]", { key: "d" })).toBe(true);
+    expect(press("input[type=search]", { key: "Escape" })).toBe(true);
+    expect(press("input[type=search]", { key: "z", ctrlKey: true })).toBe(true);
+    expect(press("button", { key: "d" })).toBe(true);
+    expect(press("button", { key: "s", ctrlKey: true })).toBe(false);
+    expect(heard).toEqual(["z", "d", "s"]);
+    document.removeEventListener("keydown", listen);
+  });
+
   it("takes the host's word that there is no kernel", async () => {
     const { render, place } = start();
     const el = place();
@@ -105,6 +130,25 @@ describe("the theme", () => {
   it("of Colab is on the root element", () => {
     document.documentElement.setAttribute("theme", "dark");
     expect(hostTheme(el())).toBe("dark");
+  });
+
+  it.each([
+    ["rgb(17, 17, 17)", "dark"],
+    ["rgb(255, 255, 255)", "light"],
+    ["rgb(0, 0, 0)", "dark"],
+    ["rgba(0, 0, 0, 0)", "light"],
+    ["oklch(0.2 0.01 250)", "dark"],
+    ["oklch(0.98 0 0)", "light"],
+    ["lab(12 0 0)", "dark"],
+    ["color(srgb 0.1 0.1 0.1)", "dark"],
+    ["color(display-p3 0.9 0.9 0.9)", "light"],
+  ])("elsewhere is that of the background: %s is %s", (background, theme) => {
+    const inner = el().appendChild(document.createElement("div"));
+    const computed = { backgroundColor: background, colorScheme: "normal" };
+    const clear = { backgroundColor: "rgba(0, 0, 0, 0)", colorScheme: "normal" };
+    vi.stubGlobal("getComputedStyle", (each: Element) => (each === document.body ? computed : clear));
+    expect(hostTheme(inner)).toBe(theme);
+    vi.unstubAllGlobals();
   });
 
   it("is followed until the view goes", async () => {

@@ -1,5 +1,6 @@
 """The bridge between the session and the traits, over the real engine and a real hub, without a notebook."""
 
+import itertools
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -39,6 +40,9 @@ class Page:
         self.history: list[tuple[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
         self.threads: set[str] = set()
+        self.announced: list[tuple[str, object, object]] = []
+        self.is_deaf = False
+        """Messages of Python do not arrive."""
         self.failures = 0
         """How many of the next messages cannot be sent."""
         self._changed = threading.Condition()
@@ -59,6 +63,13 @@ class Page:
                 self.failures -= 1
                 raise ConnectionError("Cannot send")
             self.messages.append(content)
+        if content["kind"] == "modeldeck-ping" and not self.is_deaf:
+            self.send("hello")
+
+    def announce(self, name: str, old: object, new: object) -> None:
+        with self._changed:
+            self.announced.append((name, old, new))
+            self._changed.notify_all()
 
     def until(self, condition: Callable[[], Any]) -> Any:
         with self._changed:
@@ -511,9 +522,34 @@ def test_waiting_without_a_page_fails_with_the_headless_call(
     page: Page, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover_module, "HELLO_TIMEOUT_SECONDS", 0.2)
+    page.is_deaf = True
     with pytest.raises(NoFrontEndError, match=r"modeldeck\.load"):
         loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
     assert {"kind": "modeldeck-ping"} in page.messages
+
+
+def test_waiting_fails_when_the_page_cannot_be_reached_while_a_cell_runs(
+    page: Page, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover_module, "ANSWER_TIMEOUT_SECONDS", 0.2)
+    page.ask("hello")
+    page.is_deaf = True
+    for _ in range(2):
+        with pytest.raises(NoFrontEndError, match="delivers no clicks"):
+            loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
+
+
+def test_observers_are_told_of_downloads_and_errors_in_order(page: Page) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    page.act_on(TINY, "no-such.gguf", "download")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "ready")
+    (error,) = [new for name, _, new in page.announced if name == "error"]
+    assert error is page.bridge.error
+    downloads = [(old, new) for name, old, new in page.announced if name == "downloads"]
+    assert downloads[0][0] == ()
+    assert all(new == old for (_, new), (old, _) in itertools.pairwise(downloads))
+    assert downloads[-1][1] == page.bridge.downloads
 
 
 def test_who_waits_is_told_when_the_widget_is_closed(page: Page, loop: LoopThread) -> None:

@@ -1,6 +1,7 @@
 """A notebook that runs without a page: nbclient starts a real kernel, and nobody can press a button."""
 
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,7 +46,83 @@ def execute(cells: Sequence[str]) -> None:
 
 @pytest.mark.usefixtures("variables")
 def test_waiting_for_a_click_fails_soon_and_names_the_call_that_needs_none() -> None:
-    show = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
     with pytest.raises(CellExecutionError, match=r"modeldeck\.load") as failure:
-        execute([show, "await browser"])
+        execute([SHOW, "await browser"])
     assert failure.value.ename == "NoFrontEndError"
+
+
+SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
+PRESS = """
+import asyncio, uuid
+def press(browser, method, **params):
+    browser._bridge.post({"kind": "modeldeck-request", "id": uuid.uuid4().hex, "method": method, "params": params})
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+"""
+TINY = "modeldeck-demo/tiny-chat-GGUF"
+LOAD = f"""
+import modeldeck
+modeldeck.download("{TINY}:F16")
+press(browser, "act_on_variant", repo_id="{TINY}", variant_id="tiny-chat-F16.gguf", action="load")
+await until(lambda: browser.llm)
+"""
+
+
+@pytest.mark.usefixtures("variables")
+def test_observers_are_called_on_the_kernels_thread_and_the_traits_are_read_only() -> None:
+    observe = """
+    import threading
+    seen = []
+    for name in ("llm", "downloads", "error"):
+        browser.observe(lambda change: seen.append((change.name, change.new, threading.current_thread())), name)
+    press(browser, "open_repo", repo_id="no/such")
+    import time; time.sleep(1)
+    assert not seen, "not in the middle of a cell"
+    """
+    check = """
+    await until(lambda: seen)
+    assert [(name, thread) for name, _, thread in seen] == [("error", threading.main_thread())]
+    assert seen[0][1] is browser.error and browser.error.code == "repo_not_found"
+    import pytest, traitlets
+    with pytest.raises(traitlets.TraitError):
+        browser.llm = 1
+    """
+    execute([SHOW, PRESS, textwrap.dedent(observe), textwrap.dedent(check)])
+
+
+@pytest.mark.usefixtures("variables")
+def test_the_options_of_every_widget_are_taken() -> None:
+    check = """
+    browser = ModelBrowser(layout={"height": "300px"})
+    assert browser.layout.height == "300px"
+    import pytest, ipywidgets
+    with pytest.raises(TypeError, match="'layuot'"):
+        ModelBrowser(layuot={})
+    ipywidgets.VBox([browser, ModelBrowser()])
+    """
+    execute([SHOW, textwrap.dedent(check)])
+
+
+@pytest.mark.llama
+@pytest.mark.usefixtures("variables")
+def test_a_cell_that_is_run_again_shows_the_loaded_model_and_can_unload_it() -> None:
+    check = """
+    await until(lambda: browser._load["state"] == "ready")
+    assert browser.llm is llm
+    press(browser, "act_on_variant", repo_id="o/n", variant_id="x", action="unload")
+    await until(lambda: browser.llm is None)
+    assert not llm.is_loaded
+    """
+    execute([SHOW, PRESS, LOAD, "llm = browser.llm", SHOW, textwrap.dedent(check)])
+
+
+@pytest.mark.llama
+@pytest.mark.usefixtures("variables")
+def test_a_widget_with_another_name_keeps_its_model() -> None:
+    check = """
+    press(browser, "hello")
+    await asyncio.sleep(0.2)
+    assert browser.llm is None and kept.llm is not None
+    """
+    execute([SHOW, PRESS, LOAD, "kept = browser", SHOW, textwrap.dedent(check)])

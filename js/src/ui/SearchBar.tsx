@@ -66,11 +66,6 @@ export function SearchBar({ store }: { store: Store }) {
             clearTimeout(timer.current);
             timer.current = setTimeout(search, DEBOUNCE_MS);
           }}
-          onKeyDown={(event) => {
-            if (event.key === "Enter" || event.key === "Escape") {
-              event.stopPropagation();
-            }
-          }}
         />
       </div>
       <div class="line">

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modeldeck._errors import ModelDeckError
 from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Bridge:
-    """Serves one widget on one loop thread. Only `post`, `llm` and `downloads` may be used from other threads.
+    """Serves one widget on one loop thread. Only `post`, `llm`, `downloads` and `error` may be used from other threads.
 
     Parameters
     ----------
@@ -81,6 +82,11 @@ class Bridge:
         """What is known of downloads."""
         return self._downloads.snapshots
 
+    @property
+    def error(self) -> ModelDeckError | None:
+        """The last error of a request, a download or a load."""
+        return self._publisher.error
+
     def initial_state(self) -> dict[str, dict[str, Any]]:
         """The traits before anything has happened."""
         state = DeckState(view=self._deck.view, search=self._search.view)
@@ -89,6 +95,10 @@ class Bridge:
     def post(self, content: object) -> None:
         """Take a message of the page. Returns at once: it may be called in the middle of a running cell."""
         self._loop.post(self._inbox.receive, content)
+
+    def take_over(self, predecessor: Bridge) -> None:
+        """Show, and be able to unload, the model that another widget has loaded. Call it on the loop."""
+        self._load.take_over(predecessor._load)
 
     async def run(self) -> None:
         """Serve the widget until cancelled."""
@@ -106,6 +116,8 @@ class Bridge:
     async def _answer(self, envelope: requests.Envelope) -> None:
         error = await guard(self._carry_out, envelope.request)
         self._publisher.send(requests.answer(envelope.id, error))
+        if error is not None:
+            self._publisher.report(error)
 
     async def _carry_out(self, request: requests.Request) -> None:
         match request:

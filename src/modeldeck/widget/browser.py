@@ -14,10 +14,11 @@ import traitlets
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import shared_loop
-from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, DownloadSnapshot, SearchQuery
+from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.comm_patches import prepare_comm
+from modeldeck.widget.succession import after_this_cell
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
@@ -33,6 +34,16 @@ def _bundle_text() -> str:
             "an installed wheel always has it, so reinstall modeldeck."
         )
     return _BUNDLE.read_text(encoding="utf-8")
+
+
+class _Live(traitlets.TraitType[Any, Any]):
+    """A read-only trait whose value is read from the bridge each time, so that it is current in a running cell too."""
+
+    def __init__(self, help: str) -> None:
+        super().__init__(read_only=True, help=help)
+
+    def get(self, obj: Any, cls: type[Any] | None = None) -> Any:
+        return getattr(obj._bridge, self.name or "")
 
 
 class ModelBrowser(anywidget.AnyWidget):
@@ -59,12 +70,29 @@ class ModelBrowser(anywidget.AnyWidget):
         Results that a search shows at once, 1 to 100.
     inline : bool, optional
         Download on a thread of the kernel, instead of in the engine's own process.
+    **options
+        The options of every ipywidgets widget, such as ``layout``.
+
+    Attributes
+    ----------
+    llm : Llama or None
+        The loaded model; ``None`` before a model is loaded.
+    downloads : tuple[DownloadSnapshot, ...]
+        The downloads that run, are paused, have failed or are finished.
+    error : ModelDeckError or None
+        The last error of a search, a download or a load.
+
+    Notes
+    -----
+    ``llm``, ``downloads`` and ``error`` are read-only traits. In a kernel their observers are called on its main
+    thread, in the order of the changes, and not before the running cell has ended.
 
     Examples
     --------
     >>> browser = ModelBrowser("smollm2")  # doctest: +SKIP
     >>> browser  # doctest: +SKIP
     >>> llm = await browser  # doctest: +SKIP
+    >>> browser.observe(lambda change: print(change.new), "llm")  # doctest: +SKIP
     """
 
     _view = traitlets.Dict().tag(sync=True)
@@ -72,6 +100,10 @@ class ModelBrowser(anywidget.AnyWidget):
     _repos = traitlets.Dict().tag(sync=True)
     _downloads = traitlets.Dict().tag(sync=True)
     _load = traitlets.Dict().tag(sync=True)
+
+    llm = _Live(help="The loaded model, or None.")
+    downloads = _Live(help="The downloads that are running, paused, failed and finished.")
+    error = _Live(help="The last error of a search, a download or a load, or None.")
 
     _serving: Future[None] | None = None
 
@@ -86,7 +118,11 @@ class ModelBrowser(anywidget.AnyWidget):
         n_ctx: int = DEFAULT_N_CTX,
         page_size: int = 20,
         inline: bool | None = None,
+        **options: Any,
     ) -> None:
+        for name in options:
+            if name.startswith("_") or name not in anywidget.AnyWidget.class_trait_names():
+                raise TypeError(f"ModelBrowser() got an unexpected keyword argument {name!r}")
         if not 1 <= page_size <= MAX_PAGE_SIZE:
             raise InvalidRequestError(f"page_size must be between 1 and {MAX_PAGE_SIZE}.")
         if n_ctx < 1:
@@ -104,20 +140,11 @@ class ModelBrowser(anywidget.AnyWidget):
             comm_id=comm_id,
         )
         self.on_msg(self._on_message)
-        super().__init__(model_id=comm_id, **self._bridge.initial_state())
+        super().__init__(model_id=comm_id, **self._bridge.initial_state(), **options)
         if self.comm is not None:
             prepare_comm(self.comm)
         self._serving = self._loop.start(self._bridge.run())
-
-    @property
-    def llm(self) -> Llama | None:
-        """The loaded `Llama`; ``None`` before a model is loaded."""
-        return self._bridge.llm
-
-    @property
-    def downloads(self) -> tuple[DownloadSnapshot, ...]:
-        """The downloads that run, are paused, have failed or are finished, each a `DownloadSnapshot`."""
-        return self._bridge.downloads
+        after_this_cell(self, ModelBrowser, take_over=self._take_over)
 
     def __await__(self) -> Generator[Any, None, Llama]:
         return self._ready().__await__()
@@ -150,7 +177,7 @@ class ModelBrowser(anywidget.AnyWidget):
         TimeoutError
             If the timeout is over.
         NoFrontEndError
-            If no page shows the widget, or the widget is closed.
+            If no page shows the widget, if its clicks cannot reach a running cell, or if the widget is closed.
 
         Examples
         --------
@@ -173,6 +200,9 @@ class ModelBrowser(anywidget.AnyWidget):
             The state that the page sent.
         """
 
+    def _take_over(self, predecessor: ModelBrowser) -> None:
+        self._loop.post(self._bridge.take_over, predecessor._bridge)
+
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
         self._bridge.post(content)
 
@@ -185,9 +215,21 @@ class _Traits:
 
     def __init__(self, widget: ModelBrowser) -> None:
         self._widget = widget
+        try:
+            self._kernel_loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:  # not in a kernel: observers are called on the widget's own thread
+            self._kernel_loop = None
 
     def publish(self, name: str, value: dict[str, Any]) -> None:
         setattr(self._widget, f"_{name}", value)
 
     def send_message(self, content: dict[str, Any]) -> None:
         self._widget.send(content)
+
+    def announce(self, name: str, old: object, new: object) -> None:
+        change = traitlets.Bunch(name=name, old=old, new=new, owner=self._widget, type="change")
+        loop = self._kernel_loop
+        if loop is None:
+            self._widget.notify_change(change)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self._widget.notify_change, change)

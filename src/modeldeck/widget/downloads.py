@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 
+from modeldeck._errors import error_from_info
 from modeldeck._loop import LoopThread
 from modeldeck._types import Action, DownloadSnapshot, DownloadState
 from modeldeck._wire import JobView
@@ -43,6 +44,7 @@ class DownloadsOwner:
         self._deck = deck
         self._repos = repos
         self._jobs: dict[str, DownloadSnapshot] = {}
+        self._announced: tuple[DownloadSnapshot, ...] = ()
         self._pacer = Pacer(self._publish)
 
     @property
@@ -74,6 +76,7 @@ class DownloadsOwner:
         error = await guard(self._subscribe)
         if error is not None:
             self._publisher.toast("error", error.message)
+            self._publisher.report(error)
 
     async def _subscribe(self) -> None:
         engine = await self._session.engine()
@@ -122,9 +125,13 @@ class DownloadsOwner:
             self._publisher.toast("success", f"{name} is downloaded and verified.")
         elif snapshot.state is DownloadState.FAILED and snapshot.error is not None:
             self._publisher.toast("error", f"{name} failed. {snapshot.error.message}")
+            self._publisher.report(error_from_info(snapshot.error))
 
     def _publish(self) -> None:
-        self._publisher.publish("downloads", downloads_view(self.snapshots))
+        snapshots = self.snapshots
+        self._publisher.publish("downloads", downloads_view(snapshots))
+        before, self._announced = self._announced, snapshots
+        self._publisher.announce("downloads", before, snapshots)
 
 
 def downloads_view(snapshots: tuple[DownloadSnapshot, ...]) -> DownloadsView:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from modeldeck.llama import Llama
 
 HELLO_TIMEOUT_SECONDS = 5.0
+ANSWER_TIMEOUT_SECONDS = 10.0
+"""A page that has said hello before may be slow, but answers within this time if its messages arrive at all."""
 _HEADLESS = 'load without it: modeldeck.load("owner/name:Q4_K_M").'
 
 
 class Handover:
-    """Holds the loaded model. Used on the widget's loop, except for `llm`, which any thread may read."""
+    """Holds the loaded model for cells that wait for it. Used on the widget's loop; any thread may read `llm`."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -27,6 +29,8 @@ class Handover:
         self._has_news = asyncio.Event()
         self._was_greeted = asyncio.Event()
         self._is_closed = False
+        self.is_expected = False
+        """A model is being loaded, so that nobody has to press Load."""
 
     @property
     def llm(self) -> Llama | None:
@@ -40,14 +44,19 @@ class Handover:
 
     def give(self, llm: Llama) -> None:
         """Hand over a model to every cell that waits."""
-        self._llm = llm
+        self._set(llm)
         self._has_news.set()
 
     def take_back(self) -> Llama | None:
         """The model that was handed over, which is not handed over from now on."""
-        llm, self._llm = self._llm, None
+        llm = self._llm
+        self._set(None)
         self._has_news.clear()
         return llm
+
+    def _set(self, llm: Llama | None) -> None:
+        before, self._llm = self._llm, llm
+        self._publisher.announce("llm", before, llm)
 
     def close(self) -> None:
         """The widget is closed: end all waiting."""
@@ -62,15 +71,8 @@ class Handover:
         NoFrontEndError
             When no page answers, so that nobody can press Load, or when the widget was closed.
         """
-        if self.llm is None and not self._was_greeted.is_set():
-            self._publisher.send(PingMessage())
-            with anyio.move_on_after(HELLO_TIMEOUT_SECONDS):
-                await self._was_greeted.wait()
-            if not self._was_greeted.is_set():
-                raise NoFrontEndError(
-                    "No notebook page shows this widget, so nobody can press Load. Display it first (`browser` as the "
-                    f"last line of a cell), or {_HEADLESS}"
-                )
+        if self.llm is None and not self.is_expected:
+            await self._check_page()
         while (llm := self.llm) is None:
             if self._is_closed:
                 raise NoFrontEndError(
@@ -79,3 +81,24 @@ class Handover:
             self._has_news.clear()
             await self._has_news.wait()
         return llm
+
+    async def _check_page(self) -> None:
+        """Make sure that a click could reach Python now, while a cell waits for it."""
+        was_greeted = self._was_greeted.is_set()
+        self._was_greeted.clear()
+        self._publisher.send(PingMessage())
+        with anyio.move_on_after(ANSWER_TIMEOUT_SECONDS if was_greeted else HELLO_TIMEOUT_SECONDS):
+            await self._was_greeted.wait()
+            return
+        if self.llm is not None or self.is_expected or self._is_closed:
+            return
+        if was_greeted:
+            self._was_greeted.set()
+            raise NoFrontEndError(
+                "The page does not answer while this cell runs: it was closed, or this notebook delivers no clicks to "
+                f"a running cell. Press Load first and run this cell when the model is loaded, or {_HEADLESS}"
+            )
+        raise NoFrontEndError(
+            "No notebook page shows this widget, so nobody can press Load. Display it first (`browser` as the last "
+            f"line of a cell), or {_HEADLESS}"
+        )

@@ -75,6 +75,16 @@ class LoadOwner:
         self._show(LoadView())
         await self._repos.files.refresh()
 
+    def take_over(self, other: LoadOwner) -> None:
+        """Take the model of another widget, unless this one has one already."""
+        other.cancel()
+        llm, view = other.handover.llm, other._view
+        if llm is not None and self._view.state == "none":
+            other.handover.take_back()
+            other._show(LoadView())
+            self.handover.give(llm)
+            self._show(view)
+
     def check_unused(self, repo_id: str, variant_id: str) -> None:
         """Refuse to remove the files of a model that is loaded or being loaded."""
         if self._view.variant_state(repo_id, variant_id) is not None:
@@ -86,6 +96,7 @@ class LoadOwner:
             if error is not None:
                 self._show(replace(self._view, state="failed", stage=None, fraction=None, error=error.to_info()))
                 self._publisher.toast("error", f"Loading {self._view.label or variant_id} failed. {error.message}")
+                self._publisher.report(error)
         if self._scope.cancelled_caught:
             self._show(LoadView())
         self._scope = None
@@ -122,6 +133,7 @@ class LoadOwner:
 
     def _show(self, view: LoadView) -> None:
         self._view = view
+        self.handover.is_expected = view.state == "loading"
         self._publish()
         self._repos.show_load(view)
 

@@ -8,17 +8,20 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from modeldeck._errors import ModelDeckError
 from modeldeck.widget.requests import Message, ToastMessage
 
 _logger = logging.getLogger(__name__)
 
 
 class Display(Protocol):
-    """What the publisher writes to: the widget's traits and its message channel."""
+    """What the publisher writes to: the widget's traits, its message channel, and those who observe it in Python."""
 
     def publish(self, name: str, value: dict[str, Any]) -> None: ...
 
     def send_message(self, content: dict[str, Any]) -> None: ...
+
+    def announce(self, name: str, old: object, new: object) -> None: ...
 
 
 def as_json(state: object) -> Any:
@@ -32,10 +35,21 @@ class Publisher:
     def __init__(self, display: Display) -> None:
         self._display = display
         self._toasts = 0
+        self.error: ModelDeckError | None = None
 
     def publish(self, name: str, state: msgspec.Struct | Mapping[str, msgspec.Struct]) -> None:
         """Write one trait."""
         self._display.publish(name, as_json(state))
+
+    def announce(self, name: str, old: object, new: object) -> None:
+        """Tell observers in Python that ``llm``, ``downloads`` or ``error`` has changed."""
+        if old is not new and old != new:
+            self._display.announce(name, old, new)
+
+    def report(self, error: ModelDeckError) -> None:
+        """Make an error the last one, for observers in Python."""
+        before, self.error = self.error, error
+        self.announce("error", before, error)
 
     def toast(self, level: Literal["success", "error", "info"], message: str) -> None:
         """Show a message for some seconds."""
