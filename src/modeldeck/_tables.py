@@ -9,6 +9,8 @@ from typing import Any
 
 _GB_BYTES = 10**9
 _MB_BYTES = 10**6
+_GIB_BYTES = 2**30
+_MIB_BYTES = 2**20
 
 UNKNOWN = "?"
 
@@ -51,6 +53,15 @@ def format_size(size: int | None) -> str:
     if size is None:
         return UNKNOWN
     return f"{size / _GB_BYTES:.2f} GB" if size >= _GB_BYTES else f"{size / _MB_BYTES:.1f} MB"
+
+
+def format_memory(needed: int, available: int) -> tuple[str, str]:
+    """Return two amounts of memory in GiB, or in a smaller unit where both would look the same."""
+    for unit, name, digits in ((_GIB_BYTES, "GiB", 1), (_MIB_BYTES, "MiB", 0)):
+        texts = f"{needed / unit:.{digits}f} {name}", f"{available / unit:.{digits}f} {name}"
+        if texts[0] != texts[1]:
+            return texts
+    return f"{needed:,} bytes", f"{available:,} bytes"
 
 
 def format_count(count: int | None) -> str:

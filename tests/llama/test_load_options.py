@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def test_the_context_shrinks_to_what_fits(model: ModelFile) -> None:
         choose_options(model, machine(5.4), {"n_ctx": 4096})
     with pytest.raises(DoesNotFitError, match="smaller variant"):
         choose_options(model, machine(3), {})
+
+
+def test_the_figures_of_a_refusal_differ(model: ModelFile) -> None:
+    for ram in (5.28, 5.3, 5.32, 5.4, 5.5):
+        with pytest.raises(DoesNotFitError) as caught:
+            choose_options(model, machine(ram), {"n_ctx": 4096})
+        needed, available = re.findall(r"[\d.]+ [GM]iB", caught.value.message)
+        assert needed != available
+        assert caught.value.needed_bytes > caught.value.available_bytes
 
 
 def test_what_is_given_stays(model: ModelFile) -> None:

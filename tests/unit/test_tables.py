@@ -3,7 +3,7 @@
 import pytest
 
 from modeldeck._listing import Listing
-from modeldeck._tables import Table, format_duration, format_size, shorten_middle
+from modeldeck._tables import Table, format_duration, format_memory, format_size, shorten_middle
 from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
@@ -77,6 +77,19 @@ def test_the_line_of_progress_fits_every_width(width: int) -> None:
         assert "48 s left" in line
     if width >= 120:
         assert line.startswith(NAME)
+
+
+@pytest.mark.parametrize(
+    ("needed", "available", "expected"),
+    [
+        (5 << 30, 3 << 30, ("5.0 GiB", "3.0 GiB")),
+        (213 << 20, 200 << 20, ("213 MiB", "200 MiB")),
+        (5000 << 20, 4990 << 20, ("5000 MiB", "4990 MiB")),
+        ((213 << 20) + 1, 213 << 20, ("223,346,689 bytes", "223,346,688 bytes")),
+    ],
+)
+def test_two_amounts_of_memory_look_different(needed: int, available: int, expected: tuple[str, str]) -> None:
+    assert format_memory(needed, available) == expected
 
 
 def test_the_columns_of_a_table_are_aligned() -> None:

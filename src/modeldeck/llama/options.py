@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
+from modeldeck._tables import format_memory
 from modeldeck._types import DEFAULT_N_CTX, FitEstimate
 from modeldeck.gguf.ggml_types import GGML_TYPES
 from modeldeck.llama.model_file import ModelFile
@@ -148,13 +149,14 @@ def _gpu_layers(hardware: Hardware, fit: FitEstimate) -> int:
 
 
 def _does_not_fit(model: ModelFile, fit: FitEstimate) -> DoesNotFitError:
-    needed, available = fit.needed_bytes or 0, fit.available_bytes or 0
+    needed, available = (fit.needed_bytes or 0) + fit.reserve_bytes, fit.available_bytes or 0
+    needed_text, available_text = format_memory(needed, available)
     advice = "Take a smaller variant, or unload another model."
     if fit.max_n_ctx:
         advice = f"Up to n_ctx={fit.max_n_ctx} fits."
     return DoesNotFitError(
-        f"{model.path.name} needs {needed / 2**30:.1f} GiB with n_ctx={fit.n_ctx}, and {available / 2**30:.1f} GiB are "
-        f"free. {advice}",
+        f"{model.path.name} needs {needed_text} of memory with n_ctx={fit.n_ctx}, but only {available_text} is free. "
+        f"{advice}",
         needed_bytes=needed,
         available_bytes=available,
         max_n_ctx=fit.max_n_ctx,
