@@ -35,8 +35,9 @@ import trustme
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.store import JobStore, StoredJob
-from modeldeck.service.client import Engine, connect_engine
-from modeldeck.service.control import stop_engine
+from modeldeck.service.connect import connect_engine
+from modeldeck.service.engine_client import EngineClient
+from modeldeck.service.observe import stop_engine
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPEATS = 5
@@ -138,7 +139,7 @@ def prepare(size: int) -> Iterator[Stage]:
             wait_for_port(port)
             yield stage
         finally:
-            stop_engine(stage.settings)
+            asyncio.run(stop_engine(stage.settings))
             server.terminate()
             server.wait()
 
@@ -164,7 +165,7 @@ def measure_start(stage: Stage) -> dict[str, float]:
     ready, first_byte = [], []
     asyncio.run(connect_engine(stage.settings, inline=False).aclose())  # compiles the modules
     for number in range(REPEATS):
-        stop_engine(stage.settings)
+        asyncio.run(stop_engine(stage.settings))
         began = time.perf_counter()
         engine = connect_engine(stage.settings, inline=False)
         ready.append(time.perf_counter() - began)
@@ -191,7 +192,7 @@ def measure_list(stage: Stage) -> dict[str, float]:
     engine = connect_engine(stage.settings, inline=False)
     download(engine, stage.request("stored"), is_kept=True)
     asyncio.run(engine.aclose())
-    stop_engine(stage.settings)
+    asyncio.run(stop_engine(stage.settings))
     (entry,) = (stage.root / "state").glob("*/*.download.json")
     job = msgspec.json.decode(entry.read_bytes(), type=StoredJob)
     entry.unlink()
@@ -216,7 +217,7 @@ def measure_list(stage: Stage) -> dict[str, float]:
             times.append((started - began, time.perf_counter() - started))
             asyncio.run(first.aclose())
             asyncio.run(second.aclose())
-            stop_engine(stage.settings)
+            asyncio.run(stop_engine(stage.settings))
             for path in entry.parent.glob("*.download.json"):
                 path.unlink()
         starts, attaches = zip(*times, strict=True)
@@ -243,7 +244,7 @@ def measure_attach(stage: Stage) -> dict[str, float]:
 
 def measure_rest(stage: Stage) -> dict[str, float]:
     """An engine with one client and nothing to do: fresh, and after a download."""
-    stop_engine(stage.settings)
+    asyncio.run(stop_engine(stage.settings))
     engine = connect_engine(stage.settings, inline=False)
     process = psutil.Process(asyncio.run(engine.status()).pid)
     fresh = process.memory_info().rss
@@ -361,22 +362,22 @@ def measure_pause(stage: Stage) -> dict[str, float]:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def limits(engine: Engine, bandwidth: int | None) -> EngineLimits:
+def limits(engine: EngineClient, bandwidth: int | None) -> EngineLimits:
     return replace(asyncio.run(engine.status()).limits, bandwidth_bytes_per_second=bandwidth)
 
 
-def latest(engine: Engine, job_id: str) -> DownloadSnapshot:
+def latest(engine: EngineClient, job_id: str) -> DownloadSnapshot:
     return next(snapshot for snapshot in engine.snapshots() if snapshot.job_id == job_id)
 
 
-async def finish(engine: Engine, job_id: str) -> None:
+async def finish(engine: EngineClient, job_id: str) -> None:
     last = await engine.wait(job_id)
     assert last.state is DownloadState.READY, last.error
     shutil.rmtree(last.request.cache_dir)
     await engine.aclose()
 
 
-def download(engine: Engine, request: DownloadRequest, *, is_kept: bool = False) -> float:
+def download(engine: EngineClient, request: DownloadRequest, *, is_kept: bool = False) -> float:
     """Seconds from the request to the verified file, which is deleted then unless it is to be kept."""
 
     async def run() -> None:
@@ -394,7 +395,7 @@ def download(engine: Engine, request: DownloadRequest, *, is_kept: bool = False)
     return seconds
 
 
-def download_beside_loop(engine: Engine, request: DownloadRequest) -> tuple[float, Pace]:
+def download_beside_loop(engine: EngineClient, request: DownloadRequest) -> tuple[float, Pace]:
     """Seconds of the download, and the pace of this thread's loop meanwhile."""
     ended: list[float] = []
 

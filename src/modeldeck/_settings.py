@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from modeldeck._errors import InvalidRequestError
+from modeldeck._types import EngineLimits
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -84,6 +85,27 @@ def _not_an_endpoint(shown: str, problem: str) -> InvalidRequestError:
     return InvalidRequestError(
         f"The endpoint {shown!r} {problem}. Set HF_ENDPOINT to an address like https://huggingface.co, or unset it."
     )
+
+
+def check_limits(limits: EngineLimits) -> EngineLimits:
+    """Return the limits, or refuse those that no engine could keep.
+
+    Raises
+    ------
+    InvalidRequestError
+        When a limit is not a whole number, or is less than 1.
+    """
+    counts = {"max_active_jobs": limits.max_active_jobs, "max_connections": limits.max_connections}
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise InvalidRequestError(f"{name} is {count!r}. Give a whole number, at least 1.")
+    rate = limits.bandwidth_bytes_per_second
+    if rate is not None and (type(rate) is not int or rate < 1):
+        raise InvalidRequestError(
+            f"bandwidth_bytes_per_second is {rate!r}. Give a whole number of bytes per second, at least 1, or None for "
+            "no limit."
+        )
+    return limits
 
 
 def _absolute(cache_dir: Path) -> Path:

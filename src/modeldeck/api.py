@@ -196,7 +196,7 @@ def _session(
     with _sessions_lock:
         session = _sessions.get(key)
         if session is None:
-            session = _sessions[key] = Session.from_settings(settings, inline=inline)
+            session = _sessions[key] = Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline)
         return session
 
 

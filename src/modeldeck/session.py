@@ -31,7 +31,7 @@ from modeldeck._errors import (
 )
 from modeldeck._listing import Listing
 from modeldeck._loop import in_daemon_thread
-from modeldeck._settings import Settings, resolve_settings
+from modeldeck._settings import check_limits, resolve_settings
 from modeldeck._types import (
     DEFAULT_N_CTX,
     MAX_PAGE_SIZE,
@@ -39,6 +39,7 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
+    EngineLimits,
     LoadProgress,
     LocalModel,
     RepoDetails,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from modeldeck.appraisal import Appraiser
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, Measurement, MeasurementStore
-    from modeldeck.service.client import Engine
+    from modeldeck.service.engine_client import EngineClient
     from modeldeck.sizing.speed import SpeedHistory
 
 ProgressCallback = Callable[[DownloadSnapshot], object]
@@ -78,6 +79,9 @@ class Session:
         The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
     inline : bool, optional
         Download on a thread of this process, instead of in the engine's own process.
+    limits : EngineLimits, optional
+        What the download engine may use. They apply to every program that uses this engine, and stay until they are
+        changed. ``None`` leaves the engine's own.
 
     Examples
     --------
@@ -92,21 +96,13 @@ class Session:
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         inline: bool | None = None,
+        limits: EngineLimits | None = None,
     ) -> None:
-        self._open(resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token), inline)
-
-    @classmethod
-    def from_settings(cls, settings: Settings, *, inline: bool | None = None) -> Self:
-        """Make a session for settings that are already resolved."""
-        session = cls.__new__(cls)
-        session._open(settings, inline)
-        return session
-
-    def _open(self, settings: Settings, inline: bool | None) -> None:
-        self.settings = settings
+        self.settings = resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=token)
         self._inline = inline
+        self._limits = None if limits is None else check_limits(limits)
         self._hub: HubClient | None = None
-        self._engine: Future[Engine] | None = None
+        self._engine: Future[EngineClient] | None = None
         self._appraiser: Appraiser | None = None
 
     async def __aenter__(self) -> Self:
@@ -137,13 +133,14 @@ class Session:
             self._hub = HubClient(self.settings)
         return self._hub
 
-    async def engine(self) -> Engine:
+    async def engine(self) -> EngineClient:
         """Start or join the download engine on first use, and return the client to it."""
         engine = self._engine
         if engine is None:
-            from modeldeck.service.client import connect_engine
+            from modeldeck.service.connect import connect_engine
 
-            engine = self._engine = in_daemon_thread(partial(connect_engine, self.settings, inline=self._inline))
+            connect = partial(connect_engine, self.settings, inline=self._inline, limits=self._limits)
+            engine = self._engine = in_daemon_thread(connect)
         try:
             # Shielded: a caller that is cancelled leaves the client, its thread and its connection to the session.
             return await asyncio.shield(asyncio.wrap_future(engine))
@@ -493,6 +490,42 @@ class Session:
         token = self.settings.token if action in ("resume", "retry") else None
         return await (await self.engine()).act(job_id, action, token)
 
+    async def limits(self) -> EngineLimits:
+        """Return what the download engine may use at present.
+
+        Returns
+        -------
+        EngineLimits
+
+        Examples
+        --------
+        >>> (await session.limits()).max_active_jobs  # doctest: +SKIP
+        3
+        """
+        return (await (await self.engine()).status()).limits
+
+    async def set_limits(self, limits: EngineLimits) -> None:
+        """Change what the download engine may use, for every program that uses it. Running downloads follow at once.
+
+        The limits stay until they are changed again, also when the engine restarts. Those of an inline engine end with
+        it.
+
+        Parameters
+        ----------
+        limits : EngineLimits
+            All limits, also those that stay as they are.
+
+        Raises
+        ------
+        InvalidRequestError
+            If a limit is not a whole number, or is less than 1.
+
+        Examples
+        --------
+        >>> await session.set_limits(EngineLimits(bandwidth_bytes_per_second=20_000_000))  # doctest: +SKIP
+        """
+        await (await self.engine()).set_limits(check_limits(limits))
+
     async def subscribe(
         self,
         callback: Callable[[DownloadSnapshot], None],
@@ -737,13 +770,13 @@ class Session:
     async def forget_removed_files(self) -> None:
         """Tell a running engine, and through it every open widget, that files were removed. It never starts an
         engine."""
-        from modeldeck.service.control import look_again
+        from modeldeck.service.observe import forget_removed_files
 
         with suppress(ModelDeckError):  # the model is removed; an engine that cannot be asked looks when it is joined
             if self._engine is not None:
-                await (await self.engine()).look_again()
+                await (await self.engine()).forget_removed_files()
             else:
-                await anyio.to_thread.run_sync(look_again, self.settings)
+                await forget_removed_files(self.settings)
 
     async def _local(self, model: LocalModel | str | Path) -> LocalModel:
         if isinstance(model, LocalModel):
@@ -920,7 +953,7 @@ class Download:
     >>> model = await download  # doctest: +SKIP
     """
 
-    def __init__(self, session: Session, engine: Engine, snapshot: DownloadSnapshot) -> None:
+    def __init__(self, session: Session, engine: EngineClient, snapshot: DownloadSnapshot) -> None:
         self._session = session
         self._engine = engine
         self._latest = snapshot

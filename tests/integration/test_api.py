@@ -13,7 +13,7 @@ import pytest
 import modeldeck
 from modeldeck import _errors
 from modeldeck._settings import resolve_settings
-from modeldeck.service.control import stop_engine
+from modeldeck.service.observe import stop_engine
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 
@@ -158,7 +158,7 @@ def test_a_forked_process_has_sessions_of_its_own(
     monkeypatch.setenv("MODELDECK_RUNTIME_DIR", str(tmp_path / "run"))
     command = [sys.executable, "-c", FORK, demo_hub.endpoint, str(cache), TINY]
     run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
-    stop_engine(resolve_settings(endpoint=demo_hub.endpoint, cache_dir=cache))
+    asyncio.run(stop_engine(resolve_settings(endpoint=demo_hub.endpoint, cache_dir=cache)))
     assert run.returncode == 0, run.stderr
     assert len(modeldeck.local_models(cache_dir=cache)) == 2
 

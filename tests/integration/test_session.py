@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,8 @@ from modeldeck import (
     llama,
 )
 from modeldeck._settings import Settings
-from modeldeck.service import client
-from modeldeck.service.client import Engine
+from modeldeck.service import connect
+from modeldeck.service.engine_client import EngineClient
 from modeldeck.sizing import ask_child, dry_run
 from modeldeck.sizing.hardware import Hardware
 from tools.localhub import LocalHub
@@ -261,15 +262,15 @@ async def test_an_engine_that_comes_after_its_caller_was_cancelled_is_closed_wit
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_asked, may_come = threading.Event(), threading.Event()
-    engines: list[Engine] = []
+    engines: list[EngineClient] = []
 
-    def connect_late(settings: Settings, *, inline: bool | None) -> Engine:
+    def connect_late(settings: Settings, **options: Any) -> EngineClient:
         is_asked.set()
         may_come.wait()
-        engines.append(client.connect_engine(settings, inline=inline))
+        engines.append(connect.connect_engine(settings, **options))
         return engines[0]
 
-    monkeypatch.setattr("modeldeck.service.client.connect_engine", connect_late)
+    monkeypatch.setattr("modeldeck.service.connect.connect_engine", connect_late)
     caller = asyncio.create_task(session.engine())
     await asyncio.to_thread(is_asked.wait)
     monkeypatch.undo()
@@ -286,12 +287,12 @@ async def test_an_engine_that_never_comes_is_nobodys_error_once_its_caller_was_c
 ) -> None:
     is_asked, may_fail = threading.Event(), threading.Event()
 
-    def never_connect(settings: Settings, *, inline: bool | None) -> Engine:
+    def never_connect(settings: Settings, **options: Any) -> EngineClient:
         is_asked.set()
         may_fail.wait()
         raise EngineLostError("It did not start.")
 
-    monkeypatch.setattr("modeldeck.service.client.connect_engine", never_connect)
+    monkeypatch.setattr("modeldeck.service.connect.connect_engine", never_connect)
     caller = asyncio.create_task(session.engine())
     await asyncio.to_thread(is_asked.wait)
     caller.cancel()

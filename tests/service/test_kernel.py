@@ -5,17 +5,14 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
+from tests.service.engines import Engines
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
-
-if TYPE_CHECKING:
-    from conftest import Engines
 
 CONTENT = b"GGUF" + random.Random(1).randbytes(8_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -33,7 +30,7 @@ import asyncio, ctypes, os, time
 from pathlib import Path
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, GGUFFile
-from modeldeck.service.client import connect_engine
+from modeldeck.service.connect import connect_engine
 settings = Settings(endpoint={endpoint!r}, cache_dir=Path({cache_dir!r}))
 engine = connect_engine(settings)
 assert engine.mode == "process", engine.notice
@@ -91,7 +88,7 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(engines: "Engines", hub: LocalHub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+def kernel(engines: Engines, hub: LocalHub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.5")
     kernel = Kernel(hub, cache_dir)
     yield kernel
@@ -103,7 +100,7 @@ def blob(cache_dir: Path) -> Path:
     return cache_dir / "models--owner--name" / "blobs" / SHA256
 
 
-def assert_exact(engines: "Engines", cache_dir: Path) -> None:
+def assert_exact(engines: Engines, cache_dir: Path) -> None:
     engines.wait_until(blob(cache_dir).exists, seconds=60)
     assert blob(cache_dir).read_bytes() == CONTENT
 
@@ -143,7 +140,7 @@ def crash(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("end", [interrupt, restart, restart_at_once, close_notebook, kill, exit_at_once, crash])
 def test_the_download_goes_on_when_the_kernel(
-    engines: "Engines", kernel: Kernel, cache_dir: Path, end: Callable[[Kernel], None]
+    engines: Engines, kernel: Kernel, cache_dir: Path, end: Callable[[Kernel], None]
 ) -> None:
     kernel.start_download()
     end(kernel)
@@ -159,7 +156,7 @@ def test_the_download_goes_on_when_the_kernel(
         "ctypes.PyDLL(None).sleep(1000)  # holds the GIL: nothing else in this kernel runs",
     ],
 )
-def test_the_download_ends_while_a_cell_runs(engines: "Engines", kernel: Kernel, cache_dir: Path, busy: str) -> None:
+def test_the_download_ends_while_a_cell_runs(engines: Engines, kernel: Kernel, cache_dir: Path, busy: str) -> None:
     kernel.start_download()
     kernel.begin(f"print('running', flush=True); time.sleep(0.1)\n{busy}")
     assert not blob(cache_dir).exists()
@@ -167,7 +164,7 @@ def test_the_download_ends_while_a_cell_runs(engines: "Engines", kernel: Kernel,
 
 
 def test_a_restarted_kernel_finds_its_download_and_steers_it(
-    engines: "Engines", kernel: Kernel, cache_dir: Path, hub: LocalHub
+    engines: Engines, kernel: Kernel, cache_dir: Path, hub: LocalHub
 ) -> None:
     job_id = kernel.start_download()
     kernel.manager.restart_kernel(now=True)
@@ -175,7 +172,7 @@ def test_a_restarted_kernel_finds_its_download_and_steers_it(
     seen = kernel.run(f"""
 from pathlib import Path
 from modeldeck._settings import Settings
-from modeldeck.service.client import connect_engine
+from modeldeck.service.connect import connect_engine
 engine = connect_engine(Settings(endpoint={hub.endpoint!r}, cache_dir=Path({str(cache_dir)!r})))
 (job,) = engine.snapshots()
 paused = await engine.act(job.job_id, "pause")

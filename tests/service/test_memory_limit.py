@@ -7,17 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from modeldeck._types import DownloadRequest, GGUFFile
 from tests.memory_group import MemoryGroup, limited_memory
+from tests.service.engines import Engines
 from tools.localhub import LocalHub
-
-if TYPE_CHECKING:
-    from conftest import Engines
 
 MIB = 2**20
 LIMIT_BYTES = 1024 * MIB
@@ -41,7 +38,7 @@ from pathlib import Path
 import msgspec
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest
-from modeldeck.service.client import connect_engine
+from modeldeck.service.connect import connect_engine
 
 group, cache_dir, requests = sys.argv[1:]
 Path(group, "cgroup.procs").write_text(str(os.getpid()))  # the engine is born into it
@@ -82,9 +79,7 @@ def peak_resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="control groups")
-def test_a_memory_limit_of_1_gib(
-    memory_group: MemoryGroup, engines: "Engines", cache_dir: Path, tmp_path: Path
-) -> None:
+def test_a_memory_limit_of_1_gib(memory_group: MemoryGroup, engines: Engines, cache_dir: Path, tmp_path: Path) -> None:
     """More than the limit's worth is downloaded: exact, by an engine that lives on and itself stays small."""
     sha256 = write_model(tmp_path / "model.gguf")
     with LocalHub() as hub:

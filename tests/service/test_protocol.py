@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from copying_manager import CopyingManager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +16,12 @@ from modeldeck import __version__
 from modeldeck._errors import ProtocolError
 from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, GGUFFile
-from modeldeck.service import protocol
-from modeldeck.service.host import Host
-from modeldeck.service.server import EngineServer
+from modeldeck.engine.manager import DownloadManager
+from modeldeck.service import messages
+from modeldeck.service.engine_server import EngineServer
+from modeldeck.service.shared_manager import SharedManager
+from tests.service.engines import request_for, slow_down
+from tools.localhub import LocalHub
 
 REQUEST = DownloadRequest(
     repo_id="owner/name",
@@ -31,7 +33,7 @@ REQUEST = DownloadRequest(
     endpoint="https://hub.invalid",
     cache_dir="/cache",
 )
-HELLO = protocol.Hello(id=0, protocol=protocol.PROTOCOL, version=__version__)
+HELLO = messages.Hello(id=0, protocol=messages.PROTOCOL, version=__version__)
 
 
 # --- frames
@@ -40,7 +42,7 @@ HELLO = protocol.Hello(id=0, protocol=protocol.PROTOCOL, version=__version__)
 @given(contents=st.lists(st.binary(max_size=50), max_size=8), cuts=st.lists(st.integers(0, 400), max_size=8))
 def test_frames_survive_any_cut(contents: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(frame(content) for content in contents)
-    reader = protocol.FrameReader(50)
+    reader = messages.FrameReader(50)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     received = [content for start, stop in pairwise(edges) for content in reader.feed(stream[start:stop])]
     assert received == contents
@@ -49,7 +51,7 @@ def test_frames_survive_any_cut(contents: list[bytes], cuts: list[int]) -> None:
 @given(length=st.integers(51, 2**32 - 1))
 def test_a_frame_that_says_it_is_too_long_is_refused_before_it_arrives(length: int) -> None:
     with pytest.raises(ProtocolError, match="longer than the 50 allowed"):
-        protocol.FrameReader(50).feed(length.to_bytes(4, "big"))
+        messages.FrameReader(50).feed(length.to_bytes(4, "big"))
 
 
 # --- messages
@@ -59,19 +61,19 @@ def test_a_frame_that_says_it_is_too_long_is_refused_before_it_arrives(length: i
     "message",
     [
         HELLO,
-        protocol.Submit(id=1, request=REQUEST, token="t"),
-        protocol.Act(id=2, job_id="j", action="pause"),
-        protocol.Stop(id=3),
+        messages.Submit(id=1, request=REQUEST, token="t"),
+        messages.Act(id=2, job_id="j", action="pause"),
+        messages.Stop(id=3),
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_requests_come_through_unchanged(message: protocol.Request) -> None:
-    (content,) = protocol.FrameReader(protocol.MAX_REQUEST_BYTES).feed(protocol.encode(message))
-    assert protocol.decode_request(content) == message
+def test_requests_come_through_unchanged(message: messages.Request) -> None:
+    (content,) = messages.FrameReader(messages.MAX_REQUEST_BYTES).feed(messages.encode(message))
+    assert messages.decode_request(content) == message
 
 
 def test_a_message_never_shows_the_token() -> None:
-    assert "hf_secret" not in repr(protocol.Submit(id=1, request=REQUEST, token="hf_secret"))
+    assert "hf_secret" not in repr(messages.Submit(id=1, request=REQUEST, token="hf_secret"))
 
 
 def test_snapshots_come_through_unchanged() -> None:
@@ -84,10 +86,10 @@ def test_snapshots_come_through_unchanged() -> None:
         actions=("pause",),
         rev=3,
     )
-    (content,) = protocol.FrameReader(protocol.MAX_REPLY_BYTES).feed(
-        protocol.encode(protocol.Update(snapshot=snapshot))
+    (content,) = messages.FrameReader(messages.MAX_REPLY_BYTES).feed(
+        messages.encode(messages.Update(snapshot=snapshot))
     )
-    assert protocol.decode_reply(content) == protocol.Update(snapshot=snapshot)
+    assert messages.decode_reply(content) == messages.Update(snapshot=snapshot)
 
 
 @pytest.mark.parametrize(
@@ -113,15 +115,15 @@ def test_snapshots_come_through_unchanged() -> None:
 )
 def test_a_bad_request_is_a_protocol_error(content: bytes, request_id: int | None) -> None:
     with pytest.raises(ProtocolError) as caught:
-        protocol.decode_request(content)
+        messages.decode_request(content)
     assert caught.value.details == {"id": request_id}
 
 
 def test_an_error_never_quotes_the_token() -> None:
-    request = msgspec.to_builtins(protocol.Submit(id=1, request=REQUEST, token="hf_secret"))
+    request = msgspec.to_builtins(messages.Submit(id=1, request=REQUEST, token="hf_secret"))
     for damage in [{"id": "x"}, {"token": ["hf_secret"]}, {"hf_secret": 1}, {"request": "hf_secret"}]:
         with pytest.raises(ProtocolError) as caught:
-            protocol.decode_request(msgspec.json.encode(request | damage))
+            messages.decode_request(msgspec.json.encode(request | damage))
         if "hf_secret" not in damage:
             assert "hf_secret" not in caught.value.message
 
@@ -141,8 +143,8 @@ def address() -> Iterator[str]:
         servers: list[EngineServer] = []
 
         async def serve() -> None:
-            async with CopyingManager() as manager:
-                servers.append(EngineServer(Host(manager, "process"), idle_seconds=1000))
+            async with DownloadManager() as manager:
+                servers.append(EngineServer(SharedManager(manager, "process"), idle_seconds=1000))
                 await servers[0].serve(listener)
 
         running = thread.start(serve())
@@ -159,7 +161,7 @@ class RawClient:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(30)
         self._socket.connect(address)
-        self._frames = protocol.FrameReader(protocol.MAX_REPLY_BYTES)
+        self._frames = messages.FrameReader(messages.MAX_REPLY_BYTES)
         self._contents: list[bytes] = []
 
     def __enter__(self) -> "RawClient":
@@ -171,7 +173,7 @@ class RawClient:
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
-    def receive(self) -> protocol.Reply | None:
+    def receive(self) -> messages.Reply | None:
         """The next reply, or ``None`` when the server hangs up."""
         while not self._contents:
             try:
@@ -181,10 +183,10 @@ class RawClient:
             if not data:
                 return None
             self._contents = self._frames.feed(data)
-        return protocol.decode_reply(self._contents.pop(0))
+        return messages.decode_reply(self._contents.pop(0))
 
-    def ask(self, request: protocol.Request) -> protocol.Reply | None:
-        self.send(protocol.encode(request))
+    def ask(self, request: messages.Request) -> messages.Reply | None:
+        self.send(messages.encode(request))
         return self.receive()
 
 
@@ -217,12 +219,12 @@ bad_contents = st.one_of(
 @given(contents=st.lists(bad_contents, min_size=1, max_size=5))
 def test_every_bad_message_gets_one_failure_and_nothing_else(address: str, contents: list[bytes]) -> None:
     with RawClient(address) as client:
-        assert isinstance(client.ask(HELLO), protocol.Answer)
+        assert isinstance(client.ask(HELLO), messages.Answer)
         client.send(b"".join(map(frame, contents)))
         for _ in contents:
-            assert isinstance(client.receive(), protocol.Failure)
-        status = client.ask(protocol.Status(id=5000))
-        assert isinstance(status, protocol.Answer)
+            assert isinstance(client.receive(), messages.Failure)
+        status = client.ask(messages.Status(id=5000))
+        assert isinstance(status, messages.Answer)
         assert status.id == 5000
 
 
@@ -230,76 +232,78 @@ def test_every_bad_message_gets_one_failure_and_nothing_else(address: str, conte
 @given(data=st.binary(min_size=1, max_size=300))
 def test_a_stream_of_garbage_harms_nobody_else(address: str, data: bytes) -> None:
     with RawClient(address) as other:
-        assert isinstance(other.ask(HELLO), protocol.Answer)
+        assert isinstance(other.ask(HELLO), messages.Answer)
         with RawClient(address) as client:
             client.send(data)
-        assert isinstance(other.ask(protocol.Status(id=1)), protocol.Answer)
+        assert isinstance(other.ask(messages.Status(id=1)), messages.Answer)
 
 
 def test_a_too_long_frame_gets_a_failure_and_the_end(address: str) -> None:
     with RawClient(address) as client:
-        assert isinstance(client.ask(HELLO), protocol.Answer)
-        client.send((protocol.MAX_REQUEST_BYTES + 1).to_bytes(4, "big"))
+        assert isinstance(client.ask(HELLO), messages.Answer)
+        client.send((messages.MAX_REQUEST_BYTES + 1).to_bytes(4, "big"))
         reply = client.receive()
-        assert isinstance(reply, protocol.Failure)
+        assert isinstance(reply, messages.Failure)
         assert (reply.id, reply.error.code) == (None, "protocol")
-        assert isinstance(client.receive(), protocol.Farewell)
+        assert isinstance(client.receive(), messages.Farewell)
         assert client.receive() is None
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (protocol.Status(id=1), "first message"),
+        (messages.Status(id=1), "first message"),
         (msgspec.structs.replace(HELLO, version="0.0.0"), "0.0.0"),
         (msgspec.structs.replace(HELLO, protocol=99), "engine is of modeldeck"),
     ],
 )
-def test_nothing_is_done_before_a_right_hello(address: str, request_: protocol.Request, message: str) -> None:
+def test_nothing_is_done_before_a_right_hello(address: str, request_: messages.Request, message: str) -> None:
     with RawClient(address) as client:
         reply = client.ask(request_)
-        assert isinstance(reply, protocol.Failure)
+        assert isinstance(reply, messages.Failure)
         assert message in reply.error.message
-        assert isinstance(client.ask(HELLO), protocol.Answer)
+        assert isinstance(client.ask(HELLO), messages.Answer)
         again = client.ask(HELLO)
-        assert isinstance(again, protocol.Failure)
+        assert isinstance(again, messages.Failure)
 
 
 def test_an_observer_sees_the_status_and_steers_nothing(address: str) -> None:
     with RawClient(address) as client:
-        assert isinstance(client.ask(msgspec.structs.replace(HELLO, is_observer=True)), protocol.Answer)
-        status = client.ask(protocol.Status(id=1))
-        assert isinstance(status, protocol.Answer)
+        assert isinstance(client.ask(msgspec.structs.replace(HELLO, is_observer=True)), messages.Answer)
+        status = client.ask(messages.Status(id=1))
+        assert isinstance(status, messages.Answer)
         assert msgspec.json.decode(status.result)["clients"] == 0
-        reply = client.ask(protocol.Act(id=2, job_id="j", action="pause"))
-        assert isinstance(reply, protocol.Failure)
+        reply = client.ask(messages.Act(id=2, job_id="j", action="pause"))
+        assert isinstance(reply, messages.Failure)
         assert "observer" in reply.error.message
 
 
-def test_a_client_that_does_not_read_is_owed_one_snapshot_of_each_download(address: str, tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_is_owed_one_snapshot_of_each_download(
+    address: str, slow_hub: LocalHub, cache_dir: Path
+) -> None:
     """Nobody waits for it, the engine's memory does not grow, and what it gets when it reads again is the newest."""
-    (tmp_path / "source").write_bytes(bytes(600_000))
-    files = tuple(GGUFFile(filename=f"{number:0100}.gguf") for number in range(1000))  # no socket's buffer holds many
-    request = replace(REQUEST, files=files, endpoint=str(tmp_path / "source"), cache_dir=str(tmp_path))
+    slow_down(slow_hub, 1e6)
+    # The buffers of a socket hold only a few snapshots of this size.
+    request = replace(request_for(slow_hub, cache_dir), label="x" * 200_000)
 
     def receive_until_ready(client: RawClient) -> list[DownloadSnapshot]:
         received: list[DownloadSnapshot] = []
         while not received or received[-1].state is not DownloadState.READY:
             reply = client.receive()
-            if isinstance(reply, protocol.Update):
+            if isinstance(reply, messages.Update):
                 received.append(reply.snapshot)
         return received
 
     with RawClient(address) as stuck, RawClient(address) as client:
-        assert isinstance(stuck.ask(HELLO), protocol.Answer)
-        assert isinstance(client.ask(HELLO), protocol.Answer)
-        client.send(protocol.encode(protocol.Submit(id=1, request=request)))
+        assert isinstance(stuck.ask(HELLO), messages.Answer)
+        assert isinstance(client.ask(HELLO), messages.Answer)
+        client.send(messages.encode(messages.Submit(id=1, request=request)))
         live = receive_until_ready(client)
         job_id = live[-1].job_id
-        client.send(protocol.encode(protocol.Act(id=2, job_id=job_id, action="dismiss")))
-        while not isinstance(client.receive(), protocol.Removed):
+        client.send(messages.encode(messages.Act(id=2, job_id=job_id, action="dismiss")))
+        while not isinstance(client.receive(), messages.Removed):
             pass
         late = receive_until_ready(stuck)  # how it ended comes through, though it is off the list already
         assert late[-1] == live[-1]
         assert len(late) < min(6, len(live))
-        assert stuck.receive() == protocol.Removed(job_id=job_id)
+        assert stuck.receive() == messages.Removed(job_id=job_id)

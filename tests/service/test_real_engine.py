@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -22,15 +21,14 @@ from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.store import MAX_FINISHED, JobStore, StoredJob
 from modeldeck.library import local_model_of
-from modeldeck.service.client import Engine, connect_engine
-from modeldeck.service.control import engine_status, stop_engine
+from modeldeck.service.connect import connect_engine
 from modeldeck.service.discovery import find_state_directory
+from modeldeck.service.engine_client import EngineClient
+from modeldeck.service.observe import engine_status, stop_engine
 from modeldeck.session import Session
+from tests.service.engines import Engines
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
-
-if TYPE_CHECKING:
-    from conftest import Engines
 
 TOKEN = "hf_testtesttest"
 FILENAME = "model-Q4_K_M.gguf"
@@ -70,7 +68,7 @@ def content(path: Path) -> bytes:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("inline", [False, True])
-async def test_download(engines: "Engines", hub: LocalHub, cache_dir: Path, inline: bool) -> None:
+async def test_download(engines: Engines, hub: LocalHub, cache_dir: Path, inline: bool) -> None:
     engine = connect_engine(engines.settings, inline=inline)
     assert engine.mode == ("inline" if inline else "process")
     assert engine.notice is None
@@ -89,7 +87,7 @@ async def test_download(engines: "Engines", hub: LocalHub, cache_dir: Path, inli
 @pytest.mark.anyio
 @pytest.mark.parametrize("which", ["process", "inline", "beside another version's"])
 async def test_what_an_engine_downloaded_is_repaired_by_fetching_what_is_bad(
-    engines: "Engines", hub: LocalHub, cache_dir: Path, which: str
+    engines: Engines, hub: LocalHub, cache_dir: Path, which: str
 ) -> None:
     """An engine leaves the checks, wherever it keeps its list, and the command of another process finds them."""
     state_dir = find_state_directory(cache_dir)
@@ -125,7 +123,7 @@ async def test_what_an_engine_downloaded_is_repaired_by_fetching_what_is_bad(
 
 
 @pytest.mark.anyio
-async def test_variable_makes_it_inline(engines: "Engines", monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_variable_makes_it_inline(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELDECK_INLINE", "1")
     engine = connect_engine(engines.settings)
     assert engine.mode == "inline"
@@ -137,7 +135,7 @@ async def test_variable_makes_it_inline(engines: "Engines", monkeypatch: pytest.
 
 
 @pytest.mark.anyio
-async def test_a_killed_engine_resumes_by_the_journal(engines: "Engines", hub: LocalHub, cache_dir: Path) -> None:
+async def test_a_killed_engine_resumes_by_the_journal(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
     hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir, "owner/gated")
@@ -158,7 +156,7 @@ async def test_a_killed_engine_resumes_by_the_journal(engines: "Engines", hub: L
 
 @pytest.mark.anyio
 async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
-    engines: "Engines", hub: LocalHub, cache_dir: Path
+    engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
     hub.faults.add(Throttle(bytes_per_second=1e6), origin="cdn")
     engine = connect_engine(engines.settings)
@@ -181,15 +179,15 @@ async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
 
 @pytest.mark.anyio
 async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
-    engines: "Engines", hub: LocalHub, cache_dir: Path
+    engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
     hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir)
     job = await engine.submit(request)
     await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 12_000_000)
-    assert await asyncio.to_thread(stop_engine, engines.settings)
-    assert engine_status(engines.settings) is None
+    assert await stop_engine(engines.settings)
+    assert await engine_status(engines.settings) is None
     await engine.aclose()
 
     hub.faults.clear()
@@ -208,19 +206,19 @@ async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
 # --- history of the finished
 
 
-async def finish_one(engine: Engine, request: DownloadRequest) -> DownloadSnapshot:
+async def finish_one(engine: EngineClient, request: DownloadRequest) -> DownloadSnapshot:
     job = await engine.submit(request)
     last = await engine.wait(job.job_id)
     assert last.state is DownloadState.READY, last.error
     return last
 
 
-async def end(engine: Engine, engines: "Engines", how: str) -> None:
+async def end(engine: EngineClient, engines: Engines, how: str) -> None:
     """Let the engine's process end, and its client know that nothing is wanted any more."""
     pid = (await engine.status()).pid
     await engine.aclose()
     if how == "stopped":
-        assert await asyncio.to_thread(stop_engine, engines.settings)
+        assert await stop_engine(engines.settings)
     else:
         os.kill(pid, signal.SIGKILL)
     await asyncio.to_thread(engines.wait_until, lambda: not engines.processes())
@@ -229,7 +227,7 @@ async def end(engine: Engine, engines: "Engines", how: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_the_next_engine_shows_what_was_finished(
-    engines: "Engines", hub: LocalHub, cache_dir: Path, how: str
+    engines: Engines, hub: LocalHub, cache_dir: Path, how: str
 ) -> None:
     engine = connect_engine(engines.settings)
     before = await finish_one(engine, request_for(hub, cache_dir))
@@ -270,7 +268,7 @@ def entries(state_dir: Path) -> list[Path]:
 @pytest.mark.parametrize("is_restarted", [False, True])
 @pytest.mark.parametrize("damage", ["deleted", "cut off"])
 async def test_a_finished_download_whose_file_is_gone_is_not_shown(
-    engines: "Engines", hub: LocalHub, cache_dir: Path, is_restarted: bool, damage: str
+    engines: Engines, hub: LocalHub, cache_dir: Path, is_restarted: bool, damage: str
 ) -> None:
     """Neither by the next engine, nor to the next client of this one; and a client that saw it is told."""
     engine = connect_engine(engines.settings)
@@ -298,7 +296,7 @@ async def test_a_finished_download_whose_file_is_gone_is_not_shown(
 
 @pytest.mark.anyio
 async def test_removing_a_model_takes_its_download_off_every_list(
-    engines: "Engines", hub: LocalHub, cache_dir: Path
+    engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
     """Also when who removes it has no engine, and none is started for that."""
     engine = connect_engine(engines.settings)
@@ -314,7 +312,7 @@ async def test_removing_a_model_takes_its_download_off_every_list(
 
 @pytest.mark.anyio
 async def test_a_finished_download_that_is_asked_for_again_is_looked_at_again(
-    engines: "Engines", hub: LocalHub, cache_dir: Path
+    engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir)
@@ -338,7 +336,7 @@ async def test_a_finished_download_that_is_asked_for_again_is_looked_at_again(
 
 @pytest.mark.anyio
 async def test_a_long_history_is_cut_and_keeps_no_engine(
-    engines: "Engines", hub: LocalHub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    engines: Engines, hub: LocalHub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = connect_engine(engines.settings)
     last = await finish_one(engine, request_for(hub, cache_dir))
@@ -363,9 +361,7 @@ async def test_a_long_history_is_cut_and_keeps_no_engine(
 
 
 @pytest.mark.anyio
-async def test_a_wrong_request_is_answered_and_nothing_breaks(
-    engines: "Engines", hub: LocalHub, cache_dir: Path
-) -> None:
+async def test_a_wrong_request_is_answered_and_nothing_breaks(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
     engine = connect_engine(engines.settings)
     good = request_for(hub, cache_dir)
     for changes in [{"repo_id": "../../etc"}, {"files": (GGUFFile(filename="../../x"),)}, {"files": ()}]:
@@ -388,7 +384,7 @@ def run_client(settings: Settings, *, prelude: str = "", **environ: str | None) 
 import asyncio, json
 from pathlib import Path
 from modeldeck._settings import Settings
-from modeldeck.service.client import connect_engine
+from modeldeck.service.connect import connect_engine
 engine = connect_engine(Settings(endpoint={settings.endpoint!r}, cache_dir=Path({str(settings.cache_dir)!r})))
 status = asyncio.run(engine.status())
 print(json.dumps({{"mode": engine.mode, "notice": engine.notice, "pid": status.pid}}))
@@ -403,35 +399,35 @@ print(json.dumps({{"mode": engine.mode, "notice": engine.notice, "pid": status.p
     return msgspec.json.decode(result.stdout, type=dict[str, object])
 
 
-def test_without_home_and_tmpdir(engines: "Engines") -> None:
+def test_without_home_and_tmpdir(engines: Engines) -> None:
     """And the list of downloads is kept all the same."""
     seen = run_client(engines.settings, HOME="/nonexistent/home", TMPDIR=None, MODELDECK_STATE_DIR=None)
     assert (seen["mode"], seen["notice"]) == ("process", None)
     assert list(engines.runtime_dir.glob("*.state/engine.lock"))
 
 
-def test_without_any_home_at_all(engines: "Engines") -> None:
+def test_without_any_home_at_all(engines: Engines) -> None:
     seen = run_client(
         engines.settings, HOME=None, XDG_RUNTIME_DIR=None, XDG_STATE_HOME=None, TMPDIR=None, MODELDECK_STATE_DIR=None
     )
     assert (seen["mode"], seen["notice"]) == ("process", None)
 
 
-def test_a_runtime_directory_that_cannot_be(engines: "Engines", tmp_path: Path) -> None:
+def test_a_runtime_directory_that_cannot_be(engines: Engines, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     seen = run_client(engines.settings, MODELDECK_RUNTIME_DIR=str(tmp_path / "file" / "run"))
     assert seen["mode"] == "inline"
     assert "Set MODELDECK_RUNTIME_DIR" in str(seen["notice"])
 
 
-def test_a_socket_path_over_107_bytes(engines: "Engines", tmp_path: Path) -> None:
+def test_a_socket_path_over_107_bytes(engines: Engines, tmp_path: Path) -> None:
     seen = run_client(engines.settings, MODELDECK_RUNTIME_DIR=str(tmp_path / ("d" * 108)))
     assert seen["mode"] == "inline"
     assert "too long for a socket" in str(seen["notice"])
     assert "inside this process" in str(seen["notice"])
 
 
-def test_no_process_can_be_started(engines: "Engines") -> None:
+def test_no_process_can_be_started(engines: Engines) -> None:
     prelude = """
 import subprocess
 def refuse(*_, **__):
@@ -444,13 +440,13 @@ subprocess.Popen.__del__ = lambda self: None
     assert "cannot be started: Operation not permitted" in str(seen["notice"])
 
 
-def test_no_interpreter(engines: "Engines") -> None:
+def test_no_interpreter(engines: Engines) -> None:
     seen = run_client(engines.settings, prelude="import sys; sys.executable = ''")
     assert seen["mode"] == "inline"
     assert "no Python interpreter" in str(seen["notice"])
 
 
-def test_an_engine_that_breaks_at_its_start_says_why(engines: "Engines", tmp_path: Path) -> None:
+def test_an_engine_that_breaks_at_its_start_says_why(engines: Engines, tmp_path: Path) -> None:
     (tmp_path / "msgspec.py").write_text("raise RuntimeError('broken on purpose')\n")
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     seen = run_client(engines.settings, prelude=f"import os, msgspec; os.environ['PYTHONPATH'] = {paths!r}")
@@ -458,7 +454,7 @@ def test_an_engine_that_breaks_at_its_start_says_why(engines: "Engines", tmp_pat
     assert "broken on purpose" in str(seen["notice"])
 
 
-def test_a_relative_import_path_holds_in_the_engine(engines: "Engines") -> None:
+def test_a_relative_import_path_holds_in_the_engine(engines: Engines) -> None:
     source = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ".")
     seen = run_client(engines.settings, PYTHONPATH=os.path.relpath(source))
     assert (seen["mode"], seen["notice"]) == ("process", None)
@@ -474,15 +470,15 @@ def test_a_noexec_tmp_and_a_read_only_home() -> None:
 import asyncio
 from pathlib import Path
 from modeldeck._settings import Settings
-from modeldeck.service.client import connect_engine
-from modeldeck.service.control import stop_engine
+from modeldeck.service.connect import connect_engine
+from modeldeck.service.observe import stop_engine
 from modeldeck.service.discovery import find_place
 settings = Settings(endpoint="https://hub.invalid", cache_dir=Path("/tmp/hub"))
 engine = connect_engine(settings)
 print(engine.mode, engine.notice, asyncio.run(engine.status()).clients)
 print(find_place(settings.cache_dir).directory)
 asyncio.run(engine.aclose())
-print(stop_engine(settings))
+print(asyncio.run(stop_engine(settings)))
 """
     script = f"""
 set -e
@@ -507,7 +503,7 @@ exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process namespaces")
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root for a process namespace")
-def test_a_container_whose_first_process_reaps_nobody(engines: "Engines", hub: LocalHub, cache_dir: Path) -> None:
+def test_a_container_whose_first_process_reaps_nobody(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
     """A killed engine stays as a zombie there. The next one takes over its work all the same, and can be stopped."""
     hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
     request = msgspec.json.encode(request_for(hub, cache_dir))
@@ -517,8 +513,8 @@ from pathlib import Path
 import msgspec, psutil
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest
-from modeldeck.service.client import connect_engine
-from modeldeck.service.control import stop_engine
+from modeldeck.service.connect import connect_engine
+from modeldeck.service.observe import stop_engine
 assert os.getpid() == 1
 settings = Settings(endpoint="https://hub.invalid", cache_dir=Path({str(cache_dir)!r}))
 
@@ -534,7 +530,7 @@ async def run():
     await engine.aclose()
 
 asyncio.run(run())
-print(stop_engine(settings), stop_engine(settings))
+print(asyncio.run(stop_engine(settings)), asyncio.run(stop_engine(settings)))
 """
     result = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program],

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_errors": {"_types"},
     "_files": set(),
     "_backoff": set(),
-    "_settings": {"_errors"},
+    "_settings": {"_errors", "_types"},
     "_loop": {"_errors"},
     "_wire": {"_types"},
     "_children": set(),

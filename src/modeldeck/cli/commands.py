@@ -7,7 +7,6 @@ import signal
 from contextlib import suppress
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from modeldeck._errors import ModelDeckError
@@ -113,13 +112,13 @@ async def downloads(session: Session, arguments: argparse.Namespace, output: Out
 
 
 async def engine(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    from modeldeck.service.control import engine_status, stop_engine
+    from modeldeck.service.observe import engine_status, stop_engine
 
     if arguments.action == "stop":
-        was_running = await anyio.to_thread.run_sync(stop_engine, session.settings)
+        was_running = await stop_engine(session.settings)
         output.record({"stopped": was_running}, "The engine is stopped." if was_running else "No engine runs.")
         return EXIT_OK
-    status = await anyio.to_thread.run_sync(engine_status, session.settings)
+    status = await engine_status(session.settings)
     if status is None:
         output.record({"running": False}, "No engine runs.")
     else:

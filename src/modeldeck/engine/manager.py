@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import ssl
+import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
+from modeldeck._settings import check_limits
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
 from modeldeck.engine.bandwidth import Bandwidth
@@ -79,7 +81,7 @@ class DownloadManager:
         patience: Patience | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._limits = limits or EngineLimits()
+        self._limits = check_limits(limits or EngineLimits())
         self._store = JobStore(state_dir) if state_dir is not None else None
         self._other_stores = [JobStore(directory) for directory in lists]
         self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="modeldeck-state")
@@ -200,11 +202,7 @@ class DownloadManager:
 
     def set_limits(self, limits: EngineLimits) -> None:
         """Change the limits. Running downloads follow at once, and queued ones start if they may."""
-        if limits.max_active_jobs < 1 or limits.max_connections < 1:
-            raise InvalidRequestError("Allow at least one download and one connection.")
-        if limits.bandwidth_bytes_per_second is not None and limits.bandwidth_bytes_per_second < 1:
-            raise InvalidRequestError("The bandwidth limit is in bytes per second, at least 1, or None for no limit.")
-        self._limits = limits
+        self._limits = check_limits(limits)
         self._resources.bandwidth.set_limit(limits.bandwidth_bytes_per_second)
         self._resources.budget.set_limit(limits.max_connections)
         self._start_queued()
@@ -408,8 +406,11 @@ class DownloadManager:
 
 
 def _report(task: asyncio.Task[None]) -> None:
-    """Log why a job ended by an error of the program. The job itself says only that it failed."""
-    if not task.cancelled() and (error := task.exception()) is not None:
+    """Log why a job ended by an error of the program. The job itself says only that it failed.
+
+    Once the main thread has ended, executors refuse work: what fails then is not an error of the program.
+    """
+    if not task.cancelled() and (error := task.exception()) is not None and threading.main_thread().is_alive():
         task.get_loop().call_exception_handler({"message": "a download ended by an internal error", "exception": error})
 
 

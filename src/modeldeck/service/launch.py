@@ -1,22 +1,26 @@
-"""Starts an engine in a process of its own, which no end of the caller's process touches."""
+"""The engine in a process of its own, which outlives the process that starts it."""
 
 from __future__ import annotations
 
 import os
 import site
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import modeldeck
 from modeldeck._errors import EngineLostError
 from modeldeck._loop import in_daemon_thread
 from modeldeck.service.discovery import EnginePlace
+from modeldeck.service.sockets import dial
 
 START_SECONDS = 30.0
 READY = b"ready"
-"""What the engine writes to its standard output once it listens. Anything else there says why it does not."""
+"""What the engine writes to its standard output once it listens. Any other text there is the reason why it does not."""
 
 SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"})
 _LOG_MODE = 0o600
@@ -29,8 +33,31 @@ else:
     _CREATION_FLAGS = 0
 
 
+class ProcessHome:
+    """Connects to the engine at ``place``, and starts it when none runs there."""
+
+    mode: Literal["process"] = "process"
+
+    def __init__(self, place: EnginePlace, cache_dir: Path) -> None:
+        self._place = place
+        self._cache_dir = cache_dir
+
+    @property
+    def log_hint(self) -> str:
+        return f"See {self._place.log_path}."
+
+    def connect(self) -> tuple[socket.socket, str | None]:
+        with suppress(OSError):
+            return dial(self._place)
+        start_engine(self._place, self._cache_dir)
+        return dial(self._place)
+
+    def leave(self) -> None:
+        """The process needs no telling: it counts its connections."""
+
+
 def engine_command() -> tuple[str, ...]:
-    """How to run the engine's program.
+    """Return the command that runs the engine.
 
     Raises
     ------
@@ -42,8 +69,8 @@ def engine_command() -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "modeldeck.service")
 
 
-def start_engine(place: EnginePlace, cache_dir: Path, command: Sequence[str] | None = None) -> None:
-    """Start an engine at ``place`` and return when one listens there, whoever won the race.
+def start_engine(place: EnginePlace, cache_dir: Path) -> None:
+    """Start an engine at ``place`` and return when one listens there, this one or another one that won the race.
 
     Raises
     ------
@@ -51,7 +78,7 @@ def start_engine(place: EnginePlace, cache_dir: Path, command: Sequence[str] | N
         When the process cannot be started or ends before it listens.
     """
     arguments = [
-        *(command or engine_command()),
+        *engine_command(),
         *("--cache-dir", str(cache_dir)),
         *("--runtime-dir", str(place.directory)),
         *("--name", place.name),
@@ -83,7 +110,7 @@ def start_engine(place: EnginePlace, cache_dir: Path, command: Sequence[str] | N
             process.kill()
             word = b"it did not answer in time"
     if sys.platform == "win32":
-        process.returncode = 0  # it goes on; do not warn about that when this object is forgotten
+        process.returncode = 0  # it goes on; no warning about that when this object is deleted
     else:
         process.wait()  # the process that went on is its child
     if word != READY:
@@ -92,7 +119,7 @@ def start_engine(place: EnginePlace, cache_dir: Path, command: Sequence[str] | N
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment without tokens, and with import paths that hold from any directory."""
+    """Return the caller's environment without tokens, and with import paths that are valid from any directory."""
     result = {name: value for name, value in environ.items() if name not in SECRET_VARIABLES}
     paths = [os.path.abspath(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     package_root = str(Path(modeldeck.__file__).parent.parent)

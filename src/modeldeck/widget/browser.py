@@ -14,7 +14,7 @@ import traitlets
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import shared_loop
-from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, SearchQuery
+from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, EngineLimits, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.comm_patches import prepare_comm
@@ -70,6 +70,9 @@ class ModelBrowser(anywidget.AnyWidget):
         Results that a search shows at once, 1 to 100.
     inline : bool, optional
         Download on a thread of the kernel, instead of in the engine's own process.
+    limits : EngineLimits, optional
+        What the download engine may use. They apply to every program that uses this engine, and stay until they are
+        changed. ``None`` leaves the engine's own.
     **options
         The options of every ipywidgets widget, such as ``layout``.
 
@@ -118,6 +121,7 @@ class ModelBrowser(anywidget.AnyWidget):
         n_ctx: int = DEFAULT_N_CTX,
         page_size: int = 20,
         inline: bool | None = None,
+        limits: EngineLimits | None = None,
         **options: Any,
     ) -> None:
         for name in options:
@@ -133,7 +137,7 @@ class ModelBrowser(anywidget.AnyWidget):
         self._bridge = Bridge(
             _Traits(self),
             self._loop,
-            Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline),
+            Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline, limits=limits),
             query=SearchQuery(text=query, limit=page_size),
             revision=revision,
             n_ctx=n_ctx,

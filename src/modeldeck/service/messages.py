@@ -1,8 +1,8 @@
-"""The language between an engine and its clients: length-prefixed frames of JSON, typed and checked on both sides.
+"""The messages between an engine and its clients: length-prefixed frames of JSON, typed and checked on both sides.
 
 A frame is a length (4 bytes, big-endian) and that many bytes of JSON. A client says ``Hello`` first; the engine sends
-an ``Update`` for every download it knows, then the answer to the hello, then updates as they come. Each request carries
-an ``id`` and gets exactly one ``Answer`` or ``Failure`` with it. A message that cannot be understood gets a
+an ``Update`` for every download it knows, then the answer to the hello, then updates as they happen. Each request
+carries an ``id`` and gets exactly one ``Answer`` or ``Failure`` with that id. A message that cannot be decoded gets a
 ``Failure``, with its id where that could be read, and changes nothing.
 """
 
@@ -15,8 +15,8 @@ import msgspec
 from modeldeck._errors import ProtocolError
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, EngineLimits, ErrorInfo
 
-PROTOCOL = 3
-"""Grows when a message changes. Another modeldeck version has its own engine: this guards development trees."""
+PROTOCOL = 4
+"""Increase it when a message changes. Each modeldeck version has its own engine, so this protects development trees."""
 
 MAX_REQUEST_BYTES = 1024 * 1024
 MAX_REPLY_BYTES = 8 * MAX_REQUEST_BYTES
@@ -24,14 +24,14 @@ MAX_REPLY_BYTES = 8 * MAX_REQUEST_BYTES
 _LENGTH_BYTES = 4
 
 BAD_CONTENT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no message."""
+"""What msgspec raises for bytes that are not a message."""
 
 RequestId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 """Small enough to be exact in every JSON reader."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """Base of all messages. They are never shown: some hold a token."""
+    """Base of all messages. Its ``repr`` shows no fields, because some messages hold a token."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -41,7 +41,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """The first message. ``secret`` is needed where the socket itself does not prove who connects.
+    """The first message. ``secret`` is needed where the socket itself does not prove which user connects.
 
     An observer is not counted as a client and gets no updates.
     """
@@ -68,13 +68,15 @@ class Act(Message, frozen=True, tag="act"):
     token: str | None = None
 
 
-class LookAgain(Message, frozen=True, tag="look_again"):
-    """Files were deleted: finished downloads whose files are gone leave the list. Observers may ask, too."""
+class ForgetRemovedFiles(Message, frozen=True, tag="forget_removed_files"):
+    """Take finished downloads whose files were deleted off the list. Observers may send this too."""
 
     id: RequestId
 
 
 class SetLimits(Message, frozen=True, tag="set_limits"):
+    """Change the engine's limits, for all its clients. Observers may send this too."""
+
     id: RequestId
     limits: EngineLimits
 
@@ -84,12 +86,12 @@ class Status(Message, frozen=True, tag="status"):
 
 
 class Stop(Message, frozen=True, tag="stop"):
-    """End the engine; what moves is paused first."""
+    """End the engine, after pausing the downloads that run or wait."""
 
     id: RequestId
 
 
-Request: TypeAlias = Hello | Submit | Act | LookAgain | SetLimits | Status | Stop
+Request: TypeAlias = Hello | Submit | Act | ForgetRemovedFiles | SetLimits | Status | Stop
 
 
 # --- from the engine --------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class Removed(Message, frozen=True, tag="removed"):
 
 
 class Farewell(Message, frozen=True, tag="farewell"):
-    """The engine ends because it was told to; clients do not start another until they need one."""
+    """The engine ends because it was told to. Clients start another one only when they next need it."""
 
 
 Reply: TypeAlias = Answer | Failure | Update | Removed | Farewell
@@ -126,7 +128,7 @@ Reply: TypeAlias = Answer | Failure | Update | Removed | Farewell
 
 
 class FrameReader:
-    """Cuts a stream into frames. Sans I/O: feed it what arrived, get what is complete."""
+    """Cuts a stream into frames. It does no I/O: feed it the bytes that arrived, and it returns the complete frames."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -138,7 +140,7 @@ class FrameReader:
         Raises
         ------
         ProtocolError
-            When a frame says it is longer than allowed. The stream cannot be understood any further.
+            When a frame claims to be longer than allowed. The rest of the stream cannot be decoded.
         """
         self._buffer += data
         frames = []
@@ -155,7 +157,7 @@ class FrameReader:
 
 
 def encode(message: Request | Reply) -> bytes:
-    """The frame that carries ``message``. Details of an error that JSON does not know become text."""
+    """Return the frame that carries ``message``. Details of an error that JSON cannot hold become text."""
     content = msgspec.json.encode(message, enc_hook=str)
     return len(content).to_bytes(_LENGTH_BYTES, "big") + content
 
@@ -165,22 +167,26 @@ _replies: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 
 
 def decode_request(content: bytes) -> Request:
-    """A client's message, or ``ProtocolError``, whose ``id`` is the message's where it could be read.
+    """Decode a client's message.
 
-    msgspec's errors name the place and the types, never the value, so a token cannot get into them.
+    Raises
+    ------
+    ProtocolError
+        When it cannot be decoded. ``id`` is the message's id where that could be read. msgspec's errors name the place
+        and the types, never the value, so a token cannot get into the message.
     """
     try:
         return _requests.decode(content)
     except BAD_CONTENT as error:
-        raise ProtocolError(f"The engine does not understand this message: {error}.", id=_id_of(content)) from None
+        raise ProtocolError(f"The engine cannot decode this message: {error}.", id=_id_of(content)) from None
 
 
 def decode_reply(content: bytes) -> Reply:
-    """The engine's message, or ``ProtocolError``."""
+    """Decode the engine's message, or raise ``ProtocolError``."""
     try:
         return _replies.decode(content)
     except BAD_CONTENT as error:
-        raise ProtocolError(f"The engine's message was not understood: {error}.") from None
+        raise ProtocolError(f"The engine's message cannot be decoded: {error}.") from None
 
 
 class _Identified(msgspec.Struct):

@@ -1,7 +1,7 @@
-"""Connections to an engine: a Unix socket, or loopback TCP with a secret where there are no Unix sockets.
+"""Sockets of an engine: a Unix socket, or loopback TCP with a secret where there are no Unix sockets.
 
-The Unix socket (0600 in a 0700 directory, and the peer's user id is checked on both ends) says by itself who connects.
-TCP on Windows follows the same code but was only tested on Linux, with MODELDECK_ENGINE_TRANSPORT=tcp.
+A Unix socket (0600 in a 0700 directory, and both ends check the peer's user id) proves by itself which user connects.
+TCP is what Windows uses. It was tested on Linux only, with MODELDECK_ENGINE_TRANSPORT=tcp.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 import msgspec
 
 from modeldeck._errors import EngineLostError
+from modeldeck._files import replace_file
 from modeldeck.service.discovery import EnginePlace
 
 DIAL_SECONDS = 5.0
@@ -23,24 +24,20 @@ _PRIVATE = 0o600
 
 
 class TcpAddress(msgspec.Struct, frozen=True):
-    """What the private file beside a TCP engine says."""
+    """The content of the private file beside a TCP engine."""
 
     port: int
     secret: str
 
 
 def listen(place: EnginePlace) -> tuple[socket.socket, str | None]:
-    """Open the engine's listening socket; the caller holds the place's lock. Gives the secret clients must know."""
-    remove_address(place)  # of an engine that was killed
+    """Open the engine's listening socket; the caller holds the place's lock. Returns the secret for clients, too."""
+    remove_address(place)  # a killed engine leaves it behind
     if place.transport == "tcp":
         listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         secret = secrets.token_urlsafe(32)
         content = msgspec.json.encode(TcpAddress(port=listener.getsockname()[1], secret=secret))
-        new = place.address_path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "wb") as file:
-            file.write(content)
-        new.replace(place.address_path)
+        replace_file(place.address_path, content, mode=_PRIVATE)
         return listener, secret
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -54,21 +51,21 @@ def listen(place: EnginePlace) -> tuple[socket.socket, str | None]:
 
 
 def remove_address(place: EnginePlace) -> None:
-    """Take away what leads clients to the engine."""
+    """Remove the files that lead clients to the engine."""
     for path in (place.socket_path, place.address_path):
         with suppress(FileNotFoundError):
             path.unlink()
 
 
 def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
-    """Connect to a running engine. Gives the secret to say hello with.
+    """Connect to a running engine. Returns the secret for the hello, too.
 
     Raises
     ------
     OSError
-        When none listens there.
+        When no engine listens there.
     EngineLostError
-        When somebody else's process does.
+        When another user's process listens there.
     """
     if place.transport == "tcp":
         try:
@@ -89,19 +86,19 @@ def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
 
 
 def is_own_peer(connection: socket.socket) -> bool:
-    """Whether the other end belongs to this user. Where the system cannot tell, the directory's mode has to do."""
+    """Whether the other end is this user's. Where the system cannot tell, the directory's mode protects the socket."""
     credentials = _peer_credentials(connection)
     return credentials is None or credentials[1] == os.getuid()
 
 
 def peer_pid(connection: socket.socket) -> int | None:
-    """The process at the other end, where the system can tell. Unlike a written number it cannot be another's."""
+    """Return the process id of the other end, where the system can tell. Unlike a number in a file, it is current."""
     credentials = _peer_credentials(connection)
     return credentials and credentials[0]
 
 
 def _peer_credentials(connection: socket.socket) -> tuple[int, int] | None:
-    """Process and user id of a Unix socket's other end (``struct ucred`` of unix(7), Linux)."""
+    """Return process and user id of a Unix socket's other end (``struct ucred`` of unix(7), Linux)."""
     if connection.family != getattr(socket, "AF_UNIX", None) or not hasattr(socket, "SO_PEERCRED"):
         return None
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
