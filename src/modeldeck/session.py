@@ -496,6 +496,7 @@ class Session:
         Returns
         -------
         EngineLimits
+            The limits of the running engine, which is started if none runs.
 
         Examples
         --------

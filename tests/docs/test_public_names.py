@@ -32,7 +32,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 INTERNAL = {
     "Session.engine",
-    "Session.from_settings",
     "Session.hub",
     "Session.measured",
     "Session.forget_removed_files",

@@ -35,7 +35,7 @@ async def examine(settings: Settings) -> dict[str, Any]:
         "certificates": ", ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
         or "the usual ones",
         "cache": await anyio.to_thread.run_sync(_cache, settings.cache_dir),
-        "engine": await anyio.to_thread.run_sync(_engine, settings),
+        "engine": await _engine(settings),
         "llama.cpp": await anyio.to_thread.run_sync(_llama),
         "memory": await anyio.to_thread.run_sync(_hardware),
     }
@@ -96,11 +96,11 @@ def _without_home(path: Path) -> str:
     return str(Path("~", path.relative_to(home))) if path.is_relative_to(home) else str(path)
 
 
-def _engine(settings: Settings) -> str:
-    from modeldeck.service.control import engine_status
+async def _engine(settings: Settings) -> str:
+    from modeldeck.service.observe import engine_status
 
     try:
-        status = engine_status(settings)
+        status = await engine_status(settings)
     except ModelDeckError as error:
         return f"{error.code}: {error.message}"
     if status is None:
