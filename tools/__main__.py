@@ -32,6 +32,7 @@ COMMANDS = {
     "test": (suite.test, "set up everything, run every test"),
     "check": (suite.check, "set up everything, run the linters and type checkers only"),
     "docs": (documentation.docs, "set up everything, build the documentation site"),
+    "shots": (documentation.shots, "set up everything, take the pictures of the README and the documentation"),
     "setup": (environment.setup, "set up everything"),
     "lock": (lock.lock, "resolve the newest dependencies into constraints.txt"),
     "clean": (environment.clean, "delete everything that set-up and builds made in the checkout"),

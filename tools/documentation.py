@@ -1,4 +1,4 @@
-"""Builds the documentation site. A warning fails the build."""
+"""Builds the documentation site, where a warning fails the build, and takes its pictures."""
 
 from pathlib import Path
 
@@ -12,6 +12,12 @@ def docs() -> int:
     setup_test()
     run(build_command(SITE))
     say(f"The documentation is in {SITE / 'index.html'}")
+    return 0
+
+
+def shots() -> int:
+    setup_test()
+    run([PYTHON, "-m", "tools.shots"])
     return 0
 
 
