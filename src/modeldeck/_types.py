@@ -728,6 +728,8 @@ class LocalModel:
         A branch or tag that means this commit; ``None`` if none does.
     bytes_fetched : int or None
         Bytes received over the network to get it; ``None`` if it was not downloaded by this call.
+    own_filenames : tuple[str, ...]
+        Those of ``filenames`` that the user put there. They are loaded, but neither verified nor deleted.
     """
 
     repo_id: str
@@ -742,6 +744,7 @@ class LocalModel:
     sha256: str | None = None
     revision: str | None = None
     bytes_fetched: int | None = None
+    own_filenames: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from modeldeck._types import (
     SortKey,
     VerifiedFile,
 )
-from modeldeck.session import Download, ProgressCallback, Session, split_target
+from modeldeck.session import Download, ProgressCallback, Session
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
@@ -362,8 +362,7 @@ def start_download(
     session = _session(endpoint, cache_dir, token, inline)
 
     async def start() -> Download:
-        target, selector = split_target(repo_id, variant)
-        return await session.start(await session.request(target, selector, filename=filename, revision=revision))
+        return await session.start(await session.request(repo_id, variant, filename=filename, revision=revision))
 
     return DownloadJob(shared_loop().wait(start()))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modeldeck._errors import RemoteFileNotFoundError
+from modeldeck._errors import RemoteFileNotFoundError, StorageError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, Variant
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
     """Return the complete variants among cached files, sorted by repository, commit and quality.
 
-    A family of shards counts only when all its parts are present.
+    A family of shards counts only when all its parts are present. Where downloads leave links, a file that is not one
+    was put there by the user.
     """
     from modeldeck.gguf.names import group_variants
 
@@ -26,6 +28,7 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
         by_snapshot[file.repo_id, file.commit_hash][file.filename] = file
     models = []
     for (repo_id, commit_hash), cached in sorted(by_snapshot.items(), key=lambda item: item[0]):
+        has_links = any(file.is_linked for file in cached.values())
         listed = [GGUFFile(filename=name, size=file.size, sha256=file.sha256) for name, file in cached.items()]
         for variant in group_variants(listed).variants:
             first = cached[variant.files[0].filename]
@@ -42,13 +45,43 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
                     size=variant.size or 0,
                     sha256=first.sha256,
                     revision=min(first.revisions, default=None),
+                    own_filenames=tuple(
+                        file.filename for file in variant.all_files if has_links and not cached[file.filename].is_linked
+                    ),
                 )
             )
     return models
 
 
-def select_local(models: Iterable[LocalModel], repo_id: str, selector: str | None = None) -> list[LocalModel]:
+def without_own_files(model: LocalModel) -> LocalModel | None:
+    """Return a model without the files that the user put there, or ``None`` when they are all its files."""
+    kept = [
+        (name, path)
+        for name, path in zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True)
+        if name not in model.own_filenames
+    ]
+    if not kept:
+        return None
+    return replace(
+        model,
+        filenames=tuple(name for name, _ in kept),
+        paths=tuple(path for _, path in kept if path in model.paths),
+        sidecar_paths=tuple(path for _, path in kept if path not in model.paths),
+        own_filenames=(),
+    )
+
+
+def select_local(models: Iterable[LocalModel], names: Collection[str], selector: str | None = None) -> list[LocalModel]:
     """Return a repository's models, of all commits; with a selector, only those of the variant that it means.
+
+    Parameters
+    ----------
+    models
+        The models of the cache.
+    names
+        The names of the repository, now and in the past.
+    selector
+        A label, a variant's identity or a file's name.
 
     Raises
     ------
@@ -57,7 +90,8 @@ def select_local(models: Iterable[LocalModel], repo_id: str, selector: str | Non
     """
     from modeldeck.gguf.names import find_variant, quantization_of
 
-    models = [model for model in models if model.repo_id.lower() == repo_id.lower()]
+    wanted_names = {name.lower() for name in names}
+    models = [model for model in models if model.repo_id.lower() in wanted_names]
     if selector is None:
         return models
     variants = {
@@ -77,44 +111,46 @@ def select_local(models: Iterable[LocalModel], repo_id: str, selector: str | Non
 
 
 def with_path(models: Iterable[LocalModel], path: Path) -> list[LocalModel]:
-    """Return the models that have a file at this path: one or none."""
-    path = path.absolute()
-    return [model for model in models if path in model.paths]
+    """Return the models that have a file at this path, by whatever links it leads there; none if none has.
+
+    The path may be that of the blob that a snapshot links to.
+    """
+    from modeldeck.hub.cache import same_place
+
+    models = list(models)
+    try:
+        place = same_place(path)
+        exact = [model for model in models if place in map(same_place, model.paths)]
+        if exact or not place.is_file():
+            return exact
+        real = place.resolve()
+        return [model for model in models if real in (own.resolve() for own in model.paths)]
+    except (OSError, ValueError, RuntimeError):  # not a path, or links that lead in a circle
+        return []
 
 
-def is_meant(request: DownloadRequest, repo_id: str, selector: str | None) -> bool:
-    """Return whether a download is of this repository and, with a selector, of the variant or file that it names."""
-    names = {request.label, request.variant_id, *(file.filename for file in request.files)}
-    is_of_variant = selector is None or selector.casefold() in {name.casefold() for name in names}
-    return request.repo_id.casefold() == repo_id.casefold() and is_of_variant
+def is_meant(request: DownloadRequest, names: Collection[str], selector: str | None) -> bool:
+    """Return whether a download is of a repository with one of these names and, with a selector, of what it names."""
+    selectors = {request.label, request.variant_id, *(file.filename for file in request.files)}
+    is_of_variant = selector is None or selector.casefold() in {name.casefold() for name in selectors}
+    return request.repo_id.lower() in {name.lower() for name in names} and is_of_variant
 
 
 def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:
-    """Return the model that a finished download has put into the cache."""
-    from modeldeck.gguf.names import group_variants
-    from modeldeck.hub.cache import snapshot_path
+    """Return the model that a finished download has put into the cache, with what the user has put beside it.
+
+    Raises
+    ------
+    StorageError
+        When its files are no longer there.
+    """
+    from modeldeck.hub.cache import list_snapshot
 
     request = snapshot.request
     if snapshot.commit_hash is None:
         raise ValueError("a finished download knows its commit")
-    sidecars = {
-        sidecar.file.filename for variant in group_variants(request.files).variants for sidecar in variant.sidecars
-    }
-    names = sorted((file.filename for file in request.files), key=sidecars.__contains__)
-    paths = {
-        name: snapshot_path(Path(request.cache_dir), request.repo_id, snapshot.commit_hash, name) for name in names
-    }
-    return LocalModel(
-        repo_id=request.repo_id,
-        commit_hash=snapshot.commit_hash,
-        variant_id=request.variant_id,
-        label=request.label,
-        filenames=tuple(names),
-        path=paths[request.variant_id],
-        paths=tuple(path for name, path in paths.items() if name not in sidecars),
-        sidecar_paths=tuple(path for name, path in paths.items() if name in sidecars),
-        size=snapshot.total or 0,
-        sha256=request.files[0].sha256,
-        revision=request.revision,
-        bytes_fetched=snapshot.bytes_fetched,
-    )
+    files = list_snapshot(Path(request.cache_dir), request.repo_id, snapshot.commit_hash)
+    for model in group_local(files):
+        if model.variant_id == request.variant_id:
+            return replace(model, revision=request.revision, bytes_fetched=snapshot.bytes_fetched)
+    raise StorageError(f"The files of {request.label} of {request.repo_id} were deleted. Download it again.")

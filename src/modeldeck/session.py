@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable
@@ -49,12 +48,15 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
-from modeldeck.library import group_local, is_meant, local_model_of, select_local, with_path
+from modeldeck.library import group_local, is_meant, local_model_of, select_local, with_path, without_own_files
+from modeldeck.renames import RenameStore
+from modeldeck.targets import is_target, names_model, parse_target
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from modeldeck.appraisal import Appraiser
+    from modeldeck.hub.addresses import ModelAddress
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, Measurement, MeasurementStore
     from modeldeck.service.engine_client import EngineClient
@@ -104,6 +106,7 @@ class Session:
         self._hub: HubClient | None = None
         self._engine: Future[EngineClient] | None = None
         self._appraiser: Appraiser | None = None
+        self._rename_store: RenameStore | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -232,7 +235,9 @@ class Session:
 
         if n_ctx < 1:
             raise InvalidRequestError("n_ctx must be at least 1 token.")
-        listing = await self.hub.listing(repo_id, revision)
+        address = parse_target(repo_id, endpoint=self.settings.endpoint)
+        listing = await self.hub.listing(address.repo_id, _revision_of(address, revision))
+        await anyio.to_thread.run_sync(self._remember_name, address.repo_id, listing.repo_id)
         details = RepoDetails(
             repo_id=listing.repo_id,
             revision=listing.revision,
@@ -316,10 +321,11 @@ class Session:
         """
         from modeldeck.gguf.names import find_variant
 
-        if variant is not None and filename is not None:
-            raise InvalidRequestError(f"Give the variant {variant!r} or the filename {filename!r}, not both.")
-        details = await self.describe(repo_id, revision, exact=False)
-        wanted = variant if filename is None else filename
+        address = parse_target(repo_id, variant, endpoint=self.settings.endpoint)
+        if address.selector is not None and filename is not None:
+            raise InvalidRequestError(f"Give the variant {address.selector!r} or the filename {filename!r}, not both.")
+        details = await self.describe(address.repo_id, _revision_of(address, revision), exact=False)
+        wanted = address.selector if filename is None else filename
         selector = details.recommended if wanted is None else wanted
         if selector is None and details.variants:
             raise DoesNotFitError(
@@ -352,7 +358,7 @@ class Session:
         >>> request = session.request_for(repo, repo.variants[0])  # doctest: +SKIP
         """
         return DownloadRequest(
-            repo_id=details.repo_id,
+            repo_id=self._name_in_cache(details, variant),
             revision=details.revision,
             commit_hash=details.commit_hash,
             variant_id=variant.variant_id,
@@ -361,6 +367,21 @@ class Session:
             endpoint=self.settings.endpoint,
             cache_dir=str(self.settings.cache_dir),
         )
+
+    def _name_in_cache(self, details: RepoDetails, variant: Variant) -> str:
+        """Return the repository's name under which the cache has files of a variant; its present one if none has."""
+        from modeldeck.hub.cache import blob_path, snapshot_path
+
+        cache_dir = self.settings.cache_dir
+
+        def has_some(name: str) -> bool:
+            return any(
+                (file.sha256 is not None and blob_path(cache_dir, name, file.sha256).is_file())
+                or snapshot_path(cache_dir, name, details.commit_hash, file.filename).is_file()
+                for file in variant.files
+            )
+
+        return next(filter(has_some, self._renames().names_of(details.repo_id)), details.repo_id)
 
     async def start(self, request: DownloadRequest) -> Download:
         """Start a download in the engine, or join the one that already runs for the same request.
@@ -438,7 +459,6 @@ class Session:
         --------
         >>> model = await session.download("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
-        repo_id, variant = split_target(repo_id, variant)
         job = await self.start(await self.request(repo_id, variant, filename=filename, revision=revision))
         return await job.result(progress=progress)
 
@@ -591,20 +611,22 @@ class Session:
         from modeldeck.engine.leftovers import discard_partials, list_partials
         from modeldeck.hub.cache import repo_dir
 
-        repo_id, selector = split_target(target)
+        address = parse_target(target, endpoint=self.settings.endpoint)
+        names, selector = await self._names_of(address.repo_id), address.selector
         engine = await self.engine()
         unfinished = [job for job in engine.snapshots() if "cancel" in job.actions]
-        jobs = [job for job in unfinished if is_meant(job.request, repo_id, selector)]
-        blobs = repo_dir(self.settings.cache_dir, repo_id) / "blobs"
+        jobs = [job for job in unfinished if is_meant(job.request, names, selector)]
+        folders = [repo_dir(self.settings.cache_dir, name) / "blobs" for name in names]
 
         def allocated() -> int:
-            return sum(info.allocated_bytes for info in list_partials(blobs))
+            return sum(info.allocated_bytes for blobs in folders for info in list_partials(blobs))
 
         before = await anyio.to_thread.run_sync(allocated)
         for job in jobs:
             await engine.act(job.job_id, "cancel")
         if selector is None:
-            await anyio.to_thread.run_sync(discard_partials, blobs)
+            for blobs in folders:
+                await anyio.to_thread.run_sync(discard_partials, blobs)
         freed = before - await anyio.to_thread.run_sync(allocated)
         if not jobs and not freed:
             raise RemoteFileNotFoundError(
@@ -659,7 +681,7 @@ class Session:
         """
         return _preferred(
             model
-            for model in select_local(await self.local_models(), repo_id)
+            for model in select_local(await self.local_models(), await self._names_of(repo_id))
             if model.variant_id == variant_id and commit_hash in (None, model.commit_hash)
         )
 
@@ -669,6 +691,7 @@ class Session:
         *,
         repair: bool = False,
         progress: Callable[[int, int], object] | None = None,
+        on_notice: Callable[[str], object] = warnings.warn,
     ) -> tuple[VerifiedFile, ...]:
         """Hash the files of a local model and compare them with the digests that the Hub lists.
 
@@ -682,6 +705,8 @@ class Session:
             the engine's list of downloads, and can be paused, resumed and cancelled there.
         progress : callable, optional
             Called with the bytes hashed so far and the bytes of all files.
+        on_notice : callable
+            Called with a sentence for each file that is left out because the user put it there.
 
         Returns
         -------
@@ -705,7 +730,12 @@ class Session:
         from modeldeck.engine.verify import repair_request, repaired_files, verify_files
         from modeldeck.service.discovery import find_blocks_directory
 
-        local = await self._local(model)
+        found = await self._local(model)
+        for filename in found.own_filenames:
+            on_notice(f"{filename} is not verified. It is your own file, which the Hub does not list.")
+        local = without_own_files(found)
+        if local is None:
+            return Listing(())
         files = await verify_files(
             local,
             hub=self.hub,
@@ -721,8 +751,8 @@ class Session:
     async def remove(self, model: LocalModel | str | Path) -> int:
         """Delete a local model from the cache.
 
-        Files that another revision or variant also uses stay. The digests of its blocks stay for a while, in case the
-        same file is downloaded again.
+        Files that another revision or variant also uses stay, and so do files that the user put there. The digests of
+        its blocks stay for a while, in case the same file is downloaded again.
 
         Parameters
         ----------
@@ -749,6 +779,11 @@ class Session:
         from modeldeck.hub.cache import remove
 
         local = await self._local(model)
+        if without_own_files(local) is None:
+            raise InvalidRequestError(
+                f"{local.filenames[0]} is your own file and was not downloaded, so modeldeck does not delete it. "
+                f"Delete {local.path} yourself."
+            )
         kept = {
             name
             for other in await self.local_models()
@@ -762,7 +797,7 @@ class Session:
                 self.settings.cache_dir,
                 repo_id=local.repo_id,
                 commit_hash=local.commit_hash,
-                filenames=[name for name in local.filenames if name not in kept],
+                filenames=[name for name in local.filenames if name not in (*kept, *local.own_filenames)],
             )
         )
         await self.forget_removed_files()
@@ -783,7 +818,9 @@ class Session:
         if isinstance(model, LocalModel):
             return model
         models = await self.local_models()
-        found = with_path(models, Path(model)) or select_local(models, *split_target(str(model)))
+        found = await anyio.to_thread.run_sync(with_path, models, Path(model))
+        if not found and names_model(str(model), endpoint=self.settings.endpoint):
+            found = await self._select(models, parse_target(str(model), endpoint=self.settings.endpoint))
         choices = list(dict.fromkeys(local.variant_id for local in found))
         if len(choices) > 1:
             raise AmbiguousVariantError(
@@ -797,6 +834,28 @@ class Session:
                 f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists it."
             )
         return only
+
+    async def _select(self, models: Iterable[LocalModel], address: ModelAddress) -> list[LocalModel]:
+        """Return the models that an address names, under whichever of its names the cache has the repository."""
+        from modeldeck.hub.urls import is_commit_hash
+
+        found = select_local(models, await self._names_of(address.repo_id), address.selector)
+        if is_commit_hash(address.revision):
+            return [model for model in found if model.commit_hash == address.revision]
+        return found
+
+    async def _names_of(self, repo_id: str) -> tuple[str, ...]:
+        return await anyio.to_thread.run_sync(lambda: self._renames().names_of(repo_id))
+
+    def _remember_name(self, asked: str, canonical: str) -> None:
+        self._renames().remember(asked, canonical)
+
+    def _renames(self) -> RenameStore:
+        if self._rename_store is None:
+            from modeldeck.service.discovery import find_state_directory
+
+            self._rename_store = RenameStore(find_state_directory(self.settings.cache_dir))
+        return self._rename_store
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -917,19 +976,32 @@ class Session:
     async def _model_paths(
         self, model: LocalModel | str | Path, progress: ProgressCallback | None
     ) -> tuple[Path, Path | None]:
-        if isinstance(model, str) and is_target(model):
+        if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
             model = await self._obtain(model, progress)
-        if isinstance(model, LocalModel):
-            return model.path, next(iter(model.sidecar_paths), None)
-        return _file_named(model), None
+        if not isinstance(model, LocalModel):
+            path = _file_named(model)
+            known = await anyio.to_thread.run_sync(self._cached_at, path)
+            if known is None:
+                return path, None
+            model = known
+        return model.path, next(iter(model.sidecar_paths), None)
+
+    def _cached_at(self, path: Path) -> LocalModel | None:
+        """Return the model of the cache that has a file at this path."""
+        from modeldeck.hub.cache import list_models
+
+        real = path.resolve()
+        if not real.is_relative_to(self.settings.cache_dir.resolve()):
+            return None
+        return _preferred(with_path(group_local(list_models(self.settings.cache_dir)), path))
 
     async def _obtain(self, target: str, progress: ProgressCallback | None) -> LocalModel:
         """Download, or take what the cache has when the Hub cannot be reached."""
-        repo_id, selector = split_target(target)
         try:
-            return await self.download(repo_id, selector, progress=progress)
+            return await self.download(target, progress=progress)
         except NetworkError:
-            local = _preferred(select_local(await self.local_models(), repo_id, selector))
+            address = parse_target(target, endpoint=self.settings.endpoint)
+            local = _preferred(await self._select(await self.local_models(), address))
             if local is None:
                 raise
             return local
@@ -1074,7 +1146,7 @@ class Download:
         --------
         >>> model = await download.result(progress=print)  # doctest: +SKIP
         """
-        return local_model_of(await self.finished(progress=progress))
+        return await anyio.to_thread.run_sync(local_model_of, await self.finished(progress=progress))
 
     async def finished(self, *, progress: ProgressCallback | None = None) -> DownloadSnapshot:
         """Wait until the download is ready, and return its last snapshot.
@@ -1151,28 +1223,15 @@ def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:
     return min(models, key=lambda model: model.revision is None, default=None)
 
 
-_TARGET = re.compile(r"[\w.-]+/[\w.-]+(:.+)?", re.ASCII)
-
-
-def is_target(text: str) -> bool:
-    """Whether a text names a repository (``OWNER/NAME[:LABEL]``) and not a file."""
-    return bool(_TARGET.fullmatch(text)) and not text.endswith(".gguf") and not Path(text).exists()
-
-
-def split_target(target: str, variant: str | None = None) -> tuple[str, str | None]:
-    """``"owner/name:LABEL"`` taken apart; a ``variant`` given beside it must not contradict it."""
-    if "://" in target:
-        raise InvalidRequestError(
-            f"{target!r} is a web address. Give the repository as OWNER/NAME, and a file of it as OWNER/NAME:FILENAME."
-        )
-    repo_id, colon, selector = target.partition(":")
-    if not colon:
-        return repo_id, variant
-    if variant is not None and variant != selector:
-        raise InvalidRequestError(f"{target!r} already names the variant {selector!r}: leave out {variant!r}.")
-    if not selector:
-        raise InvalidRequestError(f"{target!r} ends with a colon: write OWNER/NAME or OWNER/NAME:LABEL.")
-    return repo_id, selector
+def _revision_of(address: ModelAddress, revision: str) -> str:
+    """Return the revision that is meant where an address may name one too."""
+    if address.revision in (None, revision):
+        return revision
+    if revision == "main":
+        return address.revision or revision
+    raise InvalidRequestError(
+        f"The address already names the revision {address.revision!r}. Leave out the revision {revision!r}."
+    )
 
 
 def _file_named(path: str | Path) -> Path:

@@ -42,8 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BASE | {"hub", "gguf", "sizing"},
     "service": BASE | {"engine", "hub"},
     "library": BASE | {"hub", "gguf"},
+    "renames": {"_files"},
+    "targets": BASE | {"hub"},
     "appraisal": BASE | {"hub", "gguf", "sizing"},
-    "session": BASE | {"service", "engine", "llama", "library", "appraisal", "hub", "gguf", "sizing"},
+    "session": BASE
+    | {"renames", "targets", "service", "engine", "llama", "library", "appraisal", "hub", "gguf", "sizing"},
     "bars": BASE,
     "api": BASE | {"session", "llama", "bars"},
     "widget": BASE | {"session", "service", "llama", "sizing"},

@@ -15,7 +15,7 @@ from modeldeck._tables import format_size
 from modeldeck._types import LocalModel
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.output import Output
-from modeldeck.session import Download, Session, split_target
+from modeldeck.session import Download, Session
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -43,8 +43,7 @@ async def show(session: Session, arguments: argparse.Namespace, output: Output) 
 
 
 async def download(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    repo_id, label = split_target(arguments.target)
-    request = await session.request(repo_id, label, filename=arguments.filename, revision=arguments.revision)
+    request = await session.request(arguments.target, filename=arguments.filename, revision=arguments.revision)
     download = await session.start(request)
     model = await _until_interrupted(download, output)
     if model is None:
@@ -88,7 +87,7 @@ async def ls(session: Session, arguments: argparse.Namespace, output: Output) ->
 
 
 async def verify(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    files = await session.verify(arguments.target, repair=arguments.repair)
+    files = await session.verify(arguments.target, repair=arguments.repair, on_notice=output.note)
     output.records([VerifiedRecord.of(file) for file in files], str(Listing(files)), if_none="")
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
 

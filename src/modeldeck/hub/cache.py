@@ -59,6 +59,7 @@ class CachedFile:
     """A file of a snapshot. ``path`` is in the snapshot; ``blob_path`` is its link's target, or ``path`` without links.
 
     ``sha256`` is the blob's name, which any tool may have written. ``revisions`` are the refs that mean this commit.
+    ``is_linked`` says that it is a link into the repository's ``blobs/``, as downloads leave it where links exist.
     """
 
     repo_id: str
@@ -69,6 +70,7 @@ class CachedFile:
     blob_path: Path
     size: int
     sha256: str | None
+    is_linked: bool
 
 
 # --- the layout -------------------------------------------------------------------------------------------------------
@@ -141,7 +143,21 @@ def list_models(cache_dir: Path) -> tuple[CachedFile, ...]:
     return tuple(sorted(files, key=lambda file: (file.repo_id, file.commit_hash, file.filename)))
 
 
+def list_snapshot(cache_dir: Path, repo_id: str, commit_hash: str) -> tuple[CachedFile, ...]:
+    """Return the GGUF files of one snapshot, sorted."""
+    repository = repo_dir(cache_dir, repo_id)
+    snapshot = repository / "snapshots" / _check_commit_hash(commit_hash)
+    revisions = _revisions_by_commit(repository).get(commit_hash, ())
+    return tuple(sorted(_gguf_files(repo_id, snapshot, revisions), key=lambda file: file.filename))
+
+
+def same_place(path: Path) -> Path:
+    """Return a path with the links among its folders followed, so that two ways to one entry are equal."""
+    return _place(path.absolute())
+
+
 def _gguf_files(repo_id: str, snapshot: Path, revisions: tuple[str, ...]) -> Iterator[CachedFile]:
+    blobs = (snapshot.parent.parent / "blobs").resolve()
     for path in _files_below(snapshot):
         filename = path.relative_to(snapshot).as_posix()
         if path.suffix.lower() != ".gguf" or not _is_usable(check_filename, filename):
@@ -162,6 +178,7 @@ def _gguf_files(repo_id: str, snapshot: Path, revisions: tuple[str, ...]) -> Ite
             blob_path=blob,
             size=status.st_size,
             sha256=blob.name if is_sha256(blob.name) else None,
+            is_linked=blob != path and blob.parent == blobs,
         )
 
 

@@ -1,0 +1,58 @@
+"""The repositories that were asked for under an old name, so that offline a model is found under either name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from modeldeck._files import replace_file
+
+_FILE_NAME = "renamed-repositories.json"
+_MAX_NAMES = 1000
+
+
+class RenameStore:
+    """Remembers which name the Hub gave for another, in one small file of the state directory.
+
+    Parameters
+    ----------
+    directory : Path or None
+        The state directory. Without one, names are remembered in memory only.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = None if directory is None else directory / _FILE_NAME
+        self._canonical: dict[str, str] = self._read()
+
+    def remember(self, asked: str, canonical: str) -> None:
+        """Keep that the Hub answers to one name with another. A store that cannot be written keeps it in memory."""
+        if asked.lower() == canonical.lower() or self._canonical.get(asked) == canonical:
+            return
+        self._canonical = {**self._read(), **self._canonical, asked: canonical}
+        for oldest in list(self._canonical)[:-_MAX_NAMES]:
+            del self._canonical[oldest]
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, json.dumps(self._canonical, indent=1).encode(), mode=0o600)
+        except OSError:
+            return
+
+    def names_of(self, repo_id: str) -> tuple[str, ...]:
+        """Return the names of a repository: the given one first, then the others that are known."""
+        wanted = repo_id.lower()
+        canonical = next((new for old, new in self._canonical.items() if old.lower() == wanted), repo_id)
+        old_names = [old for old, new in self._canonical.items() if new.lower() == canonical.lower()]
+        return tuple(dict.fromkeys((repo_id, canonical, *old_names)))
+
+    def _read(self) -> dict[str, str]:
+        if self._path is None:
+            return {}
+        try:
+            content = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(content, dict):
+            return {}
+        return {old: new for old, new in content.items() if isinstance(old, str) and isinstance(new, str)}

@@ -1,0 +1,238 @@
+"""A model is found by every name that people use for it: addresses, old names, paths, and beside files of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from modeldeck import InvalidRequestError, LocalModel, NetworkError, RemoteFileNotFoundError, Session
+from tools.localhub import LocalHub
+from tools.localhub.tiny_models import write_chat_model, write_projector
+
+NAME = "tiny-Q8_0.gguf"
+OTHER = "tiny-F16.gguf"
+REPO = "owner/new-name"
+OLD = "owner/old-name"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalHub]:
+    files = {
+        NAME: write_chat_model(tmp_path / NAME, quantization="Q8_0"),
+        OTHER: write_chat_model(tmp_path / OTHER, quantization="F16"),
+    }
+    with LocalHub() as hub:
+        hub.add_repo(REPO, files, aliases=[OLD])
+        yield hub
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+async def session(local: LocalHub, cache_dir: Path, anyio_backend: str) -> AsyncIterator[Session]:
+    async with Session(endpoint=local.endpoint, cache_dir=cache_dir, token=False, inline=True) as session:
+        yield session
+
+
+NAMES = [
+    f"{REPO}:Q8_0",
+    f" {REPO}:Q8_0\n",
+    f"{REPO}:{NAME}",
+    f"hf.co/{REPO}:Q8_0",
+    f"https://hf.co/{REPO}:Q8_0",
+    f"https://huggingface.co/{REPO}/blob/main/{NAME}",
+    f"https://huggingface.co/{REPO}/resolve/main/{NAME}?download=true",
+    f"https://huggingface.co/{REPO}?show_file_info={NAME}",
+    f"hf://{REPO}:Q8_0",
+    f"hf://{REPO}/{NAME}",
+    f"{{endpoint}}/{REPO}/blob/main/{NAME}",
+    f"{{endpoint}}/{REPO}/resolve/main/{NAME}",
+    f"{OLD}:Q8_0",
+    f"https://huggingface.co/{OLD}/blob/main/{NAME}",
+]
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_name_downloads_loads_verifies_and_removes(session: Session, local: LocalHub, name: str) -> None:
+    name = name.format(endpoint=local.endpoint)
+    assert (await session.describe(name, exact=False)).repo_id == REPO
+    model = await session.download(name)
+    assert (model.repo_id, model.label) == (REPO, "Q8_0")
+    await session.download(f"{REPO}:F16")
+    local.stop()
+    llm = await session.load(name)
+    assert llm.model_path == str(model.path)
+    llm.unload()
+    assert [file.path for file in await session.verify(name)] == [model.path]
+    with pytest.raises(RemoteFileNotFoundError, match="unfinished"):
+        await session.cancel(name)
+    assert await session.remove(name) == model.size
+    assert [left.label for left in await session.local_models()] == ["F16"]
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("name", [REPO, f"hf.co/{REPO}", f"https://huggingface.co/{REPO}/tree/main"])
+async def test_a_folder_of_that_name_in_the_working_directory_changes_nothing(
+    session: Session, local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    local.update_file(REPO, OTHER, None)
+    (tmp_path / "work" / REPO).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    llm = await session.load(name)
+    assert Path(llm.model_path).name == NAME
+    llm.unload()
+
+
+async def test_a_commit_in_an_address_is_the_commit(session: Session, local: LocalHub) -> None:
+    first = await session.describe(REPO, exact=False)
+    local.update_file(REPO, "more.txt", b"more")
+    model = await session.download(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}")
+    assert model.commit_hash == first.commit_hash
+    await session.download(f"{REPO}:Q8_0")
+    (file,) = await session.verify(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}")
+    assert file.path == model.path
+    with pytest.raises(InvalidRequestError, match="already names the revision"):
+        await session.download(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}", revision="v1")
+
+
+# --- old names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [OLD, "Owner/NEW-name"])
+async def test_a_model_downloaded_by_an_old_name_is_found_by_both_names_offline(
+    session: Session, local: LocalHub, cache_dir: Path, asked: str
+) -> None:
+    model = await session.download(f"{asked}:Q8_0")
+    assert model.repo_id == REPO
+    local.stop()
+    async with Session(endpoint=local.endpoint, cache_dir=cache_dir, token=False, inline=True) as later:
+        for name in (asked, REPO):
+            assert [file.path for file in await later.verify(f"{name}:Q8_0")] == [model.path]
+        assert await later.remove(f"{asked}:Q8_0") == model.size
+
+
+FETCH = "import sys; from huggingface_hub import hf_hub_download; print(hf_hub_download(sys.argv[1], sys.argv[2]))"
+
+
+@pytest.fixture
+def fetched_by_huggingface_hub(local: LocalHub, cache_dir: Path) -> Path:
+    """The file as huggingface_hub leaves it under the old name."""
+    environment = {**os.environ, "HF_ENDPOINT": local.endpoint, "HF_HUB_CACHE": str(cache_dir)}
+    result = subprocess.run(
+        [sys.executable, "-c", FETCH, OLD, NAME], env=environment, check=True, capture_output=True, text=True
+    )
+    return Path(result.stdout.strip())
+
+
+@pytest.mark.parametrize("name", [f"{OLD}:Q8_0", f"{OLD}:{NAME}", f"hf.co/{OLD}:Q8_0"])
+async def test_what_another_tool_has_under_the_old_name_is_not_fetched_again(
+    session: Session, local: LocalHub, fetched_by_huggingface_hub: Path, name: str
+) -> None:
+    local.requests.clear()
+    model = await session.download(name)
+    assert (model.path, model.bytes_fetched) == (fetched_by_huggingface_hub, 0)
+    assert not [record for record in local.requests.to("cdn") if record.bytes_sent > 2**20]
+    again = await session.download(f"{REPO}:Q8_0")
+    assert again.path == model.path
+    local.stop()
+    assert [file.path for file in await session.verify(f"{REPO}:Q8_0")] == [model.path]
+
+
+# --- files of the user's own -----------------------------------------------------------------------------------------
+
+
+async def own_projector(session: Session, tmp_path: Path) -> tuple[LocalModel, Path]:
+    model = await session.download(f"{REPO}:Q8_0")
+    own = model.path.with_name("mmproj-mine-F16.gguf")
+    write_projector(own)
+    return model, own
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("kind", ["repository", "repository, offline", "path", "blob", "model"])
+async def test_a_projector_put_there_by_hand_is_loaded_however_the_model_is_named(
+    session: Session, local: LocalHub, tmp_path: Path, kind: str
+) -> None:
+    model, own = await own_projector(session, tmp_path)
+    if kind == "repository, offline":
+        local.stop()
+    found = (await session.local_models())[0]
+    name = {"path": model.path, "blob": model.path.resolve(), "model": found}.get(kind, f"{REPO}:Q8_0")
+    llm = await session.load(name)
+    assert llm.chat_handler.clip_model_path == str(own)
+    llm.unload()
+
+
+async def test_it_is_left_out_of_verify_with_a_word_and_stays_when_the_model_is_removed(
+    session: Session, tmp_path: Path
+) -> None:
+    model, own = await own_projector(session, tmp_path)
+    notices: list[str] = []
+    (file,) = await session.verify(f"{REPO}:Q8_0", on_notice=notices.append)
+    assert (file.path, file.is_valid) == (model.path, True)
+    assert notices == [f"{own.name} is not verified. It is your own file, which the Hub does not list."]
+    with pytest.warns(UserWarning, match="is your own file"):
+        await session.verify(f"{REPO}:Q8_0")
+    assert await session.remove(f"{REPO}:Q8_0") == model.size
+    assert own.is_file()
+    assert not model.path.exists()
+
+
+async def test_a_model_put_there_by_hand_is_verified_and_removed_by_nobody(session: Session) -> None:
+    model = await session.download(f"{REPO}:Q8_0")
+    own = model.path.with_name("mine-Q4_0.gguf")
+    shutil.copyfile(model.path, own)
+    with pytest.warns(UserWarning, match=r"mine-Q4_0\.gguf is not verified"):
+        assert await session.verify(f"{REPO}:Q4_0") == ()
+    with pytest.raises(InvalidRequestError, match="is your own file"):
+        await session.remove(f"{REPO}:Q4_0")
+    await session.remove(f"{REPO}:Q8_0")
+    assert own.is_file()
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(cache_dir: Path, tmp_path: Path) -> Path:
+    """The folder that the cache's path is a link to."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    cache_dir.symlink_to(disk)
+    return disk
+
+
+async def test_a_path_behind_a_linked_cache_names_the_same_model(
+    disk: Path, session: Session, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = await session.download(f"{REPO}:Q8_0")
+    behind = disk / model.path.relative_to(cache_dir)
+    for path in (model.path, behind, str(behind), behind.relative_to(tmp_path), model.path.resolve()):
+        assert [file.path for file in await session.verify(path)] == [model.path]
+    assert await session.remove(behind) == model.size
+
+
+async def test_a_path_that_is_not_in_the_cache_is_told(session: Session, tmp_path: Path) -> None:
+    for path in (tmp_path / NAME, "no/such/file.gguf", "\0", str(tmp_path)):
+        with pytest.raises(RemoteFileNotFoundError, match="not in the cache"):
+            await session.verify(path)
+
+
+async def test_offline_what_was_never_downloaded_is_not_found(session: Session, local: LocalHub) -> None:
+    local.stop()
+    with pytest.raises(NetworkError):
+        await session.download(f"{OLD}:Q8_0")
+    with pytest.raises(RemoteFileNotFoundError, match="not in the cache"):
+        await session.verify(f"{OLD}:Q8_0")
