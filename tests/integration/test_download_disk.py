@@ -269,7 +269,7 @@ async def test_a_write_that_fails_when_all_has_come_is_not_published(
             patch.setattr(partial, "write_back", failing)
             job = await manager.submit(playground.request())
             await until(lambda: manager.snapshots()[0].received == len(playground.content))
-            await anyio.sleep(0.2)  # for the connections to end
+            await until(lambda: manager.snapshots()[0].connections == 0)
             has_come.set()
             paused = await manager.wait(job.job_id)
         assert paused.state is DownloadState.PAUSED
@@ -299,7 +299,7 @@ async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
         assert await anyio.to_thread.run_sync(asked.wait, 60)
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(manager.act, job.job_id, "pause")
-            await anyio.sleep(0.1)
+            await anyio.wait_all_tasks_blocked()
             is_paused.set()
         assert (await manager.wait(job.job_id)).state is DownloadState.PAUSED
     assert len(read_again) == 1

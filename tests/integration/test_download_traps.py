@@ -21,6 +21,8 @@ pytestmark = pytest.mark.anyio
 
 SIZE = 24 << 20
 RESOLVE = "/*/resolve/*"
+DEAD = "http://127.0.0.1:1/model"
+"""Nothing listens there."""
 
 
 def cdn(effect: Any, **how: Any) -> dict[str, Any]:
@@ -71,6 +73,11 @@ SURVIVED: dict[str, list[dict[str, Any]]] = {
     "a burst of 500 at the hub": [hub(faults.Reply(500), times=2)],
     "gzip if asked for": [cdn(faults.Gzip())],
     "packed once all the same": [cdn(faults.Reply(200, {"Content-Encoding": "gzip"}, gzip.compress(b"x")), times=1)],
+    **{
+        f"a Content-Encoding of {value!r}": [cdn(faults.ChangeHeaders({"Content-Encoding": value}))]
+        for value in ("aws-chunked", "", "binary", "UTF-8", "Identity")
+    },
+    "two storage addresses that refuse the connection": [hub(faults.ChangeHeaders({"Location": DEAD}), times=2)],
     "a mirror's headers": [hub(faults.MirrorHeaders())],
     "a mirror's quoted headers": [hub(faults.MirrorHeaders(is_quoted=True))],
     "a larger size from the hub than it listed": [hub(faults.WrongLinkedSize(by=10))],
@@ -117,6 +124,7 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "a bit that is always wrong": ("integrity", [cdn(faults.FlipBit(offset=20_000_000))]),
     "ranges that always lie": ("integrity", [cdn(faults.MoveRange(start=64, stop=64, is_honest=False))]),
     "bytes without end, one at a time": ("stalled", [cdn(faults.Throttle(bytes_per_second=50))]),
+    "a storage that refuses every connection": ("offline", [hub(faults.ChangeHeaders({"Location": DEAD}))]),
     "packed whatever is asked": ("server_error", [cdn(faults.ChangeHeaders({"Content-Encoding": "gzip"}))]),
 }
 
@@ -132,6 +140,13 @@ async def test_the_error_is_clean(playground: Playground, name: str) -> None:
     assert failed.error is not None
     assert failed.error.message.endswith(".")
     assert len(playground.hub.requests) < 400
+
+
+async def test_a_storage_that_cannot_be_reached_is_named(playground: Playground) -> None:
+    playground.hub.faults.add(**hub(faults.ChangeHeaders({"Location": DEAD})))
+    failed = await playground.download()
+    assert failed.error is not None
+    assert "its storage at 127.0.0.1, which cannot be reached" in failed.error.message
 
 
 async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playground, until: Until) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from modeldeck._errors import IntegrityError, ModelDeckError, error_from_info
 from modeldeck._settings import Settings
-from modeldeck._types import LocalModel, VerifiedFile
+from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel, VerifiedFile
 from modeldeck.engine.verify import repair_request, repaired_files, verify_files
+from modeldeck.hub import cache
 from modeldeck.hub.client import HubClient
 from tools.localhub.faults import FlipBit
 
@@ -153,3 +154,81 @@ async def test_a_check_can_be_cancelled(model: LocalModel, hub: HubClient) -> No
         await verify_files(model, hub=hub, progress=lambda *_: scope.cancel())
         pytest.fail("it went on")
     assert scope.cancelled_caught
+
+
+# --- files that another program put into the cache --------------------------------------------------------------------
+
+
+def put(playground: Playground, content: bytes) -> None:
+    """Put a file into the cache under the name that the right content has."""
+    cache.prepare_repo(playground.cache_dir, playground.repo_id)
+    draft = playground.repo_dir / "blobs" / "draft"
+    draft.write_bytes(content)
+    cache.publish_blob(
+        playground.cache_dir,
+        repo_id=playground.repo_id,
+        commit_hash=playground.commit_hash,
+        filename=playground.filename,
+        etag=playground.sha256,
+        verified=draft,
+    )
+
+
+async def download(playground: Playground) -> tuple[DownloadSnapshot, bool]:
+    """Download, and say whether a state showed that a file was verified."""
+    seen: list[DownloadState] = []
+    async with playground.manager(blocks_dir=playground.state_dir / "blocks") as manager:
+        manager.subscribe(lambda snapshot: seen.append(snapshot.state))
+        job = await manager.submit(playground.request())
+        done = await manager.wait(job.job_id)
+    return done, DownloadState.VERIFYING in seen
+
+
+async def test_a_file_of_another_program_is_verified_once(playground: Playground) -> None:
+    put(playground, playground.content)
+    for was_verified in (True, False):
+        done, has_verified = await download(playground)
+        playground.assert_exact(done)
+        assert done.bytes_fetched == 0
+        assert has_verified is was_verified
+    playground.blob.write_bytes(playground.content)
+    _, has_verified = await download(playground)
+    assert has_verified, "it was written since"
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_download_mends_a_damaged_file_of_another_program(playground: Playground, is_known: bool) -> None:
+    if is_known:
+        put(playground, playground.content)
+        playground.assert_exact((await download(playground))[0])
+    damaged = bytearray(playground.content)
+    damaged[17 << 20] ^= 1
+    put(playground, bytes(damaged))
+    done, _ = await download(playground)
+    playground.assert_exact(done)
+    assert 0 < done.bytes_fetched <= (2 << 20 if is_known else 2 * len(damaged))
+
+
+async def test_a_download_of_a_damaged_file_without_the_hub_says_so(playground: Playground) -> None:
+    damaged = playground.content[:-1] + b"x"
+    put(playground, damaged)
+    playground.hub.stop()
+    failed, _ = await download(playground)
+    assert failed.error is not None
+    assert failed.error.code == "integrity"
+    assert "verify --repair" in failed.error.message
+    assert playground.blob.read_bytes() == damaged, "nothing is touched before the Hub answers"
+    playground.blob.unlink()
+
+
+async def test_a_link_to_another_blob_is_replaced_and_the_blob_left_alone(playground: Playground) -> None:
+    put(playground, playground.content)
+    other = playground.repo_dir / "blobs" / ("ab" * 20)
+    other.write_bytes(b"GGUF of another file")
+    playground.pointer.unlink()
+    playground.pointer.symlink_to(f"../../blobs/{other.name}")
+    playground.blob.unlink()
+    done, _ = await download(playground)
+    assert done.state is DownloadState.READY
+    assert playground.pointer.read_bytes() == playground.content
+    assert other.read_bytes() == b"GGUF of another file"

@@ -71,6 +71,14 @@ class BlockDigestStore:
         blocks, _ = parse_blocks(content.split(b"\n"), size)
         return tuple(blocks) if _is_whole(blocks, size) else ()
 
+    def has_since(self, digest: str, size: int, moment: float) -> bool:
+        """Return whether there is a whole record that was saved at ``moment``, in seconds since the epoch, or later."""
+        try:
+            is_recent = is_sha256(digest) and self._path(digest).stat().st_mtime >= moment
+        except OSError:
+            return False
+        return is_recent and bool(self.load(digest, size))
+
     def save(self, digest: str, size: int, blocks: Sequence[Block]) -> None:
         """Keep the sorted blocks of a file whose sha256 was found to be right."""
         if not is_sha256(digest) or size < SMALLEST_FILE_BYTES or not _is_whole(blocks, size):

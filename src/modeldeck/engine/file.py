@@ -12,11 +12,12 @@ from pathlib import Path
 
 import anyio
 
-from modeldeck._errors import GGUFError, ModelDeckError, ServerError, StorageError
+from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
 from modeldeck._types import DownloadRequest, GGUFFile
+from modeldeck.engine.block_digests import RecordingHasher
 from modeldeck.engine.budget import DownloadShare
 from modeldeck.engine.completion import Completion, Phase
-from modeldeck.engine.digest import STEP_BYTES, FrontHasher
+from modeldeck.engine.digest import STEP_BYTES
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.journal import PartialHeader
 from modeldeck.engine.leftovers import discard_partials, list_partials
@@ -38,10 +39,10 @@ _TAKEN_OVER = "Another process is downloading this file too. Wait for it, or pau
 class FileDownload:
     """One file of a download or repair. Its attributes say at any time how far it is.
 
-    A repair differs in one thing: it does not believe that a file in the cache is right, but reads all of it. If the
-    file is damaged it becomes a partial file, so that nobody takes it for whole while it is mended. Where its blocks
-    are known, only the bad ones are fetched. If they are not known, or the whole is still wrong then, all of it is
-    fetched and compared.
+    A file that is already in the cache is read and its digest compared, unless that was done since it was last
+    written. A repair always reads it. If the file is damaged it becomes a partial file, so that nobody takes it for
+    whole while it is mended. Where its blocks are known, only the bad ones are fetched. If they are not known, or the
+    whole is still wrong then, all of it is fetched and compared.
 
     Parameters
     ----------
@@ -52,6 +53,8 @@ class FileDownload:
     ----------
     phase : Phase
         What is being done.
+    is_mending : bool
+        Whether bytes of a damaged file are replaced.
     replaced_bytes : int
         Bytes that were in the cache but wrong.
     """
@@ -71,7 +74,8 @@ class FileDownload:
         self.phase = Phase.RESOLVING
         self.replaced_bytes = 0
         self._request = request
-        self._is_repair = request.purpose == "repair"
+        self._always_reads = request.purpose == "repair"
+        self.is_mending = self._always_reads
         self._resources = resources
         self._threads = resources.threads
         self._share = share
@@ -79,6 +83,7 @@ class FileDownload:
         self._cache_dir = Path(request.cache_dir)
         self._completion: Completion | None = None
         self._damaged: Path | None = None
+        self._digests_read: dict[tuple[Path, int], str] = {}
         self._received = 0
         self._fetched_before = 0
         self._resolve_failures = 0
@@ -156,11 +161,21 @@ class FileDownload:
         try:
             if await self._is_in_snapshot(self._request.commit_hash):
                 return
-            await self.resolve()
-            if self._damaged is None and await self._is_in_snapshot(self.source.resolved.commit_hash):
+            try:
+                await self.resolve()
+            except ModelDeckError as error:
+                if not self._digests_read:
+                    raise
+                raise IntegrityError(
+                    f"{self.file.filename} in the cache is damaged, and cannot be repaired now: {error.message} "
+                    "Then run `modeldeck verify --repair`.",
+                    expected=self.source.digest,
+                    actual=next(iter(self._digests_read.values())),
+                ) from error
+            if await self._is_in_snapshot(self.source.resolved.commit_hash):
                 return
             async with self._resources.only_writer(self._blob(self.partial_name)):
-                if self._damaged is not None or not await self._link_existing_blob():
+                if not await self._link_existing_blob():
                     await self._complete()
         except OSError as exc:
             missing = None if self.size is None else max(0, self.size - self._received)
@@ -220,33 +235,49 @@ class FileDownload:
         return cache.find_snapshot_file(self._cache_dir, self._request.repo_id, commit_hash, self.file.filename)
 
     async def _is_sound(self, path: Path) -> bool:
-        """Return whether a file of the cache is what the Hub has, as far as that is to be verified."""
-        size = (await self._threads.run(path.stat)).st_size
-        if not self._is_repair:
-            return self.size in (None, size)
-        digest = self.source.digest
-        if digest is None:
-            return self.source.is_resolved and self.size in (None, size)
-        if self.size not in (None, size) or await self._digest_of(path, size, digest) != digest:
-            self._damaged = path
+        """Return whether a file of the cache is what the Hub has. If not, and the Hub was asked, it is to be mended."""
+        status = await self._threads.run(path.stat)
+        digest, size = self.source.digest, status.st_size
+        if self.size not in (None, size):
+            is_sound = False
+        elif digest is None:
+            is_sound = self.source.is_resolved or not self._always_reads
+        elif not self._always_reads and await self._threads.run(self._was_verified, digest, status):
+            is_sound = True
+        else:
+            is_sound = await self._digest_of(path, size, digest) == digest
+        if not is_sound:
             self._received = 0
-            return False
-        return True
+            if self.source.is_resolved and await self._threads.run(_may_be_mended, path, digest):
+                self._damaged, self.is_mending = path, True
+        return is_sound
+
+    def _was_verified(self, digest: str, status: os.stat_result) -> bool:
+        """Return whether a file with these bytes was verified since this one was last written, moved or linked."""
+        store = self._resources.block_digests
+        return store is not None and store.has_since(digest, status.st_size, max(status.st_mtime, status.st_ctime))
 
     async def _digest_of(self, path: Path, size: int, digest: str) -> str:
+        """Read a file of the cache once, and keep its block digests if it is sound."""
+        key = (path, len(digest))
+        if key in self._digests_read:
+            return self._digests_read[key]
         self._enter(Phase.VERIFYING)
-        hasher = FrontHasher(digest, size)
+        hasher = RecordingHasher(digest, size)
         with path.open("rb", buffering=0) as file:
             while hasher.position < size:
                 await self._threads.run(hasher.advance, file.fileno(), min(size, hasher.position + STEP_BYTES))
                 self._received = hasher.position
+        actual = self._digests_read[key] = hasher.hexdigest()
+        if actual == digest and self._resources.block_digests is not None:
+            await self._threads.run(self._resources.block_digests.save, digest, size, hasher.blocks)
         self._enter(Phase.RESOLVING)
-        return hasher.hexdigest()
+        return actual
 
     async def _link_existing_blob(self) -> bool:
         """Link a blob that another revision has already brought into the cache, if there is one."""
         digest = self.source.digest
-        if digest is None:
+        if digest is None or self._damaged is not None:
             return False
         blob = cache.blob_path(self._cache_dir, self._request.repo_id, digest)
         if not await self._threads.run(blob.is_file) or not await self._is_sound(blob):
@@ -282,9 +313,9 @@ class FileDownload:
                 assert self.size is not None
                 return self._done(self.size)
             except OwnershipLostError:
-                # Another process thought that this one was dead. Leave the file to it and begin another, unless this is
-                # a repair, which would have to fetch everything.
-                if self._is_repair:
+                # Another process thought that this one was dead. Leave the file to it and begin another, unless it has
+                # taken a damaged file with it, of which everything would have to be fetched.
+                if self.is_mending:
                     break
         raise ServerError(_TAKEN_OVER)
 
@@ -326,7 +357,7 @@ class FileDownload:
             source=self.source,
             share=self._share,
             resources=self._resources,
-            is_repair=self._is_repair,
+            is_repair=self.is_mending,
             enter=self._enter,
         )
         self._completion = completion
@@ -361,6 +392,11 @@ class FileDownload:
         if store is not None and expected is not None and size is not None:
             store.save(expected, size, partial.blocks())
         self._discard_partials()
+
+
+def _may_be_mended(path: Path, digest: str | None) -> bool:
+    """Return whether a file belongs to this digest. A link to another blob is replaced, and that blob left alone."""
+    return not path.is_symlink() or digest in (path.name, path.readlink().name)
 
 
 def _has_gguf_magic(path: Path) -> bool:

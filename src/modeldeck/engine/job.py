@@ -95,12 +95,13 @@ class Job:
     def received(self) -> int:
         """Bytes on the disk. It never decreases, so that no progress bar runs backwards.
 
-        Only in a repair it does: first it counts the bytes that were read, and after damage was found those that are
-        good.
+        Only when a damaged file is mended it does: first it counts the bytes that were read, and after damage was found
+        those that are good.
         """
         if self._files:
             received = sum(file.received for file in self._files)
-            self._most_received = received if self._is_repair else max(self._most_received, received)
+            is_mending = any(file.is_mending for file in self._files)
+            self._most_received = received if is_mending else max(self._most_received, received)
         return self._most_received
 
     def recall(self, received: int) -> None:

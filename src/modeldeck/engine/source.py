@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import anyio
 import httpx
 
-from modeldeck._errors import ContentChangedError, ModelDeckError, ServerError
+from modeldeck._errors import ContentChangedError, ModelDeckError, OfflineError, ServerError
 from modeldeck._types import GGUFFile
 from modeldeck.engine.connection import DIRECT_BODY, WAIT_SECONDS, DirectBody
 from modeldeck.engine.network import Consumer
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
+from modeldeck.hub.encodings import compressions
 from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, not_a_hub_error
 from modeldeck.hub.redirects import MAX_REDIRECTS, redirect_target
 from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin
@@ -219,15 +220,30 @@ class Source:
                         continue
                     yield self._checked(response, start, stop)
                     return
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+            raise self._unreachable(exc, asked) from exc
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
             raise error_from_exception(exc, endpoint=asked) from exc
         raise DoubtfulAddressError(not_a_hub_error(asked, "redirects without end"))
+
+    def _unreachable(self, exc: Exception, asked: str) -> Exception:
+        """Return the error for an address that does not answer. The Hub may know another address of its storage."""
+        error = error_from_exception(exc, endpoint=asked)
+        if is_same_origin(asked, self._endpoint):
+            return error
+        if type(error) is OfflineError:
+            storage = httpx.URL(asked).host
+            error = OfflineError(
+                f"{host_of(self._endpoint)} sends downloads to its storage at {storage}, which cannot be reached. "
+                "Check whether your network blocks it, or try again later."
+            )
+        return DoubtfulAddressError(error)
 
     def _checked(self, response: httpx.Response, start: int, stop: int | None) -> Body:
         host = host_of(str(response.url))
         if response.status_code not in (200, 206):
             raise self._refusal(response)
-        if response.headers.get("content-encoding", "identity") != "identity":
+        if compressions(response.headers.get("content-encoding")):
             raise WrongRangeError(
                 ServerError(f"{host} sends the file compressed. Use another endpoint.", status_code=502)
             )

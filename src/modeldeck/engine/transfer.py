@@ -209,7 +209,8 @@ class Transfer:
             self.connections -= 1
             received = lease.position - begun_at
             self._planner.give_back(lease)
-        if isinstance(error, StorageError):
+        is_file_limit = error.details.get("is_file_limit", False)
+        if isinstance(error, StorageError) and not (is_file_limit and self.working > 1):
             self.fail(error)
             return False
         if self.working > 1:

@@ -32,6 +32,7 @@ from modeldeck._errors import (
 from modeldeck._settings import Settings
 from modeldeck._types import GGUFFile, RepoListing, SearchPage, SearchQuery
 from modeldeck.hub.addresses import model_address
+from modeldeck.hub.encodings import compressions
 from modeldeck.hub.errors import (
     UNUSABLE_SETTINGS,
     error_from_environment,
@@ -309,7 +310,7 @@ class HubClient:
         if is_commit_hash(revision) and commit_hash != revision:
             raise not_a_hub_error(endpoint, "a file of another commit than the one asked for")
         length = headers.get("x-linked-size")
-        if length is None and not has_target and "content-encoding" not in headers:
+        if length is None and not has_target and not compressions(headers.get("content-encoding")):
             length = headers.get("content-length")  # with a target it may be the length of the redirect's own text
         etag = normalize_etag(headers.get("x-linked-etag") or headers.get("etag"))
         url = redirect_target(asked, headers["location"], endpoint=endpoint) if has_target else asked
@@ -352,7 +353,7 @@ class HubClient:
                 raise ContentChangedError(
                     f"The size of {resolved.filename!r} on the Hub has changed. List the files again."
                 )
-            if answer.headers.get("content-encoding", "identity") != "identity":
+            if compressions(answer.headers.get("content-encoding")):
                 raise ServerError(f"{host_of(str(answer.url))} compressed a part of a file. Use another endpoint.")
             body = await _read(answer, last - start + 1)
         if len(body) != last - start + 1:
@@ -370,7 +371,7 @@ class HubClient:
             async with self._open("GET", url, _JSON_HEADERS, follows=self._follows) as answer:
                 if not answer.is_success:
                     raise self._error_from(answer, context or _Context())
-                if answer.headers.get("content-encoding", "identity") not in ("identity", "gzip"):
+                if compressions(answer.headers.get("content-encoding")) - {"gzip"}:
                     raise not_a_hub_error(self._settings.endpoint, "JSON with a compression that was not asked for")
                 body = await _read(answer, self._limits.json_bytes)
                 link = answer.links.get("next", {}).get("url")

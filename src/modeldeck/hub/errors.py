@@ -199,6 +199,9 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
         return exc
     host = host_of(endpoint)
     causes = tuple(_chain(exc))
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES:
+            return _too_many_files()
     if isinstance(exc, httpx.ProxyError):
         status = re.match(r"\d{3}\b", str(exc))
         return ProxyError(
@@ -354,5 +357,19 @@ def error_from_os_error(
         return StorageError("The cache has a file where a directory belongs, or the reverse. Check HF_HUB_CACHE.")
     if exc.errno == errno.ENOENT:
         return StorageError("A file of the cache was deleted. Download the model again.")
+    if exc.errno in _TOO_MANY_FILES:
+        return _too_many_files()
     reason = exc.strerror or type(exc).__name__
     return StorageError(f"The disk with the cache failed: {reason}. Check it, or set HF_HUB_CACHE to another disk.")
+
+
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+def _too_many_files() -> StorageError:
+    """Return the error for the system's limit of open files and connections."""
+    return StorageError(
+        "Too many files and connections are open. Close some programs or notebooks, or raise the limit (`ulimit -n`), "
+        "then try again.",
+        is_file_limit=True,
+    )
