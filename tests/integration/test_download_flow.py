@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 import pytest
 
 from modeldeck._errors import DiskFullError
@@ -173,3 +174,59 @@ async def test_a_slow_connection_shows_its_progress_in_small_steps(playground: P
     steps = [after - before for before, after in itertools.pairwise(received)]
     assert min(steps) >= 0
     assert max(steps) < 512 << 10, "less than a whole buffer at once"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids these names")
+@pytest.mark.parametrize("filename", ["aux/con.gguf", "model.gguf.", "what?.gguf", "ab::c.gguf"])
+async def test_names_that_only_windows_forbids(playground: Playground, filename: str) -> None:
+    playground.filename = filename
+    playground.put(playground.content)
+    playground.assert_exact(await playground.download())
+
+
+CROWDED = """
+import asyncio, os, resource, sys
+import msgspec
+from modeldeck._types import DownloadRequest
+from modeldeck.engine.manager import DownloadManager
+from modeldeck.engine.retry import RetryPolicy
+
+async def main():
+    async with DownloadManager(policy=RetryPolicy(max_attempts=2, base_seconds=0.01)) as manager:
+        request = msgspec.json.decode(sys.argv[1], type=DownloadRequest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        held = []
+        try:
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+        for _ in range(int(sys.argv[2])):
+            os.close(held.pop())
+        job = await manager.submit(request)
+        first = await manager.wait(job.job_id)
+        print(first.state, first.error and first.error.message)
+        for descriptor in held:
+            os.close(descriptor)
+        if first.error:
+            await manager.act(job.job_id, "retry" if first.state == "failed" else "resume")
+            first = await manager.wait(job.job_id)
+        print(first.state, first.error)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit is that of POSIX")
+@pytest.mark.parametrize("free", [0, 2, 4, 8])
+def test_too_many_open_files_are_named_and_a_retry_goes_on(playground: Playground, free: int) -> None:
+    """With some left it takes fewer connections, with none it says why."""
+    request = msgspec.json.encode(playground.request()).decode()
+    child = subprocess.run(
+        [sys.executable, "-c", CROWDED, request, str(free)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    crowded, alone = child.stdout.splitlines()
+    assert crowded == "ready None" or "Too many files and connections are open" in crowded, crowded
+    assert alone == "ready None"
+    assert playground.pointer.read_bytes() == playground.content

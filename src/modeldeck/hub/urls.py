@@ -7,6 +7,7 @@ that means something else on another system, is refused here, once for every lay
 from __future__ import annotations
 
 import re
+import sys
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -25,8 +26,9 @@ _COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _BASIC = re.compile(r"Basic [A-Za-z0-9+/]+=*")
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]|[ .]$')
+_RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{")
 
 _SORT_KEYS: dict[SortKey, str] = {
@@ -65,9 +67,9 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
-def check_revision(revision: str) -> str:
+def check_revision(revision: str, *, platform: str = sys.platform) -> str:
     """Return a revision that is also a safe path below ``refs/``: a branch, a tag, ``refs/pr/1`` or a commit hash."""
-    problem = _path_problem(revision)
+    problem = _path_problem(revision, platform)
     if problem is None and _NOT_IN_REVISION.search(revision):
         problem = "git does not allow some of its characters"
     if problem:
@@ -75,9 +77,22 @@ def check_revision(revision: str) -> str:
     return revision
 
 
-def check_filename(filename: str) -> str:
-    """Return a filename that stays inside the cache on every system: a path inside the repository."""
-    problem = _path_problem(filename)
+def check_filename(filename: str, *, platform: str = sys.platform) -> str:
+    """Return a filename that stays inside the cache: a path inside the repository.
+
+    Parameters
+    ----------
+    filename
+        The name in the repository.
+    platform
+        The system, as in ``sys.platform``. Names that only Windows forbids are refused there and nowhere else.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the name leads out of the cache, or cannot exist on this system.
+    """
+    problem = _path_problem(filename, platform)
     if problem:
         raise InvalidRequestError(f"{_shown(filename)} cannot be the name of a file in the cache: {problem}.")
     return filename
@@ -105,7 +120,7 @@ def normalize_etag(etag: str | None) -> str | None:
     return etag.strip().removeprefix("W/").strip('"').lower() or None
 
 
-def _path_problem(path: object) -> str | None:
+def _path_problem(path: object, platform: str) -> str | None:
     if not isinstance(path, str) or not path:
         return "it is empty or not text"
     try:
@@ -121,8 +136,8 @@ def _path_problem(path: object) -> str | None:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             return "it has an empty, '.' or '..' part"
-        if part.endswith((" ", ".")) or _RESERVED.fullmatch(part):
-            return f"{part!r} means something else on some systems"
+        if platform == "win32" and (_NOT_ON_WINDOWS.search(part) or _RESERVED_ON_WINDOWS.fullmatch(part)):
+            return f"Windows does not allow the name {part!r}"
         if len(part.encode()) > _MAX_PART_BYTES:
             return f"a part of it is longer than {_MAX_PART_BYTES} bytes"
     return None
