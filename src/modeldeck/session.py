@@ -231,14 +231,18 @@ class Session:
         --------
         >>> repo = await session.describe("owner/name", n_ctx=8192)  # doctest: +SKIP
         """
-        from modeldeck.gguf.names import group_variants
-
         if n_ctx < 1:
             raise InvalidRequestError("n_ctx must be at least 1 token.")
+        return await self.reassess(await self._variants(repo_id, revision), n_ctx=n_ctx, exact=exact)
+
+    async def _variants(self, repo_id: str, revision: str) -> RepoDetails:
+        """List the variants of a repository without judging how they fit."""
+        from modeldeck.gguf.names import group_variants
+
         address = parse_target(repo_id, endpoint=self.settings.endpoint)
         listing = await self.hub.listing(address.repo_id, _revision_of(address, revision))
         await anyio.to_thread.run_sync(self._remember_name, address.repo_id, listing.repo_id)
-        details = RepoDetails(
+        return RepoDetails(
             repo_id=listing.repo_id,
             revision=listing.revision,
             commit_hash=listing.commit_hash,
@@ -246,7 +250,6 @@ class Session:
             gated=listing.gated,
             license=listing.license,
         )
-        return await self.reassess(details, n_ctx=n_ctx, exact=exact)
 
     async def reassess(self, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
         """Judge a repository for another context length, or exactly. What was fetched before is not fetched again.
@@ -324,8 +327,12 @@ class Session:
         address = parse_target(repo_id, variant, endpoint=self.settings.endpoint)
         if address.selector is not None and filename is not None:
             raise InvalidRequestError(f"Give the variant {address.selector!r} or the filename {filename!r}, not both.")
-        details = await self.describe(address.repo_id, _revision_of(address, revision), exact=False)
         wanted = address.selector if filename is None else filename
+        revision = _revision_of(address, revision)
+        if wanted is None:
+            details = await self.describe(address.repo_id, revision, exact=False)
+        else:
+            details = await self._variants(address.repo_id, revision)  # to judge them would take time for nothing
         selector = details.recommended if wanted is None else wanted
         if selector is None and details.variants:
             raise DoesNotFitError(
