@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from filelock import FileLock
-
 from modeldeck._errors import InvalidRequestError, StorageError
 from modeldeck._files import replace_file
 from modeldeck.hub.errors import error_from_os_error
@@ -363,6 +361,8 @@ def _publishing_lock(cache_dir: Path, repo_id: str, etag: str) -> Iterator[None]
     Every step below is safe without it, because some network filesystems grant it to everyone, and a call of
     hf_hub_download elsewhere must never wait long for it.
     """
+    from filelock import FileLock  # here, because only the engine publishes
+
     path = lock_path(cache_dir, repo_id, etag)
     lock = None
     with contextlib.suppress(OSError, NotImplementedError):
