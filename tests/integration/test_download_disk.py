@@ -367,7 +367,7 @@ async def test_a_cache_in_a_folder_of_somebody_else(playground: Playground) -> N
                 failed = await manager.wait(job.job_id)
                 assert failed.error is not None
                 assert failed.error.code == "permission_denied"
-                assert "set HF_HUB_CACHE to your own directory" in failed.error.message
+                assert "set HF_HUB_CACHE to a directory you own" in failed.error.message
     locked.chmod(0o700)
 
 
@@ -378,7 +378,7 @@ async def test_a_cache_that_cannot_be_looked_at_keeps_no_engine_from_starting(pl
         job = await manager.submit(playground.request(cache_dir=out_of_reach))
         failed = await manager.wait(job.job_id)
         assert failed.error is not None
-        assert "The disk of the cache failed" in failed.error.message
+        assert "The disk with the cache failed" in failed.error.message
     async with playground.manager(state_dir=playground.state_dir) as manager:
         assert [job.state for job in manager.snapshots()] == [DownloadState.FAILED]
         assert (await manager.act(job.job_id, "cancel")).state is DownloadState.CANCELLED
