@@ -95,15 +95,17 @@ def check_limits(limits: EngineLimits) -> EngineLimits:
     InvalidRequestError
         When a limit is not a whole number, or is less than 1.
     """
-    counts = {"max_active_jobs": limits.max_active_jobs, "max_connections": limits.max_connections}
-    for name, count in counts.items():
+    for what, count in {
+        "downloads at once (max_active_jobs)": limits.max_active_jobs,
+        "connections (max_connections)": limits.max_connections,
+    }.items():
         if type(count) is not int or count < 1:
-            raise InvalidRequestError(f"{name} is {count!r}. Give a whole number, at least 1.")
+            raise InvalidRequestError(f"The number of {what} must be a whole number of at least 1, not {count!r}.")
     rate = limits.bandwidth_bytes_per_second
     if rate is not None and (type(rate) is not int or rate < 1):
         raise InvalidRequestError(
-            f"bandwidth_bytes_per_second is {rate!r}. Give a whole number of bytes per second, at least 1, or None for "
-            "no limit."
+            "The bandwidth (bandwidth_bytes_per_second) must be a whole number of at least 1 byte per second, or None "
+            f"for no limit, not {rate!r}."
         )
     return limits
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable, Sequence
 
 from modeldeck import __version__
+from modeldeck._types import DEFAULT_N_CTX
 from modeldeck.cli import commands
 
 _TARGET_HELP = "the repository, and the label of a variant such as Q4_K_M"
@@ -72,7 +73,11 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("repo_id", metavar="OWNER/NAME", help="the repository")
     _add_revision(show)
     show.add_argument(
-        "--n-ctx", type=int, default=4096, metavar="TOKENS", help="the context length to judge for (default 4096)"
+        "--n-ctx",
+        type=int,
+        default=DEFAULT_N_CTX,
+        metavar="TOKENS",
+        help=f"the context length to judge for (default {DEFAULT_N_CTX})",
     )
 
     download = add(
@@ -121,11 +126,20 @@ def make_parser() -> argparse.ArgumentParser:
     engine = add(
         "engine",
         commands.engine,
-        "show or stop the download engine (running downloads are paused)",
+        "show the download engine, stop it (running downloads are paused), or limit it",
         "modeldeck engine status",
         "modeldeck engine stop",
+        "modeldeck engine limit                     # shows the limits",
+        "modeldeck engine limit --bandwidth 20MB/s --downloads 2",
+        "modeldeck engine limit --bandwidth none",
     )
-    engine.add_argument("action", choices=["status", "stop"], help="what to do with the engine")
+    engine.add_argument("action", choices=["status", "stop", "limit"], help="what to do with the engine")
+    limits = engine.add_argument_group(
+        "limits, for `engine limit`", "They apply at once, also to running downloads, and stay until they are changed."
+    )
+    limits.add_argument("--bandwidth", metavar="RATE", help="of all downloads together: 20MB/s, 100Mbit/s, or none")
+    limits.add_argument("--downloads", type=int, metavar="N", help="downloads that run at once")
+    limits.add_argument("--connections", type=int, metavar="N", help="connections of all downloads together")
 
     add(
         "doctor",

@@ -9,11 +9,13 @@ from contextlib import suppress
 import anyio
 import msgspec
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._listing import Listing
+from modeldeck._settings import check_limits
 from modeldeck._tables import format_size
-from modeldeck._types import LocalModel
+from modeldeck._types import EngineLimits, LocalModel
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
+from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
 from modeldeck.session import Download, Session
 
@@ -113,6 +115,10 @@ async def downloads(session: Session, arguments: argparse.Namespace, output: Out
 async def engine(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     from modeldeck.service.observe import engine_status, stop_engine
 
+    if arguments.action == "limit":
+        return await _limit_engine(session, arguments, output)
+    if (arguments.bandwidth, arguments.downloads, arguments.connections) != (None, None, None):
+        raise InvalidRequestError("--bandwidth, --downloads and --connections belong to `modeldeck engine limit`.")
     if arguments.action == "stop":
         was_running = await stop_engine(session.settings)
         output.record({"stopped": was_running}, "The engine is stopped." if was_running else "No engine runs.")
@@ -126,6 +132,23 @@ async def engine(session: Session, arguments: argparse.Namespace, output: Output
             f"Engine {status.version}, process {status.pid}: {status.active} active, {status.waiting} waiting, "
             f"{status.clients} clients.",
         )
+    return EXIT_OK
+
+
+async def _limit_engine(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    from modeldeck.service.connect import is_inline_by_default
+
+    if arguments.inline or is_inline_by_default():
+        raise InvalidRequestError(
+            "An engine inside another process cannot be limited from here. Use Session(limits=...) there, or leave out "
+            "--inline and MODELDECK_INLINE."
+        )
+    given = (arguments.bandwidth, arguments.downloads, arguments.connections)
+    check_limits(changed_limits(EngineLimits(), *given))  # before an engine is started
+    limits = changed_limits(await session.limits(), *given)
+    if given != (None, None, None):
+        await session.set_limits(limits)
+    output.record(msgspec.to_builtins(limits), limits_line(limits))
     return EXIT_OK
 
 
