@@ -10,6 +10,7 @@ from typing import Any
 from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
 from modeldeck._types import LoadProgress
 from modeldeck.llama import vision
+from modeldeck.llama.cache_types import check_cache_types
 from modeldeck.llama.handle import Llama, llama_class
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
 from modeldeck.llama.measurements import MeasurementStore, Recorder
@@ -92,6 +93,7 @@ def load(
             bytes_per_token(model.metadata, model.size),
             gpu_share(model.metadata, hardware, options["n_gpu_layers"]),
         )
+    check_cache_types(model.metadata, options, stages.check)
     if projector is not None:
         vision.try_projector(path, projector, stages.check)
     if options["use_mmap"]:
