@@ -28,6 +28,9 @@ from typing import IO, Any
 
 _CHECK_SECONDS = 0.1
 _END = b"\n"
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""A backtrace of llama.cpp takes seconds, and each thread of a library takes address space, which may be limited."""
+
 _PYTHON_ERROR_CODES = (0, 1, 2)
 
 
@@ -44,7 +47,7 @@ class Reply:
     exit_code
         How the child ended, negative for a signal. ``None`` while it runs, and when it was stopped or never started.
     errors
-        What the child wrote to its standard error, or why there is no answer.
+        What the child has written to its standard error since it started, or why there is no answer.
     """
 
     answers: tuple[dict[str, Any], ...] = ()
@@ -175,14 +178,14 @@ class _Process:
     def __init__(self, command: list[str]) -> None:
         self._is_killed = False
         self._lines: SimpleQueue[bytes] = SimpleQueue()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._errors = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `close`
         try:
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+                env={**os.environ, **_ENVIRONMENT},
                 start_new_session=True,
             )
         except BaseException:
@@ -220,7 +223,7 @@ class _Process:
                     )
                 continue
             if line == _END:
-                return Reply(answers=tuple(answers), is_complete=True)
+                return Reply(answers=tuple(answers), is_complete=True, errors=self._read_errors())
             if not line.endswith(b"\n"):
                 return self._last_reply(answers)
             answers.append(json.loads(line))
@@ -242,9 +245,11 @@ class _Process:
         exit_code = self._popen.wait()
         if self._is_killed:
             return Reply(answers=tuple(answers), errors="The process was stopped.")
+        return Reply(answers=tuple(answers), exit_code=exit_code, errors=self._read_errors())
+
+    def _read_errors(self) -> str:
         self._errors.seek(0)
-        errors = self._errors.read().decode(errors="replace").strip()
-        return Reply(answers=tuple(answers), exit_code=exit_code, errors=errors)
+        return self._errors.read().decode(errors="replace").strip()
 
     def _read(self) -> None:
         assert self._popen.stdout is not None

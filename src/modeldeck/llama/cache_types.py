@@ -60,7 +60,7 @@ def check_cache_types(metadata: GGUFMetadata, options: dict[str, Any], check: Ca
         return
     # A cache that llama.cpp does not even make fails the load itself, with llama.cpp's own reason.
     if reply.is_crash or (reply.is_complete and reply.answers[0]["is_accepted"]):
-        names = " and ".join(f"{name}={GGML_TYPES[value].name}" for name, value in zip(("type_k", "type_v"), types, strict=True))
+        names = f"type_k={GGML_TYPES[types[0]].name} and type_v={GGML_TYPES[types[1]].name}"
         raise InvalidRequestError(
             f"llama.cpp cannot compute with {names} here: {reply.crash_reason or 'it reports an error'}. "
             "Leave type_k and type_v out to use F16, or try Q8_0."

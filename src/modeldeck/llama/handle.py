@@ -20,6 +20,7 @@ from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck._heap import trim_heap
 from modeldeck.llama import chat, hooks
 from modeldeck.llama.execution import Execution, LockHold, unloaded_error
+from modeldeck.llama.grammars import UnusableSchema, check_grammar
 from modeldeck.llama.install import import_llama_cpp
 from modeldeck.llama.measurements import Recorder
 
@@ -78,21 +79,8 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
 
     def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
         if grammar is not None:
-            self._check_grammar(grammar)
+            check_grammar(grammar, self.model_path)
         return super()._init_sampler(*args, grammar=grammar, **kwargs)
-
-    def _check_grammar(self, grammar: Any) -> None:
-        """Raise for a grammar that llama.cpp refuses with a null sampler, which llama-cpp-python would then use."""
-        bindings = import_llama_cpp().llama_cpp
-        log = self._execution.thread.log
-        log.clear()
-        sampler = bindings.llama_sampler_init_grammar(
-            self._model.vocab, grammar._grammar.encode(), grammar._root.encode()
-        )
-        if not sampler:
-            reason = log.reason() or "see the GBNF guide of llama.cpp"
-            raise InvalidRequestError(f"The grammar cannot be used: {reason}.")
-        bindings.llama_sampler_free(sampler)
 
 
 class _CheckedModel(_Mixin):  # type: ignore[misc]
@@ -311,8 +299,15 @@ class Llama(_Mixin):  # type: ignore[misc]
         return stream or result
 
     def _run_stoppable(self, function: Callable[[], T]) -> T:
-        with _Stoppable(self):
-            return function()
+        try:
+            with _Stoppable(self):
+                return function()
+        except UnusableSchema as error:
+            raise InvalidRequestError(str(error)) from None
+        except RecursionError as error:
+            raise InvalidRequestError(
+                "The messages, tools or schema are nested too deeply. Use less nesting."
+            ) from error
 
     def _run_shared(self, function: Callable[[], T]) -> T:
         if self._execution.thread.is_current:

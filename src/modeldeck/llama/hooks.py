@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from modeldeck._children import without_folder
+from modeldeck.llama.grammars import convert_schema
 from modeldeck.llama.native_thread import busy_threads, current_thread
 
 _STDERR = 2
@@ -44,6 +45,7 @@ def install(llama_cpp: ModuleType) -> None:
         if not _kept:
             _hook_default_params(llama_cpp.llama_cpp)
             _hook_stdout_swap(llama_cpp)
+            _hook_schema_converter(llama_cpp)
             library = _libggml_base(llama_cpp)
             if library is not None:
                 _hook_abort(library)
@@ -89,6 +91,19 @@ def _hook_stdout_swap(llama_cpp: ModuleType) -> None:
         if module is not None and hasattr(module, "suppress_stdout_stderr"):
             original = original or module.suppress_stdout_stderr
             module.suppress_stdout_stderr = suppress_stdout_stderr
+
+
+def _hook_schema_converter(llama_cpp: ModuleType) -> None:
+    """Convert JSON schemas in a child process: a small schema can become gigabytes of grammar."""
+    module = llama_cpp.llama_grammar
+    original = module.json_schema_to_gbnf
+
+    def json_schema_to_gbnf(schema: str, prop_order: list[str] | None = None) -> str:
+        convert = original if current_thread() is None else convert_schema
+        text: str = convert(schema, prop_order)
+        return text
+
+    module.json_schema_to_gbnf = json_schema_to_gbnf
 
 
 def _hook_log(bindings: ModuleType) -> None:

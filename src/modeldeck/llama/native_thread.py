@@ -27,6 +27,9 @@ logger.addHandler(logging.NullHandler())  # otherwise Python prints warnings tha
 
 T = TypeVar("T")
 
+STACK_BYTES = 16 << 20
+"""Stack of a native thread. llama.cpp works by recursion, and the systems' defaults are between 0.5 and 16 MiB."""
+
 _WAIT_SECONDS = 0.5  # on Windows an interrupt is only seen between two waits
 
 _ERROR_LEVEL = 4
@@ -129,7 +132,6 @@ class NativeThread:
         self._current: _Call[Any] | None = None
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="modeldeck-llama", daemon=True)
-        self._starting = threading.Lock()
 
     @property
     def is_current(self) -> bool:
@@ -197,10 +199,13 @@ class NativeThread:
             raise ModelUnloadedError("This model lives in the parent process. Load it again in this one to use it.")
         call = _Call(function)
         self._calls.put(call)
-        # Two callers at once would both find the thread unstarted, and `start` does not keep them apart.
-        with self._starting:
+        with _starting:
             if self._thread.ident is None:
-                self._thread.start()
+                default = threading.stack_size(STACK_BYTES)
+                try:
+                    self._thread.start()
+                finally:
+                    threading.stack_size(default)
         return call
 
     def _crash_error(self) -> LlamaCrashedError:
@@ -222,6 +227,9 @@ class NativeThread:
 
 
 _threads: dict[int, NativeThread] = {}
+
+_starting = threading.Lock()
+"""Held while a thread starts: two first callers would both find it unstarted, and the stack size is the process's."""
 
 
 def current_thread() -> NativeThread | None:

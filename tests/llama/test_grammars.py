@@ -1,0 +1,184 @@
+"""Grammars and JSON schemas: what llama.cpp can parse constrains the answer, and the rest is refused in time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeldeck._errors import InvalidRequestError
+from modeldeck.llama import load
+from tools.localhub.tiny_models import ANSWER
+
+pytestmark = pytest.mark.llama
+
+MESSAGES = [{"role": "user", "content": "What?"}]
+ARRAY = {"type": "array", "items": {"type": "integer"}}
+
+
+def nested_schema(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    return schema
+
+
+REFUSED_SCHEMAS: dict[str, dict[str, Any]] = {
+    "maxLength": {"type": "string", "maxLength": 65535},
+    "maxLength beyond all memory": {"type": "string", "maxLength": 10**10},
+    "minLength beyond all memory": {"type": "string", "minLength": 10**10},
+    "maxItems": {**ARRAY, "maxItems": 100_000},
+    "maxItems beyond all memory": {**ARRAY, "maxItems": 10**10},
+    "minItems beyond all memory": {**ARRAY, "minItems": 10**10},
+    "pattern": {"type": "string", "pattern": "^a{0,100000}$"},
+    "patterns in patterns": {"type": "string", "pattern": "^((a{0,1000}){0,1000}){0,1000}$"},
+    "depth": {},
+}
+DEEP_SCHEMA = '{"type":"object","required":["a"],"properties":{"a":' * 600 + '{"type":"integer"}' + "}}" * 600
+
+REFUSED_GRAMMARS = {
+    "30,000 brackets": "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000,
+    "brackets to the right": "root ::= " + '("a" ' * 30_000 + '"b"' + ")" * 30_000,
+    "a chain of rules": "".join(f"r{n} ::= r{n + 1}\n" for n in range(200_000)) + 'r200000 ::= "a"\nroot ::= r0',
+    "rules that are visited 2^64 times": "".join(f"r{n} ::= r{n + 1} | r{n + 1}\n" for n in range(64))
+    + 'r64 ::= "a"\nroot ::= r0',
+    "a repeated long literal": 'root ::= "' + "abcdefgh" * 100_000 + '"{2000}',
+    "too many repetitions": 'root ::= "a"{1000000}',
+    "a repetition of repetitions": 'root ::= (("a"{0,1000}){0,1000}){0,1000}',
+    "more ways to continue than memory": "".join(f'r{n} ::= ("a" (r{n + 1})?)? r{n + 1}\n' for n in range(40))
+    + 'r40 ::= "a"?\nroot ::= r0',
+    "an unknown token": "root ::= <no such token>",
+    "an undefined rule": "root ::= a",
+    "an open bracket": 'root ::= ("a"',
+    "left recursion": 'root ::= root "a"',
+    "no root": 'a ::= "a"',
+}
+
+
+@pytest.fixture(scope="module")
+def llm(chat_model: Path) -> Iterator[Any]:
+    with load(chat_model, n_threads=1, n_threads_batch=1) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *((name, "response_format") for name in REFUSED_SCHEMAS),
+        ("maxItems", "tools"),
+        ("maxItems", "chatml-function-calling"),
+    ],
+)
+def test_a_schema_that_is_too_large_is_refused(run_child: Any, chat_model: Path, name: str, way: str) -> None:
+    outcome = run_child(
+        """
+        import json
+        from modeldeck._errors import InvalidRequestError
+        from modeldeck.llama import load
+        schema = json.loads(schema)
+        llm = load(path, n_threads=1, n_threads_batch=1, chat_format=way if way.startswith("chatml") else None)
+        if way == "response_format":
+            options = {"response_format": {"type": "json_object", "schema": schema}}
+        else:
+            tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+            options = {"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "f"}}}
+        for stream in (False, True):
+            try:
+                list(llm.create_chat_completion([{"role": "user", "content": "x"}], stream=stream, **options))
+                print("answered")
+            except InvalidRequestError as error:
+                print("refused", error.message[:200].replace("\\n", " "))
+        print(llm("x", max_tokens=20)["choices"][0]["text"])
+        """,
+        path=chat_model,
+        schema=json.dumps(REFUSED_SCHEMAS[name]) if name != "depth" else DEEP_SCHEMA,
+        way=way,
+    )
+    assert outcome.exit_code == 0, outcome.output[-2000:]
+    assert [line.split()[0] for line in outcome.lines[:-1]] == ["refused", "refused"], outcome.output[-2000:]
+    assert outcome.lines[-1] == ANSWER
+
+
+@pytest.mark.parametrize("name", REFUSED_GRAMMARS)
+def test_a_grammar_that_llama_cpp_cannot_parse_is_refused(run_child: Any, chat_model: Path, name: str) -> None:
+    outcome = run_child(
+        """
+        from llama_cpp import LlamaGrammar
+        from modeldeck._errors import InvalidRequestError
+        from modeldeck.llama import load
+        llm = load(path, n_threads=1, n_threads_batch=1)
+        grammar = LlamaGrammar.from_string(text, verbose=False)
+        ways = [
+            lambda: llm("x", grammar=grammar),
+            lambda: list(llm("x", grammar=grammar, stream=True)),
+            lambda: llm.create_chat_completion([{"role": "user", "content": "x"}], grammar=grammar),
+            lambda: next(llm.generate([5], grammar=grammar)),
+            lambda: (llm.eval([5]), llm.sample(grammar=grammar)),
+        ]
+        for way in ways if every_way else ways[:1]:
+            try:
+                way()
+            except InvalidRequestError as error:
+                print("refused", error.message[:300].replace("\\n", " "))
+        print(llm("x", max_tokens=20)["choices"][0]["text"])
+        """,
+        path=chat_model,
+        text=REFUSED_GRAMMARS[name],
+        every_way=name == "30,000 brackets",
+    )
+    assert outcome.exit_code == 0, outcome.output[-2000:]
+    refusals = [line for line in outcome.lines if line.startswith("refused The grammar ")]
+    assert len(refusals) == (5 if name == "30,000 brackets" else 1), outcome.output[-2000:]
+    assert not any("/" in refusal.split("See llama.cpp")[0] for refusal in refusals)
+    assert outcome.lines[-1] == ANSWER
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"city": {"type": "string", "maxLength": 40}}, "required": ["city"]},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 30},
+        {"anyOf": [{"const": number} for number in range(500)]},
+        {"type": "string", "minLength": 3, "maxLength": 500},
+        {"$defs": {"a": {"type": "integer"}}, "type": "array", "items": {"$ref": "#/$defs/a"}, "maxItems": 3},
+        nested_schema(30),
+    ],
+)
+def test_a_usual_schema_constrains_the_answer(smollm2: Path, schema: dict[str, Any]) -> None:
+    with load(smollm2, n_ctx=1024, n_threads=1) as llm:
+        options = {"response_format": {"type": "json_object", "schema": schema}, "max_tokens": 300, "temperature": 0.0}
+        answer = llm.create_chat_completion([{"role": "user", "content": "Answer in JSON."}], **options)["choices"][0]
+    text = answer["message"]["content"]
+    if answer["finish_reason"] == "stop":
+        assert isinstance(json.loads(text, strict=False), dict | list | int | str)
+    assert text.startswith({"object": "{", "array": "[", "string": '"'}.get(schema.get("type", ""), text[:1]))
+
+
+def test_a_grammar_may_name_tokens_of_the_model(smollm2: Path) -> None:
+    from llama_cpp import LlamaGrammar
+
+    with load(smollm2, n_ctx=512, n_threads=1) as llm:
+        grammar = LlamaGrammar.from_string('root ::= "<yes> [x" | <|im_end|> "no" # <not a token>')
+        assert llm("Hello", grammar=grammar, max_tokens=10)["choices"][0]["text"] in ("<yes> [x", "no")
+
+
+def test_values_that_python_cannot_nest_are_refused(llm: Any) -> None:
+    schema = nested_schema(5000)
+    for options in ({"response_format": {"type": "json_object", "schema": schema}}, {"tools": [schema]}):
+        with pytest.raises(InvalidRequestError, match="nested too deeply"):
+            llm.create_chat_completion(MESSAGES, **options)
+
+
+@pytest.mark.parametrize("grammar", ['root ::= "a"', 7, object()])
+def test_a_grammar_of_another_type_is_refused(llm: Any, grammar: object) -> None:
+    with pytest.raises(InvalidRequestError, match=r"must be a llama_cpp\.LlamaGrammar"):
+        llm("x", grammar=grammar)
+
+
+def test_a_schema_that_the_converter_does_not_know_allows_any_json(llm: Any) -> None:
+    """llama-cpp-python does so; the answer of the tiny model is no JSON, so that nothing is left of it."""
+    options = {"response_format": {"type": "json_object", "schema": {"$ref": "https://127.0.0.1:9/nowhere"}}}
+    assert llm.create_chat_completion(MESSAGES, max_tokens=5, **options)["choices"][0]["message"]["content"] != ANSWER
