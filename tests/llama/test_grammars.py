@@ -11,6 +11,7 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck.llama import load
+from modeldeck.llama.grammars import UnusableSchema, convert_schema
 from tools.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
@@ -35,9 +36,7 @@ REFUSED_SCHEMAS: dict[str, dict[str, Any]] = {
     "minItems beyond all memory": {**ARRAY, "minItems": 10**10},
     "pattern": {"type": "string", "pattern": "^a{0,100000}$"},
     "patterns in patterns": {"type": "string", "pattern": "^((a{0,1000}){0,1000}){0,1000}$"},
-    "depth": {},
 }
-DEEP_SCHEMA = '{"type":"object","required":["a"],"properties":{"a":' * 600 + '{"type":"integer"}' + "}}" * 600
 
 REFUSED_GRAMMARS = {
     "30,000 brackets": "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000,
@@ -75,10 +74,9 @@ def llm(chat_model: Path) -> Iterator[Any]:
 def test_a_schema_that_is_too_large_is_refused(run_child: Any, chat_model: Path, name: str, way: str) -> None:
     outcome = run_child(
         """
-        import json
         from modeldeck._errors import InvalidRequestError
         from modeldeck.llama import load
-        schema = json.loads(schema)
+from modeldeck.llama.grammars import UnusableSchema, convert_schema
         llm = load(path, n_threads=1, n_threads_batch=1, chat_format=way if way.startswith("chatml") else None)
         if way == "response_format":
             options = {"response_format": {"type": "json_object", "schema": schema}}
@@ -94,7 +92,7 @@ def test_a_schema_that_is_too_large_is_refused(run_child: Any, chat_model: Path,
         print(llm("x", max_tokens=20)["choices"][0]["text"])
         """,
         path=chat_model,
-        schema=json.dumps(REFUSED_SCHEMAS[name]) if name != "depth" else DEEP_SCHEMA,
+        schema=REFUSED_SCHEMAS[name],
         way=way,
     )
     assert outcome.exit_code == 0, outcome.output[-2000:]
@@ -109,6 +107,7 @@ def test_a_grammar_that_llama_cpp_cannot_parse_is_refused(run_child: Any, chat_m
         from llama_cpp import LlamaGrammar
         from modeldeck._errors import InvalidRequestError
         from modeldeck.llama import load
+from modeldeck.llama.grammars import UnusableSchema, convert_schema
         llm = load(path, n_threads=1, n_threads_batch=1)
         grammar = LlamaGrammar.from_string(text, verbose=False)
         ways = [
@@ -163,6 +162,12 @@ def test_a_grammar_may_name_tokens_of_the_model(smollm2: Path) -> None:
     with load(smollm2, n_ctx=512, n_threads=1) as llm:
         grammar = LlamaGrammar.from_string('root ::= "<yes> [x" | <|im_end|> "no" # <not a token>')
         assert llm("Hello", grammar=grammar, max_tokens=10)["choices"][0]["text"] in ("<yes> [x", "no")
+
+
+def test_a_schema_that_is_too_deep_for_the_converter_is_refused() -> None:
+    text = '{"type":"object","properties":{"a":' * 490 + '{"type":"integer"}' + "}}" * 490
+    with pytest.raises(UnusableSchema, match="too deep"):
+        convert_schema(text)
 
 
 def test_values_that_python_cannot_nest_are_refused(llm: Any) -> None:
