@@ -14,7 +14,7 @@ from modeldeck.llama import load
 pytestmark = pytest.mark.llama
 
 
-@pytest.mark.parametrize(("name", "flash_attn"), [("q8_0", True), ("q4_0", True), ("f32", False), ("bf16", False)])
+@pytest.mark.parametrize(("name", "flash_attn"), [("q8_0", True), ("bf16", False)])
 def test_a_cache_type_with_a_kernel_is_used(smollm2: Path, name: str, flash_attn: bool) -> None:
     type_id = type_id_of(name)
     with load(smollm2, n_ctx=512, n_threads=1, type_k=type_id, type_v=type_id, flash_attn=flash_attn) as llm:
@@ -23,8 +23,9 @@ def test_a_cache_type_with_a_kernel_is_used(smollm2: Path, name: str, flash_attn
     assert "Paris" in text
 
 
-@pytest.mark.parametrize("option", ["type_k", "type_v"])
-@pytest.mark.parametrize("name", ["i8", "i16", "i32", "i64", "f64", "q8_1"])
+@pytest.mark.parametrize(
+    ("option", "name"), [("type_k", "i8"), ("type_v", "i16"), ("type_k", "f64"), ("type_v", "q8_1")]
+)
 def test_a_cache_type_without_a_kernel_is_refused(smollm2: Path, option: str, name: str) -> None:
     with pytest.raises(InvalidRequestError, match=f"cannot compute with .*{option}={name.upper()}"):
         load(smollm2, n_ctx=512, n_threads=1, **{option: type_id_of(name)})

@@ -11,7 +11,6 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck.llama import load
-from modeldeck.llama.grammars import UnusableSchema, convert_schema
 from tools.localhub.tiny_models import ANSWER
 
 pytestmark = pytest.mark.llama
@@ -76,7 +75,6 @@ def test_a_schema_that_is_too_large_is_refused(run_child: Any, chat_model: Path,
         """
         from modeldeck._errors import InvalidRequestError
         from modeldeck.llama import load
-from modeldeck.llama.grammars import UnusableSchema, convert_schema
         llm = load(path, n_threads=1, n_threads_batch=1, chat_format=way if way.startswith("chatml") else None)
         if way == "response_format":
             options = {"response_format": {"type": "json_object", "schema": schema}}
@@ -107,7 +105,6 @@ def test_a_grammar_that_llama_cpp_cannot_parse_is_refused(run_child: Any, chat_m
         from llama_cpp import LlamaGrammar
         from modeldeck._errors import InvalidRequestError
         from modeldeck.llama import load
-from modeldeck.llama.grammars import UnusableSchema, convert_schema
         llm = load(path, n_threads=1, n_threads_batch=1)
         grammar = LlamaGrammar.from_string(text, verbose=False)
         ways = [
@@ -162,12 +159,6 @@ def test_a_grammar_may_name_tokens_of_the_model(smollm2: Path) -> None:
     with load(smollm2, n_ctx=512, n_threads=1) as llm:
         grammar = LlamaGrammar.from_string('root ::= "<yes> [x" | <|im_end|> "no" # <not a token>')
         assert llm("Hello", grammar=grammar, max_tokens=10)["choices"][0]["text"] in ("<yes> [x", "no")
-
-
-def test_a_schema_that_is_too_deep_for_the_converter_is_refused() -> None:
-    text = '{"type":"object","properties":{"a":' * 490 + '{"type":"integer"}' + "}}" * 490
-    with pytest.raises(UnusableSchema, match="too deep"):
-        convert_schema(text)
 
 
 def test_values_that_python_cannot_nest_are_refused(llm: Any) -> None:
