@@ -9,7 +9,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class JavaScriptBundle(BuildHookInterface):
-    """Always builds from the sources; only an unpacked sdist, which carries the bundle, is taken as it is."""
+    """Builds from the sources, except in an unpacked sdist, which contains the bundle."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
@@ -17,6 +17,8 @@ class JavaScriptBundle(BuildHookInterface):
             return
         npm = shutil.which("npm")
         if npm is None:
-            raise RuntimeError("Building modeldeck from a checkout needs Node.js 20 or later, with npm on the PATH.")
+            raise RuntimeError(
+                "Building modeldeck from a checkout needs Node.js 20 or later, with npm on the PATH. Install it."
+            )
         for arguments in (["ci", "--no-audit", "--no-fund"], ["run", "build"]):
             subprocess.run([npm, *arguments], cwd=root / "js", check=True)

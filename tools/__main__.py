@@ -1,4 +1,4 @@
-"""The commands behind ``make``. Runs on a bare interpreter: only what runs inside ``.venv`` imports other packages."""
+"""The commands behind ``make``. This needs only Python; what needs other packages runs inside ``.venv``."""
 
 import sys
 

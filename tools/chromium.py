@@ -1,4 +1,4 @@
-"""Where this machine's Chromium is."""
+"""Finds the Chromium of this machine."""
 
 import shutil
 

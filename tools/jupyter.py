@@ -1,4 +1,4 @@
-"""A real Jupyter server with nothing of the user's in it: its own settings, data, runtime files and notebooks."""
+"""A real Jupyter server that is separate from the user's: with its own settings, data, runtime files and notebooks."""
 
 import contextlib
 import json
@@ -18,14 +18,14 @@ START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.05
 
-# No questions and no calls to the outside.
+# No questions to the user, and no requests to other machines.
 SETTINGS: Mapping[str, object] = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 
 
 class JupyterStartError(Exception):
-    """The server ended, or did not answer in time; the message carries its log."""
+    """The server ended, or did not answer in time. The message contains its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class JupyterServer:
         return self.home / "jupyter.log"
 
     def page(self, notebook: str, *, application: str = "lab/tree") -> str:
-        """The address that opens a notebook below the root, with the token in it."""
+        """Return the address that opens a notebook below the root. It contains the token."""
         return f"{self.address}{application}/{quote(notebook)}?token={self.token}"
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """One call of the server's REST API, for example ``request("GET", "api/kernels")``."""
+        """Call the REST API of the server, for example ``request("GET", "api/kernels")``."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.address + path, data, {"Authorization": f"token {self.token}"}, method=method
@@ -121,7 +121,7 @@ def jupyter_server(
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
-    """The server's own note of its port, once it answers there."""
+    """Return the address from the file that the server writes, as soon as it answers there."""
     note = runtime / f"jpserver-{process.pid}.json"
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Writes ``constraints.txt``: the newest versions of everything in the test environment that this interpreter can use.
+"""Writes ``constraints.txt``: the newest versions of everything in the test environment that this Python supports.
 
 Some packages need a certain patch release of Python, so run it with the oldest supported one:
 ``make lock PYTHON=/usr/bin/python3.11``. The file holds names and versions only, and no address of an index.
@@ -31,7 +31,7 @@ def lock() -> int:
 
 
 def resolve(python: Path, *requirements: str) -> set[str]:
-    """What pip would install, without this project itself."""
+    """Return what pip would install, without this project itself."""
     report = subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", *requirements],
         check=True,

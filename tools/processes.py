@@ -1,7 +1,7 @@
-"""Find and end every process that a run has started, also those that left its process group or lost their parent.
+"""Finds and ends every process that a run has started, also those that left its process group or lost their parent.
 
-Kernels have a session of their own and the download engine outlives its parent by design: neither a process group nor
-the tree of parents reaches them all. What they share is inherited: one variable in their environment.
+Kernels have their own session, and the download engine outlives its parent by design, so neither a process group nor
+the tree of parents contains them all. But all of them inherit one environment variable.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 10.0
 
 
 def started_by(run_id: str) -> list[psutil.Process]:
-    """Every living process of the run and of the runs inside it."""
+    """Return the living processes of the run, and of the runs inside it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -25,7 +25,7 @@ def started_by(run_id: str) -> list[psutil.Process]:
 
 
 def end_all(run_id: str, *, patience_seconds: float) -> None:
-    """Ask every process of the run to end, then kill those that did not, until none is left."""
+    """Ask every process of the run to end, then kill those that did not end, until none is left."""
     end = psutil.Process.terminate
     while processes := started_by(run_id):
         for process in processes:
@@ -39,7 +39,7 @@ def end_all(run_id: str, *, patience_seconds: float) -> None:
 def run_environment(
     variables: Mapping[str, str], *, patience_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[dict[str, str]]:
-    """An environment for subprocesses; whatever still runs with it at the end is ended. A run may be inside another."""
+    """Yield an environment for subprocesses, and end those that still run at the end. Runs can be nested."""
     run_id = f"{variables.get(RUN_ID, '')}/{uuid.uuid4().hex}"
     try:
         yield {**variables, RUN_ID: run_id}
@@ -48,5 +48,5 @@ def run_environment(
 
 
 def without_hub_settings(variables: Mapping[str, str]) -> dict[str, str]:
-    """The same environment with no token, endpoint or cache of the user's in it."""
+    """Return the environment without the user's token, endpoint and cache."""
     return {name: value for name, value in variables.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}

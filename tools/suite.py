@@ -1,4 +1,4 @@
-"""Runs every check and every test, and closes with one line of counts."""
+"""Runs every check and every test. The last line counts them."""
 
 import contextlib
 import shutil
@@ -28,7 +28,7 @@ class Counts:
 
 
 def read_junit(report: Path) -> Counts:
-    """The counts of a JUnit report, as pytest and vitest write it. No report at all is one failure."""
+    """Count the tests in a JUnit report of pytest or vitest. A missing report counts as one failure."""
     if not report.is_file():
         return Counts(failed=1)
     total = Counts()
@@ -41,25 +41,25 @@ def read_junit(report: Path) -> Counts:
 
 @dataclass
 class Run:
-    """One run of the suite: its steps so far."""
+    """One run of the suite: the counts and the failed steps so far."""
 
     total: Counts = Counts()
     failures: list[str] = field(default_factory=list)
 
     def check(self, name: str, command: Sequence[str | Path]) -> None:
-        """A step that passes or fails as a whole; a failed one counts as one failure."""
+        """Run a step that passes or fails as a whole. A failure counts as one."""
         if self._run(name, command) != 0:
             self._add(name, Counts(failed=1))
 
     def tests(self, name: str, command: Sequence[str | Path], report: Path) -> None:
-        """A test runner with a JUnit report. One that fails in silence, or runs nothing, counts as one failure."""
+        """Run tests that write a JUnit report. A runner that fails without one, or runs no test, is one failure."""
         self._count(name, self._run(name, command), report)
 
     @contextlib.contextmanager
     def tests_beside(self, name: str, command: Sequence[str | Path], report: Path) -> Iterator[None]:
-        """A test runner that runs while other steps do; its output is shown when all have ended."""
+        """Run tests while other steps run. Their output is shown when all have ended."""
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-            say(f"{name}, beside the next")
+            say(f"{name}, at the same time as the next")
             process = subprocess.Popen(
                 [str(part) for part in command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
             )
@@ -68,7 +68,7 @@ class Run:
             finally:
                 status = wait_to_the_end(process)
             output.seek(0)
-            say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}; it said:")
+            say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}. Output:")
             shutil.copyfileobj(output, sys.stdout)
         self._count(name, status, report)
 
