@@ -73,7 +73,7 @@ class ModelBrowser(anywidget.AnyWidget):
     limits : EngineLimits, optional
         What the download engine may use. They apply to every program that uses this engine, and stay until they are
         changed. ``None`` leaves the engine's own.
-    **options
+    **options : Any
         The options of every ipywidgets widget, such as ``layout``.
 
     Attributes
