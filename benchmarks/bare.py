@@ -1,4 +1,4 @@
-"""The least that Python can do for a verified file: what the engine's time is to be compared with.
+"""The least that Python can do for a verified file, as a measure for the engine.
 
 One connection. One thread receives and decrypts, another writes and hashes; no journal, no retry, no progress, no
 publishing. Bytes are brought to the disk by the engine's own call.
@@ -21,7 +21,7 @@ from modeldeck.engine.disk import write_back
 BLOCK_BYTES = 512 << 10
 ROOM_BLOCKS = 32
 BLOCKS_AT_ONCE = 128
-"""After so many, 64 MiB, they are brought to the disk."""
+"""After this many, 64 MiB, they are written back to the disk."""
 
 
 def fetch(url: str, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""One download by a Python library, in a process of its own, which tells its time without the interpreter's start."""
+"""One download by a Python library in a process of its own, timed without the start of the interpreter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[s
     files = [GGUFFile(filename=f["name"], size=f["size"], sha256=f["sha256"]) for f in work["files"]]
     groups = [files] if work["is_one_variant"] else [[file] for file in files]
     complete: dict[str, float] = {}
-    """When the last byte of each job had come."""
+    """Return when the last byte of each job was received."""
 
     def watch(snapshot: DownloadSnapshot) -> None:
         if snapshot.state is DownloadState.VERIFYING:
@@ -116,7 +116,7 @@ def _stop_hashing() -> None:
 
 
 def _count_parts() -> dict[str, float]:
-    """CPU seconds of the threads by what they do; what is left is the loop's, the interpreter's and the scheduler's."""
+    """Return the threads' CPU seconds by activity. The rest is the loop's, the interpreter's and the scheduler's."""
     from modeldeck.engine import digest
     from modeldeck.engine.network import SocketStream
     from modeldeck.engine.partial import SegmentWriter

@@ -29,7 +29,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def import_seconds() -> float:
-    """Median over pairs of interpreters, with and without the import."""
+    """Return the median over pairs of interpreters, with and without the import."""
 
     def start(code: str) -> float:
         return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True))

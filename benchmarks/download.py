@@ -77,7 +77,7 @@ def ballast(place: Stage, target: Path) -> Path:
 
 
 def measured(command: list[str], environment: dict[str, str], ballast: Path | None = None) -> Outcome:
-    """Run a program. A Python program tells its own time, without its start, and drops its ballast itself."""
+    """Run a program. A Python program reports its own time, without its start, and deletes its ballast itself."""
     if ballast is not None:
         ballast.unlink()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -190,7 +190,7 @@ def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
 
 
 def report_floor(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
-    """What a verified download takes at least where the server shares the cores, whoever makes it."""
+    """Return the least time that any verified download needs if the server shares the cores."""
     total = sum(case.sizes)
     fetching = statistics.median(outcome.cpu_seconds + outcome.server_cpu_seconds for outcome in outcomes["curl"])
     hashing = sha256_seconds_per_byte() * total
@@ -204,7 +204,7 @@ def report_floor(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
 
 
 def sha256_seconds_per_byte() -> float:
-    """The CPU time of the digest alone, of bytes that are in the processor's cache."""
+    """Return the CPU time of the digest alone, for bytes in the processor's cache."""
     block = os.urandom(512 << 10)
     blocks = 1000
     digest = hashlib.sha256()
@@ -215,7 +215,7 @@ def sha256_seconds_per_byte() -> float:
 
 
 def report_parts(case: Case, folder: Path | None) -> None:
-    """Where the CPU time of a download goes."""
+    """Print what the CPU time of a download is used for."""
     (outcome,) = run_case(case, ["parts"], 1, folder)["parts"]
     gigabytes = sum(case.sizes) / 1e9
     print(f"\n### ({case.name}) CPU seconds for each GB\n\n| part | s/GB |\n|---|---|")

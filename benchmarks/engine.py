@@ -50,7 +50,7 @@ LINK_BYTES_PER_SECOND = 100_000_000
 MIB = 2**20
 
 LINKS: dict[str, int | None] = {"1_gbit_s": 125_000_000, "2_5_gbit_s": 312_500_000, "flat_out": None}
-"""What the network lets through, in bytes per second over all connections together."""
+"""The network's limit in bytes per second, over all connections together."""
 
 LINK_BURST_SECONDS = 0.005
 LINK_QUEUE_MS = 20
@@ -87,7 +87,7 @@ class Stage:
     sha256: str
 
     def request(self, name: str) -> DownloadRequest:
-        """Download into a cache directory of its own, so that each measurement begins with nothing."""
+        """Download into a new cache directory, so that each measurement starts from nothing."""
         return DownloadRequest(
             repo_id="owner/name",
             revision="main",
@@ -161,7 +161,7 @@ def wait_for_port(port: int) -> None:
 
 
 def measure_start(stage: Stage) -> dict[str, float]:
-    """From nothing to a connected client, and on to the first byte on the disk."""
+    """Measure the time to a connected client, and then to the first byte on the disk."""
     ready, first_byte = [], []
     asyncio.run(connect_engine(stage.settings, inline=False).aclose())  # compiles the modules
     for number in range(REPEATS):
@@ -188,7 +188,7 @@ def measure_start(stage: Stage) -> dict[str, float]:
 
 
 def measure_list(stage: Stage) -> dict[str, float]:
-    """The start of an engine with so many downloads on its list, finished or paused, and the attaching to it."""
+    """Measure the start of an engine with a long list of downloads, and connecting to it."""
     engine = connect_engine(stage.settings, inline=False)
     download(engine, stage.request("stored"), is_kept=True)
     asyncio.run(engine.aclose())
@@ -230,7 +230,7 @@ def measure_list(stage: Stage) -> dict[str, float]:
 
 
 def measure_attach(stage: Stage) -> dict[str, float]:
-    """A second client of a running engine."""
+    """Measure a second client of a running engine."""
     first = connect_engine(stage.settings, inline=False)
     seconds = []
     for _ in range(ATTACHES):
@@ -243,7 +243,7 @@ def measure_attach(stage: Stage) -> dict[str, float]:
 
 
 def measure_rest(stage: Stage) -> dict[str, float]:
-    """An engine with one client and nothing to do: fresh, and after a download."""
+    """Measure an idle engine with one client: a new one, and one after a download."""
     asyncio.run(stop_engine(stage.settings))
     engine = connect_engine(stage.settings, inline=False)
     process = psutil.Process(asyncio.run(engine.status()).pid)
@@ -264,7 +264,7 @@ def measure_rest(stage: Stage) -> dict[str, float]:
 
 
 def measure_latency(stage: Stage) -> dict[str, float]:
-    """From the engine's snapshot to the client's callback."""
+    """Measure the time from the engine's snapshot to the client's callback."""
     engine = connect_engine(stage.settings, inline=False)
     asyncio.run(engine.set_limits(limits(engine, LINK_BYTES_PER_SECOND // 2)))
     delays: list[float] = []
@@ -328,7 +328,7 @@ def busy_figures(stage: Stage, link: str, pairs: int) -> dict[str, float]:
 
 
 def measure_pause(stage: Stage) -> dict[str, float]:
-    """What is left of a download one second after ``pause`` and after ``cancel``."""
+    """Measure what is left of a download one second after ``pause`` and after ``cancel``."""
     result = {}
     for name in ("pause", "cancel"):
         engine = connect_engine(stage.settings, inline=False)
@@ -378,7 +378,7 @@ async def finish(engine: EngineClient, job_id: str) -> None:
 
 
 def download(engine: EngineClient, request: DownloadRequest, *, is_kept: bool = False) -> float:
-    """Seconds from the request to the verified file, which is deleted then unless it is to be kept."""
+    """Return the seconds from the request to the verified file, which is deleted unless ``keep`` is set."""
 
     async def run() -> None:
         job = await engine.submit(request)
@@ -396,7 +396,7 @@ def download(engine: EngineClient, request: DownloadRequest, *, is_kept: bool = 
 
 
 def download_beside_loop(engine: EngineClient, request: DownloadRequest) -> tuple[float, Pace]:
-    """Seconds of the download, and the pace of this thread's loop meanwhile."""
+    """Return the seconds of the download, and the pace of this thread's loop meanwhile."""
     ended: list[float] = []
 
     def look(snapshot: DownloadSnapshot) -> None:
@@ -452,7 +452,7 @@ def count_rounds_alone() -> Pace:
 
 
 def sizes_in(directory: Path) -> int:
-    """Bytes that are really on the disk: partial files are sparse."""
+    """Return the bytes that are really on the disk, as partial files are sparse."""
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
 
 
@@ -460,7 +460,7 @@ def sizes_in(directory: Path) -> int:
 
 
 def enter_own_network() -> None:
-    """Start this program again in a network namespace of its own, where the loopback can be made a slow link."""
+    """Start this program again in a network namespace of its own, whose loopback can be slowed down."""
     if os.environ.get(NAMESPACE_VARIABLE) != str(os.getpid()):
         os.environ[NAMESPACE_VARIABLE] = str(os.getpid())
         user = () if os.geteuid() == 0 else ("--user", "--map-root-user")

@@ -1,4 +1,4 @@
-"""The servers of the benchmarks: nginx as Hub and storage over TLS, and relays that add a round trip or a limit."""
+"""The benchmarks' servers: nginx as Hub and storage over TLS, and relays that add a round trip or a limit."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where everything is. ``storage`` is what the tools without a Hub are given."""
+    """The addresses and directories of a benchmark. ``storage`` is for the tools that do not know a Hub."""
 
     endpoint: str
     storage: str
@@ -80,7 +80,7 @@ class Stage:
     server: psutil.Process
 
     def server_cpu_seconds(self) -> float:
-        """What nginx has used so far, without the relays."""
+        """Return the CPU time of nginx so far, without the relays."""
         times = [process.cpu_times() for process in (self.server, *self.server.children())]
         return sum(each.user + each.system for each in times)
 
@@ -93,7 +93,7 @@ def free_port() -> int:
 
 
 def write_file(path: Path, size: int) -> str:
-    """Random bytes behind GGUF's magic; returns their sha256."""
+    """Write random bytes after GGUF's magic, and return their sha256."""
     digest = hashlib.sha256()
     block = os.urandom(8 << 20)
     with path.open("wb") as file:
@@ -197,11 +197,11 @@ def _wait_for(port: int) -> None:
 # --- the relay that paces ---------------------------------------------------------------------------------------------
 
 SO_MAX_PACING_RATE = 47
-"""Bytes per second at which the kernel lets a socket send (socket(7), asm-generic/socket.h)."""
+"""The socket option for the rate at which the kernel sends (socket(7), asm-generic/socket.h)."""
 
 
 def pace(port: int, target: int, bytes_per_second: int) -> None:
-    """Connections whose answers come at this rate. The bytes stay in the kernel, so that it costs little."""
+    """Relay connections at this rate. The bytes stay in the kernel, so it costs little."""
     with socket.create_server(("127.0.0.1", port)) as server:
         while True:
             front, _ = server.accept()
@@ -229,7 +229,7 @@ def _splice(source: socket.socket, sink: socket.socket) -> None:
 
 
 class _Delay:
-    """One direction: bytes leave half a round trip after they came, and room for new ones comes back as late."""
+    """One direction: bytes leave half a round trip after they arrived, and their room is free as late."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, one_way_seconds: float) -> None:
         self._reader = reader
@@ -278,7 +278,7 @@ class _Delay:
 
 
 async def delay(port: int, target: int, rtt_seconds: float) -> None:
-    """Connections take one round trip to be made, as TCP's handshake does."""
+    """Opening a connection takes one round trip, like TCP's handshake."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(rtt_seconds)

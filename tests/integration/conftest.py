@@ -1,4 +1,4 @@
-"""A hub with one model, an empty cache, and what must hold after every download whatever happened."""
+"""A hub with one model, an empty cache, and the invariants that hold after every download."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Playground:
         return self.repo_dir / "snapshots" / self.commit_hash / self.filename
 
     def left_overs(self) -> list[str]:
-        """Names in ``blobs`` that are no blobs."""
+        """Return the names in ``blobs`` that do not belong to blobs."""
         if not (self.repo_dir / "blobs").is_dir():
             return []
         return sorted(p.name for p in (self.repo_dir / "blobs").iterdir() if not re.fullmatch(r"[0-9a-f]{64}", p.name))
@@ -112,7 +112,7 @@ class Playground:
         assert not self.pointer.exists()
 
     def assert_sound(self) -> None:
-        """Nothing unverified under a final name, no token at another origin, nothing beside the cache."""
+        """Assert that no unverified file has a final name, no other origin got a token, and nothing lies elsewhere."""
         for path in self.cache_dir.glob("models--*/blobs/*"):
             if re.fullmatch(r"[0-9a-f]{64}", path.name):
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
@@ -127,7 +127,7 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 @pytest.fixture
 def until() -> Until:
-    """Wait for what has no event of its own."""
+    """Wait for a condition that has no event."""
 
     async def wait(condition: Callable[[], object]) -> None:
         with anyio.fail_after(60):

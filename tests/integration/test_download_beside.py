@@ -1,4 +1,4 @@
-"""Beside other writers: no corruption, no endless wait, no deadlock, and nothing left over for ever."""
+"""Several writers of one file: nothing is corrupted, nobody waits for good, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_no_deadlock_with_hf_hub_download_in_the_same_process(playground: 
 async def test_an_owner_that_was_taken_for_dead_leaves_the_file_to_the_other(
     playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A laptop that slept: when it wakes, another process has the partial file. Two never write into one."""
+    """When a laptop wakes up, another process may have the partial file. Two processes never write into one."""
     monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
     playground.hub.faults.add(Throttle(2e6), origin="cdn")
     async with playground.manager() as manager:
@@ -145,7 +145,7 @@ async def test_an_owner_that_was_taken_for_dead_leaves_the_file_to_the_other(
 async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
     playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To read 50 GB from a network filesystem takes longer than another machine waits for a sign of life."""
+    """Reading 50 GB from a network filesystem takes longer than another machine waits for a sign of life."""
     reading_step = Completion._bad_blocks
     ages: list[float] = []
 
@@ -175,7 +175,7 @@ async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
 async def test_an_owner_that_waits_for_the_server_is_not_taken_for_dead(
     playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server may ask for a longer wait than another machine grants."""
+    """A server may ask for a longer wait than another machine allows."""
     monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
     playground.hub.faults.add(Reply(503, headers={"Retry-After": "600"}), origin="cdn")
     async with playground.manager(policy=RetryPolicy()) as manager:
@@ -202,7 +202,7 @@ def blobs(tmp_path: Path) -> Path:
 
 
 def abandoned(blobs: Path, *, host: str | None = None, pid: int | None = None) -> Path:
-    """A partial file with 100 bytes whose owner is somebody else."""
+    """Create a partial file with 100 bytes that belongs to another owner."""
     first = Partial.open(blobs, HEADER)
     writer = SegmentWriter(first, 0)
     writer.write([bytes(100)])

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the next process goes on with what is there, and ends with the exact file."""
+"""After SIGKILL at any moment, the next process continues and ends with the exact file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RANDOM_KILLS = 32
 BYTES_A_KILL_MAY_COST = 24 << 20
-"""One block of 1 MiB and what is on its way, for each of eight connections; far below the 64 MiB that are allowed."""
+"""For each of eight connections one block of 1 MiB and the bytes in flight. The goal is 64 MiB."""
 
 CHILD = """
 import asyncio, os, signal, sys
@@ -176,7 +176,7 @@ def forget_the_file(playground: Playground) -> None:
 
 @pytest.mark.timeout(300)
 def test_kills_at_chosen_moments(playground: Playground) -> None:
-    """One after the other on one download, so that each finds what the one before left."""
+    """The kills follow each other on one download, so that each finds what the previous one left."""
     killed = 0
     playground.put(playground.content[: 12 << 20])
     for moment, count in MOMENTS:
@@ -230,7 +230,7 @@ def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playgr
 
 
 def test_a_partial_full_of_zeros_is_not_trusted(playground: Playground) -> None:
-    """After a power loss a file can have its length and none of its bytes."""
+    """After a power loss a file can have its length but none of its bytes."""
     playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
     child = start(playground)
     playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)

@@ -1,4 +1,4 @@
-"""The disk: room is checked before and during a download, and what came is never thrown away."""
+"""The disk: room is checked before and during a download, and received bytes are never thrown away."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def small_disk(playground: Playground) -> Iterator[Path]:
-    """The cache on a real filesystem of 16 MiB."""
+    """Put the cache on a real filesystem of 16 MiB."""
     playground.cache_dir.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(playground.cache_dir)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
@@ -45,14 +45,14 @@ def small_disk(playground: Playground) -> Iterator[Path]:
 
 @pytest.fixture
 def early_write_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes go to the disk soon, also those of a small file."""
+    """Write bytes back soon, so that it happens in a small file too."""
     monkeypatch.setattr(completion, "WRITEBACK_BYTES", 4 << 20)
     monkeypatch.setattr(completion, "WRITEBACK_SECONDS", 0.01)
 
 
 @dataclass
 class ThinDisk:
-    """A filesystem that promises more than its disk can hold, so that writes fail later, on their way there."""
+    """A filesystem that promises more than its disk can hold, so that writes fail when they are written back."""
 
     cache_dir: Path
     store: Path
@@ -64,7 +64,7 @@ class ThinDisk:
         subprocess.run(["mount", "-o", "remount,size=256m", str(self.store)], check=True)
 
     def read_again(self) -> None:
-        """Forget what is in memory: what is read from now on is what the disk has."""
+        """Drop the page cache, so that later reads return what the disk has."""
         subprocess.run(["umount", str(self.cache_dir)], check=True)
         self.mount()
 
@@ -161,7 +161,7 @@ async def test_a_disk_that_fills_up_on_the_way_pauses_with_everything_kept(
 async def test_each_failure_of_the_disk_says_what_it_is(
     playground: Playground, monkeypatch: pytest.MonkeyPatch, number: int, code: str, state: DownloadState, words: str
 ) -> None:
-    """The write itself fails, after a few that worked: what a quota does cannot be had in a test otherwise."""
+    """A write fails after a few that worked. A test cannot set a real quota."""
     real = partial.write_at
     count = 0
 
@@ -233,7 +233,7 @@ async def test_a_disk_too_full_to_release_the_journal_keeps_what_came(
 async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
     playground: Playground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Network filesystems take bytes first and say later that the quota is used up."""
+    """Network filesystems accept bytes first and report later that the quota is used up."""
 
     def failing(descriptor: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -256,7 +256,7 @@ async def test_a_write_that_fails_on_its_way_to_the_disk_pauses(
 async def test_a_write_that_fails_when_all_has_come_is_not_published(
     playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
-    """Who asks the disk later is not told any more."""
+    """The system reports such an error only once."""
     has_come = threading.Event()
 
     def failing(descriptor: int) -> None:
@@ -322,7 +322,7 @@ def test_bytes_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("code", [errno.EBADF, errno.EDQUOT, errno.EIO, errno.ENOSYS])
 def test_what_the_kernel_could_not_write_is_told_at_once(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """It says so to one call only, so that a second one would take the file for whole."""
+    """The kernel reports it to one call only, so a second call would consider the file whole."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     if code != errno.EBADF:
@@ -372,7 +372,7 @@ async def test_a_cache_in_a_folder_of_somebody_else(playground: Playground) -> N
 
 
 async def test_a_cache_that_cannot_be_looked_at_keeps_no_engine_from_starting(playground: Playground) -> None:
-    """Such as a network filesystem that is gone. A name that is too long behaves alike for every user."""
+    """For example on a network filesystem that is gone. A name that is too long behaves the same for every user."""
     out_of_reach = str(playground.cache_dir / ("x" * 300))
     async with playground.manager(state_dir=playground.state_dir) as manager:
         job = await manager.submit(playground.request(cache_dir=out_of_reach))
@@ -385,7 +385,7 @@ async def test_a_cache_that_cannot_be_looked_at_keeps_no_engine_from_starting(pl
 
 
 async def test_a_cache_that_may_not_be_looked_at(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a repository's folder of somebody else in a shared cache; root may look at everything."""
+    """Like another user's directory in a shared cache. It is simulated, because root may read everything."""
 
     def refuse(path: Path) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -399,7 +399,7 @@ async def test_a_cache_that_may_not_be_looked_at(playground: Playground, monkeyp
 
 
 async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
-    """Half of the file is there already, so half of the room is enough."""
+    """Half of the file is already received, so half of the room is enough."""
     playground.hub.faults.add(Throttle(4e6), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
@@ -412,7 +412,7 @@ async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: py
 
 
 async def test_queued_downloads_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for one, and two are wanted: the second is refused now, not when its turn comes."""
+    """There is room for one of two downloads: the second is refused at once, and not when its turn comes."""
     second = {"other-Q8_0.gguf": playground.content}
     playground.hub.add_repo("owner/other", second)
     other = playground.request(

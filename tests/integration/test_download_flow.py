@@ -1,4 +1,4 @@
-"""The flow of the plan: a download that works, and the four ways it most often does not."""
+"""A download that works, and the most frequent ways in which one does not."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_a_bit_flipped_once_is_mended(playground: Playground) -> None:
 
 
 def test_resume_in_a_new_process(playground: Playground) -> None:
-    """The process that downloads is killed; another one goes on where it was."""
+    """The downloading process is killed, and another one continues."""
     playground.hub.faults.add(Throttle(bytes_per_second=3e6), origin="cdn")
     script = (
         "import asyncio, sys, msgspec\n"
@@ -220,7 +220,7 @@ asyncio.run(main())
 @pytest.mark.skipif(sys.platform == "win32", reason="the limit is that of POSIX")
 @pytest.mark.parametrize("free", [0, 2, 4, 8])
 def test_too_many_open_files_are_named_and_a_retry_goes_on(playground: Playground, free: int) -> None:
-    """With some left it takes fewer connections, with none it says why."""
+    """If some descriptors are left the engine uses fewer connections. If none are left it says why it fails."""
     request = msgspec.json.encode(playground.request()).decode()
     child = subprocess.run(
         [sys.executable, "-c", CROWDED, request, str(free)], capture_output=True, text=True, timeout=60, check=False

@@ -1,4 +1,4 @@
-"""A real download under whatever its user and its server do, in any order: a state machine by hypothesis."""
+"""A real download, with actions of the user and faults of the server in any order: a state machine by Hypothesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manager: queue, limits, watchers, and what a restart remembers."""
+"""The manager: its queue, limits and subscribers, and its list over a restart."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ async def test_a_stall_and_a_retry_are_told(playground: Playground, until: Until
 
 
 async def test_the_time_left_counts_what_was_lost_in_a_pause(playground: Playground, until: Until) -> None:
-    """The bar stays where it was, so that it does not go back; the time is for what is really still to come."""
+    """The progress bar does not go back, and the remaining time is that of the bytes that are really missing."""
     playground.hub.faults.add(Throttle(6e6), origin="cdn")
     async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
         job = await manager.submit(playground.request())
@@ -386,7 +386,7 @@ async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Pla
 
 
 async def test_what_was_answered_is_on_the_disk(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the disk is slow: whoever kills the engine after an answer finds it again."""
+    """If the engine is killed after an answer, the next one knows the download, even if the disk is slow."""
     playground.hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
     for name in ("save", "delete"):
         _delay(monkeypatch, name)
@@ -449,7 +449,7 @@ async def test_a_state_directory_full_of_rubbish_harms_nobody(playground: Playgr
 
 
 async def test_a_thousand_queued_downloads_cost_nothing(playground: Playground) -> None:
-    """The loop is as quiet with them as without: nothing is done for each of them by the clock."""
+    """The loop is as idle with them as without them: no timer runs for each of them."""
     playground.hub.faults.add(Stall(-1), origin="hub")
     patient = Patience(silence_seconds=100)
     async with playground.manager(limits=EngineLimits(max_active_jobs=1), patience=patient) as manager:
@@ -492,7 +492,7 @@ async def test_a_stopped_download_keeps_no_connection(playground: Playground, un
     ports = {urlsplit(origin).port for origin in (playground.hub.endpoint, playground.hub.cdn_origin)}
 
     def connections() -> list[object]:
-        """Also those that are only kept for the next request."""
+        """This includes idle connections that are kept for the next request."""
         everything = psutil.Process().net_connections("tcp")
         return [item for item in everything if item.status == psutil.CONN_ESTABLISHED and item.raddr.port in ports]
 

@@ -1,4 +1,4 @@
-"""The way to the network: TLS, proxies, connections that are used again, and bytes handed on in time."""
+"""The network: TLS, proxies, connections that are reused, and bytes that are passed on in time."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_many_files_share_the_connections(playground: Playground) -> None:
 
 
 async def test_a_slow_connection_hands_on_what_it_has(playground: Playground, until: Until) -> None:
-    """Long before a block is full."""
+    """It does so long before a block is full."""
     playground.hub.faults.add(Throttle(40_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
@@ -111,7 +111,7 @@ async def test_a_slow_connection_hands_on_what_it_has(playground: Playground, un
 
 
 async def test_the_engine_uses_its_own_connections(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What rests on a private attribute of httpx: when it is renamed, this fails, and not the speed in silence."""
+    """The engine sets a private attribute of httpx. If it is renamed, this fails, instead of a silent loss of speed."""
     made = []
     monkeypatch.setattr(DirectPool, "create_connection", _noting(DirectPool.create_connection, made))
     playground.assert_exact(await playground.download())
@@ -149,7 +149,7 @@ async def test_bodies_of_every_kind_are_read_to_their_end(playground: Playground
 
 
 class Taker:
-    """Wants all, and says when it had something and when it was stopped."""
+    """Takes everything, and notes when it received something and when it was stopped."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
@@ -174,7 +174,7 @@ class Taker:
 async def test_a_cancelled_receiver_lets_go_of_its_socket(
     request: pytest.FixtureRequest, playground: Playground, trusting: ssl.SSLContext, is_secure: bool, until: Until
 ) -> None:
-    """In the middle of a body that hardly moves, at once, and no thread stays behind."""
+    """It stops at once in the middle of a slow body, and leaves no thread behind."""
     if is_secure:
         request.getfixturevalue("secure")
     transport = EngineTransport(ssl_context=trusting)

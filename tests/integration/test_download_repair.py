@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 
 class Workshop:
-    """A downloaded file with the record of its blocks, and what a repair of it costs."""
+    """A downloaded file with the record of its blocks, which can be damaged and repaired."""
 
     def __init__(self, playground: Playground, hub: HubClient) -> None:
         self.playground = playground
@@ -51,7 +51,7 @@ class Workshop:
         )
 
     async def request(self) -> DownloadRequest:
-        """The request that repairs the file as it is now."""
+        """Return the request that repairs the file as it is now."""
         files = await verify_files(self.model, hub=self.hub, blocks_dir=self.blocks_dir)
         return repair_request(self.model, files, endpoint=self.playground.hub.endpoint)
 
@@ -68,7 +68,7 @@ class Workshop:
                 file.write(bytes([self.playground.content[offset] ^ 1]))
 
     async def verify(self, *, repair: bool = True) -> VerifiedFile:
-        """As `Session.verify` does, with an engine of this process."""
+        """Do what `Session.verify` does, with an engine in this process."""
         files = await verify_files(self.model, hub=self.hub, blocks_dir=self.blocks_dir)
         if repair and files[0].is_valid is False:
             request = repair_request(self.model, files, endpoint=self.playground.hub.endpoint)
@@ -82,7 +82,7 @@ class Workshop:
         return file
 
     async def repair(self) -> tuple[int, int]:
-        """Bytes that came from the storage, and bytes that were replaced; the file is exact then."""
+        """Repair the file, and return the bytes that were fetched and the bytes that were replaced."""
         self.playground.hub.requests.clear()
         file = await self.verify()
         assert file.is_valid
@@ -91,7 +91,7 @@ class Workshop:
         return sum(record.bytes_sent for record in self.playground.hub.requests.to("cdn")), file.repaired_bytes
 
     def asked(self) -> RangeSet:
-        """The parts of the file that the storage was asked for.
+        """Return the parts of the file that were requested from the storage.
 
         It may have sent more than that, and part of it twice, where one connection took over the rest of another.
         """
@@ -100,7 +100,7 @@ class Workshop:
         return RangeSet((first, last + 1) for first, last in edges)
 
     def assert_good_record(self) -> None:
-        """What is kept covers the file and is true."""
+        """Assert that the record covers the file and is right."""
         content = self.playground.content
         blocks = BlockDigestStore(self.blocks_dir).load(self.playground.sha256, self.size)
         assert sum(block.length for block in blocks) == self.size
@@ -168,7 +168,7 @@ async def test_a_region_of_zeros(workshop: Workshop) -> None:
 
 
 async def test_a_file_in_the_snapshot_itself(workshop: Workshop) -> None:
-    """As on Windows, where the blob's place is the snapshot."""
+    """On Windows the snapshot has the file itself."""
     place = workshop.playground
     place.pointer.unlink()
     workshop.flip(17 * MIB)
@@ -271,7 +271,7 @@ async def test_a_record_that_lies_costs_time_only(
 
 
 async def test_a_record_of_crumbs_is_not_a_request_for_each(workshop: Workshop) -> None:
-    """Every second of many tiny blocks is said to be wrong."""
+    """The record says that every second of many tiny blocks is wrong."""
     content, step = workshop.playground.content, 1000
     blocks = [
         Block(start, min(step, workshop.size - start), xxhash.xxh3_64_intdigest(content[start : start + step]))
@@ -315,7 +315,7 @@ async def test_a_server_that_is_wrong_elsewhere_is_not_asked_there(workshop: Wor
 
 
 async def test_nowhere_to_keep_records(playground: Playground, workshop: Workshop) -> None:
-    """A file stands where the folder should be: not even root can write there."""
+    """A file stands in place of the directory, so that not even root can write there."""
     shutil.rmtree(workshop.blocks_dir)
     workshop.blocks_dir.write_text("mine")
     playground.pointer.unlink()

@@ -1,4 +1,4 @@
-"""Everything a server, a mirror or a network has been seen to do wrong: the exact file, or a clean error."""
+"""Faults of servers, mirrors and networks that have been seen: they end with the exact file, or with a clear error."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ BARE = {"X-Linked-Size": None, "X-Linked-Etag": None, "ETag": None, "X-Repo-Comm
     "storage", [None, faults.IgnoreRange(), faults.IgnoreRange(is_chunked=True)], ids=["ranges", "whole", "chunked"]
 )
 async def test_a_mirror_that_tells_nothing(playground: Playground, storage: Any) -> None:
-    """Neither size nor digest are known from anywhere: the bytes are taken, and named by their own sha256."""
+    """Nothing says the size or the digest, so the file is named by the sha256 of its bytes."""
     playground.hub.faults.add(faults.ChangeHeaders(BARE), origin="hub", path=RESOLVE)
     if storage is not None:
         playground.hub.faults.add(storage, origin="cdn")
@@ -318,7 +318,7 @@ async def test_a_mirror_that_tells_nothing_and_sends_something_else(playground: 
 
 
 async def test_a_mirror_without_redirects(playground: Playground) -> None:
-    """The endpoint itself serves the bytes, so the token goes along, and only there."""
+    """The endpoint itself serves the bytes, so it gets the token, and nobody else does."""
     whole = {"Content-Length": str(SIZE), "ETag": f'"{playground.sha256}"', "X-Repo-Commit": playground.commit_hash}
     playground.hub.faults.add(faults.Reply(200, whole, b""), origin="hub", path=RESOLVE, method="HEAD")
     playground.hub.faults.add(
@@ -388,7 +388,7 @@ async def test_a_cached_file_of_the_wrong_size_is_replaced(playground: Playgroun
 
 
 def test_every_effect_is_used() -> None:
-    """A fault that the hub learns is a trap that belongs here, unless it is about its listings."""
+    """Every fault of the local hub is tested here, unless it is about listings."""
     used = {type(f["effect"]) for script in SURVIVED.values() for f in script}
     used |= {type(f["effect"]) for _, script in REFUSED.values() for f in script}
     effects: set[Callable[..., Any]] = {

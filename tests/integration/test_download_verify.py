@@ -1,4 +1,4 @@
-"""Checking what is in the cache, whoever put it there, and mending it."""
+"""Verifying files in the cache, whichever program put them there, and repairing them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def model(playground: Playground) -> LocalModel:
 
 
 async def repair(playground: Playground, model: LocalModel, hub: HubClient) -> tuple[VerifiedFile, ...]:
-    """As `Session.verify` does, with an engine of this process. Afterwards the files are hashed once more."""
+    """Do what `Session.verify` does, with an engine in this process, and hash the files once more."""
     files = await verify_files(model, hub=hub)
     async with playground.manager() as manager:
         job = await manager.submit(repair_request(model, files, endpoint=playground.hub.endpoint))
@@ -99,7 +99,7 @@ async def test_a_file_of_another_size_is_mended(
 
 
 async def test_a_real_file_in_the_snapshot(playground: Playground, model: LocalModel, hub: HubClient) -> None:
-    """As on Windows, and as other programs leave it: the Hub is asked for the digest."""
+    """Windows and some other programs put the file itself into the snapshot. Then the Hub is asked for the digest."""
     damaged = playground.content[:-1] + b"x"
     playground.pointer.unlink()
     playground.blob.unlink()
@@ -175,7 +175,7 @@ def put(playground: Playground, content: bytes) -> None:
 
 
 async def download(playground: Playground) -> tuple[DownloadSnapshot, bool]:
-    """Download, and say whether a state showed that a file was verified."""
+    """Download, and return whether the state was ever ``verifying``."""
     seen: list[DownloadState] = []
     async with playground.manager(blocks_dir=playground.state_dir / "blocks") as manager:
         manager.subscribe(lambda snapshot: seen.append(snapshot.state))

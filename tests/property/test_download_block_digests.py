@@ -1,4 +1,4 @@
-"""The records of finished files: whatever happens to one, it is read as it was written or not at all."""
+"""The records of finished files: whatever happens to one, it is read as it was written, or not at all."""
 
 from __future__ import annotations
 

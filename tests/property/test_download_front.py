@@ -1,4 +1,4 @@
-"""The front of a partial file: whatever order connections bring their blocks in, the file and its digest are right."""
+"""The front of a partial file: in whatever order blocks arrive, the file and its digest are right."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADER = PartialHeader(
 
 
 class Connection:
-    """Brings one range, block by block, as a reception does."""
+    """Receives one range, block by block, as a connection does."""
 
     def __init__(self, front: Front, partial: Partial, start: int, stop: int) -> None:
         self._front = front
@@ -171,7 +171,7 @@ def test_when_other_files_come_the_room_shrinks_and_nobody_waits_for_ever(tmp_pa
 
 
 def test_one_connection_alone_is_hashed_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read back from the disk, and no more blocks wait than may."""
+    """Nothing is read back from the disk, and not too many blocks wait."""
     threads = DiskThreads()
     partial = Partial.open(tmp_path, HEADER)
     hasher = FrontHasher(HEADER.digest, SIZE)

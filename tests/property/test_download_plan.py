@@ -1,4 +1,4 @@
-"""The algebra of ranges, and that a plan hands out every missing byte exactly once."""
+"""Sets of ranges, and the planner, which hands out every missing byte exactly once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_request_sizes_stay_within_bounds(rate: float, wait: float, waiting: int
 
 
 class PlannerMachine(RuleBasedStateMachine):
-    """Connections take, fetch, fail and help each other in any order."""
+    """Connections lease, fetch, fail and help each other in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class PlannerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def restart(self, data: st.DataObject) -> None:
-        """A server without ranges: what it sends begins at 0, so nothing lower may be left to others."""
+        """A server without ranges sends the file from 0, so no lower range may stay with another connection."""
         lease = data.draw(st.sampled_from(self.leases))
         self.planner.restart(lease)
         others = RangeSet((other.position, other.stop) for other in self.leases)

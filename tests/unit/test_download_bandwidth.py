@@ -1,4 +1,4 @@
-"""The bandwidth limit, as the threads of connections meet it."""
+"""The bandwidth limit, as the threads of connections use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of connections: up while it pays, down where this machine is the limit."""
+"""The number of connections: it grows while that pays, and shrinks if the machine is the limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 64
 
 
 class Link:
-    """A link that brings so many bytes per second over a number of connections, at so many processors' work."""
+    """A link with its speed for a number of connections, and the processors that they keep busy."""
 
     def __init__(self, rate: Callable[[int], float], busy: Callable[[int], float] = lambda connections: 0.1) -> None:
         self._rate = rate
@@ -32,7 +32,7 @@ class Link:
         self.cpu_seconds = 0.0
 
     def run(self, seconds: float, *, limit: int = LIMIT) -> list[int]:
-        """The numbers of connections that were used, one for each tick."""
+        """Return the number of connections at each tick."""
         seen = []
         for _ in range(int(seconds / TICK_SECONDS)):
             connections = min(limit, self.tuner.wanted)
@@ -130,7 +130,7 @@ def test_what_is_not_settled_teaches_nothing_of_the_link() -> None:
 
 
 def test_a_machine_at_its_limit_shows_also_in_what_is_not_settled() -> None:
-    """Many small files have never all their connections at work."""
+    """With many small files never all connections receive."""
     tuner = ConnectionTuner(PROCESSORS)
     for tick in range(4):
         tuner.update(tick * TICK_SECONDS, fetched=tick * 1_000_000, cpu_seconds=tick, is_settled=False, limit=LIMIT)
@@ -138,7 +138,7 @@ def test_a_machine_at_its_limit_shows_also_in_what_is_not_settled() -> None:
 
 
 def test_work_before_the_first_byte_does_not_count() -> None:
-    """Certificates are read, and connections made."""
+    """At the start certificates are read and connections opened."""
     tuner = ConnectionTuner(PROCESSORS)
     for tick, fetched in enumerate((0, 0, 0, 1000, 2000, 3000)):
         cpu_seconds = min(tick, 3) * PROCESSORS * TICK_SECONDS
@@ -148,7 +148,7 @@ def test_work_before_the_first_byte_does_not_count() -> None:
 
 
 def test_a_rush_of_new_requests_does_not_look_like_a_busy_machine() -> None:
-    """Connections that were as fast as each other end, and begin again, together."""
+    """Connections of equal speed end, and begin their next requests, at the same time."""
     tuner = ConnectionTuner(PROCESSORS)
     cpu_seconds = 0.0
     for tick in range(1, 12):
