@@ -190,7 +190,7 @@ def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
 
 
 def report_floor(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
-    """Return the least time that any verified download needs if the server shares the cores."""
+    """Print the least time that any verified download needs if the server shares the cores."""
     total = sum(case.sizes)
     fetching = statistics.median(outcome.cpu_seconds + outcome.server_cpu_seconds for outcome in outcomes["curl"])
     hashing = sha256_seconds_per_byte() * total

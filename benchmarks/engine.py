@@ -378,7 +378,7 @@ async def finish(engine: EngineClient, job_id: str) -> None:
 
 
 def download(engine: EngineClient, request: DownloadRequest, *, is_kept: bool = False) -> float:
-    """Return the seconds from the request to the verified file, which is deleted unless ``keep`` is set."""
+    """Return the seconds from the request to the verified file, which is deleted unless ``is_kept`` is set."""
 
     async def run() -> None:
         job = await engine.submit(request)
