@@ -233,6 +233,24 @@ async def test_verify_notices_a_damaged_file_and_repairs_it(session: Session) ->
     assert repaired.is_valid
     assert repaired.repaired_bytes > 0
     assert [file.is_valid for file in await session.verify(model)] == [True]
+    assert [(job.request.purpose, job.state) for job in await session.downloads()] == [
+        ("download", "ready"),
+        ("repair", "ready"),
+    ]
+
+
+async def test_a_repair_says_for_each_file_what_was_replaced(session: Session) -> None:
+    model = await session.download(SPLIT)
+    first, second, third = model.paths
+    for path in (first, third):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.resolve().write_bytes(content)
+    assert [file.is_valid for file in await session.verify(model)] == [False, True, False]
+    files = await session.verify(model, repair=True)
+    assert [file.path for file in files] == [first, second, third]
+    assert all(file.is_valid for file in files)
+    assert [file.repaired_bytes > 0 for file in files] == [True, False, True]
 
 
 # --- bad input: the right error, with a next step --------------------------------------------------------------------
