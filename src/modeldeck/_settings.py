@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from modeldeck._errors import InvalidRequestError
 from modeldeck._types import EngineLimits
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +123,19 @@ def _absolute(cache_dir: Path) -> Path:
 
 
 def _resolve_token(token: str | bool | None) -> str | None:
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
 
     if isinstance(token, str):
         return token
-    if token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN):
+    is_unwanted = token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
+    if is_unwanted or not _may_be_logged_in(Path(constants.HF_TOKEN_PATH)):
         return None
+    from huggingface_hub import get_token  # here, because its import takes long
+
     return get_token()
+
+
+def _may_be_logged_in(token_path: Path) -> bool:
+    """Return whether huggingface_hub may know a token: from the environment, a file, or Colab's secrets."""
+    is_in_environment = any(os.environ.get(name) for name in _TOKEN_VARIABLES)
+    return is_in_environment or os.path.exists(token_path) or "google.colab" in sys.modules

@@ -1,6 +1,9 @@
 """The endpoint and the token, as people write them into the environment."""
 
+import subprocess
+import sys
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -98,3 +101,43 @@ def test_an_implicit_token_can_be_disabled(
     monkeypatch.setenv("HF_TOKEN", "hf_stored")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", is_disabled)
     assert resolve_settings(endpoint=HUB, token=token).token == expected
+
+
+TOKENS = """
+import sys
+from modeldeck._settings import resolve_settings
+settings = resolve_settings(endpoint="https://hub.example")
+print("huggingface_hub.utils" in sys.modules)
+from huggingface_hub import get_token
+print(settings.token == get_token(), settings.token)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "content", "expected"),
+    [
+        ({}, None, "None"),
+        ({"HF_TOKEN": ""}, None, "None"),
+        ({"HF_TOKEN": " hf_a\n"}, None, "hf_a"),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_b"}, None, "hf_b"),
+        ({}, "hf_c\n", "hf_c"),
+        ({}, "", "None"),
+        ({"HF_TOKEN": "hf_a"}, "hf_c", "hf_a"),
+    ],
+)
+def test_the_token_is_the_one_of_huggingface_hub(
+    tmp_path: Path, environment: dict[str, str], content: str | None, expected: str
+) -> None:
+    """It is asked only if it may know one, because importing what it needs for an answer takes long."""
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+    child = subprocess.run(
+        [sys.executable, "-c", TOKENS],
+        env={"HF_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    was_asked, *same = child.stdout.split()
+    assert same == ["True", expected]
+    assert was_asked == str(any(environment.values()) or content is not None)
