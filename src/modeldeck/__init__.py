@@ -68,6 +68,7 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
+from modeldeck._version import __version__
 
 if TYPE_CHECKING:
     from modeldeck.api import (
@@ -84,8 +85,6 @@ if TYPE_CHECKING:
     from modeldeck.llama.handle import Llama
     from modeldeck.session import Download, Session
     from modeldeck.widget.browser import ModelBrowser
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousVariantError",

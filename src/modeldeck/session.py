@@ -973,7 +973,7 @@ class Session:
     def _speed_history(self) -> SpeedHistory:
         """Return the speeds that were measured on this machine. Measures the bandwidth of its memory the first time."""
         from modeldeck.service.discovery import find_state_directory
-        from modeldeck.sizing.bandwidth import find_bandwidth
+        from modeldeck.sizing.memory_bandwidth import find_bandwidth
         from modeldeck.sizing.speed import SpeedHistory
 
         store = self._measurements()

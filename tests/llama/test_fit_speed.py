@@ -8,8 +8,8 @@ import pytest
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
 from modeldeck.llama import MeasurementStore, load
-from modeldeck.sizing.bandwidth import measure_bandwidth
 from modeldeck.sizing.hardware import Hardware
+from modeldeck.sizing.memory_bandwidth import measure_bandwidth
 from modeldeck.sizing.speed import SpeedHistory, bytes_per_token, expected_speed
 
 pytestmark = pytest.mark.llama

@@ -9,10 +9,10 @@ import pytest
 from modeldeck._types import FitEstimate, FitVerdict
 from modeldeck.gguf.header import TensorInfo
 from modeldeck.gguf.metadata import GGUFMetadata
-from modeldeck.sizing import bandwidth
-from modeldeck.sizing.bandwidth import find_bandwidth, measure_bandwidth
+from modeldeck.sizing import memory_bandwidth
 from modeldeck.sizing.devices import GPU
 from modeldeck.sizing.hardware import Hardware
+from modeldeck.sizing.memory_bandwidth import find_bandwidth, measure_bandwidth
 from modeldeck.sizing.speed import SpeedHistory, bytes_per_token, expected_speed, gpu_share, with_speed
 
 DENSE = GGUFMetadata(
@@ -126,11 +126,11 @@ def test_memory_is_measured_in_a_moment_and_remembered(tmp_path: Path, monkeypat
     assert time.thread_time() - before < 0.05
     assert measured is not None
     assert 1e8 < measured < 1e12
-    monkeypatch.setattr(bandwidth, "_measured", {})
+    monkeypatch.setattr(memory_bandwidth, "_measured", {})
     found = find_bandwidth(tmp_path / "state")
     assert found is not None
-    monkeypatch.setattr(bandwidth, "measure_bandwidth", None)
-    monkeypatch.setattr(bandwidth, "_measured", {})
+    monkeypatch.setattr(memory_bandwidth, "measure_bandwidth", None)
+    monkeypatch.setattr(memory_bandwidth, "_measured", {})
     assert find_bandwidth(tmp_path / "state") == found
 
 

@@ -1,7 +1,9 @@
 """The layout is the architecture: imports go downwards only, and heavy packages stay behind their border."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import modeldeck
 PACKAGE = Path(modeldeck.__file__).parent
 
 BASE = {
+    "_version",
     "_types",
     "_tables",
     "_listing",
@@ -24,6 +27,7 @@ BASE = {
     "_wire",
 }
 MAY_IMPORT: dict[str, set[str]] = {
+    "_version": set(),
     "_tables": set(),
     "_types": {"_tables"},
     "_listing": {"_tables", "_types"},
@@ -101,10 +105,47 @@ def test_imports_go_downwards(layer: str, path: Path) -> None:
         root, _, rest = name.partition(".")
         if root == "modeldeck":
             target = rest.split(".")[0] or "__init__"
-            if target in ("__init__", "__version__"):
+            if target == "__init__":
                 continue
             assert target == layer or target in MAY_IMPORT[layer], f"{layer} must not import {name}"
         elif root in BORDERS:
             assert layer in BORDERS[root], f"{layer} must not import {root}"
             if root == "llama_cpp":
                 assert not at_import, "llama_cpp is imported inside functions only"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path, known: set[str]) -> Iterator[str]:
+    """The modules of the package that a file imports, also inside functions and for type checkers only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = {module_name(path): path for _, path in modules()}
+    graph = {name: set(imported_modules(path, set(paths))) - {name} for name, path in paths.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def repeated(names: Iterator[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def test_a_name_means_one_module_or_class() -> None:
+    """An editor's tab shows no folder, and a message no module."""
+    paths = [path for _, path in modules()]
+    assert repeated(path.name for path in paths if not path.name.startswith("__")) == []
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in paths)
+    assert repeated(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)) == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Awaitable, Callable, Sequence
 
-from modeldeck import __version__
 from modeldeck._types import DEFAULT_N_CTX
+from modeldeck._version import __version__
 from modeldeck.cli import commands
 
 _TARGET_HELP = "the repository, and the label of a variant such as Q4_K_M"
@@ -156,6 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
         "modeldeck completion zsh > ~/.zfunc/_modeldeck",
     )
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")
+    completion.set_defaults(parser=parser)
     return parser
 
 

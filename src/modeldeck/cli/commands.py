@@ -164,7 +164,5 @@ async def doctor(session: Session, arguments: argparse.Namespace, output: Output
 async def completion(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     import shtab
 
-    from modeldeck.cli.arguments import make_parser
-
-    print(shtab.complete(make_parser(), arguments.shell))
+    print(shtab.complete(arguments.parser, arguments.shell))
     return EXIT_OK

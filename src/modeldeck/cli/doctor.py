@@ -14,10 +14,10 @@ from urllib.request import getproxies
 import anyio
 import anyio.to_thread
 
-from modeldeck import __version__
 from modeldeck._errors import ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._tables import format_size
+from modeldeck._version import __version__
 
 _PACKAGES = ("huggingface_hub", "httpx", "anywidget", "ipywidgets", "ipykernel", "jupyterlab", "notebook")
 _ANSWER_SECONDS = 5.0

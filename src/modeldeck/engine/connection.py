@@ -38,10 +38,10 @@ class DirectPool(httpcore.AsyncConnectionPool):
     """httpcore's pool with the connections of this module."""
 
     def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        return _Connection(origin, self._network_backend, self._ssl_context, self._keepalive_expiry)
+        return _DirectConnection(origin, self._network_backend, self._ssl_context, self._keepalive_expiry)
 
 
-class _Connection(httpcore.AsyncConnectionInterface):
+class _DirectConnection(httpcore.AsyncConnectionInterface):
     def __init__(
         self,
         origin: httpcore.Origin,
@@ -189,7 +189,7 @@ class DirectBody:
 
     def __init__(
         self,
-        connection: _Connection,
+        connection: _DirectConnection,
         protocol: h11.Connection,
         stream: SocketStream,
         length: int,
@@ -253,7 +253,9 @@ class DirectBody:
 
 
 class _BodyStream:
-    def __init__(self, connection: _Connection, number: int, body: AsyncGenerator[bytes | memoryview, None]) -> None:
+    def __init__(
+        self, connection: _DirectConnection, number: int, body: AsyncGenerator[bytes | memoryview, None]
+    ) -> None:
         self._connection = connection
         self._number = number
         self._body = body

@@ -19,7 +19,6 @@ import anyio
 import httpx
 import msgspec
 
-from modeldeck import __version__
 from modeldeck._backoff import backoff_seconds
 from modeldeck._errors import (
     ContentChangedError,
@@ -31,6 +30,7 @@ from modeldeck._errors import (
 )
 from modeldeck._settings import Settings
 from modeldeck._types import GGUFFile, RepoListing, SearchPage, SearchQuery
+from modeldeck._version import __version__
 from modeldeck.hub.addresses import model_address
 from modeldeck.hub.encodings import compressions
 from modeldeck.hub.errors import (

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeldeck import __version__
 from modeldeck._errors import EngineLostError
+from modeldeck._version import __version__
 
 RUNTIME_VARIABLE = "MODELDECK_RUNTIME_DIR"
 STATE_VARIABLE = "MODELDECK_STATE_DIR"

@@ -11,9 +11,9 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ProtocolError, error_from_info
 from modeldeck._types import DownloadSnapshot, EngineStatus
+from modeldeck._version import __version__
 from modeldeck.service import messages
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from functools import partial
 
 import msgspec
 
-from modeldeck import __version__
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError
 from modeldeck._types import DownloadSnapshot, EngineStatus
+from modeldeck._version import __version__
 from modeldeck.service import messages
 from modeldeck.service.shared_manager import ClientView, SharedManager
 from modeldeck.service.sockets import is_own_peer
@@ -59,7 +59,7 @@ class EngineServer:
         self._on_rest = on_rest
         self._had_client = False
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._connections: set[_Connection] = set()
+        self._connections: set[_ClientConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
         self._listening: asyncio.Server | None = None
@@ -107,7 +107,7 @@ class EngineServer:
         self._done.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(self, reader, writer)
+        connection = _ClientConnection(self, reader, writer)
         self._connections.add(connection)
         self._had_client = True
         self._watch_idle()
@@ -149,7 +149,7 @@ class EngineServer:
             self._listening.close()
 
 
-class _Connection:
+class _ClientConnection:
     """One client's connection. Its outbox is bounded: it holds only the latest snapshot of each download."""
 
     def __init__(self, server: EngineServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

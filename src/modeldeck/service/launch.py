@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-import modeldeck
 from modeldeck._errors import EngineLostError
 from modeldeck._loop import in_daemon_thread
 from modeldeck.service.discovery import EnginePlace
@@ -122,7 +121,7 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the caller's environment without tokens, and with import paths that are valid from any directory."""
     result = {name: value for name, value in environ.items() if name not in SECRET_VARIABLES}
     paths = [os.path.abspath(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    package_root = str(Path(modeldeck.__file__).parent.parent)
+    package_root = str(Path(__file__).parents[2])
     if package_root not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
         paths.append(package_root)
     if paths:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from modeldeck import __version__
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
+from modeldeck._version import __version__
 from modeldeck.engine.state import is_settled
 from modeldeck.service.discovery import all_state_directories, find_blocks_directory
 
