@@ -1,24 +1,32 @@
 """``make demo``: the local hub and JupyterLab on the quickstart, until Ctrl-C. Runs inside ``.venv``."""
 
+import argparse
 import contextlib
 import os
 import shutil
 import signal
 import sys
 import webbrowser
+from pathlib import Path
 from types import FrameType
 
 from tools.environment import ROOT
 from tools.jupyter import jupyter_server
 from tools.localhub.demo import demo_hub
+from tools.localhub.faults import Throttle
 from tools.processes import run_environment, without_hub_settings
 
 NOTEBOOK = "01-quickstart.ipynb"
 HOME = ROOT / ".cache" / "demo"
-NOTEBOOKS = HOME / "notebooks"
+"""The home of the demo: models, copies of the notebooks, and JupyterLab's own files. It is kept for the next time."""
+BYTES_PER_SECOND = 8_000_000
+"""Slow enough that a download, its pause and its resuming can be watched."""
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Run the demo until Ctrl-C.")
+    parser.add_argument("--home", type=Path, default=HOME, metavar="FOLDER", help="where the demo keeps its files")
+    home: Path = parser.parse_args().home.absolute()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt_once)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
@@ -26,33 +34,38 @@ def main() -> int:
             variables = dict(os.environ)
             print("The widget browses the Hugging Face Hub.", flush=True)
         else:
-            endpoint = stack.enter_context(demo_hub()).endpoint
+            hub = stack.enter_context(demo_hub())
+            hub.faults.add(Throttle(BYTES_PER_SECOND, is_shared=True), origin="cdn")
             variables = {
                 **without_hub_settings(os.environ),
-                "HF_ENDPOINT": endpoint,
-                "HF_HOME": str(HOME / "huggingface"),
+                "HF_ENDPOINT": hub.endpoint,
+                "HF_HOME": str(home / "huggingface"),
             }
-            print(f"The local hub answers at {endpoint}", flush=True)
+            speed = f"{BYTES_PER_SECOND / 1e6:.0f} MB/s"
+            print(f"The local hub answers at {hub.endpoint}, at {speed} so that a download can be watched.", flush=True)
         # The demo does not touch the user's own cache and list of downloads.
-        variables |= {"HF_HUB_CACHE": str(HOME / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(HOME / "state")}
-        refresh_notebooks()
+        variables |= {"HF_HUB_CACHE": str(home / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(home / "state")}
+        notebooks = refresh_notebooks(home)
         environment = stack.enter_context(run_environment(variables))
-        server = stack.enter_context(jupyter_server(root=NOTEBOOKS, home=HOME, environment=environment))
+        server = stack.enter_context(jupyter_server(root=notebooks, home=home, environment=environment))
         address = server.page(NOTEBOOK)
-        print(f"JupyterLab answers at  {address}\nModels and logs are in {HOME}\nCtrl-C stops everything.", flush=True)
+        print(f"JupyterLab answers at  {address}\nModels and logs are in {home}\nCtrl-C stops everything.", flush=True)
         if has_display():
             webbrowser.open(address)
         server.process.wait()
     return 0
 
 
-def refresh_notebooks() -> None:
-    """Copy the notebooks, so that a demo does not change the checkout. A copy stays until its original is newer."""
-    NOTEBOOKS.mkdir(parents=True, exist_ok=True)
+def refresh_notebooks(home: Path) -> Path:
+    """Copy the notebooks into the demo's home, so that using them changes no file of the checkout, and return the
+    folder. A copy stays until its original is newer."""
+    folder = home / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
     for original in (ROOT / "notebooks").glob("*.ipynb"):
-        copy = NOTEBOOKS / original.name
+        copy = folder / original.name
         if not copy.exists() or copy.stat().st_mtime < original.stat().st_mtime:
             shutil.copyfile(original, copy)
+    return folder
 
 
 def has_display() -> bool:

@@ -18,15 +18,14 @@ from tools.processes import RUN_ID, run_environment, started_by
 
 @contextlib.contextmanager
 def demo() -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """The running demo, JupyterLab's address and the run's id. A window is not opened: there is no display."""
+    """Run the demo in a home of its own, without a display: the process, JupyterLab's address and the run's id."""
     variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "HUB")}
     with (
         tempfile.TemporaryDirectory(prefix="modeldeck-") as folder,
         run_environment({**variables, "MODELDECK_RUNTIME_DIR": folder}) as environment,
     ):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tools.demo"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "-m", "tools.demo", "--home", os.path.join(folder, "home")]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
             line = next(line for line in process.stdout if line.startswith("JupyterLab"))

@@ -193,5 +193,5 @@ def test_a_projector_on_disk_is_handed_to_the_loader(demo_hub: LocalHub, cache: 
         modeldeck.load(projector, n_ctx=512)
     with modeldeck.load(path, mmproj=projector, n_ctx=512) as llm:
         assert llm.chat_handler is not None
-    with pytest.raises(modeldeck.LoadFailedError, match="no vision projector"):
+    with pytest.raises(modeldeck.LoadFailedError, match="not a vision projector"):
         modeldeck.load(path, mmproj=path, n_ctx=512)

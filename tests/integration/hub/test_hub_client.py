@@ -77,6 +77,15 @@ async def test_search_reads_a_recorded_row(server: LocalHub, hub: HubClient) -> 
     assert request.headers["user-agent"] == USER_AGENT
 
 
+async def test_the_index_of_a_projector_is_not_shown_as_the_model(server: LocalHub, hub: HubClient) -> None:
+    clip = {"architecture": "clip", "total": 460_000_000, "context_length": 77, "chat_template": "x"}
+    server.faults.script("/api/models", json_reply([{"id": "o/n", "likes": 3, "gguf": clip}]))
+    (model,) = (await hub.search(SearchQuery())).models
+    assert (model.repo_id, model.likes) == ("o/n", 3)
+    known = (model.architecture, model.parameter_count, model.context_length, model.has_chat_template)
+    assert known == (None, None, None, None)
+
+
 async def test_a_row_may_have_nothing_but_its_id(server: LocalHub, hub: HubClient) -> None:
     server.faults.script("/api/models", json_reply([{"id": "o/n"}]))
     (model,) = (await hub.search(SearchQuery())).models
