@@ -18,6 +18,7 @@ Gated: TypeAlias = Literal["auto", "manual"] | bool | None
 """Access: ``False`` (open), "auto" (accept the terms), "manual" (wait for approval), ``None`` (unknown)."""
 
 SortKey: TypeAlias = Literal["trending", "downloads", "likes", "modified", "created"]
+BaseModelRelation: TypeAlias = Literal["quantized", "finetune", "adapter", "merge"]
 SidecarKind: TypeAlias = Literal["mmproj", "drafter", "imatrix", "adapter"]
 FitVerdict: TypeAlias = Literal["fits", "partial", "too_large", "unknown", "unusable"]
 SpeedSource: TypeAlias = Literal["measured", "calibrated", "estimated"]
@@ -36,6 +37,41 @@ MAX_PAGE_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchFilters:
+    """Conditions that the results of a search meet. The Hub itself applies them, so that pages stay full.
+
+    Attributes
+    ----------
+    task : str or None
+        ``"chat"``, ``"embedding"``, ``"vision"``, ``"code"``, or a task of the Hub, such as ``"text-generation"``.
+    license : str or None
+        The identifier of a licence, such as ``"apache-2.0"``.
+    language : str or None
+        The two-letter code of a language, such as ``"pt"``.
+    gated : bool or None
+        ``False``: only models whose terms need not be accepted. ``True``: only models whose terms must be.
+    min_parameters : int or None
+        The smallest number of weights.
+    max_parameters : int or None
+        The largest number of weights.
+    app : str or None
+        An application that can run the model, such as ``"llama.cpp"``.
+
+    Examples
+    --------
+    >>> filters = SearchFilters(task="chat", license="apache-2.0", max_parameters=9_000_000_000)
+    """
+
+    task: str | None = None
+    license: str | None = None
+    language: str | None = None
+    gated: bool | None = None
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchQuery:
     """What was searched for on the Hub.
 
@@ -49,12 +85,15 @@ class SearchQuery:
         Results on a page, 1 to 100.
     author : str or None
         Only repositories of this user or organization.
+    filters : SearchFilters
+        What else the repositories meet.
     """
 
     text: str = ""
     sort: SortKey = "downloads"
     limit: int = 20
     author: str | None = None
+    filters: SearchFilters = SearchFilters()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +130,12 @@ class ModelSummary:
         Tokens that the model was trained for.
     has_chat_template : bool or None
         Whether the model has a template for chats.
+    base_model : str or None
+        The repository of the model that this one was made from.
+    base_model_relation : {"quantized", "finetune", "adapter", "merge"} or None
+        How it was made from that model.
+    languages : tuple[str, ...]
+        The two-letter codes of the model's languages.
     """
 
     repo_id: str
@@ -106,6 +151,9 @@ class ModelSummary:
     parameter_count: int | None = None
     context_length: int | None = None
     has_chat_template: bool | None = None
+    base_model: str | None = None
+    base_model_relation: BaseModelRelation | None = None
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

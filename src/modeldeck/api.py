@@ -19,6 +19,7 @@ from modeldeck._types import (
     LoadProgress,
     LocalModel,
     RepoDetails,
+    SearchFilters,
     SearchPage,
     SortKey,
     VerifiedFile,
@@ -206,6 +207,7 @@ def search(
     sort: SortKey = "downloads",
     limit: int = 20,
     author: str | None = None,
+    filters: SearchFilters | None = None,
     cursor: str | None = None,
     endpoint: str | None = None,
     token: str | bool | None = None,
@@ -222,6 +224,8 @@ def search(
         Results on a page, 1 to 100.
     author : str, optional
         Only repositories of this user or organization.
+    filters : SearchFilters, optional
+        What else the repositories must meet, such as the task, the licence or the number of weights.
     cursor : str, optional
         ``next_cursor`` of the page before, to get the next page.
     endpoint : str, optional
@@ -245,9 +249,12 @@ def search(
     --------
     >>> page = modeldeck.search("qwen3", sort="likes", limit=5)  # doctest: +SKIP
     >>> [model.repo_id for model in page.models]  # doctest: +SKIP
+    >>> small_chat_models = modeldeck.SearchFilters(task="chat", max_parameters=4_000_000_000)
+    >>> page = modeldeck.search(sort="trending", filters=small_chat_models)  # doctest: +SKIP
     """
     session = _session(endpoint, None, token)
-    return shared_loop().wait(session.search(text, sort=sort, limit=limit, author=author, cursor=cursor))
+    search = session.search(text, sort=sort, limit=limit, author=author, filters=filters, cursor=cursor)
+    return shared_loop().wait(search)
 
 
 def describe(

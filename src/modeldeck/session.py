@@ -42,6 +42,7 @@ from modeldeck._types import (
     LoadProgress,
     LocalModel,
     RepoDetails,
+    SearchFilters,
     SearchPage,
     SearchQuery,
     SortKey,
@@ -161,6 +162,7 @@ class Session:
         sort: SortKey = "downloads",
         limit: int = 20,
         author: str | None = None,
+        filters: SearchFilters | None = None,
         cursor: str | None = None,
     ) -> SearchPage:
         """Search the Hub for repositories with GGUF files.
@@ -175,6 +177,8 @@ class Session:
             Results on a page, 1 to 100.
         author : str, optional
             Only repositories of this user or organization.
+        filters : SearchFilters, optional
+            What else the repositories must meet, such as the task, the licence or the number of weights.
         cursor : str, optional
             ``next_cursor`` of the page before, to get the next page.
 
@@ -196,7 +200,8 @@ class Session:
         """
         if not 1 <= limit <= MAX_PAGE_SIZE:
             raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE_SIZE}.")
-        return await self.hub.search(SearchQuery(text=text, sort=sort, limit=limit, author=author), cursor)
+        query = SearchQuery(text=text, sort=sort, limit=limit, author=author, filters=filters or SearchFilters())
+        return await self.hub.search(query, cursor)
 
     async def describe(
         self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX, exact: bool = True

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._types import SearchQuery
+from modeldeck._types import SearchFilters, SearchQuery
 from modeldeck.hub import urls
 
 ENDPOINT = "https://huggingface.co"
@@ -175,6 +175,62 @@ def test_the_search_address_says_what_is_wanted() -> None:
 def test_a_search_for_what_cannot_be_asked_is_refused(query: SearchQuery) -> None:
     with pytest.raises(InvalidRequestError):
         urls.search_url(ENDPOINT, query)
+
+
+@pytest.mark.parametrize(
+    ("filters", "sent"),
+    [
+        ({}, []),
+        ({"task": "chat"}, [("filter", "conversational")]),
+        ({"task": "embedding"}, [("pipeline_tag", "feature-extraction")]),
+        ({"task": "vision"}, [("pipeline_tag", "image-text-to-text")]),
+        ({"task": "code"}, [("filter", "code")]),
+        ({"task": "text-generation"}, [("pipeline_tag", "text-generation")]),
+        ({"license": "apache-2.0"}, [("filter", "license:apache-2.0")]),
+        ({"language": "pt"}, [("filter", "pt")]),
+        ({"gated": False}, [("gated", "false")]),
+        ({"gated": True}, [("gated", "true")]),
+        ({"app": "llama.cpp"}, [("apps", "llama.cpp")]),
+        ({"min_parameters": 10**9}, [("num_parameters", "min:1B")]),
+        ({"max_parameters": 9 * 10**9}, [("num_parameters", "max:9B")]),
+        ({"min_parameters": 0, "max_parameters": 10**9}, [("num_parameters", "min:0B,max:1B")]),
+        (
+            {"min_parameters": 1_500_000_001, "max_parameters": 1_500_000_001},
+            [("num_parameters", "min:1500M,max:1501M")],
+        ),
+    ],
+    ids=str,
+)
+def test_filters_are_the_hub_s_own_parameters(filters: dict[str, Any], sent: list[tuple[str, str]]) -> None:
+    def pairs(query: SearchQuery) -> list[tuple[str, str]]:
+        return parse_qsl(urlsplit(urls.search_url(ENDPOINT, query)).query)
+
+    without = pairs(SearchQuery())
+    added = pairs(SearchQuery(filters=SearchFilters(**filters)))
+    assert [pair for pair in added if pair not in without] == sent
+    assert len(added) == len(without) + len(sent)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"task": ""},
+        {"task": "text generation"},
+        {"license": "mit,apache-2.0"},
+        {"license": "mit&private=true"},
+        {"language": 5},
+        {"app": "llama.cpp\n"},
+        {"min_parameters": -1},
+        {"min_parameters": 1.5},
+        {"max_parameters": True},
+        {"max_parameters": "9B"},
+        {"min_parameters": 2, "max_parameters": 1},
+    ],
+    ids=str,
+)
+def test_filters_that_cannot_be_sent_are_refused(filters: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="Give"):
+        urls.search_url(ENDPOINT, SearchQuery(filters=SearchFilters(**filters)))
 
 
 def test_an_empty_search_searches_for_nothing_in_particular() -> None:

@@ -6,6 +6,7 @@ The shapes follow the Hub's, field by field: what is optional there is left out 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -25,6 +26,8 @@ _EXPANDABLE_NAMES = (
     "usedStorage widgetData"
 )
 EXPANDABLE = frozenset(_EXPANDABLE_NAMES.split())
+_APPS = {"llama.cpp", "lmstudio", "jan", "ollama"}
+"""Applications that run the GGUF files of a repository."""
 _SORT_FIELDS = {"downloads", "likes", "lastModified", "createdAt", "trendingScore", "id"}
 
 
@@ -118,6 +121,9 @@ class ListQuery:
     author: str | None = None
     pipeline_tag: str | None = None
     gated: bool | None = None
+    apps: tuple[str, ...] = ()
+    min_parameters: int | None = None
+    max_parameters: int | None = None
     sort: str = "trendingScore"
     is_ascending: bool = False
 
@@ -132,6 +138,8 @@ def select(repos: Iterable[Repo], query: ListQuery) -> list[Repo]:
             and (query.author is None or repo.repo_id.rpartition("/")[0].lower() == query.author.lower())
             and (query.pipeline_tag is None or repo.pipeline_tag == query.pipeline_tag)
             and (query.gated is None or bool(repo.gated) is query.gated)
+            and all(app in _APPS and "context_length" in (repo.gguf or {}) for app in query.apps)
+            and _has_size(repo, query)
         )
 
     def rank(repo: Repo) -> Any:
@@ -146,6 +154,24 @@ def select(repos: Iterable[Repo], query: ListQuery) -> list[Repo]:
 
     found = sorted(filter(matches, repos), key=lambda repo: repo.repo_id)
     return sorted(found, key=rank, reverse=not query.is_ascending)
+
+
+def _has_size(repo: Repo, query: ListQuery) -> bool:
+    if query.min_parameters is None and query.max_parameters is None:
+        return True
+    total = (repo.gguf or {}).get("total")
+    return total is not None and (query.min_parameters or 0) <= total <= (query.max_parameters or total)
+
+
+def parse_sizes(text: str) -> tuple[int | None, int | None] | None:
+    """Return the bounds of ``min:1B,max:900M``, or ``None`` for a text that the Hub would refuse."""
+    bounds: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(min|max):(\d+(?:\.\d+)?)([KMBT]?)", part)
+        if match is None:
+            return None
+        bounds[match[1]] = round(float(match[2]) * 10 ** (3 * " KMBT".index(match[3] or " ")))
+    return bounds.get("min"), bounds.get("max")
 
 
 def list_fields(*, is_full: bool, expand: Iterable[str] = ()) -> tuple[str, ...]:

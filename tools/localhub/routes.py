@@ -211,6 +211,9 @@ class Site:
             return _error(400, f'"expand" must not have {", ".join(unknown)}')
         if expand and ("full" in first or "cardData" in first or "config" in first):
             return _error(400, '"expand" must not exist together with "full", "cardData" or "config"')
+        sizes = documents.parse_sizes(first["num_parameters"]) if "num_parameters" in first else (None, None)
+        if sizes is None:
+            return _error(400, '"num_parameters" is invalid')
         if offset is None or not limit.isdecimal() or int(limit) == 0:
             return _error(400, '"cursor" or "limit" is invalid')
         gated = first.get("gated")
@@ -222,6 +225,9 @@ class Site:
                 author=first.get("author"),
                 pipeline_tag=first.get("pipeline_tag"),
                 gated=None if gated is None else gated.lower() == "true",
+                apps=_words(query, "apps"),
+                min_parameters=sizes[0],
+                max_parameters=sizes[1],
                 sort=sort,
                 is_ascending=first.get("direction") == "1",
             ),

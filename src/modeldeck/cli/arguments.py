@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "search the Hub for repositories with GGUF files",
         "modeldeck search qwen3",
         "modeldeck search llama --sort likes --limit 5",
+        "modeldeck search --sort trending --task chat --license apache-2.0 --max-parameters 9B --no-gated",
     )
     search.add_argument(
         "text", nargs="?", default="", help="text that the names of repositories and owners must contain"
@@ -62,6 +63,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="the order of the results (default downloads)",
     )
     search.add_argument("--limit", type=int, default=20, metavar="N", help="results to show, 1 to 100 (default 20)")
+    filters = search.add_argument_group("filters, which the Hub applies")
+    filters.add_argument("--author", metavar="NAME", help="only repositories of this user or organization")
+    filters.add_argument(
+        "--task", metavar="TASK", help="chat, embedding, vision, code, or a task of the Hub such as text-generation"
+    )
+    filters.add_argument("--license", metavar="ID", help="a licence, such as apache-2.0")
+    filters.add_argument("--language", metavar="CODE", help="a language, such as pt")
+    filters.add_argument(
+        "--gated", action=argparse.BooleanOptionalAction, help="only models whose terms must, or need not, be accepted"
+    )
+    filters.add_argument("--min-parameters", type=_count, metavar="N", help="the fewest weights, such as 500M or 7B")
+    filters.add_argument("--max-parameters", type=_count, metavar="N", help="the most weights, such as 9B")
+    filters.add_argument("--app", metavar="NAME", help="an application that runs the model, such as llama.cpp")
 
     show = add(
         "show",
@@ -166,3 +180,16 @@ def _add_revision(parser: argparse.ArgumentParser) -> None:
 
 def _epilog(examples: Sequence[str]) -> str:
     return "\n".join(["examples:", *(f"  {example}" for example in examples)])
+
+
+def _count(text: str) -> int:
+    """Return a number of weights, such as ``7B``, ``1.5b`` or ``500M``."""
+    units = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    try:
+        count = round(float(number) * unit)
+    except (ValueError, OverflowError):
+        count = -1
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of weights. Write one like 500M or 7B")
+    return count

@@ -13,7 +13,7 @@ from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._listing import Listing
 from modeldeck._settings import check_limits
 from modeldeck._tables import format_size
-from modeldeck._types import EngineLimits, LocalModel
+from modeldeck._types import EngineLimits, LocalModel, SearchFilters
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
@@ -23,7 +23,18 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 async def search(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    page = await session.search(arguments.text, sort=arguments.sort, limit=arguments.limit)
+    filters = SearchFilters(
+        task=arguments.task,
+        license=arguments.license,
+        language=arguments.language,
+        gated=arguments.gated,
+        min_parameters=arguments.min_parameters,
+        max_parameters=arguments.max_parameters,
+        app=arguments.app,
+    )
+    page = await session.search(
+        arguments.text, sort=arguments.sort, limit=arguments.limit, author=arguments.author, filters=filters
+    )
     output.records(
         [msgspec.to_builtins(model) for model in page.models],
         str(page),

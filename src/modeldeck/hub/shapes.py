@@ -11,10 +11,21 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._types import Gated, GGUFFile, ModelSummary
+from modeldeck._types import BaseModelRelation, Gated, GGUFFile, ModelSummary
 from modeldeck.hub.urls import check_filename, check_repo_id
 
 _LICENSE_TAG = "license:"
+_BASE_MODEL_TAG = "base_model:"
+_LANGUAGE_CODES = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee "
+    "el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io "
+    "is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn "
+    "mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se "
+    "sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo "
+    "wa wo xh yi yo za zh zu"
+)
+_LANGUAGES = frozenset(_LANGUAGE_CODES.split())
+"""The codes of ISO 639-1. Other tags of two letters are not languages."""
 _PROJECTOR_ARCHITECTURE = "clip"
 """The Hub indexes one GGUF file of a repository, and that file may be the vision projector."""
 
@@ -73,6 +84,7 @@ def summary_of(row: SearchRow) -> ModelSummary:
     if gguf.get("architecture") == _PROJECTOR_ARCHITECTURE:
         gguf = {}
     tags: tuple[str, ...] = _optional(row.tags, _Tags) or ()
+    base_model, relation = _base_model_among(tags)
     return ModelSummary(
         repo_id=row.id,
         downloads=_optional(row.downloads, _Count),
@@ -87,6 +99,9 @@ def summary_of(row: SearchRow) -> ModelSummary:
         parameter_count=_optional(gguf.get("total"), _Count),
         context_length=_optional(gguf.get("context_length"), _Count),
         has_chat_template="chat_template" in gguf if gguf else None,
+        base_model=base_model,
+        base_model_relation=relation,
+        languages=tuple(tag for tag in tags if tag in _LANGUAGES),
     )
 
 
@@ -146,3 +161,13 @@ def _optional(value: object, wanted: Any) -> Any:
 
 def _license_among(tags: tuple[str, ...]) -> str | None:
     return next((tag.removeprefix(_LICENSE_TAG) for tag in tags if tag.startswith(_LICENSE_TAG)), None)
+
+
+def _base_model_among(tags: tuple[str, ...]) -> tuple[str | None, BaseModelRelation | None]:
+    """Return the first base model of the tags ``base_model:RELATION:ID`` and ``base_model:ID``, and its relation."""
+    named = [tag.removeprefix(_BASE_MODEL_TAG).rpartition(":") for tag in tags if tag.startswith(_BASE_MODEL_TAG)]
+    for relation, _, repo_id in sorted(named, key=lambda parts: not parts[0]):
+        if is_repo_id(repo_id):
+            known: BaseModelRelation | None = _optional(relation, BaseModelRelation)
+            return repo_id, known
+    return None, None

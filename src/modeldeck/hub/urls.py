@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._types import MAX_PAGE_SIZE, SearchQuery, SortKey
+from modeldeck._types import MAX_PAGE_SIZE, SearchFilters, SearchQuery, SortKey
 
 PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
 """A mirror may redirect to the public Hub. Such a redirect is followed, without the token."""
@@ -38,6 +38,13 @@ _SORT_KEYS: dict[SortKey, str] = {
     "modified": "lastModified",
     "created": "createdAt",
 }
+_TASKS: dict[str, tuple[str, str]] = {
+    "chat": ("filter", "conversational"),  # the tag of 89 % of the GGUF repositories; text-generation is on half
+    "embedding": ("pipeline_tag", "feature-extraction"),
+    "vision": ("pipeline_tag", "image-text-to-text"),
+    "code": ("filter", "code"),
+}
+_FILTER_VALUE = re.compile(r"[\w.+/-]{1,96}", re.ASCII)
 _EXPAND = ("downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private", "tags")
 
 
@@ -160,6 +167,7 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
         parameters.append(("search", text))
     if query.author:
         parameters.append(("author", query.author))
+    parameters += _filter_parameters(query.filters)
     parameters += [
         ("sort", _SORT_KEYS[query.sort]),
         ("direction", "-1"),
@@ -170,6 +178,48 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
         return f"{endpoint}/api/models?{urlencode(parameters)}"
     except UnicodeEncodeError as error:
         raise InvalidRequestError("The search text contains invalid characters. Type it again.") from error
+
+
+def _filter_parameters(filters: SearchFilters) -> list[tuple[str, str]]:
+    for name in ("task", "license", "language", "app"):
+        value = getattr(filters, name)
+        if value is not None and not (isinstance(value, str) and _FILTER_VALUE.fullmatch(value)):
+            raise InvalidRequestError(
+                f"{_shown(value)} is not a {name} to filter by. Give one word, as the Hub writes it."
+            )
+    parameters: list[tuple[str, str]] = []
+    if filters.task is not None:
+        parameters.append(_TASKS.get(filters.task, ("pipeline_tag", filters.task)))
+    if filters.license is not None:
+        parameters.append(("filter", f"license:{filters.license}"))
+    if filters.language is not None:
+        parameters.append(("filter", filters.language))
+    if filters.gated is not None:
+        parameters.append(("gated", "true" if filters.gated else "false"))
+    if filters.app is not None:
+        parameters.append(("apps", filters.app))
+    if sizes := _size_parameter(filters.min_parameters, filters.max_parameters):
+        parameters.append(("num_parameters", sizes))
+    return parameters
+
+
+def _size_parameter(smallest: int | None, largest: int | None) -> str:
+    """Return the bounds of the number of weights as the Hub takes them."""
+    for name, count in (("min_parameters", smallest), ("max_parameters", largest)):
+        if count is not None and (type(count) is not int or count < 0):
+            raise InvalidRequestError(f"{name} is {_shown(count)}. Give a whole number of weights.")
+    if smallest is not None and largest is not None and smallest > largest:
+        raise InvalidRequestError("min_parameters is larger than max_parameters. Give them the other way round.")
+    bounds = [f"min:{_in_units(smallest, round_up=False)}"] if smallest is not None else []
+    bounds += [f"max:{_in_units(largest, round_up=True)}"] if largest is not None else []
+    return ",".join(bounds)
+
+
+def _in_units(count: int, *, round_up: bool) -> str:
+    """Return a number of weights as the Hub takes it: whole billions or millions, rounded outwards."""
+    if count % 10**9 == 0:
+        return f"{count // 10**9}B"
+    return f"{-(-count // 10**6) if round_up else count // 10**6}M"
 
 
 def model_info_url(endpoint: str, repo_id: str, revision: str) -> str:

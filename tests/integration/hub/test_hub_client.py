@@ -86,6 +86,27 @@ async def test_the_index_of_a_projector_is_not_shown_as_the_model(server: LocalH
     assert known == (None, None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("tags", "base_model", "relation", "languages"),
+    [
+        ([], None, None, ()),
+        (["base_model:o/base", "base_model:quantized:o/base", "en", "pt"], "o/base", "quantized", ("en", "pt")),
+        (["base_model:finetune:o/base", "gguf", "multilingual"], "o/base", "finetune", ()),
+        (["base_model:o/base", "ai", "vl", "zh"], "o/base", None, ("zh",)),
+        (["base_model:invented:o/base"], "o/base", None, ()),
+        (["base_model:../../etc", "base_model:"], None, None, ()),
+        (["base_model:adapter:../../etc", "base_model:merge:o/a", "base_model:merge:o/b"], "o/a", "merge", ()),
+    ],
+    ids=str,
+)
+async def test_base_model_and_languages_are_read_from_the_tags(
+    server: LocalHub, hub: HubClient, tags: list[str], base_model: str | None, relation: str | None, languages: Any
+) -> None:
+    server.faults.script("/api/models", json_reply([{"id": "o/n", "tags": tags}]))
+    (model,) = (await hub.search(SearchQuery())).models
+    assert (model.base_model, model.base_model_relation, model.languages) == (base_model, relation, languages)
+
+
 async def test_a_row_may_have_nothing_but_its_id(server: LocalHub, hub: HubClient) -> None:
     server.faults.script("/api/models", json_reply([{"id": "o/n"}]))
     (model,) = (await hub.search(SearchQuery())).models

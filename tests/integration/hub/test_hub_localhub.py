@@ -11,7 +11,7 @@ import trustme
 
 from modeldeck._errors import ModelDeckError
 from modeldeck._settings import Settings
-from modeldeck._types import SearchQuery
+from modeldeck._types import SearchFilters, SearchQuery
 from modeldeck.hub.client import ClientLimits, HubClient
 from tools.localhub import LocalHub
 from tools.localhub.faults import Cut, MirrorHeaders, RedirectLoop, Reply
@@ -71,6 +71,48 @@ async def test_search_and_its_pages(client: HubClient) -> None:
         if cursor is None:
             break
     assert sorted(names) == [f"many/m{number}" for number in range(5)]
+
+
+FILTERED = {
+    "big/chat": {"tags": ["pt", "en"], "license": "apache-2.0", "gguf": {"total": 9 * 10**9, "context_length": 9}},
+    "small/chat": {"tags": ["en"], "license": "mit", "gguf": {"total": 10**9, "context_length": 9}},
+    "small/code": {"tags": ["code"], "license": "mit", "gguf": {"total": 5 * 10**8}, "gated": "auto"},
+    "small/eyes": {"pipeline_tag": "image-text-to-text", "gguf": {"total": 2 * 10**9, "context_length": 9}},
+    "small/vectors": {"pipeline_tag": "feature-extraction", "gguf": {"total": 10**8, "context_length": 9}},
+}
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({"task": "chat"}, {"big/chat", "small/chat"}),
+        ({"task": "code"}, {"small/code"}),
+        ({"task": "vision"}, {"small/eyes"}),
+        ({"task": "embedding"}, {"small/vectors"}),
+        ({"task": "feature-extraction"}, {"small/vectors"}),
+        ({"license": "mit"}, {"small/chat", "small/code"}),
+        ({"language": "pt"}, {"big/chat"}),
+        ({"gated": True}, {"small/code"}),
+        ({"gated": False}, {"big/chat", "small/chat", "small/eyes", "small/vectors"}),
+        ({"app": "llama.cpp"}, {"big/chat", "small/chat", "small/eyes", "small/vectors"}),
+        ({"app": "nothing"}, set()),
+        ({"min_parameters": 2 * 10**9}, {"big/chat", "small/eyes"}),
+        ({"max_parameters": 5 * 10**8}, {"small/code", "small/vectors"}),
+        ({"min_parameters": 10**9, "max_parameters": 2 * 10**9}, {"small/chat", "small/eyes"}),
+        ({"task": "chat", "license": "mit", "language": "en", "max_parameters": 10**9}, {"small/chat"}),
+    ],
+    ids=str,
+)
+async def test_the_hub_filters(tmp_path: Path, filters: dict[str, Any], found: set[str]) -> None:
+    with LocalHub() as hub:
+        for repo_id, about in FILTERED.items():
+            if repo_id.endswith("/chat"):
+                about = {**about, "gguf": {**about["gguf"], "chat_template": "x"}}
+            hub.add_repo(repo_id, {"m.gguf": b"GGUF"}, **about)
+        client = HubClient(Settings(endpoint=hub.endpoint, cache_dir=tmp_path))
+        page = await client.search(SearchQuery(filters=SearchFilters(**filters)))
+        await client.aclose()
+    assert {model.repo_id for model in page.models} == found
 
 
 async def test_a_listing_of_several_pages(client: HubClient, local: LocalHub) -> None:
