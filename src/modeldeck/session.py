@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
+from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import (
     AmbiguousVariantError,
     DoesNotFitError,
@@ -236,8 +237,7 @@ class Session:
         --------
         >>> repo = await session.describe("owner/name", n_ctx=8192)  # doctest: +SKIP
         """
-        if n_ctx < 1:
-            raise InvalidRequestError("n_ctx must be at least 1 token.")
+        n_ctx = read_n_ctx(n_ctx)
         return await self.reassess(await self._variants(repo_id, revision), n_ctx=n_ctx, exact=exact)
 
     async def _variants(self, repo_id: str, revision: str) -> RepoDetails:

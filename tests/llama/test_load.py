@@ -297,6 +297,17 @@ def test_options_pass_through(chat_model: Path) -> None:
         load(chat_model, n_contexts=512)
 
 
+@pytest.mark.parametrize(("asked", "got"), [(1, 256), (100, 256), (256, 256), (1000, 1024), (None, 2048), (0, 2048)])
+def test_the_context_that_a_model_reports_can_be_used(chat_model: Path, asked: int | None, got: int) -> None:
+    with load(chat_model, n_ctx=asked, **ONE_THREAD) as llm:
+        assert llm.n_ctx() == llm._n_ctx == got
+        assert f"n_ctx={got}" in repr(llm)
+        llm.eval([5] * got)
+        assert llm.n_tokens == got
+        with pytest.raises(RuntimeError):
+            llm.eval([5])
+
+
 # --- split models, embeddings, images ---------------------------------------------------------------------------------
 
 
@@ -387,6 +398,35 @@ def test_it_is_imported_as_late_as_can_be() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert availability().is_available
     assert availability().version
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (
+            "Failed to load shared library '/x/libllama.so': libgomp.so.1: cannot open shared object file: No such file",
+            "the system library libgomp.so.1 is missing. Install GNU OpenMP (apt-get install libgomp1,",
+        ),
+        ("libcudart.so.12: cannot open shared object file", "Install the CUDA version that this"),
+        ("libother.so: cannot open shared object file", "Install the system package that has it, then restart"),
+        (
+            "/lib/libc.so.6: version `GLIBC_2.38' not found (required by /x/libllama.so)",
+            "was built for a newer system: GLIBC_2.38 is missing here",
+        ),
+        ("No module named 'numpy'", "cannot be imported: No module named 'numpy'. Reinstall it with"),
+    ],
+)
+def test_an_import_that_fails_says_what_is_missing(tmp_path: Path, reason: str, expected: str) -> None:
+    """A package of that name whose import fails as the real one's does."""
+    (tmp_path / "llama_cpp").mkdir()
+    (tmp_path / "llama_cpp" / "__init__.py").write_text(f"raise RuntimeError({reason!r})")
+    code = "from modeldeck.llama.install import import_llama_cpp\ntry: import_llama_cpp()\n"
+    code += "except Exception as error: print(type(error).__name__, error)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    output = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert output.startswith("LlamaMissingError llama-cpp-python is installed")
+    assert expected in output
+    assert ("pip install" in output) == ("cannot open" not in reason)
 
 
 def test_without_it_the_message_names_both_ways(chat_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,11 @@ def test_an_encoder_sees_a_text_at_once(model: ModelFile) -> None:
         {"n_ctx": -1},
         {"n_ctx": 1 << 40},
         {"n_ctx": 10.5},
+        {"n_ctx": 512.0},
+        {"n_ctx": "512"},
+        {"n_ctx": True},
+        {"n_ctx": False},
+        {"n_ctx": []},
         {"n_threads": 0},
         {"n_threads": 5000},
         {"n_threads_batch": -1},
@@ -125,5 +130,8 @@ def test_an_encoder_sees_a_text_at_once(model: ModelFile) -> None:
     ],
 )
 def test_values_that_make_no_sense(model: ModelFile, given: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(InvalidRequestError) as caught:
         choose_options(model, machine(64), given)
+    if "n_ctx" in given:
+        expected = f"n_ctx must be a whole number of tokens from 1 to {1 << 30}, or 0 for the model's own 131072, not "
+        assert caught.value.message == f"{expected}{given['n_ctx']!r}."

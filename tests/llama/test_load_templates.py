@@ -10,6 +10,7 @@ import pytest
 
 from modeldeck._errors import ChatTemplateError, InvalidRequestError
 from modeldeck.llama import load
+from modeldeck.llama.chat import render_messages
 from modeldeck.llama.templates import TemplateRenderer
 from tools.localhub import tiny_models
 from tools.localhub.tiny_models import ANSWER
@@ -95,6 +96,61 @@ def test_a_real_template_and_tools(smollm2: Path) -> None:
         answer = llm.create_chat_completion(question, max_tokens=20, temperature=0.0)
         assert "Paris" in answer["choices"][0]["message"]["content"]
         assert answer["usage"]["prompt_tokens"] > 20
+
+
+PARTS = [{"type": "text", "text": "What is"}, {"type": "text", "text": " this?"}]
+TEMPLATES = {
+    "prints the content": "{% for m in messages %}{{ m.content }}|{% endfor %}",
+    "trims the content": "{% for m in messages %}{{ m['content'] | trim }}|{% endfor %}",
+    "adds to the content": "{% for m in messages %}{{ m['content'] + '|' }}{% endfor %}",
+    "writes json": "{% for m in messages %}{{ m['content'] | tojson }}|{% endfor %}",
+    "skips what is not text": "{% for m in messages if m.content is string %}{{ m.content }}|{% endfor %}",
+    "knows parts": "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% elif m.content %}"
+    "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}|{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_contents_in_parts_and_none_reach_every_template_as_text(name: str) -> None:
+    renderer = TemplateRenderer()
+    messages = [{"role": "user", "content": PARTS}, {"role": "assistant", "content": None}]
+    prompt = render_messages(renderer, TEMPLATES[name], messages, {})
+    renderer.close()
+    assert prompt.count("|") == 2
+    assert prompt.index("What is") < prompt.index("this?")
+    assert "type" not in prompt
+    assert "None" not in prompt
+    assert ("<" in prompt) == (name == "knows parts")
+
+
+def test_messages_in_parts_are_answered(chat_model: Path) -> None:
+    for options in ({}, {"chat_format": "chatml"}, {"chat_format": "llama-2"}):
+        with load(chat_model, n_threads=1, n_threads_batch=1, **options) as llm:
+            messages = [{"role": "user", "content": PARTS}, {"role": "assistant", "content": None}, *MESSAGES[1:]]
+            answer = llm.create_chat_completion(messages)
+            plain = llm.create_chat_completion(
+                [{"role": "user", "content": "What is\n this?"}, {"role": "assistant", "content": ""}, *MESSAGES[1:]]
+            )
+            assert answer["choices"][0]["message"]["content"] == ANSWER
+            assert answer["usage"] == plain["usage"]
+            for kind in ("image_url", "input_audio"):
+                content = [*PARTS, {"type": kind, kind: {"url": "x"}}]
+                with pytest.raises(InvalidRequestError, match=f"text only.*{kind}.*mmproj"):
+                    llm.create_chat_completion([{"role": "user", "content": content}])
+
+
+def test_an_empty_template_is_refused_by_the_renderer() -> None:
+    with pytest.raises(ChatTemplateError, match="template failed: it is empty"):
+        TemplateRenderer().render("", {})
+
+
+@pytest.mark.parametrize(("template", "reason"), [(" \n", "it is empty"), ("{{ no }}", "it makes an empty prompt")])
+def test_an_empty_chat_template_is_an_error_of_the_chat(tmp_path: Path, template: str, reason: str) -> None:
+    path = tiny_models.write_chat_model(tmp_path / "empty.gguf", chat_template=template)
+    with load(path, n_threads=1, n_threads_batch=1) as llm:
+        with pytest.raises(ChatTemplateError, match=f"The model's chat template failed: .*{reason}"):
+            llm.create_chat_completion(MESSAGES)
+        assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
 
 
 def test_messages_that_are_no_json(chat_model: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck._heap import trim_heap
+from modeldeck._types import DEFAULT_N_CTX
 from modeldeck.llama import chat, hooks
 from modeldeck.llama.execution import Execution, LockHold, unloaded_error
 from modeldeck.llama.grammars import UnusableSchema, check_grammar
@@ -55,6 +56,9 @@ _SHARED_METHODS = (
 )
 """Methods that only read what never changes: at any time, on the caller's thread."""
 
+_CONTEXT_STEP = 256
+"""llama.cpp makes contexts of a multiple of this many tokens."""
+
 _NATIVE_PARTS = ("_ctx", "_model", "_batch")
 _MEMORY_PARTS = ("_sampler", "_candidates", "scores", "input_ids", "cache")
 
@@ -76,6 +80,12 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
                 "This model cannot generate text: it makes embeddings, or was loaded with vocab_only=True. Use embed()."
             )
         super().eval(tokens)
+
+    def create_chat_completion(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.chat_handler is None:
+            knows_parts = self.chat_format in self._chat_handlers
+            messages = chat.check_messages(messages) if knows_parts else chat.with_text_contents(messages)
+        return super().create_chat_completion(messages, *args, **kwargs)
 
     def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
         if grammar is not None:
@@ -190,9 +200,10 @@ class Llama(_Mixin):  # type: ignore[misc]
         thread.on_progress = lambda fraction: True  # the caller's may hold on to anything
         _loaded.add(self)
 
-    def _load(self, model_path: str, **kwargs: Any) -> None:
+    def _load(self, model_path: str, *, n_ctx: int = DEFAULT_N_CTX, **kwargs: Any) -> None:
         self._hides_templates = True
-        super().__init__(model_path, **kwargs)
+        # llama.cpp rounds the context length up in the same way, but llama-cpp-python would not know.
+        super().__init__(model_path, n_ctx=-(-n_ctx // _CONTEXT_STEP) * _CONTEXT_STEP, **kwargs)
         self._hides_templates = False
         self._model._execution = self._execution
         self._model.__class__ = _checked_model_class()
@@ -321,8 +332,10 @@ class Llama(_Mixin):  # type: ignore[misc]
             self._recorder = None
 
 
-def _guarded(method: Callable[..., Any], run: Callable[[Llama, Callable[[], Any]], Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
+def _guarded(
+    method: Callable[..., Any], original: Callable[..., Any], run: Callable[[Llama, Callable[[], Any]], Any]
+) -> Callable[..., Any]:
+    @functools.wraps(original)
     def guarded(self: Llama, *args: Any, **kwargs: Any) -> Any:
         return run(self, functools.partial(method, self, *args, **kwargs))
 
@@ -332,9 +345,13 @@ def _guarded(method: Callable[..., Any], run: Callable[[Llama, Callable[[], Any]
 @functools.cache
 def llama_class() -> type[Llama]:
     """Return the class of loaded models: `Llama` in front of ``llama_cpp.Llama``."""
-    base = type("CheckedLlama", (_CheckedLlama, import_llama_cpp().Llama), {})
-    methods = {name: _guarded(getattr(base, name), Llama._run_exclusively) for name in _EXCLUSIVE_METHODS}
-    methods |= {name: _guarded(getattr(base, name), Llama._run_shared) for name in _SHARED_METHODS}
+    original = import_llama_cpp().Llama
+    base = type("CheckedLlama", (_CheckedLlama, original), {})
+    methods = {
+        name: _guarded(getattr(base, name), getattr(original, name), run)
+        for names, run in ((_EXCLUSIVE_METHODS, Llama._run_exclusively), (_SHARED_METHODS, Llama._run_shared))
+        for name in names
+    }
     atexit.register(_unload_all)
     return type("Llama", (Llama, base), {"__module__": "modeldeck.llama", "__doc__": Llama.__doc__, **methods})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ _HOW_TO_INSTALL = (
     'Install it with pip install "modeldeck[llama]", which needs a C++ compiler and CMake and takes some minutes, or '
     "take a prebuilt wheel from llama-cpp-python's own CPU wheel index (see its README). Then restart the kernel."
 )
+_MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+\.so[\d.]*): cannot open shared object")
+_MISSING_VERSION = re.compile(r"\w+_[\d.]+(?=' not found)")
+_SYSTEM_PACKAGES = {
+    "libgomp": "GNU OpenMP (apt-get install libgomp1, dnf install libgomp, or conda install libgomp)",
+    "libstdc++": "the C++ library (apt-get install libstdc++6, dnf install libstdc++, or conda install libstdcxx-ng)",
+    "libcu": "the CUDA version that this llama-cpp-python was built for, or a CPU build of llama-cpp-python",
+}
 _MISSING = f"llama-cpp-python is not installed. {_HOW_TO_INSTALL}"
 
 
@@ -78,11 +86,28 @@ def import_llama_cpp() -> ModuleType:
         with _short_spinning():
             import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError when a library cannot be loaded
-        raise LlamaMissingError(
-            f"llama-cpp-python is installed but cannot be imported: {error}. {_HOW_TO_INSTALL}"
-        ) from error
+        raise LlamaMissingError(_import_failure(str(error))) from error
     module: ModuleType = llama_cpp
     return module
+
+
+def _import_failure(reason: str) -> str:
+    """Say what to do about an installed llama-cpp-python that cannot be imported."""
+    if library := _MISSING_LIBRARY.search(reason):
+        name = library[1]
+        package = next((each for start, each in _SYSTEM_PACKAGES.items() if name.startswith(start)), None)
+        how = f"Install {package or 'the system package that has it'}, then restart the kernel."
+        return f"llama-cpp-python is installed, but the system library {name} is missing. {how}"
+    if version := _MISSING_VERSION.search(reason):
+        return (
+            f"llama-cpp-python is installed, but was built for a newer system: {version[0]} is missing here. Build it "
+            "on this machine with pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python, then "
+            "restart the kernel."
+        )
+    return (
+        f"llama-cpp-python is installed but cannot be imported: {reason}. Reinstall it with "
+        'pip install --force-reinstall "modeldeck[llama]", then restart the kernel.'
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
 from modeldeck._tables import format_memory
 from modeldeck._types import DEFAULT_N_CTX, FitEstimate
@@ -19,7 +20,6 @@ from modeldeck.sizing.memory import DEFAULT_N_UBATCH, ContextOptions
 
 _MAX_EMBEDDING_N_CTX = 2048
 _MIN_N_CTX = 256
-_MAX_N_CTX = 1 << 30
 _F32_BYTES = 4
 _F16_TYPE_ID = 1
 
@@ -81,15 +81,10 @@ def check_names(llama_cpp: ModuleType, given: dict[str, Any]) -> None:
 
 def _wanted_n_ctx(model: ModelFile, options: dict[str, Any]) -> int:
     longest = model.metadata.context_length or DEFAULT_N_CTX
-    n_ctx = options.get("n_ctx")
-    if n_ctx is not None and (not isinstance(n_ctx, int) or not 0 <= n_ctx <= _MAX_N_CTX):
-        raise InvalidRequestError(f"n_ctx must be a number of tokens, or 0 for the model's own {longest}.")
     if options["embedding"]:
         # Position embeddings end at the model's context length; beyond it llama.cpp reads past them.
-        return min(longest, n_ctx or _MAX_EMBEDDING_N_CTX)
-    if n_ctx is None:
-        return min(longest, DEFAULT_N_CTX)
-    return n_ctx or longest
+        return min(longest, read_n_ctx(options.get("n_ctx"), default=_MAX_EMBEDDING_N_CTX, own=longest))
+    return read_n_ctx(options.get("n_ctx"), default=min(longest, DEFAULT_N_CTX), own=longest)
 
 
 def _check_threads(options: dict[str, Any]) -> None:

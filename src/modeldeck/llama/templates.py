@@ -41,6 +41,8 @@ class TemplateRenderer:
         InvalidRequestError
             When a variable is not a JSON value.
         """
+        if not template.strip():
+            raise _failure("it is empty")
         try:
             reply = self._child.ask(
                 {"template": template, "variables": variables}, timeout_seconds=self._max_seconds, check=self._check
@@ -53,6 +55,8 @@ class TemplateRenderer:
         if "error" in answer:
             raise _failure(answer["error"])
         prompt: str = answer["prompt"]
+        if not prompt.strip():
+            raise _failure("it makes an empty prompt")
         return prompt
 
     def close(self) -> None:

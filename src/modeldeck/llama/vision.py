@@ -11,11 +11,10 @@ from typing import Any
 from modeldeck._children import Child
 from modeldeck._errors import LoadFailedError
 from modeldeck.llama import hooks
-from modeldeck.llama.chat import TEMPLATE_KEY, special_tokens
+from modeldeck.llama.chat import TEMPLATE_KEY, render_messages, special_tokens
 
 _PROGRAM = Path(__file__).with_name("children") / "open_projector.py"
 _TEMPLATE_VARIABLE = "modeldeck_prompt"
-_PRINTED_LIST_START = "{'type': 'text'"
 
 _safe_projectors: set[tuple[Path, int, int]] = set()
 """Projectors that a child process has opened without a crash: path, size and time of change."""
@@ -97,15 +96,4 @@ def _render(handler: Any, llama: Any, messages: list[Any], kwargs: dict[str, Any
     variables = {name: kwargs.get(name) for name in ("functions", "function_call", "tools", "tool_choice")}
     variables |= {"eos_token": eos_token, "bos_token": bos_token, "add_generation_prompt": True}
     marked = handler._get_template_messages(messages, marker)
-    render = functools.partial(llama._execution.renderer.render, llama.metadata[TEMPLATE_KEY])
-    prompt: str = render({"messages": marked, **variables})
-    if _PRINTED_LIST_START in prompt:  # the template knows only text contents
-        prompt = render({"messages": [_with_text_content(message) for message in marked], **variables})
-    return prompt
-
-
-def _with_text_content(message: dict[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
+    return render_messages(llama._execution.renderer, llama.metadata[TEMPLATE_KEY], marked, variables, separator="")
