@@ -404,7 +404,7 @@ def test_it_is_imported_as_late_as_can_be() -> None:
     ("reason", "expected"),
     [
         (
-            "Failed to load shared library '/x/libllama.so': libgomp.so.1: cannot open shared object file: No such file",
+            "Failed to load shared library '/x/libllama.so': libgomp.so.1: cannot open shared object file: No such",
             "the system library libgomp.so.1 is missing. Install GNU OpenMP (apt-get install libgomp1,",
         ),
         ("libcudart.so.12: cannot open shared object file", "Install the CUDA version that this"),
