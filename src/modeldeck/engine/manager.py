@@ -21,7 +21,7 @@ from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import check_limits
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
-from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.bandwidth_limit import BandwidthLimit
 from modeldeck.engine.block_digests import BlockDigestStore
 from modeldeck.engine.budget import ConnectionBudget
 from modeldeck.engine.job import Job
@@ -90,7 +90,7 @@ class DownloadManager:
             transport=self._transport,
             http=httpx.AsyncClient(transport=self._transport, follow_redirects=False),
             threads=DiskThreads(),
-            bandwidth=Bandwidth(self._limits.bandwidth_bytes_per_second),
+            bandwidth=BandwidthLimit(self._limits.bandwidth_bytes_per_second),
             budget=ConnectionBudget(self._limits, processors=cpu_count()),
             policy=policy or RetryPolicy(),
             patience=patience or Patience(),

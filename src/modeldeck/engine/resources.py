@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import httpx
 
-from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.bandwidth_limit import BandwidthLimit
 from modeldeck.engine.block_digests import BlockDigestStore
 from modeldeck.engine.budget import ConnectionBudget
 from modeldeck.engine.retry import RetryPolicy
@@ -38,7 +38,7 @@ class EngineResources:
     transport: httpx.AsyncBaseTransport
     http: httpx.AsyncClient
     threads: DiskThreads
-    bandwidth: Bandwidth
+    bandwidth: BandwidthLimit
     budget: ConnectionBudget
     policy: RetryPolicy
     patience: Patience

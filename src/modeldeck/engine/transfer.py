@@ -13,7 +13,7 @@ import anyio.abc
 import httpx
 
 from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
-from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.bandwidth_limit import BandwidthLimit
 from modeldeck.engine.budget import DownloadShare
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.front_hashing import Front
@@ -97,7 +97,7 @@ class Transfer:
         front: Front | None,
         missing: Sequence[tuple[int, int]],
         threads: DiskThreads,
-        bandwidth: Bandwidth,
+        bandwidth: BandwidthLimit,
         share: DownloadShare,
         policy: RetryPolicy,
         patience: Patience,

@@ -6,18 +6,18 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from modeldeck.engine.bandwidth import Bandwidth
+from modeldeck.engine.bandwidth_limit import BandwidthLimit
 
 HOUR_OF_BYTES = 3600
 FAR_TOO_LONG_SECONDS = 60.0
 
 
 def test_no_limit_lets_everything_pass() -> None:
-    Bandwidth(None).take(1 << 60, threading.Event())
+    BandwidthLimit(None).take(1 << 60, threading.Event())
 
 
 def test_bytes_are_spread_over_time() -> None:
-    bandwidth = Bandwidth(1_000_000)
+    bandwidth = BandwidthLimit(1_000_000)
     began = time.monotonic()
     for _ in range(6):
         bandwidth.take(100_000, threading.Event())
@@ -25,7 +25,7 @@ def test_bytes_are_spread_over_time() -> None:
 
 
 def test_a_new_limit_lets_go_who_waits_for_the_old_one() -> None:
-    bandwidth = Bandwidth(1)
+    bandwidth = BandwidthLimit(1)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(bandwidth.take, HOUR_OF_BYTES, threading.Event())
         bandwidth.set_limit(None)
@@ -33,7 +33,7 @@ def test_a_new_limit_lets_go_who_waits_for_the_old_one() -> None:
 
 
 def test_who_was_stopped_waits_no_longer() -> None:
-    bandwidth = Bandwidth(1)
+    bandwidth = BandwidthLimit(1)
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(bandwidth.take, HOUR_OF_BYTES, stopped)

@@ -8,7 +8,7 @@ import time
 BURST_SECONDS = 0.25
 
 
-class Bandwidth:
+class BandwidthLimit:
     """Spreads bytes over time, for any number of threads.
 
     Parameters
