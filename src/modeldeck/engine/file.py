@@ -14,10 +14,8 @@ import anyio
 
 from modeldeck._errors import GGUFError, IntegrityError, ModelDeckError, ServerError, StorageError
 from modeldeck._types import DownloadRequest, GGUFFile
-from modeldeck.engine.block_digests import RecordingHasher
 from modeldeck.engine.budget import DownloadShare
 from modeldeck.engine.completion import Completion, Phase
-from modeldeck.engine.digest import STEP_BYTES
 from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.journal import PartialHeader
 from modeldeck.engine.leftovers import discard_partials, list_partials
@@ -27,6 +25,7 @@ from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.retry import Attempts
 from modeldeck.engine.source import Source
 from modeldeck.engine.transfer import Transfer
+from modeldeck.engine.verification import Verification, may_be_mended
 from modeldeck.hub import cache
 from modeldeck.hub.errors import host_of
 
@@ -74,8 +73,7 @@ class FileDownload:
         self.phase = Phase.RESOLVING
         self.replaced_bytes = 0
         self._request = request
-        self._always_reads = request.purpose == "repair"
-        self.is_mending = self._always_reads
+        self.is_mending = request.purpose == "repair"
         self._resources = resources
         self._threads = resources.threads
         self._share = share
@@ -83,7 +81,7 @@ class FileDownload:
         self._cache_dir = Path(request.cache_dir)
         self._completion: Completion | None = None
         self._damaged: Path | None = None
-        self._digests_read: dict[tuple[Path, int], str] = {}
+        self._verification = Verification(source, resources, always_reads=self.is_mending, enter=self._enter)
         self._received = 0
         self._fetched_before = 0
         self._resolve_failures = 0
@@ -98,7 +96,8 @@ class FileDownload:
     @property
     def received(self) -> int:
         """Bytes on the disk. While a file of the cache is verified: bytes read."""
-        return self._received
+        is_reading = self.phase is Phase.VERIFYING and self._completion is None
+        return self._verification.position if is_reading else self._received
 
     @property
     def fetched(self) -> int:
@@ -164,17 +163,20 @@ class FileDownload:
             try:
                 await self.resolve()
             except ModelDeckError as error:
-                if not self._digests_read:
+                if self._verification.actual is None:
                     raise
                 raise IntegrityError(
                     f"{self.file.filename} in the cache is damaged, and cannot be repaired now: {error.message} "
                     "Then run `modeldeck verify --repair`.",
                     expected=self.source.digest,
-                    actual=next(iter(self._digests_read.values())),
+                    actual=self._verification.actual,
                 ) from error
             if await self._is_in_snapshot(self.source.resolved.commit_hash):
                 return
             async with self._resources.only_writer(self._blob(self.partial_name)):
+                # While this one waited, another download may have mended the file.
+                if self._damaged is not None and await self._is_in_snapshot(self.source.resolved.commit_hash):
+                    return
                 if not await self._link_existing_blob():
                     await self._complete()
         except OSError as exc:
@@ -222,6 +224,7 @@ class FileDownload:
 
     async def _is_in_snapshot(self, commit_hash: str | None) -> bool:
         """Return whether the file is in the cache and can be believed; note the path of a damaged one."""
+        self._damaged = None
         if commit_hash is None:
             return False
         path = await self._threads.run(self._find_in_snapshot, commit_hash)
@@ -236,43 +239,11 @@ class FileDownload:
 
     async def _is_sound(self, path: Path) -> bool:
         """Return whether a file of the cache is what the Hub has. If not, and the Hub was asked, it is to be mended."""
-        status = await self._threads.run(path.stat)
-        digest, size = self.source.digest, status.st_size
-        if self.size not in (None, size):
-            is_sound = False
-        elif digest is None:
-            is_sound = self.source.is_resolved or not self._always_reads
-        elif not self._always_reads and await self._threads.run(self._was_verified, digest, status):
-            is_sound = True
-        else:
-            is_sound = await self._digest_of(path, size, digest) == digest
-        if not is_sound:
-            self._received = 0
-            if self.source.is_resolved and await self._threads.run(_may_be_mended, path, digest):
-                self._damaged, self.is_mending = path, True
-        return is_sound
-
-    def _was_verified(self, digest: str, status: os.stat_result) -> bool:
-        """Return whether a file with these bytes was verified since this one was last written, moved or linked."""
-        store = self._resources.block_digests
-        return store is not None and store.has_since(digest, status.st_size, max(status.st_mtime, status.st_ctime))
-
-    async def _digest_of(self, path: Path, size: int, digest: str) -> str:
-        """Read a file of the cache once, and keep its block digests if it is sound."""
-        key = (path, len(digest))
-        if key in self._digests_read:
-            return self._digests_read[key]
-        self._enter(Phase.VERIFYING)
-        hasher = RecordingHasher(digest, size)
-        with path.open("rb", buffering=0) as file:
-            while hasher.position < size:
-                await self._threads.run(hasher.advance, file.fileno(), min(size, hasher.position + STEP_BYTES))
-                self._received = hasher.position
-        actual = self._digests_read[key] = hasher.hexdigest()
-        if actual == digest and self._resources.block_digests is not None:
-            await self._threads.run(self._resources.block_digests.save, digest, size, hasher.blocks)
-        self._enter(Phase.RESOLVING)
-        return actual
+        if await self._verification.is_sound(path):
+            return True
+        if self.source.is_resolved and await self._threads.run(may_be_mended, path, self.source.digest):
+            self._damaged, self.is_mending = path, True
+        return False
 
     async def _link_existing_blob(self) -> bool:
         """Link a blob that another revision has already brought into the cache, if there is one."""
@@ -392,11 +363,6 @@ class FileDownload:
         if store is not None and expected is not None and size is not None:
             store.save(expected, size, partial.blocks())
         self._discard_partials()
-
-
-def _may_be_mended(path: Path, digest: str | None) -> bool:
-    """Return whether a file belongs to this digest. A link to another blob is replaced, and that blob left alone."""
-    return not path.is_symlink() or digest in (path.name, path.readlink().name)
 
 
 def _has_gguf_magic(path: Path) -> bool:
