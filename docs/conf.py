@@ -18,7 +18,7 @@ extensions = [
     "numpydoc",
     "from_code",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "notebooks/*.py"]
 default_role = "py:obj"
 
 myst_heading_anchors = 3

@@ -17,7 +17,7 @@ from tools.environment import ROOT
 from tools.localhub import LocalHub
 from tools.localhub.demo import TOKEN
 from tools.localhub.tiny_models import write_chat_model
-from tools.processes import without_hub_settings
+from tools.processes import run_environment, without_hub_settings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TIMEOUT_SECONDS = 240
@@ -70,14 +70,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     }
     hub.add_repo("owner/name", files, pipeline_tag="text-generation", downloads=10)
     with hub:
-        yield {
+        variables = {
             **without_hub_settings(os.environ),
             "HF_ENDPOINT": hub.endpoint,
             "HF_HOME": str(folder / "hf"),
-            "MODELDECK_INLINE": "1",
             "MODELDECK_STATE_DIR": str(folder / "state"),
             "MODELDECK_RUNTIME_DIR": str(folder / "run"),
         }
+        with run_environment(variables) as user:
+            yield user
 
 
 @pytest.fixture(scope="module")
