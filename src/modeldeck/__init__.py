@@ -83,8 +83,9 @@ if TYPE_CHECKING:
         start_download,
         verify,
     )
+    from modeldeck.download_handle import Download
     from modeldeck.llama.handle import Llama
-    from modeldeck.session import Download, Session
+    from modeldeck.session import Session
     from modeldeck.widget.browser import ModelBrowser
 
 __all__ = [
@@ -159,7 +160,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Download": ("modeldeck.session", "Download"),
+    "Download": ("modeldeck.download_handle", "Download"),
     "DownloadJob": ("modeldeck.api", "DownloadJob"),
     "Llama": ("modeldeck.llama.handle", "Llama"),
     "ModelBrowser": ("modeldeck.widget.browser", "ModelBrowser"),

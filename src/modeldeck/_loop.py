@@ -1,4 +1,4 @@
-"""An asyncio loop on a daemon thread of its own, usable from every other thread and loop."""
+"""Bridges between threads and asyncio loops: a loop on a thread of its own, and blocking work that can be cancelled."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from typing import Any, TypeVar
 
+import anyio
+
 from modeldeck._errors import EngineLostError
 
 T = TypeVar("T")
 
 STOP_SECONDS = 5.0
+"""How long ``stop`` waits for the thread. It is a daemon, so it never keeps the process alive."""
 MEANWHILE_SECONDS = 0.25
-"""How long ``stop`` waits for the thread; it is a daemon, so it never keeps the process alive."""
 
 
 class LoopThread:
-    """Runs coroutines for callers on other threads.
+    """Runs coroutines on an asyncio loop of its own, for callers on other threads and loops.
 
-    What is posted runs in an empty ``contextvars.Context``: a copied one would tie a long download to the notebook cell
+    Everything runs in an empty ``contextvars.Context``. A copied one would tie a long download to the notebook cell
     that happened to start it, and everything published later would go to that cell.
+
+    Notes
+    -----
+    ``anyio.from_thread.start_blocking_portal`` cannot take its place. A portal copies the caller's context; a
+    ``SystemExit`` or ``KeyboardInterrupt`` of one callback, for example a user's ``progress``, ends it for all others;
+    and it has no ordered ``post`` that never blocks or raises, as a finalizer and the end of the interpreter need.
     """
 
     def __init__(self, name: str) -> None:
@@ -83,7 +91,7 @@ class LoopThread:
         """
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise RuntimeError("This would wait for itself: use the async form here.")
+            raise RuntimeError("This call would wait for itself. Use the async form here.")
         future = self.start(coroutine)
         try:
             if meanwhile is not None:
@@ -92,7 +100,9 @@ class LoopThread:
             return future.result(timeout)
         except TimeoutError:
             if future.cancel():
-                raise TimeoutError(f"It did not come within {timeout:g} seconds. Wait again, or longer.") from None
+                raise TimeoutError(
+                    f"Timed out after {timeout:g} s. Nothing was stopped: wait again, or give a longer timeout."
+                ) from None
             raise
         except BaseException:
             future.cancel()
@@ -124,8 +134,8 @@ class LoopThread:
                 self.loop.run_forever()
                 return
             except (SystemExit, KeyboardInterrupt):
-                # asyncio ends the loop by what a task raises, a user's progress callback for one. Its caller has it
-                # from the task; all others go on.
+                # asyncio ends the loop when a task raises one of these, for example a user's progress callback. The
+                # caller gets it from the task; the other tasks continue.
                 if self._is_stopped:
                     return
 
@@ -160,3 +170,27 @@ def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="modeldeck-wait", daemon=True).start()
     return future
+
+
+async def run_cancellable(run: Callable[[], T], cancel: threading.Event, discard: Callable[[T], object]) -> T:
+    """Run a blocking function on a worker thread, and wait for its end even when the caller is cancelled.
+
+    Parameters
+    ----------
+    run
+        The function. It looks at ``cancel`` and ends soon after that was set.
+    cancel
+        Set when the caller is cancelled.
+    discard
+        Gets a result that came too late for the cancelled caller.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, run)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        cancel.set()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([future])
+        if future.exception() is None:
+            discard(future.result())
+        raise

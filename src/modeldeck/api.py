@@ -24,7 +24,8 @@ from modeldeck._types import (
     SortKey,
     VerifiedFile,
 )
-from modeldeck.session import Download, ProgressCallback, Session
+from modeldeck.download_handle import Download, ProgressCallback
+from modeldeck.session import Session
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama

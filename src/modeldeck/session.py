@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,16 +21,14 @@ from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import (
     AmbiguousVariantError,
     DoesNotFitError,
-    DownloadCancelledError,
     InvalidRequestError,
     LoadFailedError,
     ModelDeckError,
     NetworkError,
     RemoteFileNotFoundError,
-    error_from_info,
 )
 from modeldeck._listing import Listing
-from modeldeck._loop import in_daemon_thread
+from modeldeck._loop import in_daemon_thread, run_cancellable
 from modeldeck._settings import check_limits, resolve_settings
 from modeldeck._types import (
     DEFAULT_N_CTX,
@@ -38,7 +36,6 @@ from modeldeck._types import (
     Action,
     DownloadRequest,
     DownloadSnapshot,
-    DownloadState,
     EngineLimits,
     LoadProgress,
     LocalModel,
@@ -50,7 +47,8 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
-from modeldeck.library import group_local, is_meant, local_model_of, select_local, with_path, without_own_files
+from modeldeck.download_handle import Download, ProgressCallback
+from modeldeck.library import group_local, is_meant, select_local, with_path, without_own_files
 from modeldeck.renames import RenameStore
 from modeldeck.targets import is_target, names_model, parse_target
 
@@ -63,8 +61,6 @@ if TYPE_CHECKING:
     from modeldeck.llama import Llama, Measurement, MeasurementStore
     from modeldeck.service.engine_client import EngineClient
     from modeldeck.sizing.speed import SpeedHistory
-
-ProgressCallback = Callable[[DownloadSnapshot], object]
 
 
 class Session:
@@ -420,7 +416,7 @@ class Session:
         """
         engine = await self.engine()
         snapshot = await engine.submit(request, token=self.settings.token)
-        return Download(self, engine, snapshot)
+        return Download(engine, snapshot, self.act)
 
     async def download(
         self,
@@ -934,19 +930,17 @@ class Session:
 
         async def attempt(projector: str | Path | None) -> Llama:
             cancel = threading.Event()
-            return await _run_cancellable(
-                partial(
-                    llama.load,
-                    path,
-                    n_ctx=n_ctx,
-                    progress=progress,
-                    cancel=cancel,
-                    mmproj=projector,
-                    measurements=measurements,
-                    **kwargs,
-                ),
-                cancel,
+            load = partial(
+                llama.load,
+                path,
+                n_ctx=n_ctx,
+                progress=progress,
+                cancel=cancel,
+                mmproj=projector,
+                measurements=measurements,
+                **kwargs,
             )
+            return await run_cancellable(load, cancel, discard=lambda loaded: loaded.unload())
 
         try:
             return await attempt(mmproj or own_projector)
@@ -1019,217 +1013,6 @@ class Session:
             return local
 
 
-class Download:
-    """A download in the engine, as `Session.start` returns it.
-
-    Get the model with `result` or ``await``. Deleting this object does not stop the download.
-
-    Attributes
-    ----------
-    job_id : str
-        The identity of the download in its engine.
-    snapshot
-
-    Examples
-    --------
-    >>> download = await session.start(request)  # doctest: +SKIP
-    >>> download.snapshot.percent  # doctest: +SKIP
-    42
-    >>> model = await download  # doctest: +SKIP
-    """
-
-    def __init__(self, session: Session, engine: EngineClient, snapshot: DownloadSnapshot) -> None:
-        self._session = session
-        self._engine = engine
-        self._latest = snapshot
-        self.job_id = snapshot.job_id
-
-    @property
-    def snapshot(self) -> DownloadSnapshot:
-        """The latest state of the download, a `DownloadSnapshot`. One that was dismissed keeps its last state."""
-        for snapshot in self._engine.snapshots():
-            if snapshot.job_id == self.job_id:
-                self._latest = snapshot
-        return self._latest
-
-    async def pause(self) -> DownloadSnapshot:
-        """Stop receiving data and keep what is on disk.
-
-        Returns
-        -------
-        DownloadSnapshot
-            The download after this.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the state of the download does not allow it.
-
-        Examples
-        --------
-        >>> await download.pause()  # doctest: +SKIP
-        """
-        return await self._act("pause")
-
-    async def resume(self) -> DownloadSnapshot:
-        """Continue a paused download from the byte where it stopped.
-
-        Returns
-        -------
-        DownloadSnapshot
-            The download after this.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the state of the download does not allow it.
-
-        Examples
-        --------
-        >>> await download.resume()  # doctest: +SKIP
-        """
-        return await self._act("resume")
-
-    async def cancel(self) -> DownloadSnapshot:
-        """Stop the download and delete the data it has received.
-
-        Returns
-        -------
-        DownloadSnapshot
-            The download after this.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the state of the download does not allow it.
-
-        Examples
-        --------
-        >>> await download.cancel()  # doctest: +SKIP
-        """
-        return await self._act("cancel")
-
-    async def retry(self) -> DownloadSnapshot:
-        """Try a failed download again, with the data that is already on disk.
-
-        Returns
-        -------
-        DownloadSnapshot
-            The download after this.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the state of the download does not allow it.
-
-        Examples
-        --------
-        >>> await download.retry()  # doctest: +SKIP
-        """
-        return await self._act("retry")
-
-    async def _act(self, action: Action) -> DownloadSnapshot:
-        snapshot = await self._session.act(self.job_id, action)
-        assert snapshot is not None, "only what was dismissed has none"
-        return snapshot
-
-    async def result(self, *, progress: ProgressCallback | None = None) -> LocalModel:
-        """Wait until the model is downloaded and verified.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
-            exception that it raises ends the waiting; the download continues.
-
-        Returns
-        -------
-        LocalModel
-            The model in the cache.
-
-        Raises
-        ------
-        DownloadCancelledError
-            If the download was cancelled.
-        ModelDeckError
-            If the download failed; the class and the message say why.
-
-        Examples
-        --------
-        >>> model = await download.result(progress=print)  # doctest: +SKIP
-        """
-        return await anyio.to_thread.run_sync(local_model_of, await self.finished(progress=progress))
-
-    async def finished(self, *, progress: ProgressCallback | None = None) -> DownloadSnapshot:
-        """Wait until the download is ready, and return its last snapshot.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
-            exception that it raises ends the waiting; the download continues.
-
-        Returns
-        -------
-        DownloadSnapshot
-            The finished download.
-
-        Raises
-        ------
-        DownloadCancelledError
-            If the download was cancelled.
-        ModelDeckError
-            If the download failed; the class and the message say why.
-
-        Examples
-        --------
-        >>> snapshot = await download.finished()  # doctest: +SKIP
-        """
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        scope = anyio.CancelScope()
-        failures: list[BaseException] = []
-
-        def take(snapshot: DownloadSnapshot) -> None:
-            news.set()
-            # The last one is told once, below: it may come both ways.
-            if progress is None or snapshot.state.is_final or failures:
-                return
-            try:
-                progress(snapshot)
-            except BaseException as error:  # noqa: BLE001 - the loop would print it, or end by it
-                failures.append(error)
-                scope.cancel()
-
-        def on_snapshot(snapshot: DownloadSnapshot) -> None:
-            if snapshot.job_id == self.job_id:
-                loop.call_soon_threadsafe(take, snapshot)
-
-        unsubscribe = self._engine.subscribe(on_snapshot)
-        try:
-            with scope:
-                while True:
-                    news.clear()
-                    snapshot = await self._engine.wait(self.job_id)
-                    if snapshot.state is not DownloadState.PAUSED or snapshot.error is not None:
-                        break
-                    await news.wait()
-        finally:
-            unsubscribe()
-        if failures:
-            raise failures[0]
-        if progress is not None:
-            progress(snapshot)
-        if snapshot.error is not None:
-            raise error_from_info(snapshot.error)
-        if snapshot.state is not DownloadState.READY:
-            raise DownloadCancelledError("The download was cancelled. Start it again when you want it.")
-        return snapshot
-
-    def __await__(self) -> Generator[Any, None, LocalModel]:
-        return self.result().__await__()
-
-
 def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:
     """One that a branch or tag means before one of a commit that nothing means any more."""
     return min(models, key=lambda model: model.revision is None, default=None)
@@ -1253,19 +1036,3 @@ def _file_named(path: str | Path) -> Path:
             f"{path!r} is neither a file nor a repository. Give the path of a GGUF file, or OWNER/NAME:LABEL."
         )
     return Path(path)
-
-
-async def _run_cancellable(run: Callable[[], Llama], cancel: threading.Event) -> Llama:
-    """Run on a worker thread; when the caller is cancelled, tell the thread and wait until it has let go."""
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, run)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        cancel.set()
-        with anyio.CancelScope(shield=True):
-            done, _ = await asyncio.wait([future])
-        for finished in done:
-            if finished.exception() is None:
-                finished.result().unload()
-        raise

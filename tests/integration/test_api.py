@@ -71,7 +71,7 @@ def test_search_describe_download_verify_remove(demo_hub: LocalHub, cache: Path)
 def test_a_job_is_steered_and_awaited(demo_hub: LocalHub, cache: Path) -> None:
     throttle = demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
     job = modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False)
-    with pytest.raises(TimeoutError, match=r"within 0\.2 seconds"):
+    with pytest.raises(TimeoutError, match=r"after 0\.2 s"):
         job.result(timeout=0.2)
     assert job.pause().state == "paused"
     assert job.snapshot.state == "paused"

@@ -51,12 +51,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "renames": {"_files"},
     "targets": BASE | {"hub"},
     "appraisal": BASE | {"hub", "gguf", "sizing"},
+    "download_handle": BASE | {"service", "library"},
     "session": BASE
-    | {"renames", "targets", "service", "engine", "llama", "library", "appraisal", "hub", "gguf", "sizing"},
+    | {"download_handle", "renames", "targets", "library", "appraisal"}
+    | {"service", "engine", "llama", "hub", "gguf", "sizing"},
     "bars": BASE,
-    "api": BASE | {"session", "llama", "bars"},
+    "api": BASE | {"session", "download_handle", "llama", "bars"},
     "widget": BASE | {"session", "service", "llama", "sizing"},
-    "cli": BASE | {"session", "service", "llama", "sizing"},
+    "cli": BASE | {"session", "download_handle", "service", "llama", "sizing"},
     "__main__": {"cli"},
 }
 BORDERS: dict[str, set[str]] = {

@@ -17,7 +17,8 @@ from modeldeck._types import EngineLimits, LocalModel, SearchFilters
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
-from modeldeck.session import Download, Session
+from modeldeck.download_handle import Download
+from modeldeck.session import Session
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
