@@ -56,7 +56,7 @@ class Blob:
 
 
 def pointer_text(sha256: str, size: int) -> bytes:
-    """What git stores for a file in LFS."""
+    """Return the text that git stores for a file in git-lfs."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
@@ -65,7 +65,7 @@ def git_oid(data: bytes) -> str:
 
 
 def front_matter(files: Mapping[str, Blob]) -> dict[str, str]:
-    """The plain ``name: value`` lines at the top of a README.md, such as its license."""
+    """Return the plain ``name: value`` lines at the top of a README.md, such as its license."""
     readme = files.get("README.md")
     if readme is None:
         return {}
@@ -134,14 +134,14 @@ class Repo:
         return self.commits[self.refs["main"]]
 
     def resolve(self, revision: str) -> tuple[str, Commit] | None:
-        """The commit a branch, a tag or a commit hash means."""
+        """Return the commit that a branch, a tag or a commit hash means, with its hash."""
         commit_hash = self.refs.get(revision) or self.git_tags.get(revision) or revision
         commit = self.commits.get(commit_hash)
         return None if commit is None else (commit_hash, commit)
 
 
 class Catalogue:
-    """All repositories by id. Repositories are immutable; changing one puts another in its place."""
+    """All repositories by id. A repository is immutable: a change replaces it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,7 +160,7 @@ class Catalogue:
         return self._repos.get(repo_id)
 
     def canonical_id(self, repo_id: str) -> str | None:
-        """The id that a legacy, renamed or wrongly-cased one stands for."""
+        """Return the present id for one that is legacy, renamed or wrongly cased."""
         return self._aliases.get(repo_id.lower())
 
     def blob(self, xet_hash: str) -> Blob | None:
@@ -180,7 +180,7 @@ class Catalogue:
         return commit_hash
 
     def rewrite(self, repo_id: str, filename: str, blob: Blob) -> None:
-        """Change a file in every commit that has it, under the same commit hashes: what no honest Hub does."""
+        """Change a file in every commit that has it, under the same commit hashes, which a real Hub never does."""
         repo = self._repos[repo_id]
         commits = {
             commit_hash: Commit({path: blob if path == filename else old for path, old in commit.files.items()})
@@ -190,7 +190,7 @@ class Catalogue:
 
 
 def scan_folder(folder: Path) -> dict[str, dict[str, Path]]:
-    """The files of each ``OWNER/NAME`` below a folder. Names that start with a dot are not served."""
+    """Return the files of each ``OWNER/NAME`` below a folder. Names that start with a dot are left out."""
     repos: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.glob("*/*/**/*")):
         parts = path.relative_to(folder).parts

@@ -30,7 +30,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class _Cut(Exception):
-    """The connection must end now."""
+    """Ends the connection at once."""
 
 
 @dataclass(slots=True)

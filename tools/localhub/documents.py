@@ -34,7 +34,7 @@ _SORT_FIELDS = {"downloads", "likes", "lastModified", "createdAt", "trendingScor
 def document(
     repo: Repo, commit_hash: str, *, fields: Iterable[str] = _INFO_FIELDS, with_blobs: bool = False
 ) -> dict[str, Any]:
-    """What the API says of a repository at a commit, reduced to some fields. Unknown fields are left out."""
+    """Return what the API says of a repository at a commit, reduced to some fields. Unknown fields are left out."""
     commit = repo.commits[commit_hash]
     everything: dict[str, Any] = {
         "author": repo.repo_id.rpartition("/")[0] or None,
@@ -75,7 +75,7 @@ def sibling(path: str, blob: Blob, *, with_blobs: bool) -> dict[str, Any]:
 
 
 def tree_entry(path: str, blob: Blob | None) -> dict[str, Any]:
-    """A row of the tree; a folder without a blob. No ``xetHash``: huggingface_hub would then ask for Xet, not HTTP."""
+    """Return a row of the tree: a folder if there is no blob. With ``xetHash``, huggingface_hub would use Xet."""
     if blob is None:
         oid = hashlib.sha1(f"tree {path}".encode(), usedforsecurity=False).hexdigest()
         return {"type": "directory", "oid": oid, "size": 0, "path": path}
@@ -86,7 +86,7 @@ def tree_entry(path: str, blob: Blob | None) -> dict[str, Any]:
 
 
 def tree(commit: Commit, folder: str = "", *, recursive: bool = False) -> list[dict[str, Any]] | None:
-    """The entries below a folder, in the order of their paths; ``None`` when there is no such folder."""
+    """Return the entries below a folder in the order of their paths, or ``None`` for a folder that does not exist."""
     prefix = f"{folder}/" if folder else ""
     entries: dict[str, Blob | None] = {}
     for path, blob in commit.files.items():
@@ -129,7 +129,7 @@ class ListQuery:
 
 
 def select(repos: Iterable[Repo], query: ListQuery) -> list[Repo]:
-    """The repositories that match, in order. Ties are in the order of their ids, so that pages do not overlap."""
+    """Return the repositories that match, in order, and ties by their ids, so that pages do not overlap."""
 
     def matches(repo: Repo) -> bool:
         return (
@@ -175,7 +175,7 @@ def parse_sizes(text: str) -> tuple[int | None, int | None] | None:
 
 
 def list_fields(*, is_full: bool, expand: Iterable[str] = ()) -> tuple[str, ...]:
-    """Which fields a row of the list has: ``expand`` returns only what it names."""
+    """Return the fields of a row of the list: those that ``expand`` names, or else the usual ones."""
     return tuple(expand) or (_FULL_FIELDS if is_full else _LIST_FIELDS)
 
 

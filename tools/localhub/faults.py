@@ -29,7 +29,7 @@ _GZIP_LEVEL = 1
 
 
 class Effect(Protocol):
-    """One thing that goes wrong."""
+    """A change of an answer, such as a wrong header or a cut connection."""
 
     def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer: ...
 
@@ -203,7 +203,7 @@ class MirrorHeaders:
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRange:
-    """Answer 200 with the whole file to a range; on request with a Content-Range, or chunked without a length."""
+    """Answer a range with 200 and the whole file, optionally with a Content-Range, or chunked without a length."""
 
     has_content_range: bool = False
     is_chunked: bool = False
@@ -243,7 +243,7 @@ class MoveRange:
 
 @dataclass(frozen=True, slots=True)
 class EmptyRange:
-    """A 206 that promises the range and has a body of no bytes, Content-Length: 0."""
+    """Answer a range with a 206 that announces it and has an empty body, with Content-Length: 0."""
 
     def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if answer.status != 206:
@@ -253,7 +253,7 @@ class EmptyRange:
 
 @dataclass(frozen=True, slots=True)
 class WrongTotal:
-    """A 206 whose Content-Range tells another size of the file."""
+    """Give a wrong size of the file in the Content-Range of a 206."""
 
     by: int
 
@@ -269,7 +269,7 @@ class WrongTotal:
 
 @dataclass(frozen=True, slots=True)
 class FlipBit:
-    """One wrong bit at an offset of the file, in every answer that covers it."""
+    """Flip one bit at an offset of the file, in every answer that covers it."""
 
     offset: int
 
@@ -316,7 +316,7 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class WrongLinkedSize:
-    """X-Linked-Size tells another size than the file has."""
+    """Give a wrong size of the file in X-Linked-Size."""
 
     by: int
 
@@ -327,7 +327,7 @@ class WrongLinkedSize:
 
 @dataclass(frozen=True, slots=True)
 class EditJSON:
-    """Put what ``edit`` makes of an answer's JSON in its place: wrong types, missing fields, hostile values."""
+    """Replace an answer's JSON by what ``edit`` makes of it: wrong types, missing fields, hostile values."""
 
     edit: Callable[[Any], Any]
 
@@ -340,7 +340,7 @@ class EditJSON:
 
 @dataclass(frozen=True, slots=True)
 class Gzip:
-    """Compress for a client that accepts gzip, and forget its range, as CloudFront does."""
+    """Compress for a client that accepts gzip, and ignore its range, as CloudFront does."""
 
     def apply(self, request: HTTPRequest, answer: HTTPAnswer) -> HTTPAnswer:
         if "gzip" not in request.headers.get("accept-encoding", "") or answer.status not in (200, 206):

@@ -1,6 +1,6 @@
 """The ``gguf`` block of the Hub's API, read from a file's header.
 
-A second, small reader on purpose: the hub is what modeldeck's own reader is tested against. It trusts its files.
+It has a small reader of its own, because modeldeck's reader is tested against it. It trusts its files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 
 def gguf_block(files: Mapping[str, Blob]) -> dict[str, Any] | None:
-    """What the Hub tells of one GGUF file of a repository, preferring models over projectors; else ``None``."""
+    """Return what the Hub tells of one GGUF file of a repository, a model before a projector, or ``None``."""
     for path in sorted(files, key=lambda path: ("mmproj" in path, path)):
         if path.endswith(".gguf"):
             block = _read(files[path])

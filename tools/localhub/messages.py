@@ -85,7 +85,7 @@ class HTTPRequest:
 
 @dataclass(frozen=True, slots=True)
 class SpeedLimit:
-    """A highest speed, for each answer on its own or for all answers together."""
+    """The highest speed of each answer on its own, or of all answers together."""
 
     bytes_per_second: float
     is_shared: bool = False
@@ -130,7 +130,7 @@ class HTTPAnswer:
         return self.header("Content-Length") is not None or self.header("Transfer-Encoding") is not None
 
     def with_headers(self, changes: Mapping[str, str | None]) -> HTTPAnswer:
-        """The answer with some headers replaced, added, or (``None``) removed."""
+        """Return the answer with some headers replaced, added, or (``None``) removed."""
         names = {name.lower() for name in changes}
         kept = tuple((name, value) for name, value in self.headers if name.lower() not in names)
         added = tuple((name, value) for name, value in changes.items() if value is not None)

@@ -26,6 +26,7 @@ from tools.localhub.messages import (
     text_answer,
 )
 
+_PUBLIC_HUB = "https://huggingface.co"
 _CDN_PREFIX = "/xet-bridge-local/"
 _REPO_ROUTES = {"revision", "tree", "paths-info", "refs", "resolve"}
 _LIST_LIMIT = 1000
@@ -65,6 +66,9 @@ class Site:
         How long a signed CDN address is good for.
     rate_limits : mapping of str to int
         Requests in five minutes of the buckets "api", "resolvers" and "pages".
+    path : str
+        Serve the hub below this path, as a mirror does that passes on the answers of the Hub behind it unchanged: its
+        redirects do not have the path, and its next pages are at the public Hub.
     """
 
     catalogue: Catalogue
@@ -72,6 +76,7 @@ class Site:
     tree_page_size: int = 1000
     signature_seconds: float = 3600.0
     rate_limits: Mapping[str, int] = field(default_factory=dict)
+    path: str = ""
     endpoint: str = ""
     cdn_origin: str = ""
     _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -85,7 +90,11 @@ class Site:
     def answer(self, request: HTTPRequest) -> HTTPAnswer:
         if request.method not in ("GET", "HEAD", "POST"):
             return _error(405, "Method not allowed")
-        return self._cdn(request) if request.origin == "cdn" else self._hub(request)
+        if request.origin == "cdn":
+            return self._cdn(request)
+        if not request.raw_path.startswith(f"{self.path}/"):
+            return _error(404, "Not found")
+        return self._hub(replace(request, target=request.target.removeprefix(self.path)))
 
     # --- the CDN ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +159,7 @@ class Site:
         return replace(answer, headers=answer.headers + headers)
 
     def _repo(self, request: HTTPRequest, raw_id: str) -> Repo | HTTPAnswer:
-        """The repository, or the redirect to its real id, or the error."""
+        """Return the repository, the redirect to its present id, or the error."""
         repo_id = unquote(raw_id)
         repo = self.catalogue.get(repo_id)
         if repo is not None:
@@ -166,7 +175,7 @@ class Site:
         return _error(404, "Repository not found", "RepoNotFound")
 
     def _split_repo(self, segments: list[str], routes: Iterable[str]) -> tuple[str, list[str]]:
-        """A repository id of one part (legacy) or two, and what follows it."""
+        """Split a path into a repository id, of one part (legacy) or two, and the rest."""
         is_legacy = len(segments) == 1 or (segments[1] in routes and self.catalogue.get("/".join(segments[:2])) is None)
         cut = 1 if is_legacy else 2
         return "/".join(segments[:cut]), segments[cut:]
@@ -252,7 +261,8 @@ class Site:
     def _next_link(self, request: HTTPRequest, offset: int) -> list[tuple[str, str]]:
         query = {name: values for name, values in parse_qs(request.query).items() if name != "cursor"}
         cursor = base64.urlsafe_b64encode(json.dumps({"offset": offset}).encode()).decode()
-        url = f"{self.endpoint}{request.raw_path}?{urlencode({**query, 'cursor': [cursor]}, doseq=True)}"
+        hub = _PUBLIC_HUB if self.path else self.endpoint
+        url = f"{hub}{request.raw_path}?{urlencode({**query, 'cursor': [cursor]}, doseq=True)}"
         return [("Link", f'<{url}>; rel="next"')]
 
     def _page_or_resolve(self, request: HTTPRequest, segments: list[str]) -> HTTPAnswer:
@@ -331,7 +341,7 @@ class Site:
 
 
 def _bucket(segments: list[str]) -> str:
-    """Which of the Hub's rate limits counts a request."""
+    """Return which of the Hub's rate limits counts a request."""
     if segments[:2] == ["api", "resolve-cache"] or "resolve" in segments[1:3]:
         return "resolvers"
     return "api" if segments[0] == "api" else "pages"
@@ -363,7 +373,7 @@ def _paths_info(request: HTTPRequest, commit: Commit) -> HTTPAnswer:
 
 
 def _page(repo: Repo) -> HTTPAnswer:
-    """The page people are sent to: for a gated repository, to accept its licence."""
+    """Return the page of a repository for people, where they accept the licence of a gated one."""
     name = html.escape(repo.repo_id)
     gate = "<p>This model is gated: log in and accept its licence to read its files.</p>" if repo.gated else ""
     license_name = html.escape(repo.license or "none")
@@ -384,7 +394,7 @@ def _xml_error(status: int, code: str, message: str) -> HTTPAnswer:
 
 
 def _words(query: Mapping[str, list[str]], *names: str) -> tuple[str, ...]:
-    """The values of a parameter that may be repeated or joined with commas."""
+    """Return the values of a parameter that may be repeated or joined with commas."""
     values = itertools.chain.from_iterable(query.get(name, ()) for name in names)
     return tuple(word for value in values for word in value.split(",") if word)
 

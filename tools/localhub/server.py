@@ -27,7 +27,7 @@ _START_SECONDS = 30.0
 
 
 class LocalHub:
-    """A Hugging-Face-compatible hub on this machine, with a CDN on a second port.
+    """A hub on this machine that is compatible with Hugging Face's, with a CDN on a second port.
 
     ::
 
@@ -45,7 +45,7 @@ class LocalHub:
         Where to listen; 0 picks a free port, which a restart keeps.
     ssl_context : ssl.SSLContext, optional
         Serve both origins over TLS.
-    tokens, tree_page_size, signature_seconds, rate_limits
+    tokens, tree_page_size, signature_seconds, rate_limits, path
         See `tools.localhub.routes.Site`.
     """
 
@@ -62,6 +62,7 @@ class LocalHub:
         tree_page_size: int = 1000,
         signature_seconds: float = 3600.0,
         rate_limits: Mapping[str, int] | None = None,
+        path: str = "",
     ) -> None:
         self.requests = RequestLog()
         self.faults = Faults()
@@ -72,6 +73,7 @@ class LocalHub:
             tree_page_size=tree_page_size,
             signature_seconds=signature_seconds,
             rate_limits=rate_limits or {},
+            path=path,
         )
         self._host = host
         self._ports: dict[Origin, int] = {"hub": port, "cdn": cdn_port}
@@ -125,7 +127,7 @@ class LocalHub:
 
     @property
     def endpoint(self) -> str:
-        return self._url("hub")
+        return self._url("hub") + self._site.path
 
     @property
     def cdn_origin(self) -> str:
@@ -230,11 +232,11 @@ class LocalHub:
         return self.catalogue.commit(repo_id, {filename: blob}, branch)
 
     def rewrite_file(self, repo_id: str, filename: str, content: FileContent) -> None:
-        """Change a file under the same commit hashes, as no honest Hub does."""
+        """Change a file under the same commit hashes, which a real Hub never does."""
         self.catalogue.rewrite(repo_id, filename, Blob.of(filename, content))
 
     def sha256(self, repo_id: str, filename: str, revision: str = "main") -> str:
-        """The digest of a file, for a test to compare with."""
+        """Return the digest of a file, for a test to compare with."""
         repo = self.catalogue.get(repo_id)
         found = None if repo is None else repo.resolve(revision)
         if found is None:

@@ -272,10 +272,10 @@ def error_from_environment(exc: Exception) -> NetworkError:
 
 
 def is_transient(error: ModelDeckError) -> bool:
-    """Whether the same request may succeed later without anybody doing anything.
+    """Return whether the same request may succeed later by itself.
 
-    A lost connection, a timeout, a stall, a rate limit and most 5xx pass. Wrong names, missing rights, certificates,
-    nonsense answers and the disk do not, nor does what the environment's settings forbid.
+    Lost connections, timeouts, stalls, rate limits and most 5xx are passing failures. Wrong names, missing permissions,
+    certificates, malformed answers, failures of the disk and unusable settings are not.
     """
     if isinstance(error, OfflineError):
         return not error.details.get("is_offline_mode", False)

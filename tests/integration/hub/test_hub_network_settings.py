@@ -169,3 +169,20 @@ async def test_a_mirror_below_a_path_is_never_left(tmp_path: Path) -> None:
         await client.aclose()
         assert all(record.path.startswith(f"{PATH}/") for record in mirror.requests)
         assert "search=o%2Fn&" in mirror.requests[-1].query
+
+
+async def test_a_renamed_repository_downloads_through_a_mirror_below_a_path(tmp_path: Path) -> None:
+    files = {NAME: CONTENT, "README.md": b"# m", "BF16/m-BF16.gguf": CONTENT * 2}
+    with LocalHub(path=PATH, tree_page_size=1) as mirror:
+        mirror.add_repo("o/n", files, aliases=["o/old"])
+        mirror.add_repo("o/other", files)
+        async with Session(endpoint=mirror.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True) as session:
+            first = await session.search(limit=1)
+            second = await session.search(limit=1, cursor=first.next_cursor)
+            assert {model.repo_id for page in (first, second) for model in page.models} == {"o/n", "o/other"}
+            model = await session.download(f"{mirror.endpoint}/o/old/blob/main/{NAME}")
+            assert (model.repo_id, model.path.read_bytes()) == ("o/n", CONTENT)
+            small = await session.hub.fetch_range("o/old", "main", "README.md", 0, 9)
+            assert small == b"# m"
+        assert all(record.path.startswith(f"{PATH}/") for record in mirror.requests.to("hub"))
+        assert mirror.requests.to("cdn")
