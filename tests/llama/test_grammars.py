@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,24 @@ def test_values_that_python_cannot_nest_are_refused(llm: Any) -> None:
     for options in ({"response_format": {"type": "json_object", "schema": schema}}, {"tools": [schema]}):
         with pytest.raises(InvalidRequestError, match="nested too deeply"):
             llm.create_chat_completion(MESSAGES, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"typical_p": -1.0},
+        {"temperature": float("inf")},
+        {"frequency_penalty": float("nan")},
+        {"repeat_penalty": 0.0},
+        {"logit_bias": dict.fromkeys(range(360), -float("inf"))},
+        {"mirostat_mode": 2, "mirostat_tau": float("nan")},
+    ],
+)
+def test_options_that_exclude_each_token_do_not_cost_the_model(chat_model: Path, options: dict[str, Any]) -> None:
+    with load(chat_model, n_threads=1, n_threads_batch=1) as llm:
+        with contextlib.suppress(InvalidRequestError):  # or it answers: some of them leave a token
+            llm.create_chat_completion(MESSAGES, max_tokens=5, response_format={"type": "json_object"}, **options)
+        assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
 
 
 @pytest.mark.parametrize("grammar", ['root ::= "a"', 7, object()])

@@ -7,6 +7,7 @@ in front of its classes.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import sys
 import weakref
@@ -88,9 +89,37 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
         return super().create_chat_completion(messages, *args, **kwargs)
 
     def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
-        if grammar is not None:
-            check_grammar(grammar, self.model_path)
-        return super()._init_sampler(*args, grammar=grammar, **kwargs)
+        if grammar is None:
+            return super()._init_sampler(*args, **kwargs)
+        check_grammar(grammar, self.model_path)
+        sampler = super()._init_sampler(*args, grammar=grammar, **kwargs)
+        sampler.__class__ = _checked_sampler_class()
+        return sampler
+
+
+class _CheckedSampler(_Mixin):  # type: ignore[misc]
+    """Makes ``LlamaSampler`` refuse a token that the grammar forbids. llama.cpp ends the process when it gets one."""
+
+    def sample(self, ctx: Any, idx: int = -1) -> int:
+        import numpy as np
+
+        bindings = import_llama_cpp().llama_cpp
+        n_vocab = bindings.llama_vocab_n_tokens(bindings.llama_model_get_vocab(bindings.llama_get_model(ctx.ctx)))
+        tokens = np.zeros(n_vocab, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        tokens["id"] = np.arange(n_vocab)
+        tokens["logit"] = np.ctypeslib.as_array(bindings.llama_get_logits_ith(ctx.ctx, idx), shape=(n_vocab,))
+        data = tokens.ctypes.data_as(ctypes.POINTER(bindings.llama_token_data))
+        candidates = bindings.llama_token_data_array(data=data, size=n_vocab, selected=-1, sorted=False)
+        bindings.llama_sampler_apply(self.sampler, ctypes.byref(candidates))
+        chosen = candidates.data[candidates.selected]
+        if not np.isfinite(chosen.logit):
+            raise InvalidRequestError(
+                "The grammar and the sampling options exclude each other, so that no token is left to choose. "
+                "Check logit_bias, logits_processor, the temperature and the penalties."
+            )
+        token = int(chosen.id)
+        bindings.llama_sampler_accept(self.sampler, token)
+        return token
 
 
 class _CheckedModel(_Mixin):  # type: ignore[misc]
@@ -354,6 +383,11 @@ def llama_class() -> type[Llama]:
     }
     atexit.register(_unload_all)
     return type("Llama", (Llama, base), {"__module__": "modeldeck.llama", "__doc__": Llama.__doc__, **methods})
+
+
+@functools.cache
+def _checked_sampler_class() -> type[_CheckedSampler]:
+    return type("CheckedSampler", (_CheckedSampler, import_llama_cpp()._internals.LlamaSampler), {})
 
 
 @functools.cache
