@@ -222,6 +222,8 @@ class Llama(_Mixin):  # type: ignore[misc]
             load = functools.partial(self._load, model_path, verbose=verbose, **kwargs)
             try:
                 thread.call(load, interrupt=lambda: setattr(thread, "on_progress", lambda fraction: False))
+            except (TypeError, OverflowError, ctypes.ArgumentError) as error:
+                raise InvalidRequestError(f"llama_cpp.Llama cannot use these options: {error}.") from error
             except (ValueError, RuntimeError, MemoryError) as error:
                 reason = thread.log.reason() or str(error) or "not enough memory"
                 raise LoadFailedError(f"llama.cpp cannot load {Path(model_path).name}: {reason}.") from error

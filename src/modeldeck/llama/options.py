@@ -132,7 +132,7 @@ def _estimate(
 def _type_name(options: dict[str, Any], name: str) -> str:
     type_id = options.get(name)
     type_id = _F16_TYPE_ID if type_id is None else type_id
-    if type_id not in GGML_TYPES:
+    if not isinstance(type_id, int) or type_id not in GGML_TYPES:
         raise InvalidRequestError(f"{name} must be one of llama_cpp's GGML_TYPE_* numbers, not {type_id!r}.")
     return GGML_TYPES[type_id].name
 
