@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import GGUFError, ModelDeckError
 from modeldeck._types import FitEstimate, GGUFFile, RepoDetails, Variant
+from modeldeck.remote_headers import RemoteHeaders
 
 if TYPE_CHECKING:
-    from modeldeck.gguf.header import GGUFHeader, HeaderReader
+    from modeldeck.gguf.header import StringArray
     from modeldeck.gguf.metadata import GGUFMetadata
     from modeldeck.hub.client import HubClient
-    from modeldeck.sizing.dry_run import DryRun, HeaderPart
+    from modeldeck.sizing.dry_run import DryRun
     from modeldeck.sizing.speed import SpeedHistory
 
 _REPOS_KEPT = 64
+_MAX_SAMPLES = 4
+_CONCURRENT_CHECKS = 6
+_MAX_FILES_CHECKED = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Facts:
-    """Facts about the model in a repository. Its quantizations share the header except for the tensors' types."""
+    """Facts about the model in a repository. Its quantizations share the header except for the tensors' types.
+
+    ``problems`` has a sentence for each variant that cannot be used, ``checked`` the variants whose headers were read.
+    """
 
     metadata: GGUFMetadata | None = None
     dry_run: DryRun | None = None
+    string_arrays: Mapping[str, StringArray] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
+    is_sampled: bool = False
+    is_exact: bool = False
 
 
 class Appraiser:
@@ -37,49 +51,125 @@ class Appraiser:
     """
 
     def __init__(self, hub: HubClient, speed_history: Callable[[], SpeedHistory]) -> None:
-        self._hub = hub
+        self._headers = RemoteHeaders(hub)
         self._speed_history = speed_history
         self._facts: OrderedDict[tuple[str, str], _Facts] = OrderedDict()
 
     async def appraise(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
         """Judge by formula, from the first 32 KiB of one file, or by sizes alone where these bytes cannot be read."""
-        key = (details.repo_id, details.commit_hash)
-        if key not in self._facts and details.variants:
-            self._remember(details, _Facts(await self._quick_metadata(details)))
-        return await self._judge(details, n_ctx)
+        return await self._judge(details, await self._quick_facts(details), n_ctx)
 
     async def appraise_exactly(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
-        """Judge by a dry run of llama.cpp with the whole header; by formula where llama.cpp is not installed.
+        """Judge by whole headers: each variant must be a complete GGUF file, and llama.cpp plans the memory.
 
-        Takes the download of the header (up to a few MB) and about a second, once for each repository and commit.
+        Takes the download of one header (up to some MB) and of parts of the others, and about a second for llama.cpp
+        where it is installed, once for each repository and commit.
         """
+        facts = await self._quick_facts(details)
+        if not facts.is_exact:
+            facts.is_exact = await self._read_sample(details, facts)
+            await self._check_all(details, facts)
+        return await self._judge(details, facts, n_ctx)
+
+    async def find_problem(self, details: RepoDetails, variant: Variant) -> str | None:
+        """Return why a variant cannot be used, in a sentence that also says what to do; ``None`` for a sound one.
+
+        Reads the headers of its files, unless that has been done before. What cannot be read is not a problem.
+        """
+        facts = self._facts_of(details)
+        if variant.variant_id not in facts.checked:
+            await self._check(details, facts, variant)
+        return facts.problems.get(variant.variant_id)
+
+    async def _quick_facts(self, details: RepoDetails) -> _Facts:
+        facts = self._facts_of(details)
+        if not facts.is_sampled:
+            await self._read_sample_quickly(details, facts)
+            facts.is_sampled = True
+        return facts
+
+    def _facts_of(self, details: RepoDetails) -> _Facts:
+        facts = self._facts.setdefault((details.repo_id, details.commit_hash), _Facts())
+        while len(self._facts) > _REPOS_KEPT:
+            self._facts.popitem(last=False)
+        return facts
+
+    async def _read_sample_quickly(self, details: RepoDetails, facts: _Facts) -> None:
+        from modeldeck.gguf.metadata import read_metadata
+
+        for variant in _samples(details, facts):
+            try:
+                facts.metadata = read_metadata(await self._headers.read_quickly(details, variant.files[0]))
+            except GGUFError as error:
+                facts.problems[variant.variant_id] = _problem(variant.files[0], error)
+            except ModelDeckError:
+                return  # A gated repository, or a Hub without ranges: the sizes still allow an estimate.
+            else:
+                return
+
+    async def _read_sample(self, details: RepoDetails, facts: _Facts) -> bool:
+        """Read the whole headers of one variant and let llama.cpp plan it. Returns false if the Hub did not answer."""
+        from modeldeck.gguf.metadata import read_metadata
         from modeldeck.sizing import dry_run
         from modeldeck.sizing.ask_child import is_llama_cpp_installed
 
-        facts = self._facts.get((details.repo_id, details.commit_hash), _Facts())
-        if facts.dry_run is None and is_llama_cpp_installed() and details.variants:
-            from modeldeck.gguf.metadata import read_metadata
-
+        for variant in _samples(details, facts):
             try:
-                headers, parts = await self._whole_headers(details)
-                metadata = read_metadata(headers[0])
+                found = [await self._headers.read(details, file, keeps_bytes=True) for file in variant.files]
+                facts.metadata = read_metadata(found[0].header)
+            except GGUFError as error:
+                facts.problems[variant.variant_id] = _problem(variant.files[0], error)
             except ModelDeckError:
-                return await self.appraise(details, n_ctx=n_ctx)
-            planned = await anyio.to_thread.run_sync(dry_run.dry_run_header, parts)
-            self._remember(details, _Facts(metadata, planned))
-        return await self.appraise(details, n_ctx=n_ctx)
+                return False
+            else:
+                facts.checked.add(variant.variant_id)
+                facts.string_arrays = found[0].string_arrays
+                if is_llama_cpp_installed():
+                    parts = [
+                        dry_run.HeaderPart(header=remote.raw or b"", size=file.size or 0)
+                        for remote, file in zip(found, variant.files, strict=True)
+                    ]
+                    facts.dry_run = await anyio.to_thread.run_sync(dry_run.dry_run_header, parts)
+                return True
+        return True
 
-    def _remember(self, details: RepoDetails, facts: _Facts) -> None:
-        self._facts[details.repo_id, details.commit_hash] = facts
-        while len(self._facts) > _REPOS_KEPT:
-            self._facts.popitem(last=False)
+    async def _check_all(self, details: RepoDetails, facts: _Facts) -> None:
+        """Check the variants that have not been, best quality first, as far as this takes few enough requests."""
+        variants = iter(
+            [each for each in details.variants if each.variant_id not in facts.checked | facts.problems.keys()]
+        )
+        files_left = _MAX_FILES_CHECKED
 
-    async def _judge(self, details: RepoDetails, n_ctx: int) -> RepoDetails:
+        async def check_in_turn() -> None:
+            nonlocal files_left
+            for variant in variants:
+                files_left -= len(variant.files)
+                if files_left < 0:
+                    return
+                await self._check(details, facts, variant)
+
+        await anyio.lowlevel.checkpoint()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_CONCURRENT_CHECKS):
+                tasks.start_soon(check_in_turn)
+
+    async def _check(self, details: RepoDetails, facts: _Facts, variant: Variant) -> None:
+        for number, file in enumerate(variant.files):
+            try:
+                # Only the first shard has the vocabulary.
+                await self._headers.read(details, file, string_arrays=facts.string_arrays if number == 0 else None)
+            except GGUFError as error:
+                facts.problems[variant.variant_id] = _problem(file, error)
+                return
+            except ModelDeckError:
+                return
+        facts.checked.add(variant.variant_id)
+
+    async def _judge(self, details: RepoDetails, facts: _Facts, n_ctx: int) -> RepoDetails:
         from modeldeck.gguf.metadata import model_traits
         from modeldeck.sizing.hardware import probe_hardware
         from modeldeck.sizing.recommend import recommend
 
-        facts = self._facts.get((details.repo_id, details.commit_hash), _Facts())
         hardware = await anyio.to_thread.run_sync(probe_hardware)
         history = await anyio.to_thread.run_sync(self._speed_history)
 
@@ -89,6 +179,8 @@ class Appraiser:
 
             planned = None
             dry_run = facts.dry_run
+            if (problem := facts.problems.get(variant.variant_id)) is not None:
+                return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem)
             if dry_run is not None and dry_run.status in ("refused", "would_abort"):
                 return FitEstimate(
                     verdict="unknown", n_ctx=n_ctx, reason=f"llama.cpp cannot load this model here: {dry_run.reason}"
@@ -122,38 +214,12 @@ class Appraiser:
             model=None if facts.metadata is None else model_traits(facts.metadata),
         )
 
-    async def _quick_metadata(self, details: RepoDetails) -> GGUFMetadata | None:
-        from modeldeck.gguf.header import HeaderReader
-        from modeldeck.gguf.metadata import read_metadata
 
-        file = _sample(details).files[0]
-        try:
-            return read_metadata(await self._read(details, file, HeaderReader(is_quick=True, file_size=file.size)))
-        except ModelDeckError:
-            # A gated repository, a Hub without ranges, a broken header: the sizes still allow an estimate.
-            return None
-
-    async def _whole_headers(self, details: RepoDetails) -> tuple[list[GGUFHeader], list[HeaderPart]]:
-        from modeldeck.gguf.header import HeaderReader
-        from modeldeck.sizing.dry_run import HeaderPart
-
-        headers, parts = [], []
-        for file in _sample(details).files:
-            reader = HeaderReader(file_size=file.size, keeps_bytes=True)
-            headers.append(await self._read(details, file, reader))
-            parts.append(HeaderPart(header=reader.raw or b"", size=file.size or 0))
-        return headers, parts
-
-    async def _read(self, details: RepoDetails, file: GGUFFile, reader: HeaderReader) -> GGUFHeader:
-        while (needed := reader.needed) is not None:
-            start, stop = needed
-            data = await self._hub.fetch_range(details.repo_id, details.commit_hash, file.filename, start, stop)
-            reader.feed(data, start)
-        if reader.header is None:
-            raise ValueError("The reader has read everything and still has no header.")
-        return reader.header
+def _samples(details: RepoDetails, facts: _Facts) -> list[Variant]:
+    """Return the variants whose header may stand for all: those with the fewest files first, the best among equals."""
+    usable = [variant for variant in details.variants if variant.variant_id not in facts.problems]
+    return sorted(usable, key=lambda variant: len(variant.files))[:_MAX_SAMPLES]
 
 
-def _sample(details: RepoDetails) -> Variant:
-    """Choose the variant whose header stands for all: the best quality among those with the fewest files."""
-    return min(details.variants, key=lambda variant: len(variant.files))
+def _problem(file: GGUFFile, error: GGUFError) -> str:
+    return f"{file.filename} on the Hub cannot be used. {error.message} Choose another variant, or tell its author."

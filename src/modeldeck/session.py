@@ -21,6 +21,7 @@ from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import (
     AmbiguousVariantError,
     DoesNotFitError,
+    GGUFError,
     InvalidRequestError,
     LoadFailedError,
     ModelDeckError,
@@ -278,12 +279,16 @@ class Session:
         --------
         >>> repo = await session.reassess(repo, n_ctx=32768)  # doctest: +SKIP
         """
+        judge = self._judge.appraise_exactly if exact else self._judge.appraise
+        return await judge(details, n_ctx=n_ctx)
+
+    @property
+    def _judge(self) -> Appraiser:
         if self._appraiser is None:
             from modeldeck.appraisal import Appraiser
 
             self._appraiser = Appraiser(self.hub, self._speed_history)
-        judge = self._appraiser.appraise_exactly if exact else self._appraiser.appraise
-        return await judge(details, n_ctx=n_ctx)
+        return self._appraiser
 
     # --- downloading -------------------------------------------------------------------------------------------------
 
@@ -316,6 +321,8 @@ class Session:
             If no variant, or more than one, has this name. The message lists the choices.
         DoesNotFitError
             If no variant is given and none fits this machine.
+        GGUFError
+            If the file on the Hub is damaged, or not a GGUF file that llama.cpp can load.
         HubError, NetworkError
             If the Hub refuses or cannot be reached.
 
@@ -334,17 +341,19 @@ class Session:
             details = await self.describe(address.repo_id, revision, exact=False)
         else:
             details = await self._variants(address.repo_id, revision)  # to judge them would take time for nothing
-        selector = details.recommended if wanted is None else wanted
-        if selector is None and details.variants:
-            raise DoesNotFitError(
-                f"This machine can load no variant of {details.repo_id}. To download one all the same, name it: "
-                f"{', '.join(dict.fromkeys(choice.label for choice in details.variants))}."
-            )
-        if selector is None:
-            raise RemoteFileNotFoundError(
-                f"{details.repo_id} has no GGUF model at revision {revision!r}. Search for a repository that has one."
-            )
-        return self.request_for(details, find_variant(details.variants, selector))
+        while True:
+            selector = details.recommended if wanted is None else wanted
+            if selector is None:
+                raise _nothing_to_recommend(details)
+            chosen = find_variant(details.variants, selector)
+            problem = None
+            if await self.find_local(details.repo_id, chosen.variant_id, commit_hash=details.commit_hash) is None:
+                problem = await self._judge.find_problem(details, chosen)
+            if problem is None:
+                return self.request_for(details, chosen)
+            if wanted is not None:
+                raise GGUFError(problem)
+            details = await self.reassess(details, n_ctx=DEFAULT_N_CTX)  # recommends another one
 
     def request_for(self, details: RepoDetails, variant: Variant) -> DownloadRequest:
         """Make the request to download a variant of a repository that is already described.
@@ -361,10 +370,18 @@ class Session:
         DownloadRequest
             The request, pinned to the commit of the description. Hand it to `start`.
 
+        Raises
+        ------
+        GGUFError
+            If the description says that the file on the Hub is damaged.
+
         Examples
         --------
         >>> request = session.request_for(repo, repo.variants[0])  # doctest: +SKIP
         """
+        fit = details.fits.get(variant.variant_id)
+        if fit is not None and fit.verdict == "unusable":
+            raise GGUFError(fit.reason or f"{variant.variant_id} on the Hub cannot be used. Choose another variant.")
         return DownloadRequest(
             repo_id=self._name_in_cache(details, variant),
             revision=details.revision,
@@ -1011,6 +1028,21 @@ class Session:
             if local is None:
                 raise
             return local
+
+
+def _nothing_to_recommend(details: RepoDetails) -> ModelDeckError:
+    if not details.variants:
+        return RemoteFileNotFoundError(
+            f"{details.repo_id} has no GGUF model at revision {details.revision!r}. "
+            "Search for a repository that has one."
+        )
+    unusable = [fit.reason for fit in details.fits.values() if fit.verdict == "unusable" and fit.reason]
+    if len(unusable) == len(details.variants):
+        return GGUFError(unusable[0])
+    return DoesNotFitError(
+        f"This machine can load no variant of {details.repo_id}. To download one all the same, name it: "
+        f"{', '.join(dict.fromkeys(choice.label for choice in details.variants))}."
+    )
 
 
 def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:

@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "library": BASE | {"hub", "gguf"},
     "renames": {"_files"},
     "targets": BASE | {"hub"},
-    "appraisal": BASE | {"hub", "gguf", "sizing"},
+    "remote_headers": BASE | {"hub", "gguf"},
+    "appraisal": BASE | {"remote_headers", "hub", "gguf", "sizing"},
     "download_handle": BASE | {"service", "library"},
     "session": BASE
     | {"download_handle", "renames", "targets", "library", "appraisal"}

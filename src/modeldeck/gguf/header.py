@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -38,6 +38,18 @@ _MAX_KEPT_VALUES = 1 << 16
 """The limit for all arrays together. Real headers have a few thousand values; each takes up to 40 times its bytes."""
 _DEFAULT_ALIGNMENT = 32
 
+_KNOWN_STARTS = {
+    b"vers": "it is a pointer of Git LFS that stands for the file",
+    b"PK\x03\x04": "it is a zip archive",
+    b"\x1f\x8b\x08\x00": "it is a gzip archive",
+    b"<!DO": "it is a web page",
+    b"<!do": "it is a web page",
+    b"<htm": "it is a web page",
+    b"tjgg": "it has the older format GGML",
+    b"fmgg": "it has the older format GGML",
+    b"lmgg": "it has the older format GGML",
+}
+
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SMALLEST_KV_BYTES = 13
@@ -47,6 +59,13 @@ Scalar: TypeAlias = int | float | bool | str
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
 _Steps: TypeAlias = Generator[None, None, None]
 _Bytes: TypeAlias = Generator[None, None, bytes]
+
+
+class StringArray(NamedTuple):
+    """The place that a long array of strings takes: its number of strings, and their bytes with their lengths."""
+
+    string_count: int
+    size: int
 
 
 class TensorInfo(NamedTuple):
@@ -137,6 +156,9 @@ class HeaderReader:
         The limit for the size of the header.
     keeps_bytes
         Fetch and keep every byte of the header, for ``raw``.
+    known_string_arrays
+        The ``string_arrays`` of another file of the same model. Those of the same length are skipped without being
+        fetched; where they turn out to differ, the header is refused.
     """
 
     def __init__(
@@ -146,7 +168,10 @@ class HeaderReader:
         file_size: int | None = None,
         max_bytes: int = MAX_HEADER_BYTES,
         keeps_bytes: bool = False,
+        known_string_arrays: Mapping[str, StringArray] | None = None,
     ) -> None:
+        self._known_string_arrays = known_string_arrays or {}
+        self._string_arrays: dict[str, StringArray] = {}
         self._is_quick = is_quick
         self._file_size = file_size
         self._max_bytes = max_bytes
@@ -179,6 +204,11 @@ class HeaderReader:
         return bytes(self._raw[: self._draft.data_offset])
 
     @property
+    def string_arrays(self) -> Mapping[str, StringArray]:
+        """The long arrays of strings that were skipped, by their keys."""
+        return self._string_arrays
+
+    @property
     def needed(self) -> tuple[int, int] | None:
         """The range of bytes to feed next, its end exclusive, or ``None`` when no more are needed."""
         if self._header is not None:
@@ -206,7 +236,7 @@ class HeaderReader:
             return
         start, _ = self.needed or (0, 0)
         if not offset <= start < offset + len(data):
-            raise GGUFError("The GGUF file ends inside its header. Download it again, or ask its author for a new one.")
+            raise GGUFError("The GGUF file ends inside its header.")
         fresh = data[start - offset :]
         self._fetched += len(fresh)
         self._chunk = min(self._chunk * _CHUNK_GROWTH, _LAST_CHUNK_BYTES)
@@ -272,7 +302,7 @@ class HeaderReader:
 
     def _check_reach(self, stop: int) -> None:
         if self._file_size is not None and stop > self._file_size:
-            raise GGUFError("The GGUF file is shorter than its header says. Download it again.")
+            raise _too_short(self._file_size, stop)
         if stop > self._max_bytes:
             raise GGUFError(f"The GGUF header is larger than {self._max_bytes >> 20} MiB, more than any real model's.")
 
@@ -299,7 +329,7 @@ class HeaderReader:
         draft = self._draft
         magic = yield from self._take(4)
         if magic != b"GGUF":
-            raise GGUFError("This is not a GGUF file: it does not begin with the letters GGUF.")
+            raise GGUFError(f"This is not a GGUF file: {_KNOWN_STARTS.get(magic, 'it does not begin with GGUF')}.")
         version = yield from self._number("I")
         if version & 0xFFFF == 0:
             self._order = ">"
@@ -325,9 +355,11 @@ class HeaderReader:
         yield from self._read_tensors(alignment)
 
     def _check_count(self, what: str, count: int, limit: int, smallest: int) -> None:
-        left = math.inf if self._file_size is None else self._file_size - self._position
-        if count > limit or count * smallest > left:
+        if count > limit:
             raise GGUFError(f"The GGUF header declares {count} {what}, which is impossible. The file is damaged.")
+        stop = self._position + count * smallest
+        if self._file_size is not None and stop > self._file_size:
+            raise _too_short(self._file_size, stop)
 
     def _checked_alignment(self, type_id: int) -> int:
         alignment = self._draft.metadata.get("general.alignment")  # missing when it is a long array
@@ -373,7 +405,15 @@ class HeaderReader:
                     strings.append((yield from self._string()))
                 self._draft.metadata[key] = tuple(strings)
             else:
-                yield from self._skip_strings(count)
+                known = self._known_string_arrays.get(key)
+                start = self._position
+                if known is not None and known.string_count == count:
+                    self._position += known.size
+                    self._check_reach(self._position)
+                    self._chunk = _FIRST_CHUNK_BYTES
+                else:
+                    yield from self._skip_strings(count)
+                self._string_arrays[key] = StringArray(count, self._position - start)
         else:
             raise GGUFError(f"The GGUF header gives {key!r} an array of type {type_id}. The file is damaged.")
 
@@ -420,8 +460,9 @@ class HeaderReader:
             yield from self._require(0)
         if self._file_size is not None and expected_offset and tensors:
             size = tensors[-1].size
-            if size is not None and draft.data_offset + tensors[-1].offset + size > self._file_size:
-                raise GGUFError("The GGUF file is shorter than its header says. Download it again.")
+            stop = draft.data_offset + tensors[-1].offset + (size or 0)
+            if stop > self._file_size:
+                raise _too_short(self._file_size, stop)
 
     def _checked_tensor(self, tensor: TensorInfo, expected_offset: int | None, alignment: int) -> int | None:
         """Return the next tensor's offset, or ``None`` after an element type that the table lacks."""
@@ -451,13 +492,23 @@ def read_header(path: Path, *, is_quick: bool = False) -> GGUFHeader:
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        reader = HeaderReader(is_quick=is_quick, file_size=size)
-        while reader.needed is not None:
-            start, stop = reader.needed
-            file.seek(start)
-            reader.feed(file.read(stop - start), start)
+        try:
+            reader = HeaderReader(is_quick=is_quick, file_size=size)
+            while reader.needed is not None:
+                start, stop = reader.needed
+                file.seek(start)
+                reader.feed(file.read(stop - start), start)
+        except GGUFError as error:
+            raise GGUFError(
+                f"{path.name}: {error.message} If the file at its source is sound, download it again; otherwise choose "
+                "another one."
+            ) from error
     assert reader.header is not None
     return reader.header
+
+
+def _too_short(size: int, needed: int) -> GGUFError:
+    return GGUFError(f"The GGUF file is incomplete: it has {size:,} bytes, and its header demands {needed:,} or more.")
 
 
 def _padded(size: int, alignment: int) -> int:
