@@ -16,6 +16,7 @@ from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
     DEFAULT_N_CTX,
     DownloadSnapshot,
+    FitEstimate,
     LoadProgress,
     LocalModel,
     RepoDetails,
@@ -308,6 +309,50 @@ def describe(
     """
     session = _session(endpoint, None, token)
     return shared_loop().wait(session.describe(repo_id, revision, n_ctx=n_ctx, exact=exact))
+
+
+def fit(
+    model: LocalModel | str | Path,
+    *,
+    n_ctx: int = DEFAULT_N_CTX,
+    exact: bool = True,
+    cache_dir: str | Path | None = None,
+) -> FitEstimate:
+    """Judge whether a model on disk fits this machine, and how fast it will generate. Works offline.
+
+    Parameters
+    ----------
+    model : LocalModel or str or Path
+        A model of the cache, the path of a GGUF file, or ``"owner/name[:LABEL]"`` for a model in the cache.
+    n_ctx : int
+        The context length in tokens to judge the memory for; 0 for the model's own.
+    exact : bool
+        Ask llama.cpp itself for the memory, if llama-cpp-python is installed. It takes about a second more than the
+        formula that is used otherwise.
+    cache_dir : str or Path, optional
+        The Hugging Face cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+
+    Returns
+    -------
+    FitEstimate
+        The verdict with its figures, the longest context that fits, and the expected speed.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the text names neither a file nor a repository, or ``n_ctx`` is negative.
+    RemoteFileNotFoundError
+        If the model is not in the cache.
+    AmbiguousVariantError
+        If the cache has several variants of it. The message lists the choices.
+    GGUFError, LoadFailedError
+        If the file is damaged, or is not a model.
+
+    Examples
+    --------
+    >>> modeldeck.fit("model.gguf", n_ctx=8192).verdict  # doctest: +SKIP
+    """
+    return shared_loop().wait(_session(None, cache_dir, None).fit(model, n_ctx=n_ctx, exact=exact))
 
 
 def start_download(

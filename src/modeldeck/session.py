@@ -38,6 +38,7 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     EngineLimits,
+    FitEstimate,
     LoadProgress,
     LocalModel,
     RepoDetails,
@@ -252,6 +253,65 @@ class Session:
             gated=listing.gated,
             license=listing.license,
         )
+
+    async def fit(
+        self, model: LocalModel | str | Path, *, n_ctx: int = DEFAULT_N_CTX, exact: bool = True
+    ) -> FitEstimate:
+        """Judge whether a model on disk fits this machine, and how fast it will generate. Works offline.
+
+        Parameters
+        ----------
+        model : LocalModel or str or Path
+            A model of the cache, the path of a GGUF file, or ``"owner/name[:LABEL]"`` for a model in the cache.
+        n_ctx : int
+            The context length in tokens to judge the memory for; 0 for the model's own.
+        exact : bool
+            Ask llama.cpp itself for the memory, if llama-cpp-python is installed. It takes about a second more than the
+            formula that is used otherwise.
+
+        Returns
+        -------
+        FitEstimate
+            The verdict with its figures, the longest context that fits, and the expected speed.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the text names neither a file nor a repository, or ``n_ctx`` is negative.
+        RemoteFileNotFoundError
+            If the model is not in the cache.
+        AmbiguousVariantError
+            If the cache has several variants of it. The message lists the choices.
+        GGUFError, LoadFailedError
+            If the file is damaged, or is not a model.
+
+        Examples
+        --------
+        >>> await session.fit("model.gguf", n_ctx=8192)  # doctest: +SKIP
+        """
+        from modeldeck.local_fit import judge_file
+
+        if n_ctx < 0:
+            raise InvalidRequestError("n_ctx must be a number of tokens, or 0 for the model's own context length.")
+        if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
+            model = await self._local(model)
+        if not isinstance(model, LocalModel):
+            path = _file_named(model)
+            model = await anyio.to_thread.run_sync(self._cached_at, path) or path
+        path, sidecars = (model.path, model.sidecar_paths) if isinstance(model, LocalModel) else (model, ())
+
+        def judge() -> FitEstimate:
+            store = self._measurements()
+            return judge_file(
+                path,
+                sidecar_paths=sidecars,
+                n_ctx=n_ctx,
+                exact=exact,
+                history=self._speed_history(),
+                measured=None if store is None else store.find(path),
+            )
+
+        return await anyio.to_thread.run_sync(judge)
 
     async def reassess(self, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
         """Judge a repository for another context length, or exactly. What was fetched before is not fetched again.

@@ -51,10 +51,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "renames": {"_files"},
     "targets": BASE | {"hub"},
     "remote_headers": BASE | {"hub", "gguf"},
+    "local_fit": BASE | {"llama", "sizing"},
     "appraisal": BASE | {"remote_headers", "hub", "gguf", "sizing"},
     "download_handle": BASE | {"service", "library"},
     "session": BASE
-    | {"download_handle", "renames", "targets", "library", "appraisal"}
+    | {"download_handle", "renames", "targets", "library", "appraisal", "local_fit"}
     | {"service", "engine", "llama", "hub", "gguf", "sizing"},
     "bars": BASE,
     "api": BASE | {"session", "download_handle", "llama", "bars"},

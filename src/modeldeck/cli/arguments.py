@@ -94,6 +94,22 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"the context length to judge for (default {DEFAULT_N_CTX})",
     )
 
+    fit = add(
+        "fit",
+        commands.fit,
+        "judge whether a model on disk fits this machine, without network",
+        "modeldeck fit owner/name:Q4_K_M",
+        "modeldeck fit model.gguf --n-ctx 32768",
+    )
+    fit.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="a model in the cache, or the path of a GGUF file")
+    fit.add_argument(
+        "--n-ctx",
+        type=int,
+        default=DEFAULT_N_CTX,
+        metavar="TOKENS",
+        help=f"the context length to judge for, 0 for the model's own (default {DEFAULT_N_CTX})",
+    )
+
     download = add(
         "download",
         commands.download,

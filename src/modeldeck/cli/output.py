@@ -14,8 +14,8 @@ from typing import Any, TextIO, TypeAlias
 import msgspec
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._tables import format_duration, format_rate, format_size, shorten_middle
-from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel
+from modeldeck._tables import format_duration, format_memory, format_rate, format_size, shorten_middle
+from modeldeck._types import DownloadSnapshot, DownloadState, FitEstimate, LocalModel, speed_text
 
 Record: TypeAlias = msgspec.Struct | dict[str, Any]
 
@@ -129,6 +129,21 @@ class Output:
         if self._is_line_open:
             print(file=sys.stderr)
             self._is_line_open = False
+
+
+def fit_text(fit: FitEstimate) -> str:
+    """Return an estimate as sentences, one on each line."""
+    lines = [fit.verdict.replace("_", " ").capitalize() + "."]
+    if fit.needed_bytes is not None and fit.available_bytes is not None:
+        needed, available = format_memory(fit.needed_bytes + fit.reserve_bytes, fit.available_bytes)
+        lines = [f"{lines[0]} It needs {needed} with a context of {fit.n_ctx} tokens, and {available} is free."]
+    if fit.max_n_ctx is not None:
+        lines.append(f"The longest context that fits has {fit.max_n_ctx} tokens.")
+    if fit.tokens_per_second is not None:
+        lines.append(f"Speed: {speed_text(fit.tokens_per_second)} ({fit.speed_source}).")
+    if fit.reason is not None:
+        lines.append(fit.reason)
+    return "\n".join(lines)
 
 
 def is_coloured(stream: TextIO) -> bool:
