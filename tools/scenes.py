@@ -33,7 +33,7 @@ from modeldeck._wire import JobView
 from modeldeck.engine.state import actions_of
 from modeldeck.llama import Measurement
 from modeldeck.widget.publisher import as_json
-from modeldeck.widget.repos import repo_view
+from modeldeck.widget.repos import repo_view, variant_view
 from modeldeck.widget.traits import (
     DeckState,
     DeckView,
@@ -46,6 +46,7 @@ from modeldeck.widget.traits import (
     RepoView,
     SearchView,
     SummaryView,
+    VariantRowView,
 )
 
 PATH = Path(__file__).resolve().parent.parent / "js" / "harness" / "scenes.json"
@@ -234,6 +235,13 @@ def _opened(details: RepoDetails, load: LoadView | None = None) -> RepoView:
     return repo_view(details, endpoint=_ENDPOINT, local=local, load=load or LoadView())
 
 
+def _pick(details: RepoDetails, load: LoadView | None = None) -> VariantRowView:
+    local = _SMOL_LOCAL if details is _SMOL_DETAILS else {}
+    variant = details.variant(details.recommended or "")
+    assert variant is not None
+    return variant_view(details, variant, local, load or LoadView())
+
+
 _GATED = GatedError(
     "The licence of this model must be accepted first. Open its page, accept it, and set HF_TOKEN.",
     url=f"{_ENDPOINT}/{GEMMA}",
@@ -325,11 +333,16 @@ _FAILED = DownloadsView(
     )
 )
 
-_UNFOLDED = DeckState(view=_VIEW, search=_RESULTS, repos={QWEN: _opened(_QWEN_DETAILS)})
+_UNFOLDED = DeckState(
+    view=_VIEW,
+    search=_RESULTS,
+    repos={QWEN: _opened(_QWEN_DETAILS)},
+    picks={QWEN: _pick(_QWEN_DETAILS), SMOL: _pick(_SMOL_DETAILS)},
+)
 
 SCENES: dict[str, DeckState] = {
     "start": DeckState(view=_VIEW),
-    "results": DeckState(view=_VIEW, search=_RESULTS),
+    "results": DeckState(view=_VIEW, search=_RESULTS, picks={QWEN: _pick(_QWEN_DETAILS), SMOL: _pick(_SMOL_DETAILS)}),
     "variants": _UNFOLDED,
     "downloading": replace(_UNFOLDED, downloads=_DOWNLOADING),
     "strays": DeckState(view=_VIEW, search=_RESULTS, downloads=_STRAYS),

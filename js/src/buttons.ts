@@ -19,6 +19,7 @@ const OF_DOWNLOAD: Record<Action, ButtonLook> = {
 
 const OF_VARIANT: Record<VariantAction, ButtonLook> = {
   download: { text: "Download", tone: "tonal" },
+  get: { text: "Get", tone: "filled" },
   load: { text: "Load", tone: "filled" },
   cancel_load: { text: "Cancel" },
   unload: { text: "Unload" },

@@ -6,6 +6,7 @@ import { batch, computed, type ReadonlySignal, signal } from "@preact/signals";
 import type { ButtonAction } from "./buttons";
 import { Connection } from "./connection";
 import { Family } from "./family";
+import { remembered } from "./remembered";
 import { type Asked, type Row, RowTable, rowKey } from "./row-table";
 import type { RequestError } from "./rpc";
 import { share } from "./share";
@@ -27,12 +28,16 @@ export class Store {
   readonly search = signal(EMPTY_STATE.search);
   readonly load = signal(EMPTY_STATE.load);
   readonly fitsOnly = signal(false);
+  /** Whether "Get" also loads the model. The browser remembers it. */
+  readonly loadWhenReady = remembered("modeldeck-load-when-ready", true);
   readonly toasts = new ToastList();
   readonly connection: Connection;
 
   readonly #model: AnyModel<Traits>;
   readonly #rows = new RowTable();
   readonly #repos = new Family<RepoView>();
+  readonly #picks = new Family<VariantRowView>();
+  readonly #peeked = new Set<string>();
   readonly #folds = new Family<boolean>();
   readonly #asked = new Family<Asked>();
   readonly #dismissedLoad = signal<ErrorInfo | null>(null);
@@ -49,6 +54,7 @@ export class Store {
       view: () => this.#readView(),
       search: () => this.#readSearch(),
       repos: () => this.#readRepos(),
+      picks: () => this.#readPicks(),
       downloads: () => this.#readDownloads(),
       load: () => this.#readLoad(),
     };
@@ -68,6 +74,11 @@ export class Store {
 
   repo(repoId: string): ReadonlySignal<RepoView | undefined> {
     return this.#repos.get(repoId);
+  }
+
+  /** The recommended variant of a repository, once Python has looked at it. */
+  pick(repoId: string): ReadonlySignal<VariantRowView | undefined> {
+    return this.#picks.get(repoId);
   }
 
   row(repoId: string, variantId: string): Row {
@@ -96,6 +107,12 @@ export class Store {
       }
     }
     return keys;
+  });
+
+  /** Keys of the variants that the cards themselves have a button for. */
+  readonly pickKeys: ReadonlySignal<ReadonlySet<string>> = computed(() => {
+    const ids = this.search.value.models.map(({ repo_id }) => repo_id);
+    return new Set(ids.map((id) => rowKey(id, this.#picks.get(id).value?.variant_id ?? "")));
   });
 
   /** Unfinished downloads whose row is not among the results: of other searches and sessions, of folded cards. */
@@ -140,6 +157,15 @@ export class Store {
       if (!isDone && isUnfolded) {
         fold.value = undefined;
       }
+    }
+  }
+
+  /** Somebody may want this repository: have Python find out what is recommended of it. */
+  peek(repoId: string): void {
+    if (this.connection.isUsable.peek() && !this.#picks.get(repoId).peek() && !this.#peeked.has(repoId)) {
+      this.#peeked.add(repoId);
+      // Without an answer the card has no button, and its files can be shown all the same.
+      this.connection.request("peek", { repo_id: repoId }).answer.catch(() => this.#peeked.delete(repoId));
     }
   }
 
@@ -208,13 +234,23 @@ export class Store {
 
   #readRepos(): void {
     const repos = new Map(Object.entries(this.#model.get("_repos") ?? {}));
-    const before = new Map([...this.#rows].map((row) => [row, this.#variant(row)]));
-    this.#repos.replace(repos);
+    this.#replaceVariants(() => this.#repos.replace(repos));
     for (const [repoId, fold] of this.#folds) {
       if (fold.peek() === repos.has(repoId)) {
         fold.value = undefined;
       }
     }
+  }
+
+  #readPicks(): void {
+    const picks = new Map(Object.entries(this.#model.get("_picks") ?? {}));
+    this.#replaceVariants(() => this.#picks.replace(picks));
+  }
+
+  /** What was asked of a variant has taken effect when its state changes. */
+  #replaceVariants(replace: () => void): void {
+    const before = new Map([...this.#rows].map((row) => [row, this.#variant(row)]));
+    replace();
     for (const [row, variant] of before) {
       if (this.#variant(row) !== variant) {
         row.asked.value = null;
@@ -223,7 +259,7 @@ export class Store {
   }
 
   #variant({ repoId, variantId }: Row): VariantRowView | undefined {
-    const repo = this.#repos.get(repoId).peek();
-    return repo?.variants.find((variant) => variant.variant_id === variantId);
+    const variants = [...(this.#repos.get(repoId).peek()?.variants ?? []), this.#picks.get(repoId).peek()];
+    return variants.find((variant) => variant?.variant_id === variantId);
   }
 }

@@ -30,6 +30,9 @@ export default () => {
       const host = document.createElement("div");
       host.className = "modeldeck";
       host.dataset.jpSuppressContextMenu = "true";
+      if (window.parent !== window) {
+        host.dataset.framed = "";
+      }
       const root = host.attachShadow({ mode: "open" });
       const style = document.createElement("style");
       style.textContent = styles + iconStyles;

@@ -6,6 +6,7 @@ export interface DeckState {
   view: DeckView;
   search: SearchView;
   repos: Record<string, RepoView>;
+  picks: Record<string, VariantRowView>;
   downloads: DownloadsView;
   load: LoadView;
 }
@@ -163,7 +164,7 @@ export type FitVerdict = "fits" | "partial" | "too_large" | "unknown" | "unusabl
 
 export type VariantState = "available" | "downloaded" | "loaded" | "loading";
 
-export type VariantAction = "cancel_load" | "download" | "load" | "remove" | "unload";
+export type VariantAction = "cancel_load" | "download" | "get" | "load" | "remove" | "unload";
 
 /** What the last load of a variant and its first generation took on this machine. */
 export interface MeasuredView {
@@ -275,6 +276,7 @@ export const EMPTY_STATE: DeckState = {
     error: null,
   },
   repos: {},
+  picks: {},
   downloads: {
     jobs: [],
   },
@@ -303,6 +305,8 @@ export interface Methods {
   search_more: Record<string, never>;
   /** Unfold the card of a repository. */
   open_repo: { repo_id: string };
+  /** Find out what is recommended of a repository, for the button of its card. */
+  peek: { repo_id: string };
   /** Fold the card of a repository. */
   close_repo: { repo_id: string };
   /** Do what a button of a download says. */

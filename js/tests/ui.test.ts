@@ -1,7 +1,7 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/samples";
-import type { Action, DeckState, DownloadState, VariantState } from "../src/wire";
+import type { Action, DeckState, DownloadState, SummaryView, VariantState } from "../src/wire";
 import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
@@ -304,6 +304,72 @@ describe("cards", () => {
     expect(root.querySelector("img")).toBeNull();
     expect(root.querySelector("h3")?.textContent).toBe(`a/${evil}`);
     expect(all(root, "link")).toEqual([]);
+  });
+});
+
+describe("the short way", () => {
+  const [first] = MODELS as [SummaryView];
+  const name = `Q2_K of ${first.repo_id}`;
+  const picked = (state: VariantState): Partial<DeckState> => ({
+    view: view(),
+    search: search(MODELS),
+    picks: { [first.repo_id]: variant("Q2_K", { state }) },
+  });
+
+  afterEach(() => localStorage.clear());
+
+  it("asks for the first card by itself, and for another when somebody points at it", async () => {
+    const { root, model } = show({ view: view(), search: search(MODELS) });
+    const peeked = () => model.sent.filter(({ method }) => method === "peek").map(({ params }) => params);
+    await wait(1000);
+    const ids = [...new Set(peeked().map((params) => (params as { repo_id: string }).repo_id))];
+    expect(ids).toEqual([first.repo_id]);
+    act(() => void root.querySelectorAll(".card")[2]?.dispatchEvent(new Event("pointerenter")));
+    await wait(200);
+    expect(peeked().at(-1)).toEqual({ repo_id: MODELS[2]?.repo_id });
+  });
+
+  it("gets the recommended variant, with its size, and loads it when it is ready", () => {
+    const { root, acted } = show(picked("available"));
+    const button = get(root, "button", `Get ${name}`);
+    expect(text(button)).toBe("Get Q2_K, 4.68 GB");
+    click(button);
+    expect(acted("get")?.params).toMatchObject({ repo_id: first.repo_id, variant_id: "model-Q2_K.gguf" });
+    expect(button.getAttribute("aria-disabled")).toBe("true");
+  });
+
+  it("only downloads when Load when ready is off, also on the next page", () => {
+    const one = show(picked("available"));
+    const boxes = [...one.root.querySelectorAll<HTMLInputElement>("input[type=checkbox]")];
+    const box = boxes.find((each) => text(each.closest("label")) === "Load when ready") as HTMLInputElement;
+    expect(box.checked).toBe(true);
+    click(box);
+    const two = show(picked("available"));
+    click(get(two.root, "button", `Get ${name}`));
+    expect(two.acted("get")).toBeUndefined();
+    expect(two.acted("download")).toBeDefined();
+  });
+
+  it("loads what is here, unloads what is loaded, and leaves both to the rows of an unfolded card", () => {
+    const { root, write, acted } = show(picked("downloaded"));
+    click(get(root, "button", `Load ${name}`));
+    expect(acted("load")).toBeDefined();
+    write(picked("loaded"));
+    click(get(root, "button", `Unload ${name}`));
+    expect(acted("unload")).toBeDefined();
+    write({ repos: { [first.repo_id]: repo([variant("Q2_K", { state: "loaded" })]) } });
+    expect(all(root, "button", `Unload ${name}`)).toHaveLength(1);
+  });
+
+  it("shows how far the download is, and why it was refused", async () => {
+    const { root, write, model, acted } = show(picked("available"));
+    click(get(root, "button", `Get ${name}`));
+    model.refuse(acted("get") as never, "gated", "Accept the licence first.");
+    await settle();
+    expect(text(get(root, "alert"))).toContain("Accept the licence first.");
+    write({ downloads: { jobs: [job({ variant_id: "model-Q2_K.gguf", label: "Q2_K" })] } });
+    expect(text(root.querySelector(".card-head"))).toContain("25 %");
+    expect(all(root, "button", `Get ${name}`)).toEqual([]);
   });
 });
 

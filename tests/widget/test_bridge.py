@@ -451,6 +451,50 @@ def test_a_card_that_is_closed_meanwhile_stays_closed(page: Page, monkeypatch: p
     assert page.variant(SPLIT, "F16")["fit"]["n_ctx"] == 4096, "the newer wish counts"
 
 
+def test_a_card_can_be_got_without_unfolding_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    begun = threading.Event()
+
+    async def load(self: Session, model: LocalModel, **kwargs: Any) -> None:
+        loaded.append(model.label)
+        begun.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Session, "load", load)
+    assert page.ask("peek", repo_id="nobody/nothing")["ok"]
+    assert page.ask("peek", repo_id=TINY)["ok"]
+    assert list(page.traits["picks"]) == [TINY]
+    assert page.traits["repos"] == {}
+    pick = page.traits["picks"][TINY]
+    assert pick["actions"] == ["download"]
+    page.act_on(TINY, pick["variant_id"], "get")
+    assert begun.wait(TIMEOUT_SECONDS)
+    assert loaded == [pick["label"]]
+    page.until(lambda: page.traits["picks"][TINY]["actions"] == ["cancel_load"])
+    page.act_on(TINY, pick["variant_id"], "cancel_load")
+    page.until(lambda: page.traits["picks"][TINY]["actions"] == ["load", "remove"])
+
+
+def test_a_download_that_was_cancelled_is_not_loaded_when_it_is_downloaded_later(
+    page: Page, demo_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("nobody wished it any more")
+
+    monkeypatch.setattr(Session, "load", load)
+    stall = demo_hub.faults.add(Stall(0), origin="cdn")
+    page.ask("open_repo", repo_id=TINY)
+    page.act_on(TINY, "tiny-chat-F16.gguf", "get")
+    page.until(lambda: [job for job in page.jobs() if job["state"] == "downloading"])
+    page.act("cancel", page.jobs()[0]["job_id"])
+    page.until(lambda: page.jobs() == [])
+    demo_hub.faults.remove(stall)
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    assert page.ask("hello")["ok"]
+    assert page.traits["load"]["state"] == "none"
+
+
 @pytest.mark.llama
 def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> None:
     page.ask("hello")

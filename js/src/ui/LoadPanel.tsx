@@ -37,7 +37,9 @@ export function LoadPanel({ store }: { store: Store }) {
           {title} <b>{name}</b>
           {isReady && load.n_ctx ? <span class="muted">, context of {load.n_ctx} tokens</span> : null}
         </p>
-        {isShown || state === "failed" ? null : <Actions store={store} row={row} name={name} actions={load.actions} />}
+        {isShown || store.pickKeys.value.has(row.key) ? null : (
+          <Actions store={store} row={row} name={name} actions={load.actions} />
+        )}
       </div>
       {error ? (
         <ErrorBox

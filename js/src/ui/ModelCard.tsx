@@ -1,3 +1,4 @@
+import { useEffect, useRef } from "preact/hooks";
 import { isKept } from "../fits";
 import { ago, count, parameters, tokens } from "../format";
 import { repoPage, safeLink } from "../links";
@@ -10,24 +11,52 @@ import { Icon, type IconName } from "./icons";
 import { Link } from "./Link";
 import { Pill } from "./Pill";
 import { VariantRow } from "./Rows";
+import { PickError, ShortWay } from "./ShortWay";
 
 interface RepoProps {
   store: Store;
   repoId: string;
 }
 
+/** The button of the first card appears by itself, those of the others when somebody points at them. */
+const FIRST_PEEK_MS = 700;
+const PEEK_MS = 150;
+
+interface ModelCardProps {
+  store: Store;
+  model: SummaryView;
+  isFirst: boolean;
+}
+
 /** One repository of the results; unfolds to its files. */
-export function ModelCard({ store, model }: { store: Store; model: SummaryView }) {
+export function ModelCard({ store, model, isFirst }: ModelCardProps) {
   const repoId = model.repo_id;
   const isUnfolded = store.isUnfolded(repoId);
   const slash = repoId.indexOf("/") + 1;
   const isOff = !store.connection.isUsable.value && !store.repo(repoId).value;
+  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+  const peekAfter = (milliseconds: number) => {
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => store.peek(repoId), milliseconds);
+  };
+  useEffect(() => {
+    if (isFirst) {
+      peekAfter(FIRST_PEEK_MS);
+    }
+    return () => clearTimeout(timer.current);
+  }, [repoId, isFirst]);
   const toggle = () => {
     store.setUnfolded(repoId, !isUnfolded);
   };
   return (
     // biome-ignore lint/a11y/useSemanticElements: not the child of a <ul>
-    <div class="card" role="listitem">
+    <div
+      class="card"
+      role="listitem"
+      onPointerEnter={() => peekAfter(PEEK_MS)}
+      onPointerLeave={() => isFirst || clearTimeout(timer.current)}
+      onFocusIn={() => peekAfter(PEEK_MS)}
+    >
       {/* biome-ignore lint/a11y/noStaticElementInteractions lint/a11y/useKeyWithClickEvents: keys have the button */}
       <div
         class="card-head"
@@ -46,6 +75,7 @@ export function ModelCard({ store, model }: { store: Store; model: SummaryView }
           <Facts model={model} />
         </div>
         <HubLink store={store} repoId={repoId} />
+        <ShortWay store={store} repoId={repoId} />
         <Button
           tone="quiet unfold"
           name={`Show files of ${repoId}`}
@@ -57,7 +87,7 @@ export function ModelCard({ store, model }: { store: Store; model: SummaryView }
           <Icon name="chevron" />
         </Button>
       </div>
-      {isUnfolded ? <Files store={store} repoId={repoId} /> : null}
+      {isUnfolded ? <Files store={store} repoId={repoId} /> : <PickError store={store} repoId={repoId} />}
     </div>
   );
 }

@@ -40,7 +40,7 @@ export function Results({ store }: { store: Store }) {
         {chunks(shown).map((models, index) => (
           <div class="chunk" role="presentation" key={index}>
             {models.map((model) => (
-              <ModelCard key={model.repo_id} store={store} model={model} />
+              <ModelCard key={model.repo_id} store={store} model={model} isFirst={model === shown[0]} />
             ))}
           </div>
         ))}

@@ -90,6 +90,16 @@ export function SearchBar({ store }: { store: Store }) {
           />
           <span>Fits here</span>
         </label>
+        <label title="Load a model as soon as Get has downloaded it">
+          <input
+            type="checkbox"
+            checked={store.loadWhenReady}
+            onChange={(event) => {
+              store.loadWhenReady.value = event.currentTarget.checked;
+            }}
+          />
+          <span>Load when ready</span>
+        </label>
       </div>
     </form>
   );

@@ -63,8 +63,8 @@ class Bridge:
         self._deck = DeckOwner(publisher, endpoint=session.settings.endpoint, n_ctx=n_ctx, comm_id=comm_id)
         self._search = SearchOwner(session, publisher, query)
         self._repos = ReposOwner(session, publisher, self._tasks, self._deck, revision=revision)
-        self._downloads = DownloadsOwner(session, publisher, loop, self._deck, self._repos)
         self._load = LoadOwner(session, publisher, loop, self._tasks, self._deck, self._repos)
+        self._downloads = DownloadsOwner(session, publisher, loop, self._deck, self._repos, self._load)
         self.ready = self._load.handover.wait
 
     @property
@@ -129,6 +129,8 @@ class Bridge:
                 await self._search.more()
             case requests.OpenRepoRequest(repo_id):
                 await self._repos.open(repo_id)
+            case requests.PeekRequest(repo_id):
+                await self._repos.peek(repo_id)
             case requests.CloseRepoRequest(repo_id):
                 self._repos.close(repo_id)
             case requests.ActRequest(job_id, action):
@@ -144,6 +146,8 @@ class Bridge:
         match request.action:
             case "download":
                 await self._downloads.start(repo_id, variant_id)
+            case "get":
+                await self._downloads.start(repo_id, variant_id, load_when_ready=True)
             case "load":
                 self._load.start(repo_id, variant_id)
             case "cancel_load":

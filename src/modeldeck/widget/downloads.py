@@ -10,6 +10,7 @@ from modeldeck._types import Action, DownloadSnapshot, DownloadState
 from modeldeck._wire import JobView
 from modeldeck.session import Session
 from modeldeck.widget.deck import DeckOwner
+from modeldeck.widget.load import LoadOwner
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
@@ -33,16 +34,25 @@ class DownloadsOwner:
         Shows where the engine runs.
     repos : ReposOwner
         Has the variants that can be downloaded, and shows which ones are.
+    load : LoadOwner
+        Loads what is to be loaded when it is ready.
     """
 
     def __init__(
-        self, session: Session, publisher: Publisher, loop: LoopThread, deck: DeckOwner, repos: ReposOwner
+        self,
+        session: Session,
+        publisher: Publisher,
+        loop: LoopThread,
+        deck: DeckOwner,
+        repos: ReposOwner,
+        load: LoadOwner,
     ) -> None:
         self._session = session
         self._publisher = publisher
         self._loop = loop
         self._deck = deck
         self._repos = repos
+        self._load = load
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._announced: tuple[DownloadSnapshot, ...] = ()
         self._pacer = Pacer(self._publish)
@@ -52,10 +62,12 @@ class DownloadsOwner:
         """What is known of downloads, from any thread."""
         return tuple(self._jobs.copy().values())
 
-    async def start(self, repo_id: str, variant_id: str) -> None:
-        """Download a variant of an unfolded card."""
+    async def start(self, repo_id: str, variant_id: str, *, load_when_ready: bool = False) -> None:
+        """Download a variant that a card shows."""
         details, variant = self._repos.variant(repo_id, variant_id)
         download = await self._session.start(self._session.request_for(details, variant))
+        if load_when_ready:
+            self._load.wish(repo_id, variant_id)
         self._take(download.snapshot)
 
     async def act(self, job_id: str, action: Action) -> None:
@@ -123,7 +135,11 @@ class DownloadsOwner:
             if snapshot.commit_hash is not None:
                 self._repos.files.add(request.repo_id, snapshot.commit_hash, request.variant_id)
             self._publisher.toast("success", f"{name} is downloaded and verified.")
+            self._load.fulfil(request.repo_id, request.variant_id)
+        elif snapshot.state is DownloadState.CANCELLED:
+            self._load.drop_wish(request.repo_id, request.variant_id)
         elif snapshot.state is DownloadState.FAILED and snapshot.error is not None:
+            self._load.drop_wish(request.repo_id, request.variant_id)
             self._publisher.toast("error", f"{name} failed. {snapshot.error.message}")
             self._publisher.report(error_from_info(snapshot.error))
 

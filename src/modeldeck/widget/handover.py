@@ -30,7 +30,7 @@ class Handover:
         self._was_greeted = asyncio.Event()
         self._is_closed = False
         self.is_expected = False
-        """A model is being loaded, so that nobody has to press Load."""
+        """A model is being loaded, or will be when it is downloaded: nobody has to press Load."""
 
     @property
     def llm(self) -> Llama | None:

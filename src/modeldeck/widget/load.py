@@ -52,6 +52,7 @@ class LoadOwner:
         self._scope: anyio.CancelScope | None = None
         self._pacer = Pacer(self._publish)
         self._view = LoadView()
+        self._wish: tuple[str, str] | None = None
         self.handover = Handover(publisher)
 
     def start(self, repo_id: str, variant_id: str) -> None:
@@ -63,6 +64,25 @@ class LoadOwner:
             )
         self._show(LoadView(state="loading", repo_id=repo_id, variant_id=variant_id, n_ctx=self._deck.view.n_ctx))
         self._tasks.start(self._run, repo_id, variant_id)
+
+    def wish(self, repo_id: str, variant_id: str) -> None:
+        """Load this variant when it is downloaded, in the place of an earlier wish."""
+        self._wish = (repo_id, variant_id)
+        self._update_handover()
+
+    def drop_wish(self, repo_id: str, variant_id: str) -> None:
+        """The variant is not to be loaded when it is downloaded, or will not be downloaded."""
+        if self._wish == (repo_id, variant_id):
+            self._wish = None
+            self._update_handover()
+
+    def fulfil(self, repo_id: str, variant_id: str) -> None:
+        """The variant is downloaded: load it if this was wished, unless another model is being loaded."""
+        if self._wish == (repo_id, variant_id):
+            self._wish = None
+            if self._view.state != "loading":
+                self.start(repo_id, variant_id)
+            self._update_handover()
 
     def cancel(self) -> None:
         """Stop loading."""
@@ -133,9 +153,12 @@ class LoadOwner:
 
     def _show(self, view: LoadView) -> None:
         self._view = view
-        self.handover.is_expected = view.state == "loading"
+        self._update_handover()
         self._publish()
         self._repos.show_load(view)
+
+    def _update_handover(self) -> None:
+        self.handover.is_expected = self._view.state == "loading" or self._wish is not None
 
     def _publish(self) -> None:
         self._publisher.publish("load", self._view)

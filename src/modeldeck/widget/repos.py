@@ -1,9 +1,10 @@
-"""The trait ``_repos``: the cards that are unfolded, with their variants."""
+"""The traits ``_repos`` and ``_picks``: the cards that are unfolded, and what is recommended of the others."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from modeldeck.llama import Measurement
 
 _REPOS_OPEN = 32
+_REPOS_PEEKED = 64
 
 
 class ReposOwner:
-    """Owns the trait ``_repos``.
+    """Owns the traits ``_repos`` and ``_picks``.
 
     Parameters
     ----------
@@ -51,6 +53,7 @@ class ReposOwner:
         self._deck = deck
         self._revision = revision
         self._cards: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
+        self._peeked: OrderedDict[str, RepoDetails] = OrderedDict()
         self._load = LoadView()
         self.files = LocalFiles(session, on_change=self._publish)
 
@@ -62,12 +65,20 @@ class ReposOwner:
             self._cards.popitem(last=False)
         self._publish()
         try:
-            details = await self._session.describe(repo_id, self._revision, n_ctx=self._deck.view.n_ctx, exact=False)
+            details = await self._describe(repo_id)
         except ModelDeckError as error:
             self._show(repo_id, error)
             raise
         self._show(repo_id, details)
         self._tasks.start(self._refine, repo_id, details)
+
+    async def peek(self, repo_id: str) -> None:
+        """Find out what is recommended of a repository. Where that cannot be found out, its card has no button."""
+        if repo_id in self._peeked:
+            return
+        with suppress(ModelDeckError):
+            self._remember(await self._describe(repo_id), repo_id)
+            self._publish()
 
     def close(self, repo_id: str) -> None:
         """Fold a card."""
@@ -77,11 +88,14 @@ class ReposOwner:
     async def judge_again(self) -> None:
         """Judge the variants of every card for the context length of now."""
         n_ctx = self._deck.view.n_ctx
-        for repo_id, details in list(self._cards.items()):
+        known = {**self._peeked, **self._cards}
+        for repo_id, details in known.items():
             if isinstance(details, RepoDetails):
                 judged = await self._session.reassess(details, n_ctx=n_ctx)
-                # Meanwhile the card may have been closed, or another context length chosen.
-                if repo_id in self._cards and n_ctx == self._deck.view.n_ctx:
+                if n_ctx != self._deck.view.n_ctx:
+                    return  # another context length has been chosen meanwhile
+                self._remember(judged, repo_id)
+                if repo_id in self._cards:  # it may have been closed meanwhile
                     self._cards[repo_id] = judged
         self._publish()
 
@@ -92,8 +106,8 @@ class ReposOwner:
 
     def variant(self, repo_id: str, variant_id: str) -> tuple[RepoDetails, Variant]:
         """A variant of an unfolded card."""
-        details = self._cards.get(repo_id)
-        if not isinstance(details, RepoDetails):
+        details = self._details(repo_id)
+        if details is None:
             raise InvalidRequestError(f"The card of {repo_id} is not open. Open it and try again.")
         variant = details.variant(variant_id)
         if variant is None:
@@ -102,15 +116,27 @@ class ReposOwner:
 
     def n_ctx_of(self, repo_id: str) -> int:
         """The context length to load with: the user's, but not more than the model was trained for."""
-        details = self._cards.get(repo_id)
-        known = details.model.context_length if isinstance(details, RepoDetails) and details.model else None
+        details = self._details(repo_id)
+        known = details.model.context_length if details and details.model else None
         return min(self._deck.view.n_ctx, known or self._deck.view.n_ctx)
 
     async def find_local(self, repo_id: str, variant_id: str) -> LocalModel | None:
         """The files of a variant in the cache, of the commit that its card shows."""
-        details = self._cards.get(repo_id)
-        commit_hash = details.commit_hash if isinstance(details, RepoDetails) else None
-        return await self.files.find(repo_id, variant_id, commit_hash)
+        details = self._details(repo_id)
+        return await self.files.find(repo_id, variant_id, details.commit_hash if details else None)
+
+    async def _describe(self, repo_id: str) -> RepoDetails:
+        return await self._session.describe(repo_id, self._revision, n_ctx=self._deck.view.n_ctx, exact=False)
+
+    def _details(self, repo_id: str) -> RepoDetails | None:
+        card = self._cards.get(repo_id)
+        return card if isinstance(card, RepoDetails) else self._peeked.get(repo_id)
+
+    def _remember(self, details: RepoDetails, repo_id: str) -> None:
+        self._peeked[repo_id] = details
+        self._peeked.move_to_end(repo_id)
+        while len(self._peeked) > _REPOS_PEEKED:
+            self._peeked.popitem(last=False)
 
     async def _refine(self, repo_id: str, details: RepoDetails) -> None:
         n_ctx = self._deck.view.n_ctx
@@ -120,12 +146,17 @@ class ReposOwner:
         self._show(repo_id, exact)
 
     def _show(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
+        if isinstance(outcome, RepoDetails):
+            self._remember(outcome, repo_id)
         if repo_id in self._cards:
             self._cards[repo_id] = outcome
-            self._publish()
+        self._publish()
 
     def _publish(self) -> None:
-        self._publisher.publish("repos", {repo_id: self._view(card) for repo_id, card in self._cards.items()})
+        repos = {repo_id: self._view(card) for repo_id, card in self._cards.items()}
+        self._publisher.publish("repos", repos)
+        picks = {repo_id: self._pick(details) for repo_id, details in self._peeked.items()}
+        self._publisher.publish("picks", {repo_id: pick for repo_id, pick in picks.items() if pick is not None})
 
     def _view(self, card: RepoDetails | ModelDeckError | None) -> RepoView:
         if card is None:
@@ -134,6 +165,11 @@ class ReposOwner:
             return RepoView(state="failed", error=card.to_info())
         local = self.files.of_commit(card.repo_id, card.commit_hash)
         return repo_view(card, endpoint=self._deck.view.endpoint, local=local, load=self._load)
+
+    def _pick(self, details: RepoDetails) -> VariantRowView | None:
+        variant = details.variant(details.recommended) if details.recommended else None
+        local = self.files.of_commit(details.repo_id, details.commit_hash)
+        return None if variant is None else variant_view(details, variant, local, self._load)
 
 
 def repo_view(
@@ -160,13 +196,14 @@ def repo_view(
         recommended=details.recommended,
         recommended_reason=ReasonView.of(details.recommended_reason),
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
-        variants=tuple(_variant_view(details, variant, local, load) for variant in details.variants),
+        variants=tuple(variant_view(details, variant, local, load) for variant in details.variants),
     )
 
 
-def _variant_view(
+def variant_view(
     details: RepoDetails, variant: Variant, local: Mapping[str, Measurement | None], load: LoadView
 ) -> VariantRowView:
+    """The view of one variant of an opened repository; see `repo_view`."""
     variant_id = variant.variant_id
     state = load.variant_state(details.repo_id, variant_id) or ("downloaded" if variant_id in local else "available")
     measurement = local.get(variant_id)

@@ -47,6 +47,12 @@ class OpenRepoRequest(msgspec.Struct, frozen=True, tag_field="method", tag="open
     repo_id: str
 
 
+class PeekRequest(msgspec.Struct, frozen=True, tag_field="method", tag="peek"):
+    """Find out what is recommended of a repository, for the button of its card."""
+
+    repo_id: str
+
+
 class CloseRepoRequest(msgspec.Struct, frozen=True, tag_field="method", tag="close_repo"):
     """Fold the card of a repository."""
 
@@ -79,6 +85,7 @@ Request: TypeAlias = (
     | SearchRequest
     | SearchMoreRequest
     | OpenRepoRequest
+    | PeekRequest
     | CloseRepoRequest
     | ActRequest
     | ActOnVariantRequest

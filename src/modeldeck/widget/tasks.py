@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
-
-import anyio
-from anyio.abc import TaskGroup
 
 from modeldeck._errors import ModelDeckError
 
@@ -30,20 +28,28 @@ async def guard(function: Callable[..., Awaitable[object]], *args: Any) -> Model
 
 
 class Tasks:
-    """A task group whose tasks are guarded. Usable only inside ``async with``."""
+    """A task group whose tasks are guarded. Usable only inside ``async with``.
+
+    It is asyncio's and not anyio's, because tasks are started by callbacks of the loop too, which have no task of their
+    own.
+    """
 
     def __init__(self) -> None:
-        self._group: TaskGroup
+        self._group = asyncio.TaskGroup()
 
     def start(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``function`` beside everything else."""
-        self._group.start_soon(guard, function, *args)
+        """Run ``function`` beside everything else. Does nothing when the widget is being closed."""
+        coroutine = guard(function, *args)
+        try:
+            self._group.create_task(coroutine)
+        except RuntimeError:  # the group is shutting down
+            coroutine.close()
 
     async def __aenter__(self) -> Self:
-        self._group = await anyio.create_task_group().__aenter__()
+        await self._group.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._group.__aexit__(kind, error, trace)
+    ) -> None:
+        await self._group.__aexit__(kind, error, trace)

@@ -17,7 +17,8 @@ from modeldeck._wire import JobView, ReasonView, VariantView
 
 EngineMode: TypeAlias = Literal["inline", "process"]
 VariantState: TypeAlias = Literal["available", "downloaded", "loading", "loaded"]
-VariantAction: TypeAlias = Literal["download", "load", "cancel_load", "unload", "remove"]
+VariantAction: TypeAlias = Literal["download", "get", "load", "cancel_load", "unload", "remove"]
+"""``get`` is a download that is loaded when it is verified; it belongs to the short way of a card, not to its rows."""
 
 VARIANT_ACTIONS: Mapping[VariantState, tuple[VariantAction, ...]] = MappingProxyType(
     {
@@ -181,5 +182,7 @@ class DeckState(msgspec.Struct, frozen=True, kw_only=True):
     view: DeckView = DeckView()
     search: SearchView = SearchView()
     repos: dict[str, RepoView] = {}
+    picks: dict[str, VariantRowView] = {}
+    """The recommended variant of each repository that has been looked at, for the button of its card."""
     downloads: DownloadsView = DownloadsView()
     load: LoadView = LoadView()

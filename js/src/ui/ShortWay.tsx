@@ -1,0 +1,57 @@
+import { BUTTONS, type ButtonAction } from "../buttons";
+import { fileSize } from "../format";
+import { openJob } from "../row-table";
+import type { Store } from "../store";
+import type { VariantAction } from "../wire";
+import { Button } from "./Button";
+import { ErrorBox } from "./ErrorBox";
+
+/** The card's own button: get the recommended variant; load or unload it once it is here. */
+export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
+  const pick = store.pick(repoId).value;
+  if (!pick) {
+    return null;
+  }
+  const row = store.row(repoId, pick.variant_id);
+  const job = openJob(row.job.value);
+  if (job) {
+    return <span class="small">{job.percent === null ? "Waiting" : `${job.percent} %`}</span>;
+  }
+  const [action] = pick.actions;
+  // The rows of an unfolded card have the other buttons.
+  if (!action || (action !== "download" && store.isUnfolded(repoId))) {
+    return null;
+  }
+  const look: ButtonAction = action === "download" ? "get" : action;
+  const sent: VariantAction = action === "download" && store.loadWhenReady.value ? "get" : action;
+  const size = action === "download" ? `, ${fileSize(pick.size)}` : "";
+  const isAsked = row.asked.value !== null;
+  return (
+    <Button
+      tone={BUTTONS[look].tone}
+      name={`${BUTTONS[look].text} ${pick.label} of ${repoId}`}
+      aria-disabled={isAsked}
+      disabled={!store.connection.isUsable.value}
+      onClick={({ detail }) => {
+        if (detail <= 1 && !isAsked) {
+          store.act(row, sent);
+        }
+      }}
+    >
+      {BUTTONS[look].text} {pick.label}
+      {size}
+    </Button>
+  );
+}
+
+/** Why the request of the card's button was refused. An unfolded card shows it in its row. */
+export function PickError({ store, repoId }: { store: Store; repoId: string }) {
+  const pick = store.pick(repoId).value;
+  const row = store.row(repoId, pick?.variant_id ?? "");
+  const error = row.error.value;
+  return pick && error ? (
+    <div class="files">
+      <ErrorBox error={error} name={`${pick.label} of ${repoId}`} onDismiss={() => store.dismissError(row)} />
+    </div>
+  ) : null;
+}
