@@ -59,7 +59,11 @@ export function lastAct(model: FakeModel, action: ButtonAction): Request | undef
 }
 
 export function nameOf(element: Element): string {
-  return (element.getAttribute("aria-label") ?? element.textContent ?? "").replace(/\s+/g, " ").trim();
+  const copy = element.cloneNode(true) as Element;
+  for (const hidden of copy.querySelectorAll("[aria-hidden=true]")) {
+    hidden.remove();
+  }
+  return (element.getAttribute("aria-label") ?? copy.textContent ?? "").replace(/\s+/g, " ").trim();
 }
 
 const SELECTORS: Record<string, string> = {

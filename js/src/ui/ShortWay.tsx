@@ -24,12 +24,12 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
   }
   const look: ButtonAction = action === "download" ? "get" : action;
   const sent: VariantAction = action === "download" && store.loadWhenReady.value ? "get" : action;
-  const size = action === "download" ? `, ${fileSize(pick.size)}` : "";
+  const size = action === "download" ? fileSize(pick.size) : "";
   const isAsked = row.asked.value !== null;
   return (
     <Button
-      tone={BUTTONS[look].tone}
-      name={`${BUTTONS[look].text} ${pick.label} of ${repoId}`}
+      tone={`${BUTTONS[look].tone ?? ""} short`}
+      title={size || undefined}
       aria-disabled={isAsked}
       disabled={!store.connection.isUsable.value}
       onClick={({ detail }) => {
@@ -38,8 +38,11 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
         }
       }}
     >
-      {BUTTONS[look].text} {pick.label}
-      {size}
+      <span>
+        {BUTTONS[look].text} {pick.label}
+        <span class="hidden"> of {repoId}</span>
+      </span>
+      {size ? <span aria-hidden="true">{size}</span> : null}
     </Button>
   );
 }
