@@ -13,7 +13,14 @@ from modeldeck.sizing import memory_bandwidth
 from modeldeck.sizing.devices import GPU
 from modeldeck.sizing.hardware import Hardware
 from modeldeck.sizing.memory_bandwidth import find_bandwidth, measure_bandwidth
-from modeldeck.sizing.speed import SpeedHistory, bytes_per_token, expected_speed, gpu_share, with_speed
+from modeldeck.sizing.speed import (
+    SpeedHistory,
+    bandwidth_of_run,
+    bytes_per_token,
+    expected_speed,
+    gpu_share,
+    with_speed,
+)
 
 DENSE = GGUFMetadata(
     architecture="llama", block_count=32, embedding_length=4096, vocab_size=128256, head_count=(32,) * 32,
@@ -80,6 +87,15 @@ def test_speed_is_bandwidth_over_bytes(
     assert (speed and (pytest.approx(speed.tokens_per_second), speed.source)) == expected
 
 
+def test_layers_take_time_beside_their_weights() -> None:
+    history = SpeedHistory(cpu_bandwidths=(10e9,))
+    speed = expected_speed(1e9, hardware=MANY_CORES, history=history, gpu_share=0, layer_count=50)
+    assert speed is not None
+    assert speed.tokens_per_second == pytest.approx(1 / 0.105)
+    assert bandwidth_of_run(speed.tokens_per_second, 1e9, 50) == pytest.approx(10e9), "the way back"
+    assert bandwidth_of_run(1000, 1e6, 50) == pytest.approx(2e9), "at most half of the time"
+
+
 def test_a_tiny_model_is_not_limited_by_memory() -> None:
     history = SpeedHistory(memory_bandwidth=50e9)
     assert expected_speed(1e6, hardware=MANY_CORES, history=history, gpu_share=0) is None
@@ -109,7 +125,7 @@ def test_a_partial_fit_runs_on_both() -> None:
     history = SpeedHistory(memory_bandwidth=50e9)
     fit = FitEstimate(verdict="partial", n_ctx=4096, n_gpu_layers=16)
     half = with_speed(fit, DENSE, weights_bytes=10**9, hardware=hardware, history=history)
-    assert half.tokens_per_second == pytest.approx(1 / (0.5 / 600 + 0.5 / 30))
+    assert half.tokens_per_second == pytest.approx(1 / (0.5 / 600 + 0.5 / 30 + 32 * 0.0001))
     assert with_speed(fit, None, weights_bytes=10**9, hardware=hardware, history=history) == fit
 
 

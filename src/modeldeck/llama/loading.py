@@ -91,6 +91,7 @@ def load(
     if recorder is not None and "n_threads" not in kwargs:  # a speed with other threads is no measure for other models
         recorder.compare(
             bytes_per_token(model.metadata, model.size),
+            model.metadata.block_count or 0,
             gpu_share(model.metadata, hardware, options["n_gpu_layers"]),
         )
     check_cache_types(model.metadata, options, stages.check)

@@ -15,7 +15,7 @@ import msgspec
 import psutil
 
 from modeldeck._files import replace_file
-from modeldeck.sizing.speed import SpeedHistory
+from modeldeck.sizing.speed import SpeedHistory, bandwidth_of_run
 
 _FILE_NAME = "measured.json"
 _MAX_ENTRIES = 500
@@ -39,6 +39,8 @@ class Measurement:
         Context length in tokens.
     token_bytes : float or None
         Bytes of weights read for each token; ``None`` when the speed says nothing about other models.
+    layer_count : int
+        The number of the model's layers.
     gpu_share : float
         Share of the layers that ran on the GPU, 0 to 1.
     """
@@ -48,6 +50,7 @@ class Measurement:
     memory_bytes: int
     n_ctx: int
     token_bytes: float | None = None
+    layer_count: int = 0
     gpu_share: float = 0.0
 
 
@@ -109,11 +112,13 @@ class Recorder:
         self._memory_before = _resident_bytes()
         self._load_seconds: float | None = None
         self._token_bytes: float | None = None
+        self._layer_count = 0
         self._gpu_share = 0.0
 
-    def compare(self, token_bytes: float, gpu_share: float) -> None:
+    def compare(self, token_bytes: float, layer_count: int, gpu_share: float) -> None:
         """Note what makes the speed comparable with that of other models, see `Measurement`."""
         self._token_bytes = token_bytes
+        self._layer_count = layer_count
         self._gpu_share = gpu_share
 
     def loaded(self) -> None:
@@ -133,6 +138,7 @@ class Recorder:
             memory_bytes=max(0, _resident_bytes() - self._memory_before),
             n_ctx=n_ctx,
             token_bytes=self._token_bytes,
+            layer_count=self._layer_count,
             gpu_share=self._gpu_share,
         )
         self._store.save(self._path, measurement)
@@ -162,4 +168,4 @@ def _machine() -> str:
 
 
 def _bandwidth(measurement: Measurement) -> float:
-    return measurement.tokens_per_second * (measurement.token_bytes or 0)
+    return bandwidth_of_run(measurement.tokens_per_second, measurement.token_bytes or 0, measurement.layer_count)

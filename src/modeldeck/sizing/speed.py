@@ -1,7 +1,8 @@
 """How many tokens per second a model will generate: the bytes that it reads for each token over the memory's bandwidth.
 
 Generating a token reads nearly all weights once, so the bandwidth of the memory is what limits it. Of a mixture of
-experts only the experts in use are read.
+experts only the experts in use are read. The work between the weights adds a little for each layer, which is what keeps
+small models from being as fast as their size suggests. ``benchmarks/speed.py`` compares the result with real models.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ _CORE_BYTES_PER_SECOND = 5e9
 """The weights that one core unpacks and multiplies in a second: with few cores this is less than memory provides."""
 
 _MATRICES_PER_EXPERT = 3
+
+_SECONDS_PER_LAYER = 0.0001
+"""The time that a layer takes beside its weights, measured with SmolLM2-135M (30 layers) and gemma3-270m (18)."""
+
+_MAX_SHARE_OF_LAYERS = 0.5
 
 _MIN_SECONDS_PER_TOKEN = 0.001
 """Below this, the work around the weights takes longer than reading them."""
@@ -81,7 +87,13 @@ def bytes_per_token(metadata: GGUFMetadata | None, weights_bytes: int) -> float:
 
 
 def expected_speed(
-    token_bytes: float, *, hardware: Hardware, history: SpeedHistory, gpu_share: float, sha256: str | None = None
+    token_bytes: float,
+    *,
+    hardware: Hardware,
+    history: SpeedHistory,
+    gpu_share: float,
+    layer_count: int = 0,
+    sha256: str | None = None,
 ) -> Speed | None:
     """Return the expected speed of generation with a short context.
 
@@ -95,6 +107,8 @@ def expected_speed(
         The speeds that were measured on this machine.
     gpu_share
         The share of the layers that run on the GPU, 0 to 1.
+    layer_count
+        The number of the model's layers.
     sha256
         The digest of the model file, by which a measured speed is found.
 
@@ -105,7 +119,7 @@ def expected_speed(
     """
     if sha256 is not None and (measured := history.tokens_per_second.get(sha256)):
         return Speed(measured, "measured")
-    seconds = 0.0
+    seconds = layer_count * _SECONDS_PER_LAYER
     source: SpeedSource = "calibrated"
     for share, achieved, expected in (
         (1 - gpu_share, history.cpu_bandwidths, _cpu_bandwidth(hardware, history)),
@@ -120,6 +134,12 @@ def expected_speed(
             return None
         seconds += share * token_bytes / bandwidth
     return Speed(1 / seconds, source) if seconds >= _MIN_SECONDS_PER_TOKEN else None
+
+
+def bandwidth_of_run(tokens_per_second: float, token_bytes: float, layer_count: int) -> float:
+    """Return the bytes of weights that a model has read per second, without the time that its layers took beside."""
+    seconds = 1 / tokens_per_second
+    return token_bytes / (seconds - min(layer_count * _SECONDS_PER_LAYER, seconds * _MAX_SHARE_OF_LAYERS))
 
 
 def gpu_share(metadata: GGUFMetadata | None, hardware: Hardware, n_gpu_layers: int | None) -> float:
@@ -161,6 +181,7 @@ def with_speed(
         hardware=hardware,
         history=history,
         gpu_share=gpu_share(metadata, hardware, fit.n_gpu_layers if fit.verdict == "partial" else ALL_LAYERS),
+        layer_count=(metadata.block_count if metadata is not None else None) or 0,
         sha256=sha256,
     )
     if speed is None:
