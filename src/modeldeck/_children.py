@@ -35,7 +35,7 @@ _PYTHON_ERROR_CODES = (0, 1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class ChildReply:
     """The answers to one request.
 
     Attributes
@@ -117,7 +117,7 @@ class Child:
 
     def ask(
         self, request: object, *, timeout_seconds: float | None = None, check: Callable[[], object] | None = None
-    ) -> Reply:
+    ) -> ChildReply:
         """Send a request and wait for all answers to it. Callers on several threads queue.
 
         Parameters
@@ -142,7 +142,7 @@ class Child:
                     self._end()
                     process = self._process = _Process(self._command)
             except OSError as error:
-                return Reply(errors=f"The process cannot be started: {error.strerror or error}.")
+                return ChildReply(errors=f"The process cannot be started: {error.strerror or error}.")
             try:
                 reply = process.ask(line, timeout_seconds, check)
             except BaseException:
@@ -202,7 +202,7 @@ class _Process:
     def is_running(self) -> bool:
         return not self._is_killed and self._popen.poll() is None
 
-    def ask(self, line: bytes, timeout_seconds: float | None, check: Callable[[], object] | None) -> Reply:
+    def ask(self, line: bytes, timeout_seconds: float | None, check: Callable[[], object] | None) -> ChildReply:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         try:
             assert self._popen.stdin is not None
@@ -218,12 +218,12 @@ class _Process:
                 if check is not None:
                     check()
                 if deadline is not None and time.monotonic() > deadline:
-                    return Reply(
+                    return ChildReply(
                         answers=tuple(answers), errors=f"The process did not answer within {timeout_seconds:g} seconds."
                     )
                 continue
             if line == _END:
-                return Reply(answers=tuple(answers), is_complete=True, errors=self._read_errors())
+                return ChildReply(answers=tuple(answers), is_complete=True, errors=self._read_errors())
             if not line.endswith(b"\n"):
                 return self._last_reply(answers)
             answers.append(json.loads(line))
@@ -240,12 +240,12 @@ class _Process:
             _close(pipe)
         self._errors.close()
 
-    def _last_reply(self, answers: list[dict[str, Any]]) -> Reply:
+    def _last_reply(self, answers: list[dict[str, Any]]) -> ChildReply:
         """The reply of a child that has closed its output, which it does by ending."""
         exit_code = self._popen.wait()
         if self._is_killed:
-            return Reply(answers=tuple(answers), errors="The process was stopped.")
-        return Reply(answers=tuple(answers), exit_code=exit_code, errors=self._read_errors())
+            return ChildReply(answers=tuple(answers), errors="The process was stopped.")
+        return ChildReply(answers=tuple(answers), exit_code=exit_code, errors=self._read_errors())
 
     def _read_errors(self) -> str:
         self._errors.seek(0)

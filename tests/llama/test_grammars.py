@@ -194,6 +194,6 @@ def test_a_grammar_of_another_type_is_refused(llm: Any, grammar: object) -> None
 
 
 def test_a_schema_that_the_converter_does_not_know_allows_any_json(llm: Any) -> None:
-    """llama-cpp-python does so; the answer of the tiny model is no JSON, so that nothing is left of it."""
+    """llama-cpp-python then constrains the answer to any JSON, and the tiny model's usual answer is not JSON."""
     options = {"response_format": {"type": "json_object", "schema": {"$ref": "https://127.0.0.1:9/nowhere"}}}
     assert llm.create_chat_completion(MESSAGES, max_tokens=5, **options)["choices"][0]["message"]["content"] != ANSWER

@@ -76,7 +76,7 @@ def test_cancel_in_each_stage(smollm2: Path, stage: str, use_mmap: bool) -> None
 
 
 def test_memory_comes_back(run_child: Any, smollm2: Path) -> None:
-    """After a cancelled load, a failed one, unload, and garbage collection without the collector's help."""
+    """Memory is freed by unload, by dropping the last reference, and by cancelling a load, without the collector."""
     outcome = run_child(
         """
         import gc, psutil, threading
@@ -201,7 +201,7 @@ def test_reasons_are_readable(tmp_path: Path, chat_model: Path) -> None:
 
 
 def test_a_file_that_would_end_the_process(run_child: Any, tmp_path: Path, chat_model: Path) -> None:
-    """A token twice in the vocabulary: nothing in the header shows it, and llama.cpp asserts that it cannot be."""
+    """llama.cpp asserts that no token is in the vocabulary twice, and the header does not show it."""
     path = tmp_path / "twice.gguf"
     path.write_bytes(
         chat_model.read_bytes().replace(b"<|user|>", b"</s>\0\0\0\0").replace(b"<|system|>", b"</s>\0\0\0\0\0\0")
@@ -417,7 +417,7 @@ def test_it_is_imported_as_late_as_can_be() -> None:
     ],
 )
 def test_an_import_that_fails_says_what_is_missing(tmp_path: Path, reason: str, expected: str) -> None:
-    """A package of that name whose import fails as the real one's does."""
+    """The test imports a package of that name, which fails as the real one does."""
     (tmp_path / "llama_cpp").mkdir()
     (tmp_path / "llama_cpp" / "__init__.py").write_text(f"raise RuntimeError({reason!r})")
     code = "from modeldeck.llama.install import import_llama_cpp\ntry: import_llama_cpp()\n"

@@ -1,4 +1,4 @@
-"""What a load took is known the next time."""
+"""Measurements of a load are remembered for the next time."""
 
 from __future__ import annotations
 

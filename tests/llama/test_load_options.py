@@ -1,4 +1,4 @@
-"""Which options are chosen on which machine; no llama.cpp is needed."""
+"""The options chosen for a machine. These tests do not need llama.cpp."""
 
 from __future__ import annotations
 

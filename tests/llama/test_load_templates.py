@@ -1,4 +1,4 @@
-"""Chat templates come from strangers: they render as they should, and can do no harm."""
+"""Chat templates render as in llama-cpp-python, and a hostile one cannot do harm."""
 
 from __future__ import annotations
 

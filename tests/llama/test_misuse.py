@@ -1,4 +1,4 @@
-"""Every misuse that kills a kernel with plain llama-cpp-python, each in a process of its own. None may die."""
+"""Each misuse that kills a kernel with plain llama-cpp-python, in its own process, which must survive it."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_misuse_raises_and_the_process_lives(
 
 
 def test_plain_llama_cpp_dies_of_it(run_child, chat_model: Path) -> None:
-    """The control: the same harness sees a death when there is one."""
+    """The control: the harness notices when a process dies."""
     outcome = run_child(
         "import llama_cpp; llm = llama_cpp.Llama(str(m), verbose=False); llm.close(); llm('x')", m=chat_model
     )

@@ -30,7 +30,7 @@ class LockHold:
 
 
 class ModelLock:
-    """Lets one caller generate at a time and others read what never changes meanwhile; closes for good.
+    """Lets one caller generate at a time and others read what never changes meanwhile. Closing it is final.
 
     A stream keeps the lock between its pieces. It loses it when it is cancelled, and when the thread that last read
     from it begins another call: in a notebook, a stream left half-read must not block the next cell forever.

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from modeldeck._children import Child, Reply
+from modeldeck._children import Child, ChildReply
 from modeldeck._errors import InvalidRequestError
 from modeldeck.llama.native_thread import STACK_BYTES
 
@@ -88,12 +88,12 @@ def convert_schema(schema: str, prop_order: list[str] | None = None) -> str:
     return answer["grammar"]
 
 
-def _ask(program: str, request: dict[str, Any]) -> Reply:
+def _ask(program: str, request: dict[str, Any]) -> ChildReply:
     with Child(_CHILDREN / program, max_memory_bytes=_MAX_MEMORY_BYTES) as child:
         return child.ask(request, timeout_seconds=_TIMEOUT_SECONDS)
 
 
-def _too_large(what: str, reply: Reply) -> str:
+def _too_large(what: str, reply: ChildReply) -> str:
     limit = f"its parser ended with {reply.crash_reason}" if reply.is_crash else reply.last_error
     return f"The {what} is too deep or too large for llama.cpp: {limit}. {_ADVICE}".replace("..", ".")
 

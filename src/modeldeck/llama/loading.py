@@ -88,7 +88,7 @@ def load(
         check_adapter(Path(kwargs["lora_path"]))
     hardware = probe_hardware()
     options = choose_options(model, hardware, {"n_ctx": n_ctx, **kwargs}, mmproj=projector)
-    if recorder is not None and "n_threads" not in kwargs:  # a speed with other threads is no measure for other models
+    if recorder is not None and "n_threads" not in kwargs:  # such a speed would not predict other models
         recorder.compare(
             bytes_per_token(model.metadata, model.size),
             model.metadata.block_count or 0,

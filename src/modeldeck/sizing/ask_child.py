@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modeldeck._children import Child, Reply
+from modeldeck._children import Child, ChildReply
 
 DEFAULT_TIMEOUT_SECONDS = 20.0
 LLAMA_PROGRAM = Path(__file__).with_name("llama_child.py")
@@ -17,9 +17,9 @@ def is_llama_cpp_installed() -> bool:
     return find_spec("llama_cpp") is not None
 
 
-def ask_llama_child(request: dict[str, Any], timeout_seconds: float) -> Reply:
+def ask_llama_child(request: dict[str, Any], timeout_seconds: float) -> ChildReply:
     """Ask llama.cpp in a new child process, and end the process. Blocks."""
     if not is_llama_cpp_installed():
-        return Reply(errors="llama-cpp-python is not installed.")
+        return ChildReply(errors="llama-cpp-python is not installed.")
     with Child(LLAMA_PROGRAM) as child:
         return child.ask(request, timeout_seconds=timeout_seconds)

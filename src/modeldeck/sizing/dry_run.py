@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from modeldeck._children import Reply
+from modeldeck._children import ChildReply
 from modeldeck.gguf.ggml_types import type_id_of
 from modeldeck.gguf.shards import shard_names
 from modeldeck.sizing.ask_child import DEFAULT_TIMEOUT_SECONDS, ask_llama_child
@@ -220,7 +220,7 @@ def _write_headers(folder: Path, parts: Sequence[HeaderPart]) -> Path:
     return folder / names[0]
 
 
-def _read_reply(reply: Reply, options: ContextOptions) -> DryRun:
+def _read_reply(reply: ChildReply, options: ContextOptions) -> DryRun:
     if reply.is_crash:
         return DryRun(status="would_abort", reason=reply.crash_reason)
     by_kind: dict[str, list[dict[str, Any]]] = {}
