@@ -102,6 +102,12 @@ def test_memory_comes_back(run_child: Any, smollm2: Path) -> None:
         del llm, stream
         print("dropped", grown())
 
+        for _ in range(4):  # a cell that is run again
+            llm = load(smollm2, n_ctx=2048, n_threads=1, n_threads_batch=1)
+            llm("Hello", max_tokens=3)
+        print("again", grown())
+        del llm
+
         cancel = threading.Event()
         reached = []
 
@@ -119,8 +125,11 @@ def test_memory_comes_back(run_child: Any, smollm2: Path) -> None:
         tiny=smollm2,
     )
     assert outcome.exit_code == 0, outcome.output
-    (_, loaded, after_unload), (_, after_drop), (_, while_loading, after_cancel) = map(str.split, outcome.lines)
+    (_, loaded, after_unload), (_, after_drop), (_, again), (_, while_loading, after_cancel) = map(
+        str.split, outcome.lines
+    )
     assert int(loaded) > 130
+    assert int(again) < int(loaded) + 25
     assert int(while_loading) > 60
     assert max(int(after_unload), int(after_drop), int(after_cancel)) < 25
 
