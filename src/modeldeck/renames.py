@@ -25,10 +25,18 @@ class RenameStore:
         self._canonical: dict[str, str] = self._read()
 
     def remember(self, asked: str, canonical: str) -> None:
-        """Keep that the Hub answers to one name with another. A store that cannot be written keeps it in memory."""
-        if asked.lower() == canonical.lower() or self._canonical.get(asked) == canonical:
+        """Keep that the Hub answers to one name with another. A store that cannot be written keeps it in memory.
+
+        A name that the Hub answers to as it is has a repository of its own (again), so an older answer is forgotten.
+        """
+        is_own_name = asked.lower() == canonical.lower()
+        older = {old: new for old, new in self._canonical.items() if old.lower() == asked.lower()}
+        if older == ({} if is_own_name else {asked: canonical}):
             return
-        self._canonical = {**self._read(), **self._canonical, asked: canonical}
+        known = {**self._read(), **self._canonical}
+        self._canonical = {old: new for old, new in known.items() if old.lower() != asked.lower()}
+        if not is_own_name:
+            self._canonical[asked] = canonical
         for oldest in list(self._canonical)[:-_MAX_NAMES]:
             del self._canonical[oldest]
         if self._path is None:
@@ -41,10 +49,14 @@ class RenameStore:
 
     def names_of(self, repo_id: str) -> tuple[str, ...]:
         """Return the names of a repository: the given one first, then the others that are known."""
-        wanted = repo_id.lower()
-        canonical = next((new for old, new in self._canonical.items() if old.lower() == wanted), repo_id)
-        old_names = [old for old, new in self._canonical.items() if new.lower() == canonical.lower()]
-        return tuple(dict.fromkeys((repo_id, canonical, *old_names)))
+        names = {repo_id.lower(): repo_id}
+        count = 0
+        while len(names) > count:
+            count = len(names)
+            for pair in self._canonical.items():
+                if any(name.lower() in names for name in pair):
+                    names |= {name.lower(): name for name in pair if name.lower() not in names}
+        return tuple(names.values())
 
     def _read(self) -> dict[str, str]:
         if self._path is None:

@@ -1073,8 +1073,8 @@ class Session:
         """Return the model of the cache that has a file at this path."""
         from modeldeck.hub.cache import list_models
 
-        real = path.resolve()
-        if not real.is_relative_to(self.settings.cache_dir.resolve()):
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(os.path.realpath(self.settings.cache_dir)):
             return None
         return _preferred(with_path(group_local(list_models(self.settings.cache_dir)), path))
 

@@ -35,7 +35,7 @@ from modeldeck._errors import (
     TLSError,
     UnauthorizedError,
 )
-from modeldeck.hub.proxies import proxy_for, proxy_variable
+from modeldeck.hub.proxies import ProxySettingError, proxy_for, proxy_variable
 from modeldeck.hub.ratelimit import lower_names, parse_retry_after
 from modeldeck.hub.urls import model_page_url
 
@@ -197,6 +197,8 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
     """
     if isinstance(exc, ModelDeckError):
         return exc
+    if isinstance(exc, ProxySettingError) and isinstance(exc.__cause__, Exception):
+        return error_from_environment(exc.__cause__)
     host = host_of(endpoint)
     causes = tuple(_chain(exc))
     for cause in causes:

@@ -85,6 +85,10 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+class ProxySettingError(httpx.TransportError):
+    """The proxy that the environment names for a request cannot be used; its cause says why."""
+
+
 class ProxyTransport(httpx.AsyncBaseTransport):
     """Sends each request directly or through the proxy that the environment names for it.
 
@@ -105,7 +109,11 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         self._transport_to(httpx.URL(first))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport_to(request.url).handle_async_request(request)
+        try:
+            transport = self._transport_to(request.url)
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ProxySettingError(str(error)) from error
+        return await transport.handle_async_request(request)
 
     async def aclose(self) -> None:
         for transport in self._transports.values():

@@ -98,6 +98,20 @@ async def test_a_proxy_that_dies_before_the_download_is_named(
         assert caught.value.code == "proxy"
 
 
+@pytest.mark.parametrize("proxy", ["unheard-of://user:secret@127.0.0.1:9", "http://[::1"])
+async def test_a_proxy_setting_that_cannot_be_used_for_a_later_request_is_named(
+    local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    client = HubClient(Settings(endpoint=local.endpoint, cache_dir=tmp_path))
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(ModelDeckError, match="HTTP_PROXY") as caught:
+        await client.search(SearchQuery())
+    await client.aclose()
+    assert (caught.value.code, caught.value.details["is_setting"]) == ("proxy", True)
+    assert "secret" not in caught.value.message
+    assert len(local.requests) == 0
+
+
 async def test_a_refused_port_names_the_endpoint_s_setting(tmp_path: Path, closed_port: int) -> None:
     settings = Settings(endpoint=f"http://127.0.0.1:{closed_port}", cache_dir=tmp_path)
     client = HubClient(settings, limits=ClientLimits(retry_seconds=0.0))
