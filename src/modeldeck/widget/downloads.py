@@ -134,7 +134,8 @@ class DownloadsOwner:
         if snapshot.state is DownloadState.READY:
             if snapshot.commit_hash is not None:
                 self._repos.files.add(request.repo_id, snapshot.commit_hash, request.variant_id)
-            self._publisher.toast("success", f"{name} is downloaded and verified.")
+            done = "repaired" if request.purpose == "repair" else "downloaded and verified"
+            self._publisher.toast("success", f"{name} is {done}.")
             self._load.fulfil(request.repo_id, request.variant_id)
         elif snapshot.state is DownloadState.CANCELLED:
             self._load.drop_wish(request.repo_id, request.variant_id)
