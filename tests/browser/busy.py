@@ -50,7 +50,9 @@ BUSY = {
 # at the hub is a download's.
 _WAIT_FOR_FITS = """
 import time
-while any(fit.method != "native" for repo in browser._bridge._repos.values() for fit in repo.fits.values()):
+def fits():
+    return [each["fit"] for repo in browser._repos.values() for each in repo["variants"] if each["fit"]]
+while any(fit["method"] != "native" for fit in fits()):
     time.sleep(0.05)
 """
 

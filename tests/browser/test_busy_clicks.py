@@ -116,7 +116,7 @@ def test_a_widget_is_heard_from_in_the_cell_that_shows_it(busy: Scene, pause: st
         "import asyncio, time\n"
         "began = time.monotonic()\n"
         "display(browser := ModelBrowser())\n"
-        "while not browser._bridge._heard.is_set() and time.monotonic() < began + 60:\n"
+        "while not browser._bridge._load.handover._was_greeted.is_set() and time.monotonic() < began + 60:\n"
         f"    {pause}(0.05)\n"
         "print('', time.monotonic() - began)"
     ).split()[-1]
