@@ -67,7 +67,7 @@ def main() -> None:
     parts: dict[str, float] = {}
     kind, work, repo_id, commit_hash = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
     if kind == "hub":
-        import huggingface_hub  # noqa: F401 - its import is no part of the download
+        import huggingface_hub  # noqa: F401 - its import is not part of the download
     else:
         import modeldeck.engine.manager  # noqa: F401
 

@@ -65,7 +65,7 @@ class Outcome:
 def ballast(place: Stage, target: Path) -> Path:
     """A file that makes room for the next download at its start.
 
-    Where a host takes free memory back, each page that comes anew from it costs several times what writing it does: a
+    Where a host takes free memory back, each page that comes from it again costs several times what writing it does: a
     lottery among the tools. So all of them get pages that were in use a moment ago.
     """
     path = target.with_name(target.name + "-ballast")

@@ -3,8 +3,8 @@
     python -m benchmarks.widget_frames [--jobs 100] [--results 500] [--updates-per-second 4] [--seconds 10] [--json]
 
 Needs Chromium and the packages of the ``test`` extra. Downloads and results are not real ones: the kernel publishes
-what the engine and the Hub would say of so many, each download with new numbers in every update. Frames are the page's
-own animation frames. To scroll, each frame moves the list on, from its top to its end.
+what the engine and the Hub would send for this many, each download with new numbers in every update. Frames are the
+page's own animation frames. To scroll, each frame moves the list on, from its top to its end.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
 
     def run() -> None:
-        # From here on the future cannot be cancelled: a result nobody waits for any more is simply not looked at.
+        # From here on the future cannot be cancelled. A result that has no waiter left is dropped.
         if not future.set_running_or_notify_cancel():
             return
         try:

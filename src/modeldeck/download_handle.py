@@ -193,7 +193,7 @@ class Download:
 
         def take(snapshot: DownloadSnapshot) -> None:
             news.set()
-            # The last one is told once, below: it may come both ways.
+            # The last snapshot is reported once, below, because it may arrive in both ways.
             if progress is None or snapshot.state.is_final or failures:
                 return
             try:

@@ -124,7 +124,7 @@ class Session:
             if hub is not None:
                 await hub.aclose()
             if engine is not None:
-                with suppress(ModelDeckError):  # it never came, and who asked for it was told, or had given up
+                with suppress(ModelDeckError):  # it never started, and its caller has seen the error
                     await (await asyncio.wrap_future(engine)).aclose()
 
     @property
@@ -1044,7 +1044,7 @@ class Session:
         from modeldeck.service.discovery import find_state_directory
 
         directory = find_state_directory(self.settings.cache_dir)
-        return None if directory is None else MeasurementStore(directory)  # loading works all the same
+        return None if directory is None else MeasurementStore(directory)  # models load without it
 
     def _speed_history(self) -> SpeedHistory:
         """Return the speeds that were measured on this machine. Measures the bandwidth of its memory the first time."""
@@ -1100,7 +1100,7 @@ def _nothing_to_recommend(details: RepoDetails) -> ModelDeckError:
     if len(unusable) == len(details.variants):
         return GGUFError(unusable[0])
     return DoesNotFitError(
-        f"This machine can load no variant of {details.repo_id}. To download one all the same, name it: "
+        f"This machine can load no variant of {details.repo_id}. To download one anyway, name it: "
         f"{', '.join(dict.fromkeys(choice.label for choice in details.variants))}."
     )
 
@@ -1122,7 +1122,7 @@ def _revision_of(address: ModelAddress, revision: str) -> str:
 
 
 def _file_named(path: str | Path) -> Path:
-    """The path; a text that is no file may also be a misspelled repository."""
+    """The path. A text that does not name a file may also be a misspelled repository."""
     if isinstance(path, str) and not os.path.isfile(path):
         raise InvalidRequestError(
             f"{path!r} is neither a file nor a repository. Give the path of a GGUF file, or OWNER/NAME:LABEL."
