@@ -4,7 +4,7 @@
 
     ModelDeckError
     ├── InvalidRequestError         invalid_request
-    ├── HubError
+    ├── HubError                    hub
     │   ├── RepoNotFoundError       repo_not_found
     │   ├── RevisionNotFoundError   revision_not_found
     │   ├── RemoteFileNotFoundError file_not_found
@@ -13,13 +13,13 @@
     │   ├── GatedError              gated               (url)
     │   ├── RateLimitedError        rate_limited        (retry_after_seconds)
     │   └── ServerError             server_error        (status_code)
-    ├── NetworkError
+    ├── NetworkError                network
     │   ├── OfflineError            offline
     │   ├── NetworkTimeoutError     timeout
     │   ├── TLSError                tls
     │   ├── ProxyError              proxy
     │   └── StalledError            stalled
-    ├── StorageError
+    ├── StorageError                storage
     │   ├── DiskFullError           disk_full           (needed_bytes, free_bytes)
     │   └── PermissionDeniedError   permission_denied
     ├── IntegrityError              integrity           (expected, actual)
@@ -154,6 +154,8 @@ class HubError(ModelDeckError):
     Each subclass says why, and what to do.
     """
 
+    code = "hub"
+
 
 class RepoNotFoundError(HubError):
     """The Hub has no repository with this name, or this token may not see it.
@@ -254,6 +256,8 @@ class NetworkError(ModelDeckError):
     Each subclass says why, and what to do. A download keeps what it has received.
     """
 
+    code = "network"
+
 
 class OfflineError(NetworkError):
     """There is no connection to the server, or offline mode is on.
@@ -305,6 +309,8 @@ class StorageError(ModelDeckError):
 
     Check the disk that holds the cache and that it is mounted, then try again.
     """
+
+    code = "storage"
 
 
 class DiskFullError(StorageError):

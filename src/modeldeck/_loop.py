@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import math
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
@@ -20,6 +22,11 @@ T = TypeVar("T")
 STOP_SECONDS = 5.0
 """How long ``stop`` waits for the thread. It is a daemon, so it never keeps the process alive."""
 MEANWHILE_SECONDS = 0.25
+"""How long ``wait`` is deaf at most, to signals and to ``meanwhile``."""
+
+
+def _next_wait(deadline: float) -> float:
+    return max(0.0, min(MEANWHILE_SECONDS, deadline - time.monotonic()))
 
 
 class LoopThread:
@@ -93,17 +100,16 @@ class LoopThread:
             coroutine.close()
             raise RuntimeError("This call would wait for itself. Use the async form here.")
         future = self.start(coroutine)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
-            if meanwhile is not None:
-                while not wait_for_futures([future], timeout=MEANWHILE_SECONDS).done:
+            # A signal that arrives just before a wait begins is only noticed when that wait ends, so waits are short.
+            while not wait_for_futures([future], timeout=_next_wait(deadline)).done:
+                if meanwhile is not None:
                     meanwhile()
-            return future.result(timeout)
-        except TimeoutError:
-            if future.cancel():
-                raise TimeoutError(
-                    f"Timed out after {timeout:g} s. Nothing was stopped: wait again, or give a longer timeout."
-                ) from None
-            raise
+                if time.monotonic() >= deadline and future.cancel():
+                    message = f"Timed out after {timeout:g} s. Nothing was stopped. Wait again, or give more time."
+                    raise TimeoutError(message)
+            return future.result()
         except BaseException:
             future.cancel()
             raise

@@ -22,10 +22,13 @@ from modeldeck._errors import (
     AmbiguousVariantError,
     DoesNotFitError,
     GGUFError,
+    HubError,
     InvalidRequestError,
     LoadFailedError,
     ModelDeckError,
     NetworkError,
+    OfflineError,
+    PermissionDeniedError,
     RemoteFileNotFoundError,
 )
 from modeldeck._listing import Listing
@@ -974,7 +977,8 @@ class Session:
         download_progress : callable, optional
             Called with a `DownloadSnapshot` while the model is downloaded.
         on_notice : callable
-            Called with a sentence if the model is loaded without its projector, which says why.
+            Called with a sentence that says why the model is loaded without its projector, or from the cache because
+            the Hub refused.
         **kwargs : Any
             More arguments of ``llama_cpp.Llama``. What you leave out is chosen for this machine.
 
@@ -1002,7 +1006,7 @@ class Session:
         from modeldeck.llama.install import require_llama_cpp
 
         require_llama_cpp()  # before a download that nothing could load
-        path, own_projector = await self._model_paths(model, download_progress)
+        path, own_projector = await self._model_paths(model, download_progress, on_notice)
         measurements = await anyio.to_thread.run_sync(self._measurements)
 
         async def attempt(projector: str | Path | None) -> Llama:
@@ -1057,10 +1061,10 @@ class Session:
         return replace(history, memory_bandwidth=find_bandwidth(find_state_directory(self.settings.cache_dir)))
 
     async def _model_paths(
-        self, model: LocalModel | str | Path, progress: ProgressCallback | None
+        self, model: LocalModel | str | Path, progress: ProgressCallback | None, on_notice: Callable[[str], object]
     ) -> tuple[Path, Path | None]:
         if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
-            model = await self._obtain(model, progress)
+            model = await self._obtain(model, progress, on_notice)
         if not isinstance(model, LocalModel):
             path = _file_named(model)
             known = await anyio.to_thread.run_sync(self._cached_at, path)
@@ -1078,15 +1082,21 @@ class Session:
             return None
         return _preferred(with_path(group_local(list_models(self.settings.cache_dir)), path))
 
-    async def _obtain(self, target: str, progress: ProgressCallback | None) -> LocalModel:
-        """Download, or take what the cache has when the Hub cannot be reached."""
+    async def _obtain(
+        self, target: str, progress: ProgressCallback | None, on_notice: Callable[[str], object]
+    ) -> LocalModel:
+        """Download, or take the complete model of the cache when the Hub refuses or cannot be reached."""
         try:
             return await self.download(target, progress=progress)
-        except NetworkError:
+        except AmbiguousVariantError:
+            raise
+        except (HubError, NetworkError, PermissionDeniedError) as error:
             address = parse_target(target, endpoint=self.settings.endpoint)
             local = _preferred(await self._select(await self.local_models(), address))
             if local is None:
                 raise
+            if not isinstance(error, OfflineError):
+                on_notice(f"Loading {target} from the cache; the Hub was not followed. {error.message}")
             return local
 
 

@@ -270,3 +270,19 @@ def test_cancel_deletes_what_is_unfinished(
         assert [job["state"] for job in lines(run("downloads", "--json"))] in ([], ["cancelled"])
     finally:
         run("engine", "stop")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_an_output_without_the_letters_of_a_path_loses_no_download(
+    environment: dict[str, str], run: Run, tmp_path: Path, encoding: str
+) -> None:
+    environment["PYTHONIOENCODING"] = f"{encoding}:strict"
+    cache = tmp_path / "モデル"
+    for arguments in (["download", f"{TINY}:Q4_0"], ["ls"], ["verify", f"{TINY}:Q4_0"]):
+        result = run(*arguments, "--cache-dir", str(cache))
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert list(cache.rglob("tiny-chat-Q4_0.gguf"))
+    result = run("rm", "モデル", "--cache-dir", str(cache))
+    assert result.returncode in (1, 2)
+    assert result.stderr.startswith("modeldeck: ")

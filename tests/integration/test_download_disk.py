@@ -349,7 +349,7 @@ async def test_no_permission(playground: Playground) -> None:
         failed = await manager.wait(job.job_id)
     assert failed.state is DownloadState.FAILED
     assert failed.error is not None
-    assert failed.error.code in ("permission_denied", "error")
+    assert failed.error.code in ("permission_denied", "storage")
 
 
 async def test_a_cache_in_a_folder_of_somebody_else(playground: Playground) -> None:

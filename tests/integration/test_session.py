@@ -403,6 +403,35 @@ async def test_an_html_page_where_a_gguf_should_be(session: Session, demo_hub: L
     assert not list((tmp_path / "cache").rglob("snapshots/*/*.gguf"))
 
 
+@pytest.mark.llama
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(401), RepoNotFoundError),
+        (Reply(403, {"x-error-code": "GatedRepo"}), GatedError),
+        (Reply(404, {"x-error-code": "RepoNotFound"}), RepoNotFoundError),
+        (Reply(200, {"content-type": "text/html"}, b"<!doctype html><title>Welcome</title>"), ServerError),
+    ],
+    ids=["private meanwhile", "gated meanwhile", "deleted", "a captive portal"],
+)
+async def test_a_model_of_the_cache_loads_although_the_hub_refuses(
+    session: Session, demo_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, reply: Reply, kind: type[ModelDeckError]
+) -> None:
+    model = await session.download(TINY, "Q4_0")
+    loaded: list[Path] = []
+    monkeypatch.setattr(llama, "load", lambda path, **_: loaded.append(path))
+    demo_hub.faults.add(reply, path="/api/*")
+    notices: list[str] = []
+    await session.load(f"{TINY}:Q4_0", on_notice=notices.append)
+    assert loaded == [model.path]
+    (notice,) = notices
+    assert "from the cache" in notice
+    with pytest.raises(kind) as caught:
+        await session.load(f"{TINY}:Q8_0", on_notice=notices.append)
+    assert caught.value.message in notice, "it says why"
+    assert len(notices) == 1
+
+
 async def test_a_cancelled_load_ends_and_gives_back_what_it_had_loaded(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadRequest, DownloadState, EngineLimits
 from modeldeck.service import engine_connection, engine_server, observe
 from modeldeck.service.connect import connect_engine
+from modeldeck.service.discovery import EnginePlace, lock_place
 from modeldeck.service.engine_client import RESTARTED_NOTICE, STOPPED_NOTICE, EngineClient
 from modeldeck.service.engine_process import NICENESS
 from modeldeck.service.launch import ProcessHome
@@ -379,7 +380,42 @@ async def test_an_idle_engine_leaves_only_without_clients_and_work(
     assert len(engines.processes()) == 1
     await engine.aclose()
     await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
-    assert sorted(path.suffix for path in engines.runtime_dir.glob("*")) == [".lock", ".log"]
+    assert list(engines.runtime_dir.iterdir()) == [], "it takes its files with it"
+
+
+def test_an_engine_removes_what_killed_engines_have_left(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also those of other caches and versions, but nothing of an engine that lives, and no fresh log."""
+    with_log = engines.runtime_dir / "0.0.1-dead.log"
+    with_log.write_text("why it died")
+    old_log = engines.runtime_dir / "0.0.2-dead.log"
+    old_log.write_text("why it died")
+    os.utime(old_log, (0, 0))
+    for name in ("0.0.1-dead", "0.0.2-dead", "0.0.3-dead"):
+        (engines.runtime_dir / f"{name}.lock").touch()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(engines.runtime_dir / f"{name}.sock"))
+    living = EnginePlace(directory=engines.runtime_dir, name="0.0.4-alive")
+    lock = lock_place(living)
+    assert lock is not None
+    living.socket_path.touch()
+
+    asyncio.run(engines.connect().aclose())
+    os.kill(pid_of(engines), signal.SIGKILL)  # leaves its own files
+    engines.wait_until(lambda: not engines.processes())
+    assert engines.place.socket_path.exists()
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0")
+    other_cache = tmp_path / "other"
+    other_cache.mkdir()
+    asyncio.run(Engines(engines.runtime_dir, other_cache).connect().aclose())
+    engines.wait_until(lambda: not engines.processes())
+    assert {path.name for path in engines.runtime_dir.iterdir()} == {
+        with_log.name,
+        living.lock_path.name,
+        living.socket_path.name,
+    }
+    lock.release()
 
 
 def test_no_client_meets_an_engine_that_leaves(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:

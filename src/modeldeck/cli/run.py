@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,7 @@ from modeldeck.session import Session
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    _print_anything()
     arguments = make_parser().parse_args(argv)
     output = Output(arguments.json, arguments.quiet, arguments.verbose)
     try:
@@ -34,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         output.problem(str(error))
         return EXIT_FAILED
+
+
+def _print_anything() -> None:
+    """Escape what the encoding of the output does not have, so that a finished download does not fail at its path."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

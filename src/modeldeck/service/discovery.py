@@ -11,10 +11,14 @@ import hashlib
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock, Timeout
 
 from modeldeck._errors import EngineLostError
 from modeldeck._version import __version__
@@ -27,6 +31,8 @@ MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 """``sun_path`` of ``sockaddr_un`` without its final NUL byte (unix(7))."""
 
 _DIGEST_CHARACTERS = 12
+LOG_SECONDS = 7 * 86_400.0
+"""How long the log of an engine that has ended stays, if anything is in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,47 @@ class EnginePlace:
     @property
     def log_path(self) -> Path:
         return self.directory / f"{self.name}.log"
+
+
+def lock_place(place: EnginePlace) -> FileLock | None:
+    """Take the lock of a place; ``None`` when another process or thread holds it.
+
+    An engine that leaves deletes the lock's file, so a lock may turn out to be on a file that is not there any more. It
+    counts only when the file that is there now cannot be locked again.
+    """
+    lock = FileLock(place.lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    while True:
+        newer = FileLock(place.lock_path)
+        try:
+            newer.acquire(timeout=0)
+        except Timeout:
+            return lock
+        lock.release()
+        lock = newer
+
+
+def remove_files(place: EnginePlace) -> None:
+    """Remove the files of an engine that has ended; the caller holds the lock. A log with content stays for a week."""
+    for path in (place.socket_path, place.address_path, place.log_path, place.lock_path):
+        with suppress(OSError):
+            if path == place.log_path and path.stat().st_size and path.stat().st_mtime > time.time() - LOG_SECONDS:
+                continue
+            path.unlink()
+
+
+def remove_dead_files(directory: Path) -> None:
+    """Remove what engines that were killed have left in a runtime directory, whatever their version and cache."""
+    for path in directory.glob("*.lock"):
+        place = EnginePlace(directory=directory, name=path.name.removesuffix(".lock"))
+        with suppress(OSError):
+            lock = lock_place(place)
+            if lock is not None:
+                remove_files(place)
+                lock.release()
 
 
 def find_place(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> EnginePlace:

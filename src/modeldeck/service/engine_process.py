@@ -23,11 +23,18 @@ from modeldeck._files import replace_file
 from modeldeck._heap import trim_heap
 from modeldeck._settings import check_limits
 from modeldeck._types import EngineLimits
-from modeldeck.service.discovery import EnginePlace, claim_directory, state_directories
+from modeldeck.service.discovery import (
+    EnginePlace,
+    claim_directory,
+    lock_place,
+    remove_dead_files,
+    remove_files,
+    state_directories,
+)
 from modeldeck.service.engine_server import EngineServer
 from modeldeck.service.launch import READY
 from modeldeck.service.shared_manager import SharedManager, open_manager
-from modeldeck.service.sockets import dial, listen, remove_address
+from modeldeck.service.sockets import dial, listen
 
 IDLE_VARIABLE = "MODELDECK_ENGINE_IDLE_SECONDS"
 IDLE_SECONDS = 60.0
@@ -47,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.detach:
         _detach()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    lock = FileLock(place.lock_path)
+    lock = None
     try:
         claim_directory(place.directory)
-        if not _wins_race(place, lock):
+        lock = _win_race(place)
+        if lock is None:
             _report(READY)
             return
         if place.log_path.exists() and place.log_path.stat().st_size > MAX_LOG_BYTES:
@@ -59,12 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             asyncio.run(_run(place, options, listener, secret))
         finally:
-            remove_address(place)
+            remove_dead_files(place.directory)
+            remove_files(place)
     except (OSError, ModelDeckError) as error:
         _report(str(error).encode())
         sys.exit(1)
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 async def _run(place: EnginePlace, options: argparse.Namespace, listener: socket.socket, secret: str | None) -> None:
@@ -140,16 +150,16 @@ def _take_state_directory(place: EnginePlace, cache_dir: Path) -> tuple[Path | N
     return None, None
 
 
-def _wins_race(place: EnginePlace, lock: FileLock) -> bool:
-    """Return whether this process becomes the engine. If not, another one already listens."""
+def _win_race(place: EnginePlace) -> FileLock | None:
+    """Return the lock of the place if this process becomes the engine. If not, another one already listens."""
     deadline = time.monotonic() + RACE_SECONDS
     while time.monotonic() < deadline:
-        with suppress(Timeout):
-            lock.acquire(timeout=0)
-            return True
+        lock = lock_place(place)
+        if lock is not None:
+            return lock
         with suppress(OSError):
             dial(place)[0].close()
-            return False
+            return None
         time.sleep(RACE_STEP_SECONDS)
     raise EngineLostError("Another engine holds the lock but does not listen")
 

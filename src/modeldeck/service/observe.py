@@ -6,16 +6,15 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from contextlib import suppress
 from typing import TypeVar
-
-from filelock import FileLock, Timeout
 
 from modeldeck._errors import EngineLostError, ProtocolError
 from modeldeck._settings import Settings
 from modeldeck._types import EngineStatus
 from modeldeck.service import messages
-from modeldeck.service.discovery import find_place
+from modeldeck.service.discovery import EnginePlace, find_place, lock_place, remove_files
 from modeldeck.service.engine_connection import STOP_HINT, ConnectionEnded, EngineConnection
 from modeldeck.service.sockets import dial, peer_pid
 
@@ -23,6 +22,7 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 10.0
 STOP_SECONDS = 15.0
+POLL_SECONDS = 0.02
 
 
 async def engine_status(settings: Settings) -> EngineStatus | None:
@@ -87,13 +87,19 @@ async def stop_engine(settings: Settings) -> bool:
         with suppress(ProcessLookupError):
             # An engine that speaks another protocol still obeys this signal, and pauses what runs.
             os.kill(pid, signal.SIGTERM if isinstance(error, ProtocolError) else signal.SIGKILL)
-    lock = FileLock(place.lock_path)
-    try:
-        await asyncio.to_thread(lock.acquire, STOP_SECONDS)  # the engine holds it for as long as its process lives
-    except Timeout:
-        raise EngineLostError(f"The engine did not end. End its process ({pid or 'see the log'}) yourself.") from None
-    lock.release()
+    await asyncio.to_thread(_wait_for_end, place, pid)
     return True
+
+
+def _wait_for_end(place: EnginePlace, pid: int | None) -> None:
+    """Wait for the engine's lock, which it holds until its process ends, and remove what a killed one has left."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while (lock := lock_place(place)) is None:
+        if time.monotonic() > deadline:
+            raise EngineLostError(f"The engine did not end. End its process ({pid or 'see the log'}) yourself.")
+        time.sleep(POLL_SECONDS)
+    remove_files(place)
+    lock.release()
 
 
 async def _ask(connected: socket.socket, secret: str | None, request: messages.Request, kind: type[T]) -> T | None:
