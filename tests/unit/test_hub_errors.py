@@ -217,9 +217,9 @@ def test_what_does_not_pass_by_itself(error: ModelDeckError) -> None:
         (errno.EROFS, "permission_denied", "read-only"),
         (errno.EACCES, "permission_denied", "No permission"),
         (errno.EPERM, "permission_denied", "No permission"),
-        (errno.ENOENT, "error", "Download the model again"),
-        (errno.ENOTDIR, "error", "directory"),
-        (errno.EIO, "error", "failed"),
+        (errno.ENOENT, "storage", "Download the model again"),
+        (errno.ENOTDIR, "storage", "directory"),
+        (errno.EIO, "storage", "failed"),
     ],
 )
 def test_the_disks_failures_are_told_apart(number: int, code: str, word: str) -> None:
