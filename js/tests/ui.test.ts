@@ -737,7 +737,7 @@ describe("without a kernel", () => {
     model.isDead = true;
     act(() => model.trigger("comm_live_update"));
     expect(text(get(root, "alert"))).toBe(
-      "Kernel restarted or stopped. Downloads continue in the background. Re-run the cell to reconnect.",
+      "Kernel restarted or stopped. Downloads continue in the background. Run the cell again to reconnect.",
     );
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
   });

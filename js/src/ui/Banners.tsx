@@ -7,7 +7,7 @@ export function Banners({ store }: { store: Store }) {
   const connection = store.connection.state.value;
   if (connection === "lost") {
     const downloads = engine.mode === "process" ? " Downloads continue in the background." : "";
-    return <Banner isWarning text={`Kernel restarted or stopped.${downloads} Re-run the cell to reconnect.`} />;
+    return <Banner isWarning text={`Kernel restarted or stopped.${downloads} Run the cell again to reconnect.`} />;
   }
   if (connection === "static") {
     return <Banner text="No kernel. Showing the last saved state; buttons are disabled. Run the cell to reconnect." />;
