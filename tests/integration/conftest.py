@@ -15,8 +15,8 @@ import pytest
 
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.manager import DownloadManager
+from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
-from modeldeck.engine.transfer import Patience
 from tools.localhub import LocalHub
 
 TOKEN = "hf_testtesttest"

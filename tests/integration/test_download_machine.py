@@ -20,9 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.manager import DownloadManager
+from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, can_move
-from modeldeck.engine.transfer import Patience
 from tools.localhub import LocalHub, faults
 
 CONTENT = b"GGUF" + random.Random(3).randbytes(6_000_000)

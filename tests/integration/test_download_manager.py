@@ -20,9 +20,9 @@ from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine import job as job_module
 from modeldeck.engine.leftovers import discard_partials
+from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
-from modeldeck.engine.transfer import Patience
 from tools.localhub.faults import ChangeHeaders, Chunked, Reply, Stall, Throttle
 
 if TYPE_CHECKING:

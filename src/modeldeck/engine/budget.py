@@ -19,11 +19,14 @@ class ConnectionUser(Protocol):
     """Connections that it has."""
     connections: int
     """Those of them that are receiving at this moment."""
-    ceiling: int
-    """The most that its server accepts."""
 
     @property
-    def fetched(self) -> int: ...
+    def ceiling(self) -> int:
+        """The most that its server accepts."""
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that it has received."""
 
 
 class ConnectionBudget:

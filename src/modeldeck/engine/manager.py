@@ -26,12 +26,12 @@ from modeldeck.engine.block_digests import BlockDigestStore
 from modeldeck.engine.budget import ConnectionBudget
 from modeldeck.engine.job import Job
 from modeldeck.engine.leftovers import clean_partials, list_partials
+from modeldeck.engine.patience import Patience
 from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, is_settled
 from modeldeck.engine.store import JobStore, StoredJob
 from modeldeck.engine.threads import DiskThreads
-from modeldeck.engine.transfer import Patience
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision

@@ -13,9 +13,9 @@ import httpx
 from modeldeck.engine.bandwidth_limit import BandwidthLimit
 from modeldeck.engine.block_digests import BlockDigestStore
 from modeldeck.engine.budget import ConnectionBudget
+from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.threads import DiskThreads
-from modeldeck.engine.transfer import Patience
 
 MAX_WRITEBACKS = 2
 """A slow disk takes long, and must not hold all threads."""

@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import anyio
 import anyio.abc
-import httpx
 
-from modeldeck._errors import ModelDeckError, ServerError, StalledError, StorageError
+from modeldeck._errors import ModelDeckError, ServerError, StorageError
 from modeldeck.engine.bandwidth_limit import BandwidthLimit
 from modeldeck.engine.budget import DownloadShare
-from modeldeck.engine.disk import error_from_write
 from modeldeck.engine.front_hashing import Front
-from modeldeck.engine.network import CONNECT_TIMEOUT_SECONDS, recycle
 from modeldeck.engine.ownership import OwnershipLostError
-from modeldeck.engine.partial import Partial, SegmentWriter
+from modeldeck.engine.partial import Partial
+from modeldeck.engine.patience import DripWatch, Patience
 from modeldeck.engine.plan import Lease, Planner
+from modeldeck.engine.reception import Receiver
 from modeldeck.engine.retry import Attempts, RetryPolicy
+from modeldeck.engine.server_memory import ServerMemory
 from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
 from modeldeck.engine.threads import DiskThreads
 
 UNKNOWN_SIZE = 1 << 62
-MAX_DOUBTS = 2
-"""After this many addresses in a row without a byte, a doubtful answer is believed."""
-MAX_WRONG_RANGES = 2
-RECOVERY_SECONDS = 15.0
-"""After this long without a refusal, one more connection is tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long a connection may deliver nothing, or almost nothing, before it is closed.
-
-    Attributes
-    ----------
-    connect_seconds
-        Longest time to connect.
-    silence_seconds
-        Longest time without a byte.
-    drip_seconds, drip_bytes
-        A connection that delivers less than this many bytes in this time is closed.
-    """
-
-    connect_seconds: float = CONNECT_TIMEOUT_SECONDS
-    silence_seconds: float = 20.0
-    drip_seconds: float = 30.0
-    drip_bytes: int = 8 << 10
-
-    @property
-    def timeouts(self) -> httpx.Timeout:
-        return httpx.Timeout(self.silence_seconds, connect=self.connect_seconds, pool=None)
 
 
 class Transfer:
@@ -79,10 +47,6 @@ class Transfer:
     ----------
     working, connections : int
         Connections that it has, and those of them that are receiving.
-    ceiling : int
-        The most connections that the server accepts.
-    replaced_bytes : int
-        Bytes that differed.
     retry_at : float or None
         When the next attempt begins, by the monotonic clock.
     failure : ModelDeckError, OwnershipLostError or None
@@ -103,31 +67,27 @@ class Transfer:
         patience: Patience,
         is_comparing: bool = False,
     ) -> None:
-        self.partial = partial
-        self.front = front
-        self.bandwidth = bandwidth
-        self.patience = patience
-        self.is_comparing = is_comparing
         self._source = source
         self._planner = Planner(missing)
+        self._receiver = Receiver(
+            partial=partial,
+            front=front,
+            size=lambda: source.size,
+            threads=threads,
+            bandwidth=bandwidth,
+            patience=patience,
+            is_comparing=is_comparing,
+        )
         self._threads = threads
         self._share = share
         self._policy = policy
+        self._patience = patience
         self._attempts = Attempts(policy)
-        self._receptions: list[_Reception] = []
-        self._fetched_before = 0
+        self._server = ServerMemory(is_storage=source.is_storage)
         self._task_group: anyio.abc.TaskGroup | None = None
         self.failure: ModelDeckError | OwnershipLostError | None = None
-        self._has_ranges = False
-        self._wrong_ranges = 0
-        self._doubts = 0
-        self._fetched_at_doubt = -1
-        # A Hub's storage serves ranges. Other servers have to show it before more connections are opened.
-        self.ceiling = UNKNOWN_SIZE if source.is_storage else 1
-        self._refused_at = 0.0
         self.working = 0
         self.connections = 0
-        self.replaced_bytes = 0
         self.retry_at: float | None = None
 
     @property
@@ -138,7 +98,17 @@ class Transfer:
     @property
     def fetched(self) -> int:
         """Bytes received, repeated ones included."""
-        return self._fetched_before + sum(reception.received for reception in self._receptions)
+        return self._receiver.fetched
+
+    @property
+    def replaced_bytes(self) -> int:
+        """Bytes of the partial file that were wrong."""
+        return self._receiver.replaced_bytes
+
+    @property
+    def ceiling(self) -> int:
+        """The most connections that the server accepts."""
+        return self._server.ceiling
 
     async def run(self) -> None:
         """Fetch until everything is there or there is a ``failure``. What was received is written and journalled."""
@@ -153,10 +123,7 @@ class Transfer:
         """Open more connections where that is allowed and useful. Call it now and then."""
         if self._task_group is None or self.failure is not None:
             return
-        now = time.monotonic()
-        if self._has_ranges and self._refused_at and now - self._refused_at > RECOVERY_SECONDS:
-            self.ceiling += 1
-            self._refused_at = now
+        self._server.recover(time.monotonic())
         while self.working < self._target() and not self._planner.is_done:
             self.working += 1
             self._task_group.start_soon(self._work)
@@ -178,7 +145,7 @@ class Transfer:
     async def _work(self) -> None:
         try:
             while self.failure is None and self.working <= self._target():
-                may_split = self._has_ranges and not self._share.has_waiting
+                may_split = self._server.serves_ranges and not self._share.has_waiting
                 split_bytes = self._share.sizer.split_bytes if may_split else None
                 lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
                 if lease is None or not await self._attempt(lease):
@@ -198,7 +165,7 @@ class Transfer:
         except DoubtfulAddressError as doubt:
             error, is_doubtful = doubt.cause, True
         except WrongRangeError as wrong:
-            self._wrong_ranges += 1
+            self._server.note_wrong_range()
             error, is_doubtful = wrong.cause, False
         except OwnershipLostError as lost:
             self.fail(lost)
@@ -221,25 +188,18 @@ class Transfer:
 
     def _leave(self) -> bool:
         """Close this connection and leave the work to the others: the server may accept fewer."""
-        self.ceiling = max(1, self.working - 1)
-        self._refused_at = time.monotonic()
+        self._server.note_refusal(self.working, time.monotonic())
         return False
 
     async def _resolve_again(self, generation: int) -> bool:
         """Get a fresh address. Returns ``False`` if the last ones delivered nothing: then the answer counts."""
-        if self.fetched > self._fetched_at_doubt:
-            self._doubts = 0
-        self._doubts += 1
-        self._fetched_at_doubt = self.fetched
-        if self._doubts > MAX_DOUBTS:
-            self._doubts = 0
+        if not self._server.doubts_address(self.fetched):
             return False
         try:
             await self._source.resolve_again(generation)
         except ModelDeckError as error:
             return await self._back_off(error)
-        if self._has_ranges:
-            self.ceiling = UNKNOWN_SIZE
+        self._server.note_fresh_start()
         return True
 
     async def _back_off(self, error: ModelDeckError) -> bool:
@@ -252,8 +212,7 @@ class Transfer:
             await anyio.sleep(wait)
         finally:
             self.retry_at = None
-        if self._has_ranges:
-            self.ceiling = UNKNOWN_SIZE
+        self._server.note_fresh_start()
         return True
 
     def fail(self, failure: ModelDeckError | OwnershipLostError) -> None:
@@ -266,10 +225,10 @@ class Transfer:
     # --- one answer ---------------------------------------------------------------------------------------------------
 
     async def _fetch(self, lease: Lease) -> None:
-        asks_for_ranges = self._wrong_ranges < MAX_WRONG_RANGES and lease.stop < UNKNOWN_SIZE
+        asks_for_ranges = self._server.is_asked_for_ranges and lease.stop < UNKNOWN_SIZE
         started_at = time.monotonic()
         async with self._source.open(
-            lease.position, lease.stop if asks_for_ranges else None, timeouts=self.patience.timeouts
+            lease.position, lease.stop if asks_for_ranges else None, timeouts=self._patience.timeouts
         ) as body:
             if body.is_whole:
                 if self.working > 1:
@@ -278,9 +237,7 @@ class Transfer:
                 return
             waited_seconds = time.monotonic() - started_at
             self._share.measure()
-            if not self._has_ranges:
-                self._has_ranges = True
-                self.ceiling = UNKNOWN_SIZE
+            if self._server.note_range():
                 self.adjust()
             before = lease.position
             await self._receive(body, lease)
@@ -290,46 +247,29 @@ class Transfer:
 
     async def _receive(self, body: Body, lease: Lease) -> None:
         before = lease.position
-        reception = self._begin(lease)
-        try:
+        async with self._receiver.reception(lease) as reception:
             await body.receive(reception, self._threads)
-        finally:
-            await self._end(reception)
         if lease.position == before:
             raise ServerError("The server sent no bytes. Try again later.", status_code=502)
 
     async def _receive_whole(self, body: Body, lease: Lease) -> None:
         """The server ignores ranges: take what is missing out of the whole file, and skip the rest."""
-        self._has_ranges = False
-        self.ceiling = 1
-        watch = _DripWatch(self.patience)
-        position = 0
+        self._server.note_whole()
         self._planner.restart(lease)
+        whole = _WholeBody(body, DripWatch(self._patience))
         current: Lease | None = lease
-        reception: _Reception | None = self._begin(lease)
         try:
-            async for chunk in body.chunks():
-                rest = memoryview(chunk)
-                while rest and current is not None and reception is not None:
-                    skipped = rest[: current.position - position]
-                    watch.saw(len(skipped))
-                    data = rest[len(skipped) :][: current.remaining]
-                    rest = rest[len(skipped) + len(data) :]
-                    position += len(skipped) + len(data)
-                    if data:
+            while current is not None:
+                async with self._receiver.reception(current) as reception:
+                    while current.remaining and (data := await whole.take(current.position, current.remaining)):
                         await self._threads.run(reception.consume, memoryview(bytes(data)))
-                    if current.remaining == 0:
-                        await self._end(reception)
-                        current = self._next_lease(current, lease, position)
-                        reception = self._begin(current) if current else None
-                if current is None:
-                    break
+                if current.remaining:
+                    break  # the body has ended
+                current = self._next_lease(current, lease, whole.position)
         finally:
-            if reception is not None:
-                await self._end(reception)
             if current is not None and current is not lease:
                 self._planner.give_back(current)
-        if current is None or body.stop not in (None, position):
+        if current is None or body.stop not in (None, whole.position):
             return
         if lease.stop < UNKNOWN_SIZE:
             raise ServerError("The file ended early. Try again later.", status_code=502)
@@ -345,85 +285,28 @@ class Transfer:
             return None
         return lease
 
-    def _begin(self, lease: Lease) -> _Reception:
-        reception = _Reception(self, lease)
-        self._receptions.append(reception)
-        return reception
 
-    async def _end(self, reception: _Reception) -> None:
-        """Write and journal everything received, also when the connection was cancelled."""
-        try:
-            if reception.writer.has_unflushed:
-                with anyio.CancelScope(shield=True):
-                    await self._threads.run(reception.finish)
-        finally:
-            self._receptions.remove(reception)
-            self._fetched_before += reception.received
-            self.replaced_bytes += reception.writer.replaced_bytes
+class _WholeBody:
+    """Reads the body of a whole file from its beginning, and skips what is not wanted."""
 
-    # --- for the connections' threads ---------------------------------------------------------------------------------
+    def __init__(self, body: Body, watch: DripWatch) -> None:
+        self.position = 0
+        self._chunks = body.chunks()
+        self._rest = memoryview(b"")
+        self._watch = watch
 
-    @contextmanager
-    def storage_errors(self) -> Iterator[None]:
-        """Convert the disk's errors here: further out they would be mistaken for the network's."""
-        try:
-            yield
-        except OSError as exc:
-            size = self._source.size
-            missing = None if size is None else size - self.partial.received
-            raise error_from_write(exc, self.partial.data_path, missing=missing) from exc
+    async def take(self, start: int, count: int) -> memoryview:
+        """Return at least one byte and at most ``count`` from ``start`` on, or none at the end of the body."""
+        while True:
+            self._watch.saw(len(self._advance(start - self.position)))
+            if data := self._advance(count if self.position == start else 0):
+                return data
+            chunk = await anext(self._chunks, None)
+            if chunk is None:
+                return memoryview(b"")
+            self._rest = memoryview(chunk)
 
-
-class _Reception:
-    """Takes one answer's bytes, on its connection's thread, to the disk and to the digest."""
-
-    def __init__(self, transfer: Transfer, lease: Lease) -> None:
-        self._transfer = transfer
-        self._lease = lease
-        self._watch = _DripWatch(transfer.patience)
-        self._stopped = threading.Event()
-        self.writer = SegmentWriter(transfer.partial, lease.position, is_comparing=transfer.is_comparing)
-        self.received = 0
-
-    @property
-    def wanted(self) -> int:
-        """Bytes still wanted: less than was requested if another connection has taken over the rest."""
-        return self._lease.remaining
-
-    def consume(self, block: memoryview) -> None:
-        self._watch.saw(len(block))
-        position = self._lease.position
-        data = block[: max(0, self._lease.remaining)]
-        self._lease.position = position + len(data)
-        with self._transfer.storage_errors():
-            self.writer.write([data])
-            front = self._transfer.front
-            if front is None or not front.take(position, data):
-                recycle(data)
-        self._transfer.bandwidth.take(len(block), self._stopped)
-        self.received += len(data)
-
-    def finish(self) -> None:
-        with self._transfer.storage_errors():
-            self.writer.flush()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-
-class _DripWatch:
-    """Ends a connection that is alive but delivers almost nothing."""
-
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._begun_at = time.monotonic()
-        self._seen = 0
-
-    def saw(self, count: int) -> None:
-        self._seen += count
-        now = time.monotonic()
-        if now - self._begun_at < self._patience.drip_seconds:
-            return
-        if self._seen < self._patience.drip_bytes:
-            raise StalledError("The server sends almost nothing. Check the network connection, or try again later.")
-        self._begun_at, self._seen = now, 0
+    def _advance(self, count: int) -> memoryview:
+        data, self._rest = self._rest[:count], self._rest[count:]
+        self.position += len(data)
+        return data
