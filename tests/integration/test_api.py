@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_job_is_steered_and_awaited(demo_hub: LocalHub, cache: Path) -> None:
     assert job.result(TIMEOUT_SECONDS) == model
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also in a run in the background, which a shell starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_is_one_also_when_there_is_nothing_left_to_pause(demo_hub: LocalHub, cache: Path) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
     job = modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False)

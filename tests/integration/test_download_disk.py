@@ -154,8 +154,8 @@ async def test_a_disk_that_fills_up_on_the_way_pauses_with_everything_kept(
         (errno.EDQUOT, "disk_full", DownloadState.PAUSED, "quota"),
         (errno.EROFS, "permission_denied", DownloadState.FAILED, "read-only"),
         (errno.EACCES, "permission_denied", DownloadState.FAILED, "No permission"),
-        (errno.EFBIG, "error", DownloadState.FAILED, "files this large"),
-        (errno.EIO, "error", DownloadState.FAILED, "failed"),
+        (errno.EFBIG, "storage", DownloadState.FAILED, "files this large"),
+        (errno.EIO, "storage", DownloadState.FAILED, "failed"),
     ],
 )
 async def test_each_failure_of_the_disk_says_what_it_is(

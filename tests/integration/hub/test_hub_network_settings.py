@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import struct
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,11 @@ from .test_hub_client import COMMIT, info, lfs_entry
 
 pytestmark = pytest.mark.anyio
 
-CONTENT = b"GGUF" + bytes(range(256)) * 4000
+KEY, ARCHITECTURE = b"general.architecture", b"llama"
+HEADER = struct.pack(
+    f"<4sIQQQ{len(KEY)}sIQ{len(ARCHITECTURE)}s", b"GGUF", 3, 0, 1, len(KEY), KEY, 8, len(ARCHITECTURE), ARCHITECTURE
+)
+CONTENT = HEADER + bytes(range(256)) * 4000
 NAME = "m-Q4_K_M.gguf"
 
 
