@@ -405,7 +405,9 @@ def test_a_newer_search_takes_the_place_of_an_older_one(page: Page, demo_hub: Lo
     demo_hub.faults.add(Stall(-1), path="/api/models*", times=1)
     older = page.send("search", text="split")
     page.until(lambda: page.traits["search"]["text"] == "split")
-    page.until(lambda: any("split" in record.target for record in demo_hub.requests))  # it takes the fault
+    demo_hub.requests.wait_until(
+        lambda records: any("split" in record.target for record in records)
+    )  # the fault is taken
     assert page.ask("search", text="vision")["ok"]
     assert page.answer(older)["ok"], page.answer(older)
     assert (page.traits["search"]["state"], page.traits["search"]["text"]) == ("done", "vision")
