@@ -201,8 +201,8 @@ def test_reasons_are_readable(tmp_path: Path, chat_model: Path) -> None:
 
     assert "not a GGUF file" in refusal("html", b"<!DOCTYPE html><html>")
     assert "not a GGUF file" in refusal("pointer", b"version https://git-lfs.github.com/spec/v1\n")
-    assert "shorter than its header" in refusal("empty", b"")
-    assert "shorter than its header" in refusal("truncated", data[:-1000])
+    assert "is incomplete: it has 0 bytes" in refusal("empty", b"")
+    assert f"it has {len(data) - 1000:,} bytes" in refusal("truncated", data[:-1000])
     assert "unknown model architecture: 'llamb'" in refusal("architecture", data.replace(b"llama", b"llamb"))
     assert "blk.1.attn_q.weight" in refusal("tensor", data.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight"))
     with pytest.raises(LoadFailedError, match=r"nowhere\.gguf cannot be read: No such file"):
