@@ -124,11 +124,12 @@ class Session:
         with anyio.CancelScope(shield=True):
             hub, self._hub = self._hub, None
             engine, self._engine = self._engine, None
+            # On a thread of its own, which ends its work also when this task is cancelled twice.
+            leaving = None if engine is None else in_daemon_thread(partial(_leave, engine))
             if hub is not None:
                 await hub.aclose()
-            if engine is not None:
-                with suppress(ModelDeckError):  # it never started, and its caller has seen the error
-                    await (await asyncio.wrap_future(engine)).aclose()
+            if leaving is not None:
+                await asyncio.wrap_future(leaving)
 
     @property
     def hub(self) -> HubClient:
@@ -1113,6 +1114,12 @@ def _nothing_to_recommend(details: RepoDetails) -> ModelDeckError:
         f"This machine can load no variant of {details.repo_id}. To download one anyway, name it: "
         f"{', '.join(dict.fromkeys(choice.label for choice in details.variants))}."
     )
+
+
+def _leave(engine: Future[EngineClient]) -> None:
+    """Leave an engine that may still be starting. This blocks."""
+    with suppress(ModelDeckError):  # it never started, and its caller has seen the error
+        engine.result().close()
 
 
 def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:

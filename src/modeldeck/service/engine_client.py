@@ -164,12 +164,13 @@ class EngineClient:
 
     async def aclose(self) -> None:
         """Leave the engine. One in its own process goes on; the last client of an inline engine ends it."""
+        await asyncio.wrap_future(in_daemon_thread(self.close))
+
+    def close(self) -> None:
+        """Do what `aclose` does, and block meanwhile."""
         if self._is_closed:
             return
         self._is_closed = True
-        await asyncio.wrap_future(in_daemon_thread(self._shut_down))
-
-    def _shut_down(self) -> None:
         self._thread.start(self._close()).result()
         self._thread.stop()
         self._home.leave()
