@@ -1,4 +1,4 @@
-"""Replacing a small file as a whole. Every part of modeldeck that keeps such a file writes it with `replace_file`."""
+"""Paths and small files: where a path will be made, and `replace_file`, which writes every small file that is kept."""
 
 from __future__ import annotations
 
@@ -58,3 +58,11 @@ def replace_file(
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return the resolved path, or its nearest parent that this user can see."""
+    path = Path(os.path.realpath(path))  # pathlib's resolve and exists raise for what may not be looked at
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return path

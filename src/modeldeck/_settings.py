@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import EngineLimits
 
-_DEFAULT_ENDPOINT = "https://huggingface.co"
+DEFAULT_ENDPOINT = "https://huggingface.co"
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 
 
@@ -49,7 +49,7 @@ def resolve_settings(
     """
     from huggingface_hub import constants
 
-    address, basic = _split_credentials((endpoint or "").strip() or constants.ENDPOINT.strip() or _DEFAULT_ENDPOINT)
+    address, basic = _split_credentials((endpoint or "").strip() or constants.ENDPOINT.strip() or DEFAULT_ENDPOINT)
     return Settings(
         endpoint=address,
         cache_dir=_absolute(Path(cache_dir or constants.HF_HUB_CACHE)),

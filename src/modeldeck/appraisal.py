@@ -181,10 +181,8 @@ class Appraiser:
             dry_run = facts.dry_run
             if (problem := facts.problems.get(variant.variant_id)) is not None:
                 return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem)
-            if dry_run is not None and dry_run.status in ("refused", "would_abort"):
-                return FitEstimate(
-                    verdict="unknown", n_ctx=n_ctx, reason=f"llama.cpp cannot load this model here: {dry_run.reason}"
-                )
+            if dry_run is not None and dry_run.refusal is not None:
+                return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason=dry_run.refusal)
             if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
                 planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
             fit = estimate_fit(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modeldeck._context_length import read_n_ctx
 from modeldeck._types import FitEstimate
 from modeldeck.llama.model_file import inspect_model
 from modeldeck.sizing.ask_child import is_llama_cpp_installed
@@ -55,13 +56,11 @@ def judge_file(
     model = inspect_model(path)
     hardware = probe_hardware()
     planned = None
-    n_ctx = n_ctx or model.metadata.context_length or 0
+    n_ctx = read_n_ctx(n_ctx, own=model.metadata.context_length or 0)
     if exact and is_llama_cpp_installed():
         dry_run = dry_run_file(model.path)
-        if dry_run.status in ("refused", "would_abort"):
-            return FitEstimate(
-                verdict="unusable", n_ctx=n_ctx, reason=f"llama.cpp cannot load this model here: {dry_run.reason}"
-            )
+        if dry_run.refusal is not None:
+            return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=dry_run.refusal)
         planned = dry_run.memory(n_ctx) if n_ctx else None
     fit = estimate_fit(
         model.metadata,

@@ -295,8 +295,6 @@ class Session:
         """
         from modeldeck.local_fit import judge_file
 
-        if n_ctx < 0:
-            raise InvalidRequestError("n_ctx must be a number of tokens, or 0 for the model's own context length.")
         if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
             model = await self._local(model)
         if not isinstance(model, LocalModel):
@@ -768,9 +766,13 @@ class Session:
         --------
         >>> await session.find_local("owner/name", "model-Q4_K_M.gguf")  # doctest: +SKIP
         """
+        from modeldeck.hub.cache import list_models
+
+        names = await self._names_of(repo_id)
+        files = await anyio.to_thread.run_sync(list_models, self.settings.cache_dir, names)
         return _preferred(
             model
-            for model in select_local(await self.local_models(), await self._names_of(repo_id))
+            for model in group_local(files)
             if model.variant_id == variant_id and commit_hash in (None, model.commit_hash)
         )
 

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from modeldeck._errors import ModelDeckError
+from modeldeck._files import nearest_existing
 from modeldeck._settings import Settings
 from modeldeck._tables import format_size
 from modeldeck._version import __version__
@@ -84,9 +85,8 @@ def _proxies() -> str:
 
 
 def _cache(folder: Path) -> str:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    text = f"{_without_home(folder)}, {format_size(shutil.disk_usage(existing).free)} free"
-    if existing != folder:
+    text = f"{_without_home(folder)}, {format_size(shutil.disk_usage(nearest_existing(folder)).free)} free"
+    if not os.path.exists(folder):
         return f"{text}, does not exist yet"
     return text if os.access(folder, os.W_OK) else f"{text}, not writable"
 

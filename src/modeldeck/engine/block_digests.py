@@ -15,14 +15,15 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import xxhash
 
 from modeldeck._files import replace_file
-from modeldeck.engine.digest import FrontHasher
+from modeldeck.engine.digest import STEP_BYTES, FrontHasher
 from modeldeck.engine.journal import Block, encode_block, parse_blocks
+from modeldeck.engine.threads import DiskThreads
 from modeldeck.hub.urls import is_sha256
 
 SMALLEST_FILE_BYTES = 4 << 20
@@ -128,6 +129,26 @@ class RecordingHasher(FrontHasher):
     def feed(self, data: memoryview) -> None:
         self.blocks.append(Block(self.position, len(data), xxhash.xxh3_64_intdigest(data)))
         super().feed(data)
+
+
+async def hash_file(
+    path: Path, digest: str | None, size: int, threads: DiskThreads, *, on_position: Callable[[int], object]
+) -> RecordingHasher:
+    """Read a whole file and return its hasher.
+
+    Parameters
+    ----------
+    digest
+        Chooses the algorithm, as for `FrontHasher`.
+    on_position
+        Called with the bytes that were read so far, on the loop.
+    """
+    hasher = RecordingHasher(digest, size)
+    with path.open("rb", buffering=0) as file:
+        while hasher.position < size:
+            await threads.run(hasher.advance, file.fileno(), min(size, hasher.position + STEP_BYTES))
+            on_position(hasher.position)
+    return hasher
 
 
 def _is_whole(blocks: Sequence[Block], size: int) -> bool:

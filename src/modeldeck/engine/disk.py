@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modeldeck._errors import DiskFullError, StorageError
+from modeldeck._files import nearest_existing
 from modeldeck.hub.errors import error_from_os_error
 
 Buffer = bytes | bytearray | memoryview
@@ -28,14 +29,6 @@ _MAX_BUFFERS = 512
 
 
 # --- room -------------------------------------------------------------------------------------------------------------
-
-
-def nearest_existing(path: Path) -> Path:
-    """Return the resolved path, or its nearest parent that this user can see."""
-    path = Path(os.path.realpath(path))  # pathlib's resolve and exists raise for what may not be looked at
-    while not os.path.exists(path) and path != path.parent:
-        path = path.parent
-    return path
 
 
 def free_bytes(path: Path) -> int:

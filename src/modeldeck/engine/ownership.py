@@ -1,4 +1,4 @@
-"""Who owns a partial file.
+"""The ownership of partial files: claiming, holding and releasing one.
 
 There is one owner at a time. A process claims a journal by renaming it, which only one process can do, and only if the
 journal is abandoned: its owner released it, or is this process and no longer has it open, or is dead, or (on another

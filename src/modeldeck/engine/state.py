@@ -36,6 +36,10 @@ _ACTIONS: Mapping[DownloadState, tuple[Action, ...]] = MappingProxyType(
 )
 
 
+ACTIONS_WITHOUT_ENGINE: tuple[Action, ...] = ("retry",)
+"""For a download that failed because its engine ended: the others need an engine that knows it."""
+
+
 def can_move(source: DownloadState, target: DownloadState) -> bool:
     """Return whether a download may go from one state directly to another."""
     return target in LEGAL_MOVES[source]
@@ -46,8 +50,8 @@ def actions_of(state: DownloadState) -> tuple[Action, ...]:
 
     Pausing stops a download and keeps its partial files; resuming continues it. Retrying continues a failed download.
     Cancelling stops it and deletes its partial files, also those of a failed download; those of a repair stay, as they
-    are the user's model. Dismissing takes a download that
-    has ended off the list and leaves the partial files of a failed one for a later download of the same file.
+    are the user's model. Dismissing takes a download that has ended off the list and leaves the partial files of a
+    failed one for a later download of the same file.
     """
     return _ACTIONS[state]
 

@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from modeldeck.engine.block_digests import RecordingHasher
+from modeldeck.engine.block_digests import hash_file
 from modeldeck.engine.completion import Phase
-from modeldeck.engine.digest import STEP_BYTES
 from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.source import Source
 
@@ -72,17 +71,15 @@ class Verification:
             return self._read[key]
         self.position = 0
         self._enter(Phase.VERIFYING)
-        hasher = RecordingHasher(digest, status.st_size)
-        with path.open("rb", buffering=0) as file:
-            while hasher.position < status.st_size:
-                stop = min(status.st_size, hasher.position + STEP_BYTES)
-                await self._threads.run(hasher.advance, file.fileno(), stop)
-                self.position = hasher.position
+        hasher = await hash_file(path, digest, status.st_size, self._threads, on_position=self._note_position)
         actual = self._read[key] = hasher.hexdigest()
         if actual == digest and self._store is not None:
             await self._threads.run(self._store.save, digest, status.st_size, hasher.blocks)
         self._enter(Phase.RESOLVING)
         return actual
+
+    def _note_position(self, position: int) -> None:
+        self.position = position
 
 
 def may_be_mended(path: Path, digest: str | None) -> bool:

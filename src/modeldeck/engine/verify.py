@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, VerifiedFile
-from modeldeck.engine.block_digests import BlockDigestStore, RecordingHasher
-from modeldeck.engine.digest import STEP_BYTES
+from modeldeck.engine.block_digests import BlockDigestStore, hash_file
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import is_commit_hash, is_sha256
@@ -64,13 +63,12 @@ async def verify_files(
             if expected is None:
                 resolved = await hub.resolve(model.repo_id, model.commit_hash, filename)
                 expected = resolved.sha256 or (resolved.etag if is_commit_hash(resolved.etag) else None)
-            hasher = RecordingHasher(expected, sizes[index])
-            with path.open("rb", buffering=0) as file:
-                while hasher.position < sizes[index]:
-                    stop = min(sizes[index], hasher.position + STEP_BYTES)
-                    await threads.run(hasher.advance, file.fileno(), stop)
-                    if progress is not None:
-                        progress(before + hasher.position, sum(sizes))
+
+            def report(position: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + position, sum(sizes))
+
+            hasher = await hash_file(path, expected, sizes[index], threads, on_position=report)
             actual = hasher.hexdigest()
             if store is not None and actual == expected:
                 await threads.run(store.save, actual, sizes[index], hasher.blocks)

@@ -21,7 +21,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +126,19 @@ def find_snapshot_file(cache_dir: Path, repo_id: str, revision: str, filename: s
     return path if path.is_file() else None
 
 
-def list_models(cache_dir: Path) -> tuple[CachedFile, ...]:
-    """Return every GGUF file of every snapshot, sorted. Unreadable files and names that no Hub gives are skipped."""
+def list_models(cache_dir: Path, repo_ids: Collection[str] | None = None) -> tuple[CachedFile, ...]:
+    """Return every GGUF file of every snapshot, sorted. Unreadable files and names that no Hub gives are skipped.
+
+    With ``repo_ids``, only these repositories are read; upper and lower case are the same in their names.
+    """
+    wanted = None if repo_ids is None else {repo_id.lower() for repo_id in repo_ids}
     files: list[CachedFile] = []
     for repository in _entries(cache_dir):
         prefix, _, name = repository.name.partition("--")
         repo_id = name.replace("--", "/")
         if prefix != "models" or not _is_usable(check_repo_id, repo_id) or _folder_name(repo_id) != repository.name:
+            continue
+        if wanted is not None and repo_id.lower() not in wanted:
             continue
         revisions = _revisions_by_commit(repository)
         for snapshot in _entries(repository / "snapshots"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from modeldeck._errors import LlamaMissingError
+from modeldeck.sizing.ask_child import is_llama_cpp_installed
 
 _HOW_TO_INSTALL = (
     'Install it with pip install "modeldeck[llama]", which needs a C++ compiler and CMake and takes some minutes, or '
@@ -59,7 +59,7 @@ def availability() -> LlamaAvailability:
     >>> availability().is_available                                         # doctest: +SKIP
     True
     """
-    if importlib.util.find_spec("llama_cpp") is None:
+    if not is_llama_cpp_installed():
         return LlamaAvailability(is_available=False, message=_MISSING)
     try:
         return LlamaAvailability(is_available=True, version=version("llama-cpp-python"))
@@ -69,7 +69,7 @@ def availability() -> LlamaAvailability:
 
 def require_llama_cpp() -> None:
     """Raise `LlamaMissingError` when llama-cpp-python is not installed, without importing it."""
-    if importlib.util.find_spec("llama_cpp") is None:
+    if not is_llama_cpp_installed():
         raise LlamaMissingError(_MISSING)
 
 

@@ -21,6 +21,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from modeldeck._errors import EngineLostError
+from modeldeck._files import nearest_existing
 from modeldeck._version import __version__
 
 RUNTIME_VARIABLE = "MODELDECK_RUNTIME_DIR"
@@ -222,7 +223,7 @@ def claim_directory(directory: Path) -> None:
 
 def _can_be_written(directory: Path) -> bool:
     """Whether the directory, or what is missing of it, could be made and written. Nothing is made."""
-    existing = next((path for path in (directory, *directory.parents) if os.path.exists(path)), directory)
+    existing = nearest_existing(directory)
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 

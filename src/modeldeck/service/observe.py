@@ -35,10 +35,7 @@ async def engine_status(settings: Settings) -> EngineStatus | None:
     ProtocolError
         When it refuses this client.
     """
-    with suppress(OSError):
-        connected, secret = await asyncio.to_thread(dial, find_place(settings.cache_dir))
-        return await _ask(connected, secret, messages.Status(id=1), EngineStatus)
-    return None
+    return await _ask_running(settings, messages.Status(id=1), EngineStatus)
 
 
 async def forget_removed_files(settings: Settings) -> None:
@@ -51,9 +48,7 @@ async def forget_removed_files(settings: Settings) -> None:
     ProtocolError
         When it refuses this client.
     """
-    with suppress(OSError):
-        connected, secret = await asyncio.to_thread(dial, find_place(settings.cache_dir))
-        await _ask(connected, secret, messages.ForgetRemovedFiles(id=1), type(None))
+    await _ask_running(settings, messages.ForgetRemovedFiles(id=1), type(None))
 
 
 async def stop_engine(settings: Settings) -> bool:
@@ -100,6 +95,14 @@ def _wait_for_end(place: EnginePlace, pid: int | None) -> None:
         time.sleep(POLL_SECONDS)
     remove_files(place)
     lock.release()
+
+
+async def _ask_running(settings: Settings, request: messages.Request, kind: type[T]) -> T | None:
+    """Ask the engine of these settings' cache directory. ``None`` when none runs, or it leaves before it answers."""
+    with suppress(OSError):
+        connected, secret = await asyncio.to_thread(dial, find_place(settings.cache_dir))
+        return await _ask(connected, secret, request, kind)
+    return None
 
 
 async def _ask(connected: socket.socket, secret: str | None, request: messages.Request, kind: type[T]) -> T | None:

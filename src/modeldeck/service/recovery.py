@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from modeldeck._errors import ModelDeckError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState
-from modeldeck.engine.state import is_settled
+from modeldeck.engine.state import ACTIONS_WITHOUT_ENGINE, is_settled
 
 MAX_RESTARTS = 3
 RESTART_WINDOW_SECONDS = 60.0
@@ -73,7 +73,7 @@ class Recovery:
             rate=None,
             eta_seconds=None,
             connections=0,
-            actions=("retry",),
+            actions=ACTIONS_WITHOUT_ENGINE,
             rev=snapshot.rev + 1,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ LLAMA_PROGRAM = Path(__file__).with_name("llama_child.py")
 
 def is_llama_cpp_installed() -> bool:
     """Tell whether llama-cpp-python is installed. It is not imported for that."""
-    return find_spec("llama_cpp") is not None
+    return importlib.util.find_spec("llama_cpp") is not None
 
 
 def ask_llama_child(request: dict[str, Any], timeout_seconds: float) -> ChildReply:

@@ -81,6 +81,13 @@ class DryRun:
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS
     contexts: tuple[ContextMemory, ...] = ()
 
+    @property
+    def refusal(self) -> str | None:
+        """Why llama.cpp cannot load the model, as a sentence; ``None`` if it can, or was not asked."""
+        if self.status not in ("refused", "would_abort"):
+            return None
+        return f"llama.cpp cannot load this model here: {self.reason}"
+
     def memory(self, n_ctx: int, *, weights_bytes: int | None = None) -> MemoryUse | None:
         """Return the memory for a context length, interpolated between the two nearest plans.
 

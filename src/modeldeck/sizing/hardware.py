@@ -9,11 +9,11 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
+from modeldeck.sizing.ask_child import is_llama_cpp_installed
 from modeldeck.sizing.devices import GPU, list_llama_devices, list_nvidia_gpus
 
 _PROC_CGROUP = Path("/proc/self/cgroup")
@@ -170,6 +170,6 @@ def _gpu_notice() -> str | None:
     if not nvidia and not is_apple:
         return None
     name = nvidia[0].name if nvidia else "an Apple GPU"
-    if find_spec("llama_cpp") is None:
+    if not is_llama_cpp_installed():
         return f"Found {name}. To use it, install a GPU build of llama-cpp-python."
     return f"Found {name}, but the installed llama-cpp-python is a CPU build. Install a GPU build to use it."

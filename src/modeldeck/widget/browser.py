@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
+from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import shared_loop
 from modeldeck._types import DEFAULT_N_CTX, MAX_PAGE_SIZE, EngineLimits, SearchQuery
@@ -130,8 +131,6 @@ class ModelBrowser(anywidget.AnyWidget):
                 raise TypeError(f"ModelBrowser() got an unexpected keyword argument {name!r}")
         if not 1 <= page_size <= MAX_PAGE_SIZE:
             raise InvalidRequestError(f"page_size must be between 1 and {MAX_PAGE_SIZE}.")
-        if n_ctx < 1:
-            raise InvalidRequestError("n_ctx must be at least 1 token.")
         self._esm = _bundle_text()
         self._loop = shared_loop()
         comm_id = uuid.uuid4().hex
@@ -141,7 +140,7 @@ class ModelBrowser(anywidget.AnyWidget):
             Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline, limits=limits),
             query=SearchQuery(text=query, limit=page_size),
             revision=revision,
-            n_ctx=n_ctx,
+            n_ctx=read_n_ctx(n_ctx),
             comm_id=comm_id,
         )
         self.on_msg(self._on_message)

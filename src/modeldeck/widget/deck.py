@@ -6,10 +6,9 @@ import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
 
+from modeldeck._settings import DEFAULT_ENDPOINT
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.traits import DeckView, EngineMode, EngineView, LlamaView, MachineView
-
-DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
 class DeckOwner:
