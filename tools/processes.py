@@ -49,4 +49,4 @@ def run_environment(
 
 def without_hub_settings(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without the user's token, endpoint and cache."""
-    return {name: value for name, value in variables.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+    return {name: value for name, value in variables.items() if not name.startswith(("HF_", "HUGGING"))}

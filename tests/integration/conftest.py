@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +19,7 @@ from modeldeck.engine.manager import DownloadManager
 from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from tools.localhub import LocalHub
+from tools.processes import without_hub_settings
 
 TOKEN = "hf_testtesttest"
 QUICK = RetryPolicy(max_attempts=5, base_seconds=0.01, cap_seconds=0.05)
@@ -26,6 +28,19 @@ IMPATIENT = Patience(connect_seconds=5.0, silence_seconds=1.0, drip_seconds=2.0,
 
 def random_bytes(size: int, seed: int = 1) -> bytes:
     return b"GGUF" + random.Random(seed).randbytes(size - 4)
+
+
+@pytest.fixture
+def user_environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
+    """The environment of a user whose Hub is the demo's: for commands and scripts in processes of their own."""
+    return {
+        **without_hub_settings(os.environ),
+        "HF_ENDPOINT": demo_hub.endpoint,
+        "HF_HOME": str(tmp_path / "hf"),
+        "MODELDECK_INLINE": "1",
+        "MODELDECK_STATE_DIR": str(tmp_path / "state"),
+        "MODELDECK_RUNTIME_DIR": str(tmp_path / "run"),
+    }
 
 
 @dataclass

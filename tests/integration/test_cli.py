@@ -25,18 +25,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
-    others = ("HF_", "HUGGING", "PYTHONUNBUFFERED")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return {
-        **kept,
-        "HF_ENDPOINT": demo_hub.endpoint,
-        "HF_HOME": str(tmp_path / "hf"),
-        "MODELDECK_INLINE": "1",
-        "MODELDECK_STATE_DIR": str(tmp_path / "state"),
-        "MODELDECK_RUNTIME_DIR": str(tmp_path / "run"),
-        "PYTHONWARNINGS": "error",
-    }
+def environment(user_environment: dict[str, str]) -> dict[str, str]:
+    user_environment.pop("PYTHONUNBUFFERED", None)
+    return {**user_environment, "PYTHONWARNINGS": "error"}
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What people see in a terminal and in IPython: reports without secrets, short errors, progress that ends well."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,17 +20,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def environment(demo_hub: LocalHub, tmp_path: Path) -> dict[str, str]:
-    others = ("HF_", "HUGGING", "HTTP", "NO_COLOR")
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(others)}
-    return {
-        **kept,
-        "HF_ENDPOINT": demo_hub.endpoint,
-        "HF_HOME": str(tmp_path / "hf"),
-        "MODELDECK_INLINE": "1",
-        "MODELDECK_STATE_DIR": str(tmp_path / "state"),
-        "MODELDECK_RUNTIME_DIR": str(tmp_path / "run"),
-    }
+def environment(user_environment: dict[str, str]) -> dict[str, str]:
+    others = ("HTTP", "NO_COLOR")
+    return {name: value for name, value in user_environment.items() if not name.upper().startswith(others)}
 
 
 @pytest.fixture
