@@ -18,7 +18,7 @@ from msgspec import inspect
 from modeldeck._types import Action, FitVerdict, Gated, ReasonCode, SidecarKind, SortKey
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
-from modeldeck.widget.traits import DeckState, EngineMode, VariantAction, VariantState
+from modeldeck.widget.traits import DeckState, EngineMode, Locale, VariantAction, VariantState
 
 PATH = Path(__file__).resolve().parent.parent / "js" / "src" / "wire.ts"
 _WIDTH = 120
@@ -33,6 +33,7 @@ _NAMED = {
     "VariantState": VariantState,
     "EngineMode": EngineMode,
     "ReasonCode": ReasonCode,
+    "Locale": Locale,
 }
 """Types that have a name of their own in TypeScript too. Structs, dataclasses and enums always have."""
 

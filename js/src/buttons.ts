@@ -1,29 +1,30 @@
 // The buttons of a row, by the action that each asks Python for. Python decides which ones a row has.
 
+import type { PlainKey } from "./texts/language";
 import type { Action, VariantAction } from "./wire";
 
 export type ButtonAction = Action | VariantAction;
 
 interface ButtonLook {
-  text: string;
+  text: PlainKey;
   tone?: string;
 }
 
 const OF_DOWNLOAD: Record<Action, ButtonLook> = {
-  pause: { text: "Pause" },
-  resume: { text: "Resume", tone: "tonal" },
-  cancel: { text: "Cancel" },
-  retry: { text: "Retry", tone: "tonal" },
-  dismiss: { text: "Dismiss", tone: "quiet square" },
+  pause: { text: "pause" },
+  resume: { text: "resume", tone: "tonal" },
+  cancel: { text: "cancel" },
+  retry: { text: "retry", tone: "tonal" },
+  dismiss: { text: "dismiss", tone: "quiet square" },
 };
 
 const OF_VARIANT: Record<VariantAction, ButtonLook> = {
-  download: { text: "Download", tone: "tonal" },
-  get: { text: "Get", tone: "filled" },
-  load: { text: "Load", tone: "filled" },
-  cancel_load: { text: "Cancel" },
-  unload: { text: "Unload" },
-  remove: { text: "Remove" },
+  download: { text: "download", tone: "tonal" },
+  get: { text: "get", tone: "filled" },
+  load: { text: "load", tone: "filled" },
+  cancel_load: { text: "cancel" },
+  unload: { text: "unload" },
+  remove: { text: "remove" },
 };
 
 export const BUTTONS: Record<ButtonAction, ButtonLook> = { ...OF_DOWNLOAD, ...OF_VARIANT };

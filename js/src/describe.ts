@@ -1,73 +1,84 @@
 // What the parts of the state mean, in words.
 
-import * as format from "./format";
-import type { FitEstimate, JobView, LoadView, MachineView, MeasuredView } from "./wire";
+import type { Language, PlainKey } from "./texts/language";
+import type { FitEstimate, FitVerdict, JobView, LoadView, MachineView, MeasuredView } from "./wire";
+
+const VERDICT: Record<FitVerdict, PlainKey> = {
+  fits: "fits",
+  partial: "partly",
+  too_large: "tooLarge",
+  unusable: "notUsable",
+  unknown: "fitUnknown",
+};
 
 /** A fit estimate in one line: "fits: 1.9 of 7.2 GiB at 4096 tokens". */
-export function describeFit(fit: FitEstimate): string {
-  const about = fit.method === "size" ? "about " : "";
-  // What must stay free counts where it decides, so that the figures of "too large" differ.
-  const needed = (fit.needed_bytes ?? 0) + (fit.verdict === "too_large" ? fit.reserve_bytes : 0);
-  const memory =
-    fit.needed_bytes === null || fit.available_bytes === null
-      ? null
-      : `${about}${format.memoryOf(needed, fit.available_bytes)} at ${fit.n_ctx} tokens`;
-  switch (fit.verdict) {
-    case "fits":
-      return `fits${memory ? `: ${memory}` : ""}`;
-    case "partial":
-      return fit.n_gpu_layers === null
-        ? `partly${memory ? `: ${memory}` : ""}`
-        : `partly: ${fit.n_gpu_layers} ${fit.n_gpu_layers === 1 ? "layer" : "layers"} on the GPU`;
-    case "too_large":
-      return `too large${memory ? `: ${memory}` : ""}${fit.max_n_ctx ? `, fits up to ${fit.max_n_ctx}` : ""}`;
-    case "unusable":
-      return "not usable";
-    default:
-      return "fit unknown";
+export function describeFit(fit: FitEstimate, { t, format }: Language): string {
+  const { verdict, needed_bytes, available_bytes, n_gpu_layers } = fit;
+  if (verdict === "partial" && n_gpu_layers !== null) {
+    return t("gpuLayers", { count: n_gpu_layers });
   }
+  const text = t(VERDICT[verdict] ?? "fitUnknown");
+  if (verdict === "unusable" || verdict === "unknown" || !(verdict in VERDICT)) {
+    return text;
+  }
+  const parts = [text];
+  if (needed_bytes !== null && available_bytes !== null) {
+    // What must stay free counts where it decides, so that the figures of "too large" differ.
+    const needed = needed_bytes + (verdict === "too_large" ? fit.reserve_bytes : 0);
+    const memory = format.memoryOf(needed, available_bytes);
+    const tokens = t("tokens", { count: fit.n_ctx });
+    const isAbout = fit.method === "size";
+    parts[0] = t("fitWith", { verdict: text, memory: t(isAbout ? "aboutMemoryAt" : "memoryAt", { memory, tokens }) });
+  }
+  if (verdict === "too_large" && fit.max_n_ctx) {
+    parts.push(t("fitsUpTo", { count: fit.max_n_ctx }));
+  }
+  return parts.join(", ");
 }
 
 /** Where a download stands, as the parts of one line. */
-export function describeJob(job: JobView): string[] {
+export function describeJob(job: JobView, language: Language): string[] {
+  const { t, format } = language;
   const amount = format.received(job.received, job.total);
   switch (job.state) {
     case "queued":
-      return ["Waiting in the queue"];
+      return [t("inQueue")];
     case "resolving":
-      return ["Contacting the Hub"];
+      return [t("contacting")];
     case "verifying":
-      return ["Checking the sha256", amount];
+      return [t("checking"), amount];
     case "paused":
-      return ["Paused", amount];
+      return [t("paused"), amount];
     case "failed":
-      return job.received > 0 ? ["Failed", amount] : ["Failed"];
+      return job.received > 0 ? [t("failed"), amount] : [t("failed")];
     default:
-      return [amount, ...pace(job)];
+      return [amount, ...pace(job, language)];
   }
 }
 
-function pace(job: JobView): string[] {
-  if (job.retry_in_seconds !== null) {
-    return [`retrying in ${format.seconds(job.retry_in_seconds)}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ""}`];
+function pace({ attempt, eta_seconds, is_stalled, rate, retry_in_seconds }: JobView, language: Language): string[] {
+  const { t, format } = language;
+  if (retry_in_seconds !== null) {
+    const time = format.seconds(retry_in_seconds);
+    return [attempt > 1 ? t("retryingAttempt", { time, attempt }) : t("retryingIn", { time })];
   }
-  if (job.is_stalled) {
-    return ["stalled, no data received"];
+  if (is_stalled) {
+    return [t("stalled")];
   }
-  const parts = job.rate === null ? [] : [format.rate(job.rate)];
-  return job.eta_seconds === null ? parts : [...parts, format.timeLeft(job.eta_seconds)];
+  const parts = rate === null ? [] : [format.rate(rate)];
+  return eta_seconds === null ? parts : [...parts, t("timeLeft", { time: format.duration(eta_seconds) })];
 }
 
-const STAGE: Record<NonNullable<LoadView["stage"]>, string> = {
-  reading: "Reading the header",
-  opening: "Opening the file",
-  loading: "Loading the weights",
-  ready: "Ready",
+const STAGE: Record<NonNullable<LoadView["stage"]>, PlainKey> = {
+  reading: "stageReading",
+  opening: "stageOpening",
+  loading: "stageLoading",
+  ready: "stageReady",
 };
 
-export function describeStage(load: LoadView): string {
-  const stage = load.stage ? STAGE[load.stage] : "Starting";
-  return load.fraction === null ? stage : `${stage}, ${Math.floor(load.fraction * 100)} %`;
+export function describeStage(load: LoadView, { t }: Language): string {
+  const stage = t(load.stage ? STAGE[load.stage] : "stageStarting");
+  return load.fraction === null ? stage : `${stage}, ${t("percent", { percent: Math.floor(load.fraction * 100) })}`;
 }
 
 export interface MemoryMeter {
@@ -78,17 +89,18 @@ export interface MemoryMeter {
 }
 
 /** The memory of the machine: the GPUs where there are any, and RAM. */
-export function describeMemory(hardware: MachineView): MemoryMeter[] {
-  const meter = (name: string, free: number | null, total: number | null): MemoryMeter[] =>
-    total === null
-      ? []
-      : [
-          {
-            name,
-            text: free === null ? `${format.gib(total)} GiB` : `${format.gib(free)} of ${format.gib(total)} GiB free`,
-            used: free === null || total === 0 ? null : Math.min(1, Math.max(0, 1 - free / total)),
-          },
-        ];
+export function describeMemory(hardware: MachineView, { t, format }: Language): MemoryMeter[] {
+  const meter = (name: string, free: number | null, total: number | null): MemoryMeter[] => {
+    if (total === null) {
+      return [];
+    }
+    if (free === null) {
+      return [{ name, text: `${format.gib(total)} GiB`, used: null }];
+    }
+    const memory = t("amountOf", { part: format.gib(free), whole: format.gib(total), unit: "GiB" });
+    const used = total === 0 ? null : Math.min(1, Math.max(0, 1 - free / total));
+    return [{ name, text: t("memoryFree", { memory }), used }];
+  };
   return [
     ...hardware.gpus.flatMap((gpu) => meter(gpu.name, gpu.free, gpu.total)),
     ...meter("RAM", hardware.ram_available, hardware.ram_total),
@@ -96,13 +108,18 @@ export function describeMemory(hardware: MachineView): MemoryMeter[] {
 }
 
 /** The expected speed: "about 12 tokens/s", or "12 tokens/s last time" where this file has been run here. */
-export function describeSpeed(tokensPerSecond: number, source: FitEstimate["speed_source"]): string {
-  const rounded = tokensPerSecond < 1 ? Number(tokensPerSecond.toFixed(1)) : Math.round(tokensPerSecond);
-  return source === "measured" ? `${rounded} tokens/s last time` : `about ${rounded} tokens/s`;
+export function describeSpeed(
+  tokensPerSecond: number,
+  source: FitEstimate["speed_source"],
+  { t, format }: Language,
+): string {
+  const speed = format.number(Number(tokensPerSecond.toFixed(tokensPerSecond < 1 ? 1 : 0)));
+  return t(source === "measured" ? "speedLastTime" : "aboutSpeed", { speed });
 }
 
 /** What the last load and its first generation took on this machine: "62 tokens/s, loaded in 0.3 s last time". */
-export function describeMeasured({ load_seconds, tokens_per_second }: MeasuredView): string {
-  const rate = tokens_per_second < 10 ? tokens_per_second.toFixed(1) : tokens_per_second.toFixed(0);
-  return `${rate} tokens/s, loaded in ${load_seconds.toFixed(1)} s last time`;
+export function describeMeasured(measured: MeasuredView, { t, format }: Language): string {
+  const rate = measured.tokens_per_second;
+  const speed = format.fixed(rate, rate < 10 ? 1 : 0);
+  return t("measured", { speed, seconds: format.fixed(measured.load_seconds, 1) });
 }

@@ -10,6 +10,7 @@ import { remembered } from "./remembered";
 import { type Asked, type Row, RowTable, rowKey } from "./row-table";
 import type { RequestError } from "./rpc";
 import { share } from "./share";
+import { hostLanguage, languageOf } from "./texts/language";
 import { ToastList } from "./toast-list";
 import {
   type DeckState,
@@ -32,6 +33,8 @@ export class Store {
   readonly loadWhenReady = remembered("modeldeck-load-when-ready", true);
   readonly toasts = new ToastList();
   readonly connection: Connection;
+  /** The language that Python asks for, else that of the page around the widget. */
+  readonly language = computed(() => languageOf(this.view.value.locale ?? hostLanguage()));
 
   readonly #model: AnyModel<Traits>;
   readonly #rows = new RowTable();

@@ -17,10 +17,13 @@ export interface DeckView {
   endpoint: string;
   is_default_endpoint: boolean;
   n_ctx: number;
+  locale: Locale | null;
   hardware: MachineView | null;
   llama: LlamaView;
   engine: EngineView;
 }
+
+export type Locale = "en" | "pt-BR";
 
 /** This machine's memory in bytes. `notice` may tell of a GPU that cannot be used. */
 export interface MachineView {
@@ -257,6 +260,7 @@ export const EMPTY_STATE: DeckState = {
     endpoint: "",
     is_default_endpoint: true,
     n_ctx: 4096,
+    locale: null,
     hardware: null,
     llama: {
       is_available: true,

@@ -1,5 +1,7 @@
 import { describe, expect, it } from "vitest";
-import * as format from "../src/format";
+import { languageOf } from "../src/texts/language";
+
+const { format, t } = languageOf("en");
 
 describe("fileSize", () => {
   it.each([
@@ -49,7 +51,7 @@ it.each([
   [40_000, "11 hours left"],
   [90_000, "1 day left"],
 ])("%s seconds are %s", (value, text) => {
-  expect(format.timeLeft(value)).toBe(text);
+  expect(t("timeLeft", { time: format.duration(value) })).toBe(text);
 });
 
 it.each([

@@ -11,6 +11,9 @@ import {
 import { isKept, mayFit } from "../src/fits";
 import { endpointName, repoPage, safeLink } from "../src/links";
 import { share } from "../src/share";
+import { languageOf } from "../src/texts/language";
+
+const ENGLISH = languageOf("en");
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
@@ -32,7 +35,7 @@ it.each([
   ],
   [
     estimate({ verdict: "too_large", needed_bytes: 200 * MIB, available_bytes: 210 * MIB, reserve_bytes: 13 * MIB }),
-    "too large: 213 of 210 MiB at 4096 tokens, fits up to 32768",
+    "too large: 213 of 210 MiB at 4096 tokens, fits up to 32,768",
   ],
   [
     estimate({ verdict: "too_large", needed_bytes: 7.21 * GIB, available_bytes: 7.2 * GIB, max_n_ctx: null }),
@@ -41,7 +44,7 @@ it.each([
   [estimate({ verdict: "unknown", needed_bytes: null }), "fit unknown"],
   [estimate({ verdict: "unusable", needed_bytes: null }), "not usable"],
 ])("fit %#", (fit, text) => {
-  expect(describeFit(fit)).toBe(text);
+  expect(describeFit(fit, ENGLISH)).toBe(text);
 });
 
 it.each([
@@ -57,7 +60,7 @@ it.each([
   [job({ state: "failed" }), "Failed, 1.2 of 4.7 GB"],
   [job({ state: "failed", received: 0 }), "Failed"],
 ])("job %#", (state, text) => {
-  expect(describeJob(state).join(", ")).toBe(text);
+  expect(describeJob(state, ENGLISH).join(", ")).toBe(text);
 });
 
 it.each([
@@ -66,23 +69,23 @@ it.each([
   [0.44, "estimated", "about 0.4 tokens/s"],
   [62.4, "measured", "62 tokens/s last time"],
 ] as const)("speed %s, %s", (tokensPerSecond, source, text) => {
-  expect(describeSpeed(tokensPerSecond, source)).toBe(text);
+  expect(describeSpeed(tokensPerSecond, source, ENGLISH)).toBe(text);
 });
 
 it("names the stage of a load, with its percent where it is known", () => {
-  expect(describeStage(load({ state: "loading", stage: "loading", fraction: 0.429 }))).toBe(
+  expect(describeStage(load({ state: "loading", stage: "loading", fraction: 0.429 }), ENGLISH)).toBe(
     "Loading the weights, 42 %",
   );
-  expect(describeStage(load({ state: "loading", stage: "opening" }))).toBe("Opening the file");
+  expect(describeStage(load({ state: "loading", stage: "opening" }), ENGLISH)).toBe("Opening the file");
 });
 
 it("shows the memory of GPUs and RAM, and nothing it does not know", () => {
   const gpus = [{ name: "RTX 4090", total: 24 * GIB, free: 6 * GIB }];
-  expect(describeMemory({ ram_total: 16 * GIB, ram_available: null, gpus, notice: null })).toEqual([
+  expect(describeMemory({ ram_total: 16 * GIB, ram_available: null, gpus, notice: null }, ENGLISH)).toEqual([
     { name: "RTX 4090", text: "6.0 of 24.0 GiB free", used: 0.75 },
     { name: "RAM", text: "16.0 GiB", used: null },
   ]);
-  expect(describeMemory({ ram_total: null, ram_available: 1, gpus: [], notice: null })).toEqual([]);
+  expect(describeMemory({ ram_total: null, ram_available: 1, gpus: [], notice: null }, ENGLISH)).toEqual([]);
 });
 
 it("hides only what cannot fit", () => {
@@ -152,5 +155,5 @@ it.each([
   [62.4, 0.31, "62 tokens/s, loaded in 0.3 s last time"],
   [4.06, 12.5, "4.1 tokens/s, loaded in 12.5 s last time"],
 ])("tells what %s tokens a second and %s s were", (tokens_per_second, load_seconds, words) => {
-  expect(describeMeasured({ tokens_per_second, load_seconds })).toBe(words);
+  expect(describeMeasured({ tokens_per_second, load_seconds }, ENGLISH)).toBe(words);
 });

@@ -96,9 +96,12 @@ def test_the_options_of_every_widget_are_taken() -> None:
     check = """
     browser = ModelBrowser(layout={"height": "300px"})
     assert browser.layout.height == "300px"
-    import pytest, ipywidgets
+    import ipywidgets, modeldeck, pytest
     with pytest.raises(TypeError, match="'layuot'"):
         ModelBrowser(layuot={})
+    assert ModelBrowser(locale="pt-BR")._view["locale"] == "pt-BR"
+    with pytest.raises(modeldeck.InvalidRequestError, match="no locale 'pt_PT'. Use one of: en, pt-BR."):
+        ModelBrowser(locale="pt_PT")
     ipywidgets.VBox([browser, ModelBrowser()])
     """
     execute([SHOW, textwrap.dedent(check)])

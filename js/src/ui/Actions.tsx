@@ -1,10 +1,10 @@
 import { useSignal } from "@preact/signals";
 import { BUTTONS, type ButtonAction } from "../buttons";
-import { fileSize } from "../format";
 import type { Row } from "../row-table";
 import type { Store } from "../store";
 import { Button } from "./Button";
 import { Icon } from "./icons";
+import { useLanguage } from "./language";
 
 interface ActionsProps {
   store: Store;
@@ -19,6 +19,7 @@ interface ActionsProps {
 
 /** The buttons of a row, which change with its state. */
 export function Actions({ store, row, name, actions, size = null, downloadTone }: ActionsProps) {
+  const { t } = useLanguage();
   /** `null` until Remove is pressed for the first time. */
   const isConfirming = useSignal<boolean | null>(null);
   const asked = row.asked.value?.what;
@@ -40,7 +41,7 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
           <Button
             key={action}
             tone={(action === "download" && downloadTone) || BUTTONS[action].tone}
-            name={`${BUTTONS[action].text} ${name}`}
+            name={`${t(BUTTONS[action].text)} ${name}`}
             aria-disabled={asked === action}
             // After "Keep" the focus goes back to where it came from.
             data-first={action === "remove" && isConfirming.value === false ? "" : undefined}
@@ -57,7 +58,7 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
               }
             }}
           >
-            {action === "dismiss" ? <Icon name="close" /> : BUTTONS[action].text}
+            {action === "dismiss" ? <Icon name="close" /> : t(BUTTONS[action].text)}
           </Button>
         ))
       )}
@@ -73,10 +74,11 @@ interface ConfirmationProps {
 
 /** Removing asks once more, in place. "Keep" stands where "Remove" stood, so that a double click removes nothing. */
 function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
+  const { t, format } = useLanguage();
   return (
     <fieldset
       class="actions"
-      aria-label={`Remove ${name} from the cache?`}
+      aria-label={t("removeQuestion", { name })}
       onKeyDown={(event) => {
         if (event.key === "Escape") {
           event.stopPropagation();
@@ -84,11 +86,11 @@ function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
         }
       }}
     >
-      <Button tone="danger" data-tone="bad" name={`Really remove ${name}`} onClick={() => onAnswer(true)}>
-        Really remove{size === null ? "" : ` ${fileSize(size)}`}
+      <Button tone="danger" data-tone="bad" name={`${t("reallyRemove")} ${name}`} onClick={() => onAnswer(true)}>
+        {size === null ? t("reallyRemove") : t("reallyRemoveSize", { size: format.fileSize(size) })}
       </Button>
-      <Button data-first name={`Keep ${name}`} onClick={() => onAnswer(false)}>
-        Keep
+      <Button data-first name={`${t("keep")} ${name}`} onClick={() => onAnswer(false)}>
+        {t("keep")}
       </Button>
     </fieldset>
   );

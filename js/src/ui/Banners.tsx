@@ -1,16 +1,17 @@
 import type { Store } from "../store";
 import { Icon } from "./icons";
+import { useLanguage } from "./language";
 
 /** Notices about the whole widget: that it has no kernel, or that something is missing. */
 export function Banners({ store }: { store: Store }) {
+  const { t } = useLanguage();
   const { engine, hardware, llama } = store.view.value;
   const connection = store.connection.state.value;
   if (connection === "lost") {
-    const downloads = engine.mode === "process" ? " Downloads continue in the background." : "";
-    return <Banner isWarning text={`Kernel restarted or stopped.${downloads} Run the cell again to reconnect.`} />;
+    return <Banner isWarning text={t(engine.mode === "process" ? "kernelLostDownloads" : "kernelLost")} />;
   }
   if (connection === "static") {
-    return <Banner text="No kernel. Showing the last saved state; buttons are disabled. Run the cell to reconnect." />;
+    return <Banner text={t("noKernel")} />;
   }
   return (
     <>

@@ -4,28 +4,38 @@ import type { Store } from "../store";
 import { Banners } from "./Banners";
 import { Icon } from "./icons";
 import { LoadPanel } from "./LoadPanel";
+import { LanguageContext, useLanguage } from "./language";
 import { Results } from "./Results";
 import { JobRows } from "./Rows";
 import { SearchBar } from "./SearchBar";
 import { Toasts } from "./Toasts";
 
 export function Browser({ store }: { store: Store }) {
+  const language = store.language.value;
   return (
-    <section class="deck" aria-label="Model browser" data-connection={store.connection.state.value}>
-      <Header store={store} />
-      <Banners store={store} />
-      <SearchBar store={store} />
-      <div class="body">
-        <LoadPanel store={store} />
-        <Downloads store={store} />
-        <Results store={store} />
-      </div>
-      <Toasts store={store} />
-    </section>
+    <LanguageContext.Provider value={language}>
+      <section
+        class="deck"
+        lang={language.tag}
+        aria-label={language.t("modelBrowser")}
+        data-connection={store.connection.state.value}
+      >
+        <Header store={store} />
+        <Banners store={store} />
+        <SearchBar store={store} />
+        <div class="body">
+          <LoadPanel store={store} />
+          <Downloads store={store} />
+          <Results store={store} />
+        </div>
+        <Toasts store={store} />
+      </section>
+    </LanguageContext.Provider>
   );
 }
 
 function Header({ store }: { store: Store }) {
+  const language = useLanguage();
   const { endpoint, is_default_endpoint, hardware } = store.view.value;
   return (
     <header class="header line small">
@@ -35,13 +45,13 @@ function Header({ store }: { store: Store }) {
       </span>
       {endpoint ? (
         <span class="pill endpoint" data-tone={is_default_endpoint ? undefined : "accent"} title={endpoint}>
-          <span class="hidden">Browsing </span>
+          <span class="hidden">{language.t("browsing")} </span>
           {endpointName(endpoint)}
         </span>
       ) : null}
       <span class="line memory">
         {hardware
-          ? describeMemory(hardware).map(({ name, text, used }, index) => (
+          ? describeMemory(hardware, language).map(({ name, text, used }, index) => (
               <span key={index}>
                 {used === null ? null : (
                   <span class="track" aria-hidden="true">
@@ -59,18 +69,19 @@ function Header({ store }: { store: Store }) {
 
 /** Downloads that no card shows: of other sessions, other searches and folded cards. */
 function Downloads({ store }: { store: Store }) {
+  const { t } = useLanguage();
   const open = store.strayRows.value;
   const finished = store.finishedRows.value;
   if (open.length + finished.length === 0) {
     return null;
   }
   return (
-    <section class="panel downloads" aria-label="Downloads">
-      <h2>Downloads</h2>
+    <section class="panel downloads" aria-label={t("downloads")}>
+      <h2>{t("downloads")}</h2>
       <JobRows store={store} rows={open} />
       {finished.length > 0 ? (
         <details>
-          <summary>Finished ({finished.length})</summary>
+          <summary>{t("finished", { count: finished.length })}</summary>
           <JobRows store={store} rows={finished} />
         </details>
       ) : null}

@@ -1,10 +1,11 @@
 import type { ComponentChildren } from "preact";
-import { fileSize } from "../format";
 import { safeLink } from "../links";
+import type { Language } from "../texts/language";
 import type { ErrorInfo } from "../wire";
 import { Button } from "./Button";
 import { Icon } from "./icons";
 import { Link } from "./Link";
+import { useLanguage } from "./language";
 
 interface ErrorBoxProps {
   error: ErrorInfo;
@@ -17,6 +18,8 @@ interface ErrorBoxProps {
 
 /** An error where it happened: what it is, what to do next, and where. It stays until somebody acts. */
 export function ErrorBox({ error, name, onRetry, onDismiss, isOff }: ErrorBoxProps) {
+  const language = useLanguage();
+  const { t } = language;
   const { message, code } = error;
   const details = error.details ?? {};
   const url = safeLink(details.url);
@@ -25,17 +28,17 @@ export function ErrorBox({ error, name, onRetry, onDismiss, isOff }: ErrorBoxPro
       <Icon name="warning" />
       <div class="grow">
         <p>
-          {message} {url ? <Link url={url}>{code === "gated" ? "Licence page" : "More"}</Link> : null}
+          {message} {url ? <Link url={url}>{t(code === "gated" ? "licencePage" : "more")}</Link> : null}
         </p>
-        {more(details)}
+        {more(details, language)}
       </div>
       {onRetry ? (
-        <Button name={`Retry ${name}`} disabled={isOff} onClick={onRetry}>
-          Retry
+        <Button name={`${t("retry")} ${name}`} disabled={isOff} onClick={onRetry}>
+          {t("retry")}
         </Button>
       ) : null}
       {onDismiss ? (
-        <Button tone="quiet square" name={`Dismiss the error of ${name}`} onClick={onDismiss}>
+        <Button tone="quiet square" name={t("dismissErrorOf", { name })} onClick={onDismiss}>
           <Icon name="close" />
         </Button>
       ) : null}
@@ -44,16 +47,12 @@ export function ErrorBox({ error, name, onRetry, onDismiss, isOff }: ErrorBoxPro
 }
 
 /** What some errors carry beside their message. */
-function more({ choices, needed_bytes, free_bytes }: ErrorInfo["details"]): ComponentChildren {
+function more({ choices, needed_bytes, free_bytes }: ErrorInfo["details"], { t, format }: Language): ComponentChildren {
   if (Array.isArray(choices)) {
-    return <p>Choices: {choices.join(", ")}</p>;
+    return <p>{t("choices", { choices: choices.join(", ") })}</p>;
   }
   if (typeof needed_bytes === "number" && typeof free_bytes === "number") {
-    return (
-      <p>
-        Needed: {fileSize(needed_bytes)}, free: {fileSize(free_bytes)}
-      </p>
-    );
+    return <p>{t("neededFree", { needed: format.fileSize(needed_bytes), free: format.fileSize(free_bytes) })}</p>;
   }
   return null;
 }

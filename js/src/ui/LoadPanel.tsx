@@ -6,6 +6,7 @@ import { Actions } from "./Actions";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
+import { useLanguage } from "./language";
 import { Progress } from "./Progress";
 
 const CHAT = `browser.llm.create_chat_completion(
@@ -15,13 +16,15 @@ const EMBEDDING = `browser.llm.create_embedding("Hello!")`;
 
 /** The model that is being loaded, is loaded, or could not be. */
 export function LoadPanel({ store }: { store: Store }) {
+  const language = useLanguage();
+  const { t, parts } = language;
   const load = store.load.value;
   const { state, repo_id, variant_id } = load;
   if (state === "none" || repo_id === null || variant_id === null) {
     return null;
   }
   const row = store.row(repo_id, variant_id);
-  const name = `${load.label ?? variant_id} of ${repo_id}`;
+  const name = t("variantOf", { label: load.label ?? variant_id, repo: repo_id });
   // The row on its card shows the buttons and the error already.
   const isShown = store.shownKeys.value.has(row.key);
   const error = isShown ? null : (row.error.value ?? store.loadError.value);
@@ -29,13 +32,13 @@ export function LoadPanel({ store }: { store: Store }) {
     return null;
   }
   const isReady = state === "ready";
-  const title = { loading: "Loading", ready: "Loaded", failed: "Could not load" }[state];
+  const title = ({ loading: "loadingModel", ready: "loadedModel", failed: "loadFailedModel" } as const)[state];
   return (
-    <section class="panel" aria-label="Model in use" data-state={state}>
+    <section class="panel" aria-label={t("modelInUse")} data-state={state}>
       <div class="line">
         <p class="grow">
-          {title} <b>{name}</b>
-          {isReady && load.n_ctx ? <span class="muted">, context of {load.n_ctx} tokens</span> : null}
+          {parts(title, { name: <b>{name}</b> })}
+          {isReady && load.n_ctx ? <span class="muted">{t("withContext", { count: load.n_ctx })}</span> : null}
         </p>
         {isShown || store.pickKeys.value.has(row.key) ? null : (
           <Actions store={store} row={row} name={name} actions={load.actions} />
@@ -55,11 +58,11 @@ export function LoadPanel({ store }: { store: Store }) {
       ) : state === "loading" ? (
         <>
           <Progress
-            label={`Loading of ${name}`}
+            label={t("loadingOf", { name })}
             percent={load.fraction === null ? null : Math.floor(load.fraction * 100)}
-            text={describeStage(load)}
+            text={describeStage(load, language)}
           />
-          <p class="small">{describeStage(load)}</p>
+          <p class="small">{describeStage(load, language)}</p>
         </>
       ) : null}
     </section>
@@ -68,21 +71,22 @@ export function LoadPanel({ store }: { store: Store }) {
 
 /** Code for the next cell, with a button that copies it. */
 function Snippet({ code }: { code: string }) {
-  const outcome = useSignal<"" | "Copied" | "Copy failed">("");
+  const { t } = useLanguage();
+  const outcome = useSignal<"copy" | "copied" | "copyFailed">("copy");
   return (
     <div class="snippet">
       <pre class="code">{code}</pre>
       <Button
-        name="Copy the code"
+        name={t("copyCode")}
         onClick={async () => {
-          outcome.value = (await copy(code)) ? "Copied" : "Copy failed";
+          outcome.value = (await copy(code)) ? "copied" : "copyFailed";
           setTimeout(() => {
-            outcome.value = "";
+            outcome.value = "copy";
           }, 2000);
         }}
       >
-        <Icon name={outcome.value === "Copied" ? "check" : "copy"} />
-        {outcome.value || "Copy"}
+        <Icon name={outcome.value === "copied" ? "check" : "copy"} />
+        {t(outcome.value)}
       </Button>
     </div>
   );

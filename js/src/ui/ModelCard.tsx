@@ -1,14 +1,15 @@
 import { useEffect, useRef } from "preact/hooks";
 import { isKept } from "../fits";
-import { ago, count, parameters, tokens } from "../format";
 import { repoPage, safeLink } from "../links";
 import { openJob } from "../row-table";
 import type { Store } from "../store";
+import type { PlainKey } from "../texts/language";
 import type { RepoView, SummaryView } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon, type IconName } from "./icons";
 import { Link } from "./Link";
+import { useLanguage } from "./language";
 import { Pill } from "./Pill";
 import { VariantRow } from "./Rows";
 import { PickError, ShortWay } from "./ShortWay";
@@ -30,6 +31,7 @@ interface ModelCardProps {
 
 /** One repository of the results; unfolds to its files. */
 export function ModelCard({ store, model, isFirst }: ModelCardProps) {
+  const { t } = useLanguage();
   const repoId = model.repo_id;
   const isUnfolded = store.isUnfolded(repoId);
   const slash = repoId.indexOf("/") + 1;
@@ -78,12 +80,12 @@ export function ModelCard({ store, model, isFirst }: ModelCardProps) {
         <ShortWay store={store} repoId={repoId} />
         <Button
           tone="quiet unfold"
-          name={`Show files of ${repoId}`}
+          name={t("showFilesOf", { repo: repoId })}
           aria-expanded={isUnfolded}
           disabled={isOff}
           onClick={toggle}
         >
-          <span>Show files</span>
+          <span>{t("showFiles")}</span>
           <Icon name="chevron" />
         </Button>
       </div>
@@ -93,28 +95,29 @@ export function ModelCard({ store, model, isFirst }: ModelCardProps) {
 }
 
 function Facts({ model }: { model: SummaryView }) {
+  const { t, format } = useLanguage();
   const { parameter_count, context_length, downloads, likes, last_modified } = model;
-  const updated = last_modified ? ago(last_modified) : null;
-  const facts: [name: string, text: string | null, icon?: IconName][] = [
-    ["Parameters", parameter_count === null ? null : parameters(parameter_count)],
-    ["Architecture", model.architecture],
-    ["Context length", context_length === null ? null : `${tokens(context_length)} context`],
-    ["Licence", model.license],
-    ["Downloads", downloads === null ? null : count(downloads), "download"],
-    ["Likes", likes === null ? null : count(likes), "heart"],
-    ["Updated", updated],
+  const context = context_length === null ? null : t("contextOf", { tokens: format.tokens(context_length) });
+  const facts: [name: PlainKey, text: string | null, icon?: IconName][] = [
+    ["factParameters", parameter_count === null ? null : format.parameters(parameter_count)],
+    ["factArchitecture", model.architecture],
+    ["contextLength", context],
+    ["factLicence", model.license],
+    ["factDownloads", downloads === null ? null : format.count(downloads), "download"],
+    ["factLikes", likes === null ? null : format.count(likes), "heart"],
+    ["factUpdated", last_modified ? format.ago(last_modified) : null],
   ];
   return (
     <p class="line small">
       {model.gated ? (
-        <Pill tone="fair" icon="lock" title="The licence must be accepted on the Hub first">
-          gated
+        <Pill tone="fair" icon="lock" title={t("gatedHelp")}>
+          {t("gated")}
         </Pill>
       ) : null}
       {facts.map(([name, text, icon]) =>
         text ? (
-          <span key={name} title={name}>
-            <span class={name === "Updated" ? "" : "hidden"}>{name} </span>
+          <span key={name} title={t(name)}>
+            <span class={name === "factUpdated" ? "" : "hidden"}>{t(name)} </span>
             {icon ? <Icon name={icon} /> : null}
             {text}
           </span>
@@ -126,16 +129,18 @@ function Facts({ model }: { model: SummaryView }) {
 
 /** The repository's own page. Endpoints on plain http are local ones, without pages for people. */
 function HubLink({ store, repoId }: RepoProps) {
+  const { t } = useLanguage();
   const { endpoint } = store.view.value;
   const url = endpoint.startsWith("https:") ? repoPage(endpoint, repoId) : null;
   return url ? (
-    <a class="hub" href={url} target="_blank" rel="noopener noreferrer" aria-label={`Page of ${repoId} (new tab)`}>
+    <a class="hub" href={url} target="_blank" rel="noopener noreferrer" aria-label={t("pageOf", { repo: repoId })}>
       <Icon name="external" />
     </a>
   ) : null;
 }
 
 function Files({ store, repoId }: RepoProps) {
+  const { t } = useLanguage();
   const repo = store.repo(repoId).value;
   if (repo?.state === "failed" && repo.error) {
     return (
@@ -155,13 +160,14 @@ function Files({ store, repoId }: RepoProps) {
   const isWaiting = store.asked(`repo ${repoId}`).value?.isWaiting.value;
   return (
     <div class="files" aria-busy="true">
-      <p class="note small">{isWaiting ? "Waiting for the running cell to finish" : "Reading the list of files…"}</p>
+      <p class="note small">{t(isWaiting ? "waitingForCell" : "readingFiles")}</p>
       <div class="skeleton" />
     </div>
   );
 }
 
 function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
+  const { t } = useLanguage();
   const labels = repo.variants.map(({ label }) => label);
   const variants = repo.variants.filter(
     (variant) => !store.fitsOnly.value || isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value),
@@ -171,9 +177,9 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
     <div class="files">
       {repo.gated ? <Licence repo={repo} /> : null}
       {repo.model?.has_chat_template === false && !repo.model.is_embedding ? (
-        <p class="note small">No chat template: a base model, for completion rather than chat.</p>
+        <p class="note small">{t("noChatTemplate")}</p>
       ) : null}
-      <ul aria-label={`Files of ${repoId}`}>
+      <ul aria-label={t("filesOf", { repo: repoId })}>
         {variants.map((variant) => (
           <VariantRow
             key={variant.variant_id}
@@ -186,17 +192,17 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
           />
         ))}
       </ul>
-      {labels.length === 0 ? <p class="note small">This repository has no GGUF files.</p> : null}
+      {labels.length === 0 ? <p class="note small">{t("noFiles")}</p> : null}
       {hidden > 0 ? (
         <p class="note small">
-          {hidden} too large for this machine and hidden by “Fits here”.{" "}
+          {t("hiddenVariants", { count: hidden })}{" "}
           <Button
             tone="link"
             onClick={() => {
               store.fitsOnly.value = false;
             }}
           >
-            Show all
+            {t("showAll")}
           </Button>
         </p>
       ) : null}
@@ -205,11 +211,12 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
 }
 
 function Licence({ repo }: { repo: RepoView }) {
+  const { t } = useLanguage();
   const url = safeLink(repo.license_url);
   return (
     <p class="note small">
-      Gated{repo.license ? ` (${repo.license})` : ""}: accept the licence on the Hub, then download with your token.{" "}
-      {url ? <Link url={url}>Licence page</Link> : null}
+      {repo.license ? t("gatedNoteLicence", { licence: repo.license }) : t("gatedNote")}{" "}
+      {url ? <Link url={url}>{t("licencePage")}</Link> : null}
     </p>
   );
 }

@@ -1,28 +1,32 @@
 import { mayFit } from "../fits";
 import type { Store } from "../store";
+import type { Language } from "../texts/language";
 import type { SummaryView } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
+import { useLanguage } from "./language";
 import { ModelCard } from "./ModelCard";
 
 const CARDS_IN_CHUNK = 10;
 
 /** What the search found. */
 export function Results({ store }: { store: Store }) {
+  const language = useLanguage();
+  const { t } = language;
   const { state, text, sort, models, error, has_more } = store.search.value;
   const asked = store.asked("search").value;
   const isSearching = state === "searching" || asked !== undefined;
   const { hardware } = store.view.value;
   const shown = store.fitsOnly.value ? models.filter((model) => mayFit(model, hardware)) : models;
   return (
-    <section class="results" aria-label="Results" aria-busy={isSearching}>
+    <section class="results" aria-label={t("results")} aria-busy={isSearching}>
       <p class="note small" aria-live="polite">
         {asked?.isWaiting.value
-          ? "The search is waiting for the running cell to finish"
+          ? t("searchWaits")
           : isSearching
-            ? "Searching…"
-            : summary(state === "idle", shown.length, models.length, has_more)}
+            ? t("searching")
+            : summary(language, state === "idle", shown.length, models.length, has_more)}
       </p>
       {models.length > 0 ? null : isSearching ? (
         [0, 1, 2].map((index) => <div class="skeleton" key={index} />)
@@ -30,9 +34,9 @@ export function Results({ store }: { store: Store }) {
         <div class="nothing">
           <Icon name="search" />
           <p>
-            <b>No GGUF models {text ? `for “${text}”` : "here"}</b>
+            <b>{text ? t("nothingFor", { text }) : t("nothingHere")}</b>
           </p>
-          <p class="muted">Try fewer words. The Hub matches only repository and owner names.</p>
+          <p class="muted">{t("fewerWords")}</p>
         </div>
       ) : null}
       {/* biome-ignore lint/a11y/useSemanticElements: a <ul> may not hold the chunks */}
@@ -48,7 +52,7 @@ export function Results({ store }: { store: Store }) {
       {state === "failed" && error ? (
         <ErrorBox
           error={error}
-          name="the search"
+          name={t("theSearch")}
           isOff={!store.connection.isUsable.value}
           // If the next page could not be read, "Load more" below asks for it again.
           onRetry={has_more ? undefined : () => store.searchFor(text, sort)}
@@ -68,15 +72,16 @@ function chunks(models: SummaryView[]): SummaryView[][] {
   );
 }
 
-function summary(isIdle: boolean, shown: number, total: number, hasMore: boolean): string {
+function summary({ t }: Language, isIdle: boolean, shown: number, total: number, hasMore: boolean): string {
   if (total === 0) {
-    return isIdle ? "Type to search the Hub for GGUF models" : "";
+    return isIdle ? t("typeToSearch") : "";
   }
-  const found = `${hasMore ? "First " : ""}${shown} ${shown === 1 ? "model" : "models"}`;
-  return shown < total ? `${found}, ${total - shown} too large for this machine hidden` : found;
+  const found = t(hasMore ? "firstModels" : "models", { count: shown });
+  return shown < total ? `${found}, ${t("hiddenModels", { count: total - shown })}` : found;
 }
 
 function More({ store }: { store: Store }) {
+  const { t } = useLanguage();
   const asked = store.asked("more").value;
   return (
     <Button
@@ -89,7 +94,7 @@ function More({ store }: { store: Store }) {
         }
       }}
     >
-      {asked?.isWaiting.value ? "Waiting for the running cell to finish" : asked ? "Loading…" : "Load more"}
+      {t(asked?.isWaiting.value ? "waitingForCell" : asked ? "loadingMore" : "loadMore")}
     </Button>
   );
 }

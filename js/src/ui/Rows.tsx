@@ -1,28 +1,29 @@
 import type { ComponentChildren } from "preact";
 import type { ButtonAction } from "../buttons";
 import { describeFit, describeMeasured, describeSpeed } from "../describe";
-import { fileSize } from "../format";
 import { openJob, type Row } from "../row-table";
 import type { Store } from "../store";
+import type { PlainKey } from "../texts/language";
 import type { ErrorInfo, FitEstimate, FitVerdict, JobView, SidecarKind, VariantRowView, VariantState } from "../wire";
 import { Actions } from "./Actions";
 import { ErrorBox } from "./ErrorBox";
 import type { IconName } from "./icons";
 import { JobProgress } from "./JobProgress";
+import { useLanguage } from "./language";
 import { Pill } from "./Pill";
 
-const SIDECAR: Record<SidecarKind, string> = {
-  mmproj: "vision projector",
-  drafter: "draft model",
-  imatrix: "importance matrix",
+const SIDECAR: Record<SidecarKind, PlainKey> = {
+  mmproj: "visionProjector",
+  drafter: "draftModel",
+  imatrix: "importanceMatrix",
   adapter: "adapter",
 };
 
-const STATE: Record<VariantState, string | null> = {
+const STATE: Record<VariantState, PlainKey | null> = {
   available: null,
-  downloaded: "On this machine",
-  loading: "Loading…",
-  loaded: "Loaded",
+  downloaded: "onThisMachine",
+  loading: "loadingMore",
+  loaded: "loaded",
 };
 
 const FIT = {
@@ -46,6 +47,8 @@ interface VariantRowProps {
 
 /** One variant of an open repository. Its download, while it is running, paused or failed, says what the row shows. */
 export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended, reason }: VariantRowProps) {
+  const language = useLanguage();
+  const { t, format } = language;
   const { label, quantization, size, fit, state } = variant;
   const row = store.row(repoId, variant.variant_id);
   const job = openJob(row.job.value);
@@ -55,7 +58,7 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended,
     <RowShell
       store={store}
       row={row}
-      name={`${rowName(label, variant.variant_id, isAmbiguous)} of ${repoId}`}
+      name={t("variantOf", { label: rowName(label, variant.variant_id, isAmbiguous), repo: repoId })}
       state={job?.state ?? state}
       actions={job?.actions ?? variant.actions}
       job={job}
@@ -69,25 +72,25 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended,
         </>
       }
     >
-      <span class="size">{fileSize(size)}</span>
+      <span class="size">{format.fileSize(size)}</span>
       {fit ? <FitPill fit={fit} /> : null}
       {status ? (
-        <Pill tone="good">{status}</Pill>
+        <Pill tone="good">{t(status)}</Pill>
       ) : isRecommended ? (
         <Pill tone="accent" icon="star" title={reason ?? undefined}>
-          Recommended
+          {t("recommended")}
         </Pill>
       ) : null}
-      {variant.filenames.length > 1 ? <span>{variant.filenames.length} files</span> : null}
+      {variant.filenames.length > 1 ? <span>{t("files", { count: variant.filenames.length })}</span> : null}
       {variant.sidecars.map(({ kind, filename }) => (
         <span key={filename} title={filename}>
-          + {SIDECAR[kind] ?? kind}
+          + {SIDECAR[kind] ? t(SIDECAR[kind]) : kind}
         </span>
       ))}
       {variant.measured ? (
-        <span>{describeMeasured(variant.measured)}</span>
+        <span>{describeMeasured(variant.measured, language)}</span>
       ) : fit && fit.tokens_per_second !== null ? (
-        <span>{describeSpeed(fit.tokens_per_second, fit.speed_source)}</span>
+        <span>{describeSpeed(fit.tokens_per_second, fit.speed_source, language)}</span>
       ) : null}
       {isAmbiguous ? <span class="code">{variant.variant_id}</span> : null}
       {isRecommended && reason ? <span class="muted">{reason}</span> : null}
@@ -96,10 +99,11 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended,
 }
 
 function FitPill({ fit }: { fit: FitEstimate }) {
+  const language = useLanguage();
   const [tone, icon] = FIT[fit.verdict] ?? FIT.unknown;
   return (
     <Pill tone={tone} icon={icon} title={fit.reason ?? undefined}>
-      {describeFit(fit)}
+      {describeFit(fit, language)}
     </Pill>
   );
 }
@@ -122,6 +126,7 @@ export function JobRows({ store, rows }: { store: Store; rows: Row[] }) {
 }
 
 function JobRow({ store, row, isAmbiguous }: { store: Store; row: Row; isAmbiguous: boolean }) {
+  const { t } = useLanguage();
   const job = row.job.value;
   if (!job) {
     return null;
@@ -131,7 +136,7 @@ function JobRow({ store, row, isAmbiguous }: { store: Store; row: Row; isAmbiguo
     <RowShell
       store={store}
       row={row}
-      name={`${label} of ${job.repo_id}`}
+      name={t("variantOf", { label, repo: job.repo_id })}
       state={job.state}
       actions={job.actions}
       job={openJob(job)}
@@ -163,6 +168,7 @@ interface RowShellProps {
 }
 
 function RowShell(props: RowShellProps) {
+  const { t } = useLanguage();
   const { store, row, name, state, actions, job, size, downloadTone } = props;
   const error = row.error.value ?? props.error;
   return (
@@ -171,7 +177,7 @@ function RowShell(props: RowShellProps) {
       <div class="line small facts">{props.children}</div>
       <Actions store={store} row={row} name={name} actions={actions} size={size} downloadTone={downloadTone} />
       {job ? <JobProgress job={job} name={name} /> : null}
-      {row.asked.value?.isWaiting.value ? <p class="fair">Waiting for the running cell to finish</p> : null}
+      {row.asked.value?.isWaiting.value ? <p class="fair">{t("waitingForCell")}</p> : null}
       {error ? (
         <ErrorBox
           error={error}

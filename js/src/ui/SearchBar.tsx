@@ -1,22 +1,25 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import type { Store } from "../store";
+import type { PlainKey } from "../texts/language";
 import type { Methods, SortKey } from "../wire";
 import { Icon } from "./icons";
+import { useLanguage } from "./language";
 
 const DEBOUNCE_MS = 300;
 
-const SORTS: [SortKey, string][] = [
-  ["downloads", "Most downloads"],
-  ["trending", "Trending"],
-  ["likes", "Most likes"],
-  ["modified", "Recently updated"],
-  ["created", "Newest"],
+const SORTS: [SortKey, PlainKey][] = [
+  ["downloads", "sortDownloads"],
+  ["trending", "sortTrending"],
+  ["likes", "sortLikes"],
+  ["modified", "sortModified"],
+  ["created", "sortCreated"],
 ];
 
 const CONTEXTS = [2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 
 export function SearchBar({ store }: { store: Store }) {
+  const { t } = useLanguage();
   const { text, sort } = store.search.value;
   const isOff = !store.connection.isUsable.value;
   const draft = useSignal(text);
@@ -55,8 +58,8 @@ export function SearchBar({ store }: { store: Store }) {
         <input
           ref={input}
           type="search"
-          aria-label="Search models"
-          placeholder="Search models"
+          aria-label={t("searchModels")}
+          placeholder={t("searchModels")}
           autocomplete="off"
           spellcheck={false}
           value={draft}
@@ -70,11 +73,11 @@ export function SearchBar({ store }: { store: Store }) {
       </div>
       <div class="line">
         <label>
-          <span>Sort</span>
-          <select ref={order} aria-label="Sort by" value={sort} disabled={isOff} onChange={search}>
+          <span>{t("sort")}</span>
+          <select ref={order} aria-label={t("sortBy")} value={sort} disabled={isOff} onChange={search}>
             {SORTS.map(([key, name]) => (
               <option key={key} value={key}>
-                {name}
+                {t(name)}
               </option>
             ))}
           </select>
@@ -88,9 +91,9 @@ export function SearchBar({ store }: { store: Store }) {
               store.fitsOnly.value = event.currentTarget.checked;
             }}
           />
-          <span>Fits here</span>
+          <span>{t("fitsHere")}</span>
         </label>
-        <label title="Load a model as soon as Get has downloaded it">
+        <label title={t("loadWhenReadyHelp")}>
           <input
             type="checkbox"
             checked={store.loadWhenReady}
@@ -98,7 +101,7 @@ export function SearchBar({ store }: { store: Store }) {
               store.loadWhenReady.value = event.currentTarget.checked;
             }}
           />
-          <span>Load when ready</span>
+          <span>{t("loadWhenReady")}</span>
         </label>
       </div>
     </form>
@@ -106,15 +109,16 @@ export function SearchBar({ store }: { store: Store }) {
 }
 
 function ContextControl({ store }: { store: Store }) {
+  const { t } = useLanguage();
   const asked = store.asked("n_ctx").value;
   // What was chosen stays chosen while Python has not answered.
   const { n_ctx } = (asked?.params as Methods["set_n_ctx"] | undefined) ?? store.view.value;
   const sizes = CONTEXTS.includes(n_ctx) ? CONTEXTS : [...CONTEXTS, n_ctx].sort((a, b) => a - b);
   return (
-    <label title="Context length used to check whether a model fits">
-      <span>Context</span>
+    <label title={t("contextHelp")}>
+      <span>{t("context")}</span>
       <select
-        aria-label="Context length"
+        aria-label={t("contextLength")}
         aria-busy={asked !== undefined}
         value={String(n_ctx)}
         disabled={!store.connection.isUsable.value}
@@ -122,7 +126,7 @@ function ContextControl({ store }: { store: Store }) {
       >
         {sizes.map((size) => (
           <option key={size} value={size}>
-            {size} tokens
+            {t("tokens", { count: size })}
           </option>
         ))}
       </select>

@@ -1,13 +1,14 @@
 import { BUTTONS, type ButtonAction } from "../buttons";
-import { fileSize } from "../format";
 import { openJob } from "../row-table";
 import type { Store } from "../store";
 import type { VariantAction } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
+import { useLanguage } from "./language";
 
 /** The card's own button: get the recommended variant; load or unload it once it is here. */
 export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
+  const { t, format } = useLanguage();
   const pick = store.pick(repoId).value;
   if (!pick) {
     return null;
@@ -15,7 +16,7 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
   const row = store.row(repoId, pick.variant_id);
   const job = openJob(row.job.value);
   if (job) {
-    return <span class="small">{job.percent === null ? "Waiting" : `${job.percent} %`}</span>;
+    return <span class="small">{job.percent === null ? t("waiting") : t("percent", { percent: job.percent })}</span>;
   }
   const [action] = pick.actions;
   // The rows of an unfolded card have the other buttons.
@@ -24,7 +25,7 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
   }
   const look: ButtonAction = action === "download" ? "get" : action;
   const sent: VariantAction = action === "download" && store.loadWhenReady.value ? "get" : action;
-  const size = action === "download" ? fileSize(pick.size) : "";
+  const size = action === "download" ? format.fileSize(pick.size) : "";
   const isAsked = row.asked.value !== null;
   return (
     <Button
@@ -39,8 +40,8 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
       }}
     >
       <span>
-        {BUTTONS[look].text} {pick.label}
-        <span class="hidden"> of {repoId}</span>
+        {t(BUTTONS[look].text)} {pick.label}
+        <span class="hidden"> {t("ofRepo", { repo: repoId })}</span>
       </span>
       {size ? <span aria-hidden="true">{size}</span> : null}
     </Button>
@@ -49,12 +50,17 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
 
 /** Why the request of the card's button was refused. An unfolded card shows it in its row. */
 export function PickError({ store, repoId }: { store: Store; repoId: string }) {
+  const { t } = useLanguage();
   const pick = store.pick(repoId).value;
   const row = store.row(repoId, pick?.variant_id ?? "");
   const error = row.error.value;
   return pick && error ? (
     <div class="files">
-      <ErrorBox error={error} name={`${pick.label} of ${repoId}`} onDismiss={() => store.dismissError(row)} />
+      <ErrorBox
+        error={error}
+        name={t("variantOf", { label: pick.label, repo: repoId })}
+        onDismiss={() => store.dismissError(row)}
+      />
     </div>
   ) : null;
 }

@@ -4,6 +4,7 @@ import type { Store } from "../store";
 import type { Toast } from "../toast-list";
 import { Button } from "./Button";
 import { Icon } from "./icons";
+import { useLanguage } from "./language";
 
 const SHOWN_MS = 6000;
 const SHOWN_ERROR_MS = 12_000;
@@ -40,6 +41,7 @@ export function Toasts({ store }: { store: Store }) {
 }
 
 function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHeld: Signal<boolean> }) {
+  const { t } = useLanguage();
   const { id, count, level } = toast;
   const isPaused = isHeld.value;
   // A toast that is repeated stays for its full time again.
@@ -58,9 +60,9 @@ function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHel
       </span>
       <span class="grow">
         {toast.message}
-        {count > 1 ? ` (${count} times)` : null}
+        {count > 1 ? ` ${t("times", { count })}` : null}
       </span>
-      <Button tone="quiet square" name="Close" onClick={() => store.toasts.dismiss(id)}>
+      <Button tone="quiet square" name={t("close")} onClick={() => store.toasts.dismiss(id)}>
         <Icon name="close" />
       </Button>
     </div>

@@ -17,7 +17,7 @@ from modeldeck.widget.publisher import Display, Publisher, as_json
 from modeldeck.widget.repos import ReposOwner
 from modeldeck.widget.search import SearchOwner
 from modeldeck.widget.tasks import Tasks, guard
-from modeldeck.widget.traits import DeckState
+from modeldeck.widget.traits import DeckState, Locale
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
@@ -40,6 +40,8 @@ class Bridge:
         The branch, tag or commit that repositories are opened at.
     n_ctx : int
         Context length in tokens for fit and load.
+    locale : {"en", "pt-BR"}, optional
+        The language of the page, instead of its host's.
     comm_id : str, optional
         The widget's comm. The page needs it for its first message, which may find the shell busy.
     """
@@ -53,6 +55,7 @@ class Bridge:
         query: SearchQuery,
         revision: str,
         n_ctx: int,
+        locale: Locale | None = None,
         comm_id: str | None = None,
     ) -> None:
         self._loop = loop
@@ -60,7 +63,9 @@ class Bridge:
         self._tasks = Tasks()
         self._publisher = publisher = Publisher(display)
         self._inbox = Inbox(publisher)
-        self._deck = DeckOwner(publisher, endpoint=session.settings.endpoint, n_ctx=n_ctx, comm_id=comm_id)
+        self._deck = DeckOwner(
+            publisher, endpoint=session.settings.endpoint, n_ctx=n_ctx, locale=locale, comm_id=comm_id
+        )
         self._search = SearchOwner(session, publisher, query)
         self._repos = ReposOwner(session, publisher, self._tasks, self._deck, revision=revision)
         self._load = LoadOwner(session, publisher, loop, self._tasks, self._deck, self._repos)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Generator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import anywidget
 import traitlets
@@ -20,6 +20,7 @@ from modeldeck.session import Session
 from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.comm_patches import prepare_comm
 from modeldeck.widget.succession import after_this_cell
+from modeldeck.widget.traits import Locale
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
@@ -69,6 +70,9 @@ class ModelBrowser(anywidget.AnyWidget):
         The context length in tokens that models are judged for and loaded with. The user can change it.
     page_size : int
         Results that a search shows at once, 1 to 100.
+    locale : {"en", "pt-BR"}, optional
+        The language of the page: English or Brazilian Portuguese. By default it is the language of the notebook, and
+        English where that is another one.
     inline : bool, optional
         Download on a thread of the kernel, instead of in the engine's own process.
     limits : EngineLimits, optional
@@ -122,6 +126,7 @@ class ModelBrowser(anywidget.AnyWidget):
         revision: str = "main",
         n_ctx: int = DEFAULT_N_CTX,
         page_size: int = 20,
+        locale: Locale | None = None,
         inline: bool | None = None,
         limits: EngineLimits | None = None,
         **options: Any,
@@ -131,6 +136,8 @@ class ModelBrowser(anywidget.AnyWidget):
                 raise TypeError(f"ModelBrowser() got an unexpected keyword argument {name!r}")
         if not 1 <= page_size <= MAX_PAGE_SIZE:
             raise InvalidRequestError(f"page_size must be between 1 and {MAX_PAGE_SIZE}.")
+        if locale is not None and locale not in get_args(Locale):
+            raise InvalidRequestError(f"There is no locale {locale!r}. Use one of: {', '.join(get_args(Locale))}.")
         self._esm = _bundle_text()
         self._loop = shared_loop()
         comm_id = uuid.uuid4().hex
@@ -141,6 +148,7 @@ class ModelBrowser(anywidget.AnyWidget):
             query=SearchQuery(text=query, limit=page_size),
             revision=revision,
             n_ctx=read_n_ctx(n_ctx),
+            locale=locale,
             comm_id=comm_id,
         )
         self.on_msg(self._on_message)

@@ -8,16 +8,22 @@ from msgspec.structs import replace
 
 from modeldeck._settings import DEFAULT_ENDPOINT
 from modeldeck.widget.publisher import Publisher
-from modeldeck.widget.traits import DeckView, EngineMode, EngineView, LlamaView, MachineView
+from modeldeck.widget.traits import DeckView, EngineMode, EngineView, LlamaView, Locale, MachineView
 
 
 class DeckOwner:
     """Owns the trait ``_view``."""
 
-    def __init__(self, publisher: Publisher, *, endpoint: str, n_ctx: int, comm_id: str | None) -> None:
+    def __init__(
+        self, publisher: Publisher, *, endpoint: str, n_ctx: int, locale: Locale | None, comm_id: str | None
+    ) -> None:
         self._publisher = publisher
         self.view = DeckView(
-            comm_id=comm_id, endpoint=endpoint, is_default_endpoint=endpoint == DEFAULT_ENDPOINT, n_ctx=n_ctx
+            comm_id=comm_id,
+            endpoint=endpoint,
+            is_default_endpoint=endpoint == DEFAULT_ENDPOINT,
+            n_ctx=n_ctx,
+            locale=locale,
         )
 
     def set_n_ctx(self, n_ctx: int) -> None:

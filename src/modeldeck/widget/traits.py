@@ -15,6 +15,8 @@ import msgspec
 from modeldeck._types import DEFAULT_N_CTX, ErrorInfo, Gated, ModelSummary, SortKey
 from modeldeck._wire import JobView, ReasonView, VariantView
 
+Locale: TypeAlias = Literal["en", "pt-BR"]
+"""The languages of the page."""
 EngineMode: TypeAlias = Literal["inline", "process"]
 VariantState: TypeAlias = Literal["available", "downloaded", "loading", "loaded"]
 VariantAction: TypeAlias = Literal["download", "get", "load", "cancel_load", "unload", "remove"]
@@ -67,6 +69,7 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
 class DeckView(msgspec.Struct, frozen=True, kw_only=True):
     """The trait ``_view``: the endpoint, the context length in tokens, and what is known of the machine.
 
+    ``locale`` is ``None`` where the page takes the language of its host.
     ``comm_id`` is what the page must name when it sends a message on the control channel.
     """
 
@@ -74,6 +77,7 @@ class DeckView(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = ""
     is_default_endpoint: bool = True
     n_ctx: int = DEFAULT_N_CTX
+    locale: Locale | None = None
     hardware: MachineView | None = None
     llama: LlamaView = LlamaView()
     engine: EngineView = EngineView()

@@ -1,0 +1,72 @@
+// The languages of the page: which one is shown, and how its texts and numbers are written.
+
+import { EN, type Message } from "./en";
+import { type Format, formatFor } from "./format";
+import { PT_BR } from "./pt-BR";
+
+export type Key = keyof typeof EN;
+export type Texts = Record<Key, Message>;
+
+/** The names of the values in a text: "a" | "b" for "{a} of {b}". */
+type NamesIn<Text> = Text extends `${string}{${infer Name}}${infer Rest}` ? Name | NamesIn<Rest> : never;
+type FormsOf<Text> = Text extends string ? Text : Text[keyof Text];
+type NamesOf<K extends Key> = NamesIn<FormsOf<(typeof EN)[K]>>;
+
+/** A text without values. */
+export type PlainKey = { [K in Key]: [NamesOf<K>] extends [never] ? K : never }[Key];
+
+/** A number is written as the language writes numbers, and chooses the plural if it is the `count`. */
+type Values<K extends Key, V> = [NamesOf<K>] extends [never] ? [] : [values: Record<NamesOf<K>, V>];
+
+export interface Language {
+  /** The tag of the language, as HTML and Intl know it. */
+  readonly tag: Locale;
+  readonly format: Format;
+  /** A text with its values filled in. */
+  t<K extends Key>(key: K, ...values: Values<K, string | number>): string;
+  /** The same in parts, of which some can be elements: `["Loading ", <b>…</b>]`. */
+  parts<K extends Key, V>(key: K, ...values: Values<K, V>): (string | V)[];
+}
+
+const TABLES = { en: EN, "pt-BR": PT_BR } as const satisfies Record<string, Texts>;
+export type Locale = keyof typeof TABLES;
+
+const made = new Map<Locale, Language>();
+
+/** The language of a tag: its own if there is a table for it, else English. */
+export function languageOf(tag: string): Language {
+  const locale = /^pt(?![a-z])/i.test(tag) ? "pt-BR" : "en";
+  let language = made.get(locale);
+  if (!language) {
+    language = makeLanguage(locale);
+    made.set(locale, language);
+  }
+  return language;
+}
+
+/** The language of the page around the widget: what the host says, else what the browser prefers. */
+export function hostLanguage(): string {
+  return document.documentElement.lang || navigator.language;
+}
+
+function makeLanguage(tag: Locale): Language {
+  const table: Texts = TABLES[tag];
+  const rules = new Intl.PluralRules(tag);
+  const parts = <V>(key: Key, values: Record<string, V> = {}): (string | V)[] => {
+    const message = table[key];
+    // Every other piece is the name of a value.
+    return formOf(message, values.count)
+      .split(/\{(\w+)\}/)
+      .map((piece, index) => (index % 2 ? (values[piece] as V) : piece));
+  };
+  const formOf = (message: Message, count: unknown): string => {
+    if (typeof message === "string") {
+      return message;
+    }
+    return rules.select(Number(count)) === "one" ? message.one : message.other;
+  };
+  const write = (value: string | number) => (typeof value === "number" ? format.number(value) : value);
+  const t = (key: Key, values?: Record<string, string | number>) => parts(key, values).map(write).join("");
+  const format = formatFor(tag, t as Language["t"]);
+  return { tag, format, t, parts } as Language;
+}
