@@ -15,7 +15,9 @@ from typing import Any, get_args
 
 from msgspec import inspect
 
-from modeldeck._types import Action, FitVerdict, Gated, ReasonCode, SidecarKind, SortKey
+from modeldeck._errors import error_codes
+from modeldeck._notices import NoticeCode
+from modeldeck._types import Action, FitReasonCode, FitVerdict, Gated, ReasonCode, SidecarKind, SortKey
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.traits import DeckState, EngineMode, Locale, VariantAction, VariantState
@@ -34,6 +36,9 @@ _NAMED = {
     "EngineMode": EngineMode,
     "ReasonCode": ReasonCode,
     "Locale": Locale,
+    "FitReasonCode": FitReasonCode,
+    "NoticeCode": NoticeCode,
+    "ToastCode": requests.ToastCode,
 }
 """Types that have a name of their own in TypeScript too. Structs, dataclasses and enums always have."""
 
@@ -140,6 +145,8 @@ def wire_text() -> str:
         *writer.declarations.values(),
         "/** The state of a widget of which nothing is known. */\n"
         f"export const EMPTY_STATE: DeckState = {_literal(as_json(DeckState()))};\n",
+        "/** The code of each error that Python knows. */\n"
+        + _alias("ErrorCode", [json.dumps(code) for code in error_codes()]),
         _alias("Message", messages),
         methods,
         _TAIL,

@@ -10,6 +10,7 @@ import type {
   RepoView,
   SearchView,
   SummaryView,
+  ToastMessage,
   VariantRowView,
   VariantState,
 } from "../src/wire";
@@ -67,6 +68,12 @@ export function repo(variants: VariantRowView[], changes: Partial<RepoView> = {}
 /** A download in a state, with the buttons that Python gives it. */
 export function job(changes: Partial<JobView> = {}): JobView {
   return { ...samples.jobs[changes.state ?? "downloading"], job_id: "job-1", error: null, ...changes };
+}
+
+/** A message for some seconds. */
+export function toast(message: string, changes: Partial<ToastMessage> = {}): ToastMessage {
+  const names = { code: null, label: null, repo_id: null, error: null };
+  return { kind: "modeldeck-toast", id: "1", level: "success", message, ...names, ...changes };
 }
 
 /** A load in a state, with the buttons that Python gives it. */

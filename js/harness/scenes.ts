@@ -2,7 +2,7 @@
 
 import type { DeckState } from "../src/wire";
 import type { FakeModel } from "./fake-model";
-import { DUMPED_SCENES, job, model, repo, search, variant, view } from "./samples";
+import { DUMPED_SCENES, job, model, repo, search, toast, variant, view } from "./samples";
 
 export interface Scene {
   traits: Partial<DeckState>;
@@ -25,7 +25,7 @@ export const SCENES: Record<string, Scene> = {
   ...Object.fromEntries(Object.keys(DUMPED_SCENES).map((name) => [name, { traits: dumped(name) }])),
   loaded: {
     traits: dumped("loaded"),
-    play: (model) => model.tell({ kind: "modeldeck-toast", id: "t", level: "success", message: "Q4_K_M is loaded." }),
+    play: (model) => model.tell(toast("Q4_K_M is loaded.")),
   },
   lost: {
     traits: dumped("downloading"),

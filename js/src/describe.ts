@@ -1,7 +1,16 @@
 // What the parts of the state mean, in words.
 
 import type { Language, PlainKey } from "./texts/language";
-import type { FitEstimate, FitVerdict, JobView, LoadView, MachineView, MeasuredView } from "./wire";
+import type {
+  FitEstimate,
+  FitVerdict,
+  JobView,
+  LoadView,
+  MachineView,
+  MeasuredView,
+  ReasonView,
+  ToastMessage,
+} from "./wire";
 
 const VERDICT: Record<FitVerdict, PlainKey> = {
   fits: "fits",
@@ -115,6 +124,30 @@ export function describeSpeed(
 ): string {
   const speed = format.number(Number(tokensPerSecond.toFixed(tokensPerSecond < 1 ? 1 : 0)));
   return t(source === "measured" ? "speedLastTime" : "aboutSpeed", { speed });
+}
+
+/** Why a variant is the recommended one. */
+export function describeReason(reason: ReasonView, language: Language): string {
+  const { tokens_per_second, reading_pace } = reason;
+  const speed = tokens_per_second === null ? null : describeSpeed(tokens_per_second, null, language);
+  return language.said("reasons", reason.code, reason.text, { speed, pace: reading_pace });
+}
+
+/** Why a verdict is what it is, where it needs an explanation. */
+export function describeFitReason(fit: FitEstimate, { said }: Language): string | undefined {
+  return fit.reason === null ? undefined : said("fits", fit.reason_code, fit.reason, fit);
+}
+
+/** What a toast says. */
+export function describeToast(toast: ToastMessage, language: Language): string {
+  const { code, label, repo_id, message } = toast;
+  const error = toast.error ? language.error(toast.error) : "";
+  if (!code && toast.error) {
+    return error;
+  }
+  const name = language.t("variantOf", { label: label ?? "", repo: repo_id ?? "" });
+  // A code is one of a toast's own, or of a notice.
+  return language.said("toasts", code, language.said("notices", code, message), { name, error });
 }
 
 /** What the last load and its first generation took on this machine: "62 tokens/s, loaded in 0.3 s last time". */

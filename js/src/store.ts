@@ -198,7 +198,16 @@ export class Store {
     } catch (error) {
       const { info } = error as RequestError;
       if (info.code !== "disconnected" && !this.#isShown(info)) {
-        this.toasts.add({ kind: "modeldeck-toast", id: pending.id, level: "error", message: info.message });
+        this.toasts.add({
+          code: null,
+          label: null,
+          repo_id: null,
+          kind: "modeldeck-toast",
+          id: pending.id,
+          level: "error",
+          message: info.message,
+          error: info,
+        });
       }
       return false;
     } finally {

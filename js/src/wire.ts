@@ -31,6 +31,7 @@ export interface MachineView {
   ram_available: number | null;
   gpus: GpuView[];
   notice: string | null;
+  notice_code: NoticeCode | null;
 }
 
 /** A GPU and its memory in bytes. */
@@ -39,6 +40,16 @@ export interface GpuView {
   total: number | null;
   free: number | null;
 }
+
+export type NoticeCode =
+  | "download_shared"
+  | "engine_inline"
+  | "engine_lost"
+  | "engine_restarted"
+  | "engine_stopped"
+  | "gpu_cpu_build"
+  | "gpu_without_llama"
+  | "without_projector";
 
 /** Whether models can be loaded here. `message` says what to do if not. */
 export interface LlamaView {
@@ -50,6 +61,7 @@ export interface LlamaView {
 export interface EngineView {
   mode: EngineMode | null;
   notice: string | null;
+  notice_code: NoticeCode | null;
 }
 
 export type EngineMode = "inline" | "process";
@@ -158,12 +170,24 @@ export interface FitEstimate {
   n_gpu_layers: number | null;
   method: "formula" | "native" | "size" | null;
   reason: string | null;
+  reason_code: FitReasonCode | null;
+  trained_n_ctx: number | null;
   reserve_bytes: number;
   tokens_per_second: number | null;
   speed_source: "calibrated" | "estimated" | "measured" | null;
 }
 
 export type FitVerdict = "fits" | "partial" | "too_large" | "unknown" | "unusable";
+
+export type FitReasonCode =
+  | "beyond_training"
+  | "damaged"
+  | "memory_unknown"
+  | "on_cpu"
+  | "partly_on_gpu"
+  | "refused"
+  | "size_unknown"
+  | "too_large";
 
 export type VariantState = "available" | "downloaded" | "loaded" | "loading";
 
@@ -198,6 +222,7 @@ export interface JobView {
   is_stalled: boolean;
   error: ErrorInfo | null;
   notice: string | null;
+  notice_code: NoticeCode | null;
   actions: Action[];
 }
 
@@ -240,13 +265,19 @@ export interface AnswerMessage {
   error: ErrorInfo | null;
 }
 
-/** A message to show for some seconds. */
+/** A message to show for some seconds. Its code, names and error are for translation. */
 export interface ToastMessage {
   kind: "modeldeck-toast";
   id: string;
   level: "error" | "info" | "success";
   message: string;
+  code: ToastCode | NoticeCode | null;
+  label: string | null;
+  repo_id: string | null;
+  error: ErrorInfo | null;
 }
+
+export type ToastCode = "download_failed" | "downloaded" | "load_failed" | "loaded" | "repaired";
 
 /** Ask every page to say hello again, by whatever way reaches Python now. */
 export interface PingMessage {
@@ -269,6 +300,7 @@ export const EMPTY_STATE: DeckState = {
     engine: {
       mode: null,
       notice: null,
+      notice_code: null,
     },
   },
   search: {
@@ -296,6 +328,44 @@ export const EMPTY_STATE: DeckState = {
     actions: [],
   },
 };
+
+/** The code of each error that Python knows. */
+export type ErrorCode =
+  | "ambiguous_variant"
+  | "cancelled"
+  | "chat_template"
+  | "content_changed"
+  | "disk_full"
+  | "does_not_fit"
+  | "engine_lost"
+  | "error"
+  | "file_not_found"
+  | "gated"
+  | "generation_cancelled"
+  | "hub"
+  | "integrity"
+  | "invalid_request"
+  | "llama_crashed"
+  | "llama_missing"
+  | "load_cancelled"
+  | "load_failed"
+  | "model_unloaded"
+  | "network"
+  | "no_front_end"
+  | "not_gguf"
+  | "offline"
+  | "permission_denied"
+  | "protocol"
+  | "proxy"
+  | "rate_limited"
+  | "repo_not_found"
+  | "revision_not_found"
+  | "server_error"
+  | "stalled"
+  | "storage"
+  | "timeout"
+  | "tls"
+  | "unauthorized";
 
 export type Message = AckMessage | AnswerMessage | ToastMessage | PingMessage;
 

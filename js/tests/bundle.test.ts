@@ -3,7 +3,9 @@ import { build } from "esbuild";
 import { expect, it } from "vitest";
 import { buildOptions } from "../build-options.mjs";
 
-const MAX_BYTES = 80 * 1024;
+/** 55 KiB are the browser of models, 10 KiB Preact with its signals, 7 KiB the texts of the page in two languages, and
+ * 8 KiB what Python says in Portuguese. The rest is for the library, the filters and the model cards. */
+const MAX_BYTES = 110 * 1024;
 
 it("is one small module that loads nothing from anywhere", async () => {
   const { outputFiles = [] } = await build({ ...buildOptions(), write: false, outdir: "out" });

@@ -1,7 +1,18 @@
 import { effect } from "@preact/signals";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { FakeModel, fakeKernel } from "../harness/fake-model";
-import { job, load, MODELS, QWEN_REPO, repo, search, model as summary, variant, view } from "../harness/samples";
+import {
+  job,
+  load,
+  MODELS,
+  QWEN_REPO,
+  repo,
+  toast as sampleToast,
+  search,
+  model as summary,
+  variant,
+  view,
+} from "../harness/samples";
 import type { ButtonAction } from "../src/buttons";
 import { openJob } from "../src/row-table";
 import { Store } from "../src/store";
@@ -363,7 +374,7 @@ describe("messages", () => {
 });
 
 describe("toasts", () => {
-  const toast = (id: string, message = "Done") => ({ kind: "modeldeck-toast", id, level: "success", message }) as const;
+  const toast = (id: string, message = "Done") => sampleToast(message, { id });
 
   it("are merged when they say the same, and few", () => {
     const { model, store } = setUp();

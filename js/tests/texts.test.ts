@@ -1,10 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { DUMPED_SCENES, view } from "../harness/samples";
+import { DUMPED_SCENES, estimate, search, toast, view } from "../harness/samples";
+import { describeFitReason, describeReason, describeToast } from "../src/describe";
 import { EN, type Message } from "../src/texts/en";
 import { type Key, type Language, type Locale, languageOf } from "../src/texts/language";
 import { PT_BR } from "../src/texts/pt-BR";
 import type { DeckState } from "../src/wire";
-import { show } from "./dom";
+import { get, show } from "./dom";
 
 const portuguese = languageOf("pt-BR");
 
@@ -27,7 +28,7 @@ describe("the table of texts", () => {
 
   it("has no empty text and none that nobody reads", () => {
     const code = Object.entries(SOURCES)
-      .filter(([path]) => !/texts\/(en|pt-BR)\.ts$/.test(path))
+      .filter(([path]) => !/texts\/(en|pt-BR|python.pt-BR)\.ts$/.test(path))
       .map(([, source]) => source)
       .join("\n");
     for (const key of keys) {
@@ -70,6 +71,54 @@ it.each(Object.keys(DUMPED_SCENES))("has every word of the scene %s", (name) => 
 
 /** Words of the page that are the same in both languages. */
 const SAME = new Set(["modeldeck", "Downloads", "RAM", "tokens", "0 tokens"]);
+
+describe("what Python says", () => {
+  const error = { code: "rate_limited", message: "Too many requests.", details: { retry_after_seconds: 30 } };
+
+  it("is shown as it is in English, and by its code in another language", () => {
+    expect(languageOf("en").error(error)).toBe("Too many requests.");
+    expect(portuguese.error(error)).toBe(
+      "O Hub recebeu pedidos demais. Espere 30 s e tente de novo; com um token o limite é maior.",
+    );
+    expect(portuguese.error({ ...error, details: {} })).toContain("Espere e tente de novo");
+    expect(portuguese.error({ ...error, code: "of_a_newer_version" })).toBe("Too many requests.");
+    expect(portuguese.error({ ...error, code: "toString" })).toBe("Too many requests.");
+  });
+
+  it("in toasts, notices and reasons is made of the values that came with the code", () => {
+    const failed = toast("Q4_K_M of a/b failed. Too many requests.", {
+      code: "download_failed",
+      label: "Q4_K_M",
+      repo_id: "a/b",
+      error: { ...error, code: "timeout" },
+    });
+    expect(describeToast(failed, portuguese)).toBe(
+      "O download de Q4_K_M de a/b falhou. O servidor não respondeu a tempo. Verifique a conexão e tente de novo.",
+    );
+    expect(describeToast(failed, languageOf("en"))).toBe(failed.message);
+    expect(describeToast(toast("Loaded without its.", { code: "without_projector" }), portuguese)).toContain(
+      "sem o projetor",
+    );
+    expect(describeToast(toast("Not known."), portuguese)).toBe("Not known.");
+    const fit = estimate({ reason: "English.", reason_code: "beyond_training", trained_n_ctx: 32_768 });
+    expect(describeFitReason(fit, portuguese)).toBe(
+      "O modelo foi treinado com 32.768 tokens. Com mais, as respostas pioram.",
+    );
+    const reason = { code: "reading_pace", tokens_per_second: 8.4, reading_pace: 8, text: "English." } as const;
+    expect(describeReason(reason, portuguese)).toMatch(/nesta máquina: cerca de 8 tokens\/s\.$/);
+    expect(describeReason({ ...reason, tokens_per_second: null }, portuguese)).toMatch(/nesta máquina\.$/);
+  });
+
+  it("keeps the English sentence of an error at hand", () => {
+    const { root } = show({
+      view: view({ locale: "pt-BR" }),
+      search: search([], { state: "failed", error: { ...error, code: "server_error" } }),
+    });
+    const box = get(root, "alert");
+    expect(box.querySelector("p")?.textContent).toContain("O servidor falhou");
+    expect(box.querySelector("details [lang=en]")?.textContent).toBe("Too many requests.");
+  });
+});
 
 describe("a language", () => {
   it.each([

@@ -1,6 +1,6 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { estimate, job, load, MODELS, repo, search, model as summary, variant, view } from "../harness/samples";
+import { estimate, job, load, MODELS, repo, search, model as summary, toast, variant, view } from "../harness/samples";
 import type { Action, DeckState, DownloadState, SummaryView, VariantState } from "../src/wire";
 import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
@@ -689,8 +689,7 @@ describe("toasts", () => {
   it("are in one status region, merged, and leave by themselves", async () => {
     const { root, model } = show({ view: view() });
     const region = get(root, "status");
-    const tell = (id: string) =>
-      act(() => model.tell({ kind: "modeldeck-toast", id, level: "success", message: "Q4_K_M is ready." }));
+    const tell = (id: string) => act(() => model.tell(toast("Q4_K_M is ready.", { id })));
     tell("1");
     expect(text(region)).toBe("Q4_K_M is ready.");
     tell("2");
@@ -702,7 +701,7 @@ describe("toasts", () => {
   it("stay while somebody points at them", async () => {
     const { root, model } = show({ view: view() });
     const region = get(root, "status");
-    act(() => model.tell({ kind: "modeldeck-toast", id: "1", level: "info", message: "Hello" }));
+    act(() => model.tell(toast("Hello", { level: "info" })));
     act(() => void region.dispatchEvent(new Event("pointerenter")));
     await wait(20_000);
     expect(text(region)).toBe("Hello");
@@ -713,7 +712,7 @@ describe("toasts", () => {
 
   it("can be closed", () => {
     const { root, model } = show({ view: view() });
-    act(() => model.tell({ kind: "modeldeck-toast", id: "1", level: "error", message: "Oh" }));
+    act(() => model.tell(toast("Oh", { level: "error" })));
     click(get(root, "button", "Close"));
     expect(text(get(root, "status"))).toBe("");
   });
@@ -745,8 +744,8 @@ describe("without a kernel", () => {
   it("notices of the engine, the machine and of llama are shown", () => {
     const { root } = show({
       view: view({
-        engine: { mode: "inline", notice: "Runs here." },
-        hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU." },
+        engine: { mode: "inline", notice: "Runs here.", notice_code: null },
+        hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU.", notice_code: null },
         llama: { is_available: false, message: "Install it." },
       }),
     });

@@ -81,16 +81,20 @@ it("names the stage of a load, with its percent where it is known", () => {
 
 it("shows the memory of GPUs and RAM, and nothing it does not know", () => {
   const gpus = [{ name: "RTX 4090", total: 24 * GIB, free: 6 * GIB }];
-  expect(describeMemory({ ram_total: 16 * GIB, ram_available: null, gpus, notice: null }, ENGLISH)).toEqual([
+  expect(
+    describeMemory({ ram_total: 16 * GIB, ram_available: null, gpus, notice: null, notice_code: null }, ENGLISH),
+  ).toEqual([
     { name: "RTX 4090", text: "6.0 of 24.0 GiB free", used: 0.75 },
     { name: "RAM", text: "16.0 GiB", used: null },
   ]);
-  expect(describeMemory({ ram_total: null, ram_available: 1, gpus: [], notice: null }, ENGLISH)).toEqual([]);
+  expect(
+    describeMemory({ ram_total: null, ram_available: 1, gpus: [], notice: null, notice_code: null }, ENGLISH),
+  ).toEqual([]);
 });
 
 it("hides only what cannot fit", () => {
   const gpus = [{ name: "g", total: 8 * GIB, free: 2 * GIB }];
-  const hardware = { ram_total: 8 * GIB, ram_available: 4 * GIB, gpus, notice: null };
+  const hardware = { ram_total: 8 * GIB, ram_available: 4 * GIB, gpus, notice: null, notice_code: null };
   expect(mayFit(model("a/b", { parameter_count: 12e9 }), hardware)).toBe(true);
   expect(mayFit(model("a/b", { parameter_count: 14e9 }), hardware)).toBe(false);
   expect(mayFit(model("a/b", { parameter_count: null }), hardware)).toBe(true);

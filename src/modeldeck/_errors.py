@@ -139,6 +139,11 @@ def error_from_info(info: ErrorInfo) -> ModelDeckError:
     return _CLASS_BY_CODE.get(info.code, ModelDeckError)(info.message, **info.details)
 
 
+def error_codes() -> tuple[str, ...]:
+    """Return the code of every class of errors, in the order of the alphabet."""
+    return tuple(sorted({ModelDeckError.code, *_CLASS_BY_CODE}))
+
+
 class InvalidRequestError(ModelDeckError):
     """A value that the caller gave cannot be right, such as a malformed repository id or an unknown option.
 

@@ -22,6 +22,16 @@ BaseModelRelation: TypeAlias = Literal["quantized", "finetune", "adapter", "merg
 SidecarKind: TypeAlias = Literal["mmproj", "drafter", "imatrix", "adapter"]
 FitVerdict: TypeAlias = Literal["fits", "partial", "too_large", "unknown", "unusable"]
 SpeedSource: TypeAlias = Literal["measured", "calibrated", "estimated"]
+FitReasonCode: TypeAlias = Literal[
+    "beyond_training",
+    "damaged",
+    "memory_unknown",
+    "on_cpu",
+    "partly_on_gpu",
+    "refused",
+    "size_unknown",
+    "too_large",
+]
 ReasonCode: TypeAlias = Literal[
     "reading_pace", "small_model", "only_unquantized", "fastest", "slow", "best_that_fits", "partial", "unknown"
 ]
@@ -312,6 +322,10 @@ class FitEstimate:
         Where the figures come from: llama.cpp itself, a formula over the file's header, or the file's size alone.
     reason : str or None
         The verdict in words, where it needs an explanation.
+    reason_code : str or None
+        Names the sentence of ``reason``, for translation. Its values are ``n_gpu_layers`` and ``trained_n_ctx``.
+    trained_n_ctx : int or None
+        The context length in tokens that the model was trained for, where ``n_ctx`` exceeds it.
     reserve_bytes : int
         Bytes that must stay free beside ``needed_bytes``. The model fits when both together are available.
     tokens_per_second : float or None
@@ -329,6 +343,8 @@ class FitEstimate:
     n_gpu_layers: int | None = None
     method: Literal["native", "formula", "size"] | None = None
     reason: str | None = None
+    reason_code: FitReasonCode | None = None
+    trained_n_ctx: int | None = None
     reserve_bytes: int = 0
     tokens_per_second: float | None = None
     speed_source: SpeedSource | None = None

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
+from modeldeck._notices import NoticeCode, notice_code
 from modeldeck._types import (
     Action,
     DownloadSnapshot,
@@ -141,6 +142,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     is_stalled: bool
     error: ErrorInfo | None
     notice: str | None
+    notice_code: NoticeCode | None
     actions: tuple[Action, ...]
 
     @classmethod
@@ -162,6 +164,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
             is_stalled=snapshot.is_stalled,
             error=snapshot.error,
             notice=snapshot.notice,
+            notice_code=notice_code(snapshot.notice),
             actions=snapshot.actions,
         )
 

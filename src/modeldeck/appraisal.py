@@ -180,9 +180,9 @@ class Appraiser:
             planned = None
             dry_run = facts.dry_run
             if (problem := facts.problems.get(variant.variant_id)) is not None:
-                return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem)
+                return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem, reason_code="damaged")
             if dry_run is not None and dry_run.refusal is not None:
-                return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason=dry_run.refusal)
+                return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason=dry_run.refusal, reason_code="refused")
             if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
                 planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
             fit = estimate_fit(

@@ -60,7 +60,7 @@ def judge_file(
     if exact and is_llama_cpp_installed():
         dry_run = dry_run_file(model.path)
         if dry_run.refusal is not None:
-            return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=dry_run.refusal)
+            return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=dry_run.refusal, reason_code="refused")
         planned = dry_run.memory(n_ctx) if n_ctx else None
     fit = estimate_fit(
         model.metadata,

@@ -33,6 +33,7 @@ from modeldeck._errors import (
 )
 from modeldeck._listing import Listing
 from modeldeck._loop import in_daemon_thread, run_cancellable
+from modeldeck._notices import WITHOUT_PROJECTOR_NOTICE
 from modeldeck._settings import check_limits, resolve_settings
 from modeldeck._types import (
     DEFAULT_N_CTX,
@@ -1032,7 +1033,7 @@ class Session:
             if mmproj is not None or own_projector is None:
                 raise
             loaded = await attempt(None)
-            on_notice(f"Loaded without its vision projector, for text only. {error.message}")
+            on_notice(f"{WITHOUT_PROJECTOR_NOTICE} {error.message}")
             return loaded
 
     async def measured(self, models: Iterable[LocalModel]) -> dict[Path, Measurement]:

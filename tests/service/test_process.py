@@ -18,11 +18,12 @@ import pytest
 
 from modeldeck._errors import EngineLostError, ProtocolError
 from modeldeck._loop import LoopThread
+from modeldeck._notices import RESTARTED_NOTICE, STOPPED_NOTICE
 from modeldeck._types import DownloadRequest, DownloadState, EngineLimits
 from modeldeck.service import engine_connection, engine_server, observe
 from modeldeck.service.connect import connect_engine
 from modeldeck.service.discovery import EnginePlace, lock_place
-from modeldeck.service.engine_client import RESTARTED_NOTICE, STOPPED_NOTICE, EngineClient
+from modeldeck.service.engine_client import EngineClient
 from modeldeck.service.engine_process import NICENESS
 from modeldeck.service.launch import ProcessHome
 from modeldeck.service.observe import engine_status, stop_engine

@@ -26,6 +26,7 @@ BASE = {
     "_settings",
     "_loop",
     "_wire",
+    "_notices",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
@@ -37,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_backoff": set(),
     "_settings": {"_errors", "_types"},
     "_loop": {"_errors"},
-    "_wire": {"_types"},
+    "_wire": {"_notices", "_types"},
+    "_notices": set(),
     "_children": set(),
     "_heap": set(),
     "_context_length": {"_errors", "_types"},

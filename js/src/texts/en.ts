@@ -131,6 +131,7 @@ export const EN = {
   // Errors
   dismissErrorOf: "Dismiss the error of {name}",
   more: "More",
+  originalMessage: "Original message in English",
   choices: "Choices: {choices}",
   neededFree: "Needed: {needed}, free: {free}",
 

@@ -1,8 +1,10 @@
 // The languages of the page: which one is shown, and how its texts and numbers are written.
 
+import type { ErrorCode, ErrorInfo, FitReasonCode, NoticeCode, ReasonCode, ToastCode } from "../wire";
 import { EN, type Message } from "./en";
 import { type Format, formatFor } from "./format";
 import { PT_BR } from "./pt-BR";
+import { PYTHON_PT_BR } from "./python.pt-BR";
 
 export type Key = keyof typeof EN;
 export type Texts = Record<Key, Message>;
@@ -18,6 +20,15 @@ export type PlainKey = { [K in Key]: [NamesOf<K>] extends [never] ? K : never }[
 /** A number is written as the language writes numbers, and chooses the plural if it is the `count`. */
 type Values<K extends Key, V> = [NamesOf<K>] extends [never] ? [] : [values: Record<NamesOf<K>, V>];
 
+/** Sentences for what Python says in English, by kind and code. */
+export interface PythonTexts {
+  errors: Record<ErrorCode, string>;
+  fits: Record<FitReasonCode, string>;
+  reasons: Record<ReasonCode, string>;
+  notices: Record<NoticeCode, string>;
+  toasts: Record<ToastCode, string>;
+}
+
 export interface Language {
   /** The tag of the language, as HTML and Intl know it. */
   readonly tag: Locale;
@@ -26,10 +37,16 @@ export interface Language {
   t<K extends Key>(key: K, ...values: Values<K, string | number>): string;
   /** The same in parts, of which some can be elements: `["Loading ", <b>…</b>]`. */
   parts<K extends Key, V>(key: K, ...values: Values<K, V>): (string | V)[];
+  /** What Python said: in English its own sentence, else the one of its code, and its own where the code is unknown. */
+  said(kind: keyof PythonTexts, code: string | null, english: string, values?: object): string;
+  /** The sentence of an error. */
+  error(error: ErrorInfo): string;
 }
 
 const TABLES = { en: EN, "pt-BR": PT_BR } as const satisfies Record<string, Texts>;
 export type Locale = keyof typeof TABLES;
+
+const PYTHON_TABLES: Record<Exclude<Locale, "en">, PythonTexts> = { "pt-BR": PYTHON_PT_BR };
 
 const made = new Map<Locale, Language>();
 
@@ -68,5 +85,24 @@ function makeLanguage(tag: Locale): Language {
   const write = (value: string | number) => (typeof value === "number" ? format.number(value) : value);
   const t = (key: Key, values?: Record<string, string | number>) => parts(key, values).map(write).join("");
   const format = formatFor(tag, t as Language["t"]);
-  return { tag, format, t, parts } as Language;
+
+  const said = (kind: keyof PythonTexts, code: string | null, english: string, values: object = {}): string => {
+    const sentences: Record<string, string> | undefined = tag === "en" ? undefined : PYTHON_TABLES[tag][kind];
+    const sentence = sentences && Object.hasOwn(sentences, code ?? "") ? sentences[code ?? ""] : undefined;
+    if (sentence === undefined) {
+      return english;
+    }
+    const known: Record<string, unknown> = { ...values, english };
+    const fill = (text: string) => text.replace(/\{(\w+)\}/g, (_, name) => writeValue(name, known[name]));
+    const hasAll = (text: string) => [...text.matchAll(/\{(\w+)\}/g)].every(([, name]) => known[name ?? ""] != null);
+    return fill(sentence.replace(/\[(.*?)\]/g, (_, part) => (hasAll(part) ? part : "")));
+  };
+  const writeValue = (name: string, value: unknown): string => {
+    if (typeof value !== "number") {
+      return String(value);
+    }
+    return name.endsWith("_seconds") ? format.seconds(value) : format.number(value);
+  };
+  const error = ({ code, message, details }: ErrorInfo) => said("errors", code, message, details);
+  return { tag, format, t, parts, said, error } as Language;
 }

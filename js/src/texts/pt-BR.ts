@@ -129,6 +129,7 @@ export const PT_BR: Texts = {
   // Errors
   dismissErrorOf: "Dispensar o erro de {name}",
   more: "Mais",
+  originalMessage: "Mensagem original em inglês",
   choices: "Opções: {choices}",
   neededFree: "Necessário: {needed}, livre: {free}",
 

@@ -4,7 +4,7 @@ import { useLanguage } from "./language";
 
 /** Notices about the whole widget: that it has no kernel, or that something is missing. */
 export function Banners({ store }: { store: Store }) {
-  const { t } = useLanguage();
+  const { t, said } = useLanguage();
   const { engine, hardware, llama } = store.view.value;
   const connection = store.connection.state.value;
   if (connection === "lost") {
@@ -15,9 +15,9 @@ export function Banners({ store }: { store: Store }) {
   }
   return (
     <>
-      {engine.notice ? <Banner text={engine.notice} /> : null}
-      {hardware?.notice ? <Banner text={hardware.notice} /> : null}
-      {!llama.is_available && llama.message ? <Banner text={llama.message} /> : null}
+      {engine.notice ? <Banner text={said("notices", engine.notice_code, engine.notice)} /> : null}
+      {hardware?.notice ? <Banner text={said("notices", hardware.notice_code, hardware.notice)} /> : null}
+      {!llama.is_available && llama.message ? <Banner text={said("errors", "llama_missing", llama.message)} /> : null}
     </>
   );
 }

@@ -21,6 +21,7 @@ export function ErrorBox({ error, name, onRetry, onDismiss, isOff }: ErrorBoxPro
   const language = useLanguage();
   const { t } = language;
   const { message, code } = error;
+  const said = language.error(error);
   const details = error.details ?? {};
   const url = safeLink(details.url);
   return (
@@ -28,9 +29,15 @@ export function ErrorBox({ error, name, onRetry, onDismiss, isOff }: ErrorBoxPro
       <Icon name="warning" />
       <div class="grow">
         <p>
-          {message} {url ? <Link url={url}>{t(code === "gated" ? "licencePage" : "more")}</Link> : null}
+          {said} {url ? <Link url={url}>{t(code === "gated" ? "licencePage" : "more")}</Link> : null}
         </p>
         {more(details, language)}
+        {said === message ? null : (
+          <details class="small">
+            <summary>{t("originalMessage")}</summary>
+            <p lang="en">{message}</p>
+          </details>
+        )}
       </div>
       {onRetry ? (
         <Button name={`${t("retry")} ${name}`} disabled={isOff} onClick={onRetry}>

@@ -17,7 +17,7 @@ export function JobProgress({ job, name }: { job: JobView; name: string }) {
           <span key={index}>{part}</span>
         ))}
       </p>
-      {job.notice ? <p class="fair">{job.notice}</p> : null}
+      {job.notice ? <p class="fair">{language.said("notices", job.notice_code, job.notice)}</p> : null}
     </div>
   );
 }

@@ -1,4 +1,5 @@
 import { useEffect, useRef } from "preact/hooks";
+import { describeReason } from "../describe";
 import { isKept } from "../fits";
 import { repoPage, safeLink } from "../links";
 import { openJob } from "../row-table";
@@ -167,7 +168,8 @@ function Files({ store, repoId }: RepoProps) {
 }
 
 function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
-  const { t } = useLanguage();
+  const language = useLanguage();
+  const { t } = language;
   const labels = repo.variants.map(({ label }) => label);
   const variants = repo.variants.filter(
     (variant) => !store.fitsOnly.value || isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value),
@@ -188,7 +190,7 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
             variant={variant}
             isAmbiguous={labels.indexOf(variant.label) !== labels.lastIndexOf(variant.label)}
             isRecommended={variant.variant_id === repo.recommended}
-            reason={repo.recommended_reason?.text ?? null}
+            reason={repo.recommended_reason ? describeReason(repo.recommended_reason, language) : null}
           />
         ))}
       </ul>

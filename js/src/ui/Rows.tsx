@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { ButtonAction } from "../buttons";
-import { describeFit, describeMeasured, describeSpeed } from "../describe";
+import { describeFit, describeFitReason, describeMeasured, describeSpeed } from "../describe";
 import { openJob, type Row } from "../row-table";
 import type { Store } from "../store";
 import type { PlainKey } from "../texts/language";
@@ -102,7 +102,7 @@ function FitPill({ fit }: { fit: FitEstimate }) {
   const language = useLanguage();
   const [tone, icon] = FIT[fit.verdict] ?? FIT.unknown;
   return (
-    <Pill tone={tone} icon={icon} title={fit.reason ?? undefined}>
+    <Pill tone={tone} icon={icon} title={describeFitReason(fit, language)}>
       {describeFit(fit, language)}
     </Pill>
   );

@@ -1,5 +1,6 @@
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { describeToast } from "../describe";
 import type { Store } from "../store";
 import type { Toast } from "../toast-list";
 import { Button } from "./Button";
@@ -41,7 +42,8 @@ export function Toasts({ store }: { store: Store }) {
 }
 
 function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHeld: Signal<boolean> }) {
-  const { t } = useLanguage();
+  const language = useLanguage();
+  const { t } = language;
   const { id, count, level } = toast;
   const isPaused = isHeld.value;
   // A toast that is repeated stays for its full time again.
@@ -59,7 +61,7 @@ function ToastItem({ store, toast, isHeld }: { store: Store; toast: Toast; isHel
         <Icon name={icon} />
       </span>
       <span class="grow">
-        {toast.message}
+        {describeToast(toast, language)}
         {count > 1 ? ` ${t("times", { count })}` : null}
       </span>
       <Button tone="quiet square" name={t("close")} onClick={() => store.toasts.dismiss(id)}>

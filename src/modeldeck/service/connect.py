@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from modeldeck._errors import EngineLostError
+from modeldeck._notices import INLINE_NOTICE
 from modeldeck._settings import Settings
 from modeldeck._types import EngineLimits
 from modeldeck.service.discovery import find_place
@@ -12,7 +13,6 @@ from modeldeck.service.engine_client import EngineClient
 from modeldeck.service.launch import ProcessHome
 
 INLINE_VARIABLE = "MODELDECK_INLINE"
-INLINE_NOTICE = "Downloads run inside this process instead: they end with it, and a busy cell slows them down."
 
 
 def connect_engine(

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from modeldeck._errors import EngineLostError, ModelDeckError, ProtocolError
 from modeldeck._loop import LoopThread, in_daemon_thread
+from modeldeck._notices import LOST_NOTICE, RESTARTED_NOTICE, STOPPED_NOTICE
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 from modeldeck.engine.state import is_settled
 from modeldeck.service import messages
@@ -26,9 +27,6 @@ CONNECT_ATTEMPTS = 3
 MAX_SENDS = 2
 
 CLOSED_MESSAGE = "This engine client was closed. Connect a new one."
-RESTARTED_NOTICE = "The download engine ended unexpectedly and was started again. Downloads continue."
-STOPPED_NOTICE = "The download engine was stopped. It starts again with your next request."
-LOST_NOTICE = "The download engine ended and could not be started again."
 
 
 class EngineHome(Protocol):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from modeldeck._notices import SHARED_NOTICE
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 from modeldeck._version import __version__
 from modeldeck.engine.state import is_settled
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from modeldeck.engine.manager import DownloadManager
 
 DISK_SECONDS = 1.0
-SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
 
 
 def open_manager(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from modeldeck._types import DEFAULT_N_CTX, FitEstimate, FitVerdict
+from modeldeck._types import DEFAULT_N_CTX, FitEstimate, FitReasonCode, FitVerdict
 from modeldeck.gguf.metadata import GGUFMetadata
 from modeldeck.sizing.cache_shape import layer_shapes
 from modeldeck.sizing.hardware import Hardware
@@ -55,7 +55,9 @@ def estimate_fit(
     """
     n_ctx = n_ctx or (metadata.context_length if metadata else None) or DEFAULT_N_CTX
     if weights_bytes is None:
-        return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason="The file size is unknown.")
+        return FitEstimate(
+            verdict="unknown", n_ctx=n_ctx, reason="The file size is unknown.", reason_code="size_unknown"
+        )
     machine = _Machine(hardware)
     model = _Model(metadata, weights_bytes + sidecar_bytes, options)
     use = model.memory(n_ctx)
@@ -66,15 +68,20 @@ def estimate_fit(
     compared = machine.compare(use)
     verdict = compared.verdict
     n_gpu_layers, reason = None, None
+    reason_code: FitReasonCode | None = None
+    trained_n_ctx = None
     if verdict == "partial":
         n_gpu_layers = machine.n_gpu_layers(use, (metadata.block_count if metadata else None) or 0)
-        reason = _partial_reason(n_gpu_layers)
+        reason_code, reason = _partial_reason(n_gpu_layers)
     elif verdict == "too_large":
+        reason_code = "too_large"
         reason = "Needs more memory than is free on this machine."
     elif metadata is not None and metadata.context_length and n_ctx > metadata.context_length:
-        reason = f"The model was trained for {metadata.context_length} tokens. With more, its answers get worse."
+        reason_code, trained_n_ctx = "beyond_training", metadata.context_length
+        reason = f"The model was trained for {trained_n_ctx} tokens. With more, its answers get worse."
     if hardware.ram_total <= 0:
-        verdict, reason = "unknown", "This machine's memory could not be read."
+        verdict, reason_code = "unknown", "memory_unknown"
+        reason = "This machine's memory could not be read."
     return FitEstimate(
         verdict=verdict,
         n_ctx=n_ctx,
@@ -85,6 +92,8 @@ def estimate_fit(
         n_gpu_layers=n_gpu_layers,
         method="native" if planned is not None else model.method,
         reason=reason,
+        reason_code=reason_code,
+        trained_n_ctx=trained_n_ctx,
     )
 
 
@@ -149,10 +158,10 @@ class _Machine:
         return max(0, min(block_count, int((self._vram - use.compute_bytes) / per_layer))) if per_layer else 0
 
 
-def _partial_reason(n_gpu_layers: int) -> str:
+def _partial_reason(n_gpu_layers: int) -> tuple[FitReasonCode, str]:
     if n_gpu_layers == 0:
-        return "Too large for the GPU; runs on the CPU."
-    return f"Fits partly: {n_gpu_layers} layers on the GPU, the rest on the CPU."
+        return "on_cpu", "Too large for the GPU; runs on the CPU."
+    return "partly_on_gpu", f"Fits partly: {n_gpu_layers} layers on the GPU, the rest on the CPU."
 
 
 def _max_n_ctx(model: _Model, machine: _Machine, verdict: FitVerdict) -> int | None:

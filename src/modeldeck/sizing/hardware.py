@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from modeldeck._notices import CPU_BUILD_NOTICE, WITHOUT_LLAMA_NOTICE
 from modeldeck.sizing.ask_child import is_llama_cpp_installed
 from modeldeck.sizing.devices import GPU, list_llama_devices, list_nvidia_gpus
 
@@ -171,5 +172,5 @@ def _gpu_notice() -> str | None:
         return None
     name = nvidia[0].name if nvidia else "an Apple GPU"
     if not is_llama_cpp_installed():
-        return f"Found {name}. To use it, install a GPU build of llama-cpp-python."
-    return f"Found {name}, but the installed llama-cpp-python is a CPU build. Install a GPU build to use it."
+        return f"Found {name}. {WITHOUT_LLAMA_NOTICE}"
+    return f"Found {name}, {CPU_BUILD_NOTICE}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 
 from modeldeck._errors import error_from_info
@@ -87,7 +89,7 @@ class DownloadsOwner:
         """Show what the engine does, from now until cancelled."""
         error = await guard(self._subscribe)
         if error is not None:
-            self._publisher.toast("error", error.message)
+            self._publisher.toast("error", error.message, error=error.to_info())
             self._publisher.report(error)
 
     async def _subscribe(self) -> None:
@@ -131,17 +133,21 @@ class DownloadsOwner:
     def _on_transition(self, snapshot: DownloadSnapshot) -> None:
         request = snapshot.request
         name = f"{request.label} of {request.repo_id}"
+        toast = partial(self._publisher.toast, label=request.label, repo_id=request.repo_id)
         if snapshot.state is DownloadState.READY:
             if snapshot.commit_hash is not None:
                 self._repos.files.add(request.repo_id, snapshot.commit_hash, request.variant_id)
-            done = "repaired" if request.purpose == "repair" else "downloaded and verified"
-            self._publisher.toast("success", f"{name} is {done}.")
+            if request.purpose == "repair":
+                toast("success", f"{name} is repaired.", "repaired")
+            else:
+                toast("success", f"{name} is downloaded and verified.", "downloaded")
             self._load.fulfil(request.repo_id, request.variant_id)
         elif snapshot.state is DownloadState.CANCELLED:
             self._load.drop_wish(request.repo_id, request.variant_id)
         elif snapshot.state is DownloadState.FAILED and snapshot.error is not None:
             self._load.drop_wish(request.repo_id, request.variant_id)
-            self._publisher.toast("error", f"{name} failed. {snapshot.error.message}")
+            message = f"{name} failed. {snapshot.error.message}"
+            toast("error", message, "download_failed", error=snapshot.error)
             self._publisher.report(error_from_info(snapshot.error))
 
     def _publish(self) -> None:

@@ -115,7 +115,15 @@ class LoadOwner:
             error = await guard(self._load_model, repo_id, variant_id)
             if error is not None:
                 self._show(replace(self._view, state="failed", stage=None, fraction=None, error=error.to_info()))
-                self._publisher.toast("error", f"Loading {self._view.label or variant_id} failed. {error.message}")
+                label = self._view.label or variant_id
+                self._publisher.toast(
+                    "error",
+                    f"Loading {label} failed. {error.message}",
+                    "load_failed",
+                    label=label,
+                    repo_id=repo_id,
+                    error=error.to_info(),
+                )
                 self._publisher.report(error)
         if self._scope.cancelled_caught:
             self._show(LoadView())
@@ -138,7 +146,8 @@ class LoadOwner:
         self._tasks.start(self._deck.look_at_machine)
         self.handover.give(llm)
         self._show(replace(self._view, state="ready", stage="ready", fraction=1.0))
-        self._publisher.toast("success", f"{model.label} of {repo_id} is loaded: use browser.llm.")
+        message = f"{model.label} of {repo_id} is loaded: use browser.llm."
+        self._publisher.toast("success", message, "loaded", label=model.label, repo_id=repo_id)
 
     def _on_progress(self, progress: LoadProgress) -> None:
         if self._view.state == "loading":

@@ -9,7 +9,9 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from modeldeck._errors import ModelDeckError
-from modeldeck.widget.requests import Message, ToastMessage
+from modeldeck._notices import notice_code
+from modeldeck._types import ErrorInfo
+from modeldeck.widget.requests import Message, ToastCode, ToastMessage
 
 _logger = logging.getLogger(__name__)
 
@@ -51,10 +53,20 @@ class Publisher:
         before, self.error = self.error, error
         self.announce("error", before, error)
 
-    def toast(self, level: Literal["success", "error", "info"], message: str) -> None:
-        """Show a message for some seconds."""
+    def toast(
+        self,
+        level: Literal["success", "error", "info"],
+        message: str,
+        code: ToastCode | None = None,
+        *,
+        label: str | None = None,
+        repo_id: str | None = None,
+        error: ErrorInfo | None = None,
+    ) -> None:
+        """Show a message for some seconds. In another language than English the page makes it of the other values."""
         self._toasts += 1
-        self.send(ToastMessage(str(self._toasts), level, message))
+        known = code or notice_code(message)
+        self.send(ToastMessage(str(self._toasts), level, message, known, label, repo_id, error))
 
     def send(self, message: Message) -> None:
         """Send one message. One that cannot be sent is logged and dropped: the caller has other work to do."""

@@ -13,10 +13,13 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from modeldeck._errors import ModelDeckError, ProtocolError
+from modeldeck._notices import NoticeCode
 from modeldeck._types import Action, ErrorInfo, SortKey
 from modeldeck.widget.traits import VariantAction
 
 REQUEST_KIND = "modeldeck-request"
+
+ToastCode: TypeAlias = Literal["download_failed", "downloaded", "load_failed", "loaded", "repaired"]
 
 _ID_CHARACTERS = 64
 _TEXT_CHARACTERS = 512
@@ -148,11 +151,15 @@ class AnswerMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldec
 
 
 class ToastMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-toast"):
-    """A message to show for some seconds."""
+    """A message to show for some seconds. Its code, names and error are for translation."""
 
     id: str
     level: Literal["success", "error", "info"]
     message: str
+    code: ToastCode | NoticeCode | None = None
+    label: str | None = None
+    repo_id: str | None = None
+    error: ErrorInfo | None = None
 
 
 class PingMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-ping"):

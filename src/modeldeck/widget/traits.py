@@ -12,6 +12,7 @@ from typing import Literal, Self, TypeAlias
 
 import msgspec
 
+from modeldeck._notices import NoticeCode, notice_code
 from modeldeck._types import DEFAULT_N_CTX, ErrorInfo, Gated, ModelSummary, SortKey
 from modeldeck._wire import JobView, ReasonView, VariantView
 
@@ -50,6 +51,10 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     ram_available: int | None = None
     gpus: tuple[GpuView, ...] = ()
     notice: str | None = None
+    notice_code: NoticeCode | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "notice_code", notice_code(self.notice))
 
 
 class LlamaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +69,10 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: EngineMode | None = None
     notice: str | None = None
+    notice_code: NoticeCode | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "notice_code", notice_code(self.notice))
 
 
 class DeckView(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,45 @@
+"""The notices: sentences that users should read although nothing failed, each with a code for its translation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+NoticeCode: TypeAlias = Literal[
+    "download_shared",
+    "engine_inline",
+    "engine_lost",
+    "engine_restarted",
+    "engine_stopped",
+    "gpu_cpu_build",
+    "gpu_without_llama",
+    "without_projector",
+]
+
+SHARED_NOTICE = "Another notebook wants this file too, so the download goes on. Cancel again to stop it for both."
+INLINE_NOTICE = "Downloads run inside this process instead: they end with it, and a busy cell slows them down."
+LOST_NOTICE = "The download engine ended and could not be started again."
+RESTARTED_NOTICE = "The download engine ended unexpectedly and was started again. Downloads continue."
+STOPPED_NOTICE = "The download engine was stopped. It starts again with your next request."
+CPU_BUILD_NOTICE = "but the installed llama-cpp-python is a CPU build. Install a GPU build to use it."
+WITHOUT_LLAMA_NOTICE = "To use it, install a GPU build of llama-cpp-python."
+WITHOUT_PROJECTOR_NOTICE = "Loaded without its vision projector, for text only."
+
+NOTICES: Mapping[NoticeCode, str] = MappingProxyType(
+    {
+        "download_shared": SHARED_NOTICE,
+        "engine_inline": INLINE_NOTICE,
+        "engine_lost": LOST_NOTICE,
+        "engine_restarted": RESTARTED_NOTICE,
+        "engine_stopped": STOPPED_NOTICE,
+        "gpu_cpu_build": CPU_BUILD_NOTICE,
+        "gpu_without_llama": WITHOUT_LLAMA_NOTICE,
+        "without_projector": WITHOUT_PROJECTOR_NOTICE,
+    }
+)
+
+
+def notice_code(text: str | None) -> NoticeCode | None:
+    """Return the code of the notice that a text contains; an engine of another version may send one without a code."""
+    return None if text is None else next((code for code, notice in NOTICES.items() if notice in text), None)
