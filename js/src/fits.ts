@@ -1,9 +1,11 @@
-// The "Fits here" filter. It hides only models that certainly do not fit.
+// The "Fits here" filter. It hides only models that certainly do not run here.
 
-import type { MachineView, SummaryView, VariantRowView } from "./wire";
+import type { FitVerdict, MachineView, SummaryView, VariantRowView } from "./wire";
 
 /** Weights at 4 bits a parameter. With fewer bits a model's answers are rarely useful. */
 const BYTES_PER_PARAMETER = 0.5;
+
+const NEVER_RUNS: ReadonlySet<FitVerdict | undefined> = new Set<FitVerdict>(["too_large", "unusable"]);
 
 /** Whether a model could run on this machine at 4 bits a parameter, all its memory taken together. */
 export function mayFit(model: SummaryView, hardware: MachineView | null): boolean {
@@ -16,5 +18,5 @@ export function mayFit(model: SummaryView, hardware: MachineView | null): boolea
 
 /** Whether the filter keeps a variant. One that is on this machine is always kept. */
 export function isKept(variant: VariantRowView): boolean {
-  return variant.state !== "available" || variant.fit?.verdict !== "too_large";
+  return variant.state !== "available" || !NEVER_RUNS.has(variant.fit?.verdict);
 }

@@ -110,6 +110,7 @@ export interface RepoView {
   recommended: string | null;
   recommended_reason: ReasonView | null;
   model: HeaderView | null;
+  notice: string | null;
   variants: VariantRowView[];
 }
 

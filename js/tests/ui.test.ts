@@ -130,7 +130,7 @@ describe("search", () => {
     expect(all(root, "heading").map(nameOf)).not.toContain("a/large");
     expect(rowOf(root, "Q8_0")).toBeUndefined();
     expect(rowOf(root, "Q2_K")).toBeDefined();
-    expect(text(root)).toContain("1 too large for this machine and hidden by “Fits here”.");
+    expect(text(root)).toContain("1 that cannot run on this machine, hidden by “Fits here”.");
     click(get(root, "button", "Show all"));
     expect(rowOf(root, "Q8_0")).toBeDefined();
   });

@@ -102,6 +102,7 @@ it("hides only what cannot fit", () => {
   const tooLarge = estimate({ verdict: "too_large" });
   expect(isKept(variant("Q4", { fit: tooLarge }))).toBe(false);
   expect(isKept(variant("Q4", { fit: tooLarge, state: "downloaded" }))).toBe(true);
+  expect(isKept(variant("Q4", { fit: estimate({ verdict: "unusable" }) }))).toBe(false);
   expect(isKept(variant("Q4", { fit: estimate({ verdict: "unknown" }) }))).toBe(true);
   expect(isKept(variant("Q4", { fit: null }))).toBe(true);
 });

@@ -20,7 +20,7 @@ def read_n_ctx(n_ctx: object, *, default: int = DEFAULT_N_CTX, own: int | None =
     default
         In tokens.
     own
-        The model's own context length in tokens.
+        The model's own context length in tokens; 0 while it is not known.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def read_n_ctx(n_ctx: object, *, default: int = DEFAULT_N_CTX, own: int | None =
     if tokens == 0 and own is not None:
         return own
     if tokens is None or not 1 <= tokens <= MAX_N_CTX:
-        advice = "" if own is None else f", or 0 for the model's own {own}"
+        advice = "" if own is None else f", or 0 for the model's own {own or ''}".rstrip()
         allowed = f"a whole number of tokens from 1 to {MAX_N_CTX}{advice}"
         raise InvalidRequestError(f"n_ctx must be {allowed}, not {n_ctx!r}.")
     return tokens

@@ -462,6 +462,13 @@ class RepoDetails(Tabular):
         Why it is recommended.
     model : ModelTraits or None
         What the header of the model tells.
+    hub_error : ErrorInfo or None
+        Why the Hub could not be followed. Then ``variants`` are those that are complete in the cache, at the commit that
+        they belong to.
+    only_in_cache : tuple[str, ...]
+        The labels of variants that are complete in the cache and that the Hub no longer lists.
+    is_from_cache
+    notice
 
     Examples
     --------
@@ -479,6 +486,23 @@ class RepoDetails(Tabular):
     recommended: str | None = None
     recommended_reason: RecommendationReason | None = None
     model: ModelTraits | None = None
+    hub_error: ErrorInfo | None = None
+    only_in_cache: tuple[str, ...] = ()
+
+    @property
+    def is_from_cache(self) -> bool:
+        """Whether only the cache was looked at, because the Hub could not be followed."""
+        return self.hub_error is not None
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence for the user: why the Hub was not followed, or what only the cache has."""
+        if self.hub_error is not None:
+            return f"{self.repo_id} is taken from the cache; the Hub was not followed. {self.hub_error.message}"
+        if self.only_in_cache:
+            labels = ", ".join(self.only_in_cache)
+            return f"The cache also has {labels}, which the Hub no longer lists at {self.revision!r}."
+        return None
 
     def variant(self, variant_id: str) -> Variant | None:
         """Find a variant by its identity.
@@ -519,7 +543,7 @@ class RepoDetails(Tabular):
             headings=("", "Variant", "Size", "Fit", "Memory", "Speed", "File"),
             rows=rows,
             numeric=frozenset({"Size", "Memory", "Speed"}),
-            caption=f"{self.repo_id} at {self.commit_hash}",
+            caption=f"{self.repo_id} at {self.commit_hash}{', from the cache' if self.is_from_cache else ''}",
         )
 
 
@@ -587,6 +611,8 @@ class DownloadRequest:
         The directory of the Hugging Face cache.
     purpose : {"download", "repair"}
         A repair reads the files that are in the cache, and fetches only what is damaged or missing.
+    is_offline : bool
+        Whether offline mode is on, so that the engine only verifies what the cache has and sends nothing.
     key
     """
 
@@ -599,12 +625,14 @@ class DownloadRequest:
     endpoint: str
     cache_dir: str
     purpose: Literal["download", "repair"] = "download"
+    is_offline: bool = False
 
     @property
     def key(self) -> tuple[str, ...]:
         """Requests with the same key are one job of the engine."""
         commit = self.commit_hash or self.revision
-        return (self.purpose, self.endpoint, self.cache_dir, self.repo_id, commit, self.variant_id)
+        key = (self.purpose, self.endpoint, self.cache_dir, self.repo_id, commit, self.variant_id)
+        return (*key, "offline") if self.is_offline else key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,8 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
     commit_hash: str
     gated: Gated
     license: str | None
+    is_from_cache: bool
+    notice: str | None
     recommended_reason: ReasonView | None
     variants: tuple[VariantRecord, ...]
 
@@ -111,6 +113,8 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
             commit_hash=details.commit_hash,
             gated=details.gated,
             license=details.license,
+            is_from_cache=details.is_from_cache,
+            notice=details.notice,
             recommended_reason=ReasonView.of(details.recommended_reason),
             variants=tuple(
                 VariantRecord.of(

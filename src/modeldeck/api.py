@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -185,6 +186,17 @@ def _wait(coroutine: Coroutine[Any, Any, T], progress: bool | None, look: Callab
         return shared_loop().wait(coroutine, meanwhile=bar.refresh)
 
 
+@contextmanager
+def _warnings() -> Iterator[Callable[[str], object]]:
+    """Collect notices, and at the end warn with each of them, at the line of the user that called the function."""
+    notices: list[str] = []
+    try:
+        yield notices.append
+    finally:
+        for notice in notices:
+            warnings.warn(notice, stacklevel=4)
+
+
 _sessions: dict[tuple[LoopThread, Settings, bool | None], Session] = {}
 """Each for its loop: a process that was forked has one of its own."""
 _sessions_lock = threading.Lock()
@@ -266,9 +278,12 @@ def describe(
     n_ctx: int = DEFAULT_N_CTX,
     exact: bool = True,
     endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
     token: str | bool | None = None,
 ) -> RepoDetails:
     """List the variants of a repository, with sizes, digests, how each fits this machine, and which one to take.
+
+    If the Hub refuses or cannot be reached, the variants are those that are complete in the cache, with a warning.
 
     Parameters
     ----------
@@ -283,6 +298,8 @@ def describe(
         formula that is used otherwise.
     endpoint : str, optional
         The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
     token : str or bool, optional
         The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
 
@@ -296,19 +313,21 @@ def describe(
     InvalidRequestError
         If a value cannot be right, such as a malformed ``repo_id``.
     RepoNotFoundError, RevisionNotFoundError
-        If the Hub does not have it.
+        If neither the Hub nor the cache has it.
     GatedError, UnauthorizedError
-        If the Hub asks for a token, or for accepted terms.
+        If the Hub asks for a token, or for accepted terms, and the cache does not have it.
     HubError, NetworkError
-        If the Hub refuses for another reason, or cannot be reached.
+        If the Hub refuses for another reason, or cannot be reached, and the cache does not have it.
 
     Examples
     --------
     >>> repo = modeldeck.describe("owner/name", n_ctx=8192)  # doctest: +SKIP
     >>> [(variant.label, repo.fits[variant.variant_id].verdict) for variant in repo.variants]  # doctest: +SKIP
     """
-    session = _session(endpoint, None, token)
-    return shared_loop().wait(session.describe(repo_id, revision, n_ctx=n_ctx, exact=exact))
+    session = _session(endpoint, cache_dir, token)
+    with _warnings() as on_notice:
+        describe = session.describe(repo_id, revision, n_ctx=n_ctx, exact=exact, on_notice=on_notice)
+        return shared_loop().wait(describe)
 
 
 def fit(
@@ -403,7 +422,7 @@ def start_download(
     InvalidRequestError
         If the values contradict each other.
     HubError, NetworkError
-        If the Hub refuses or cannot be reached.
+        If the Hub refuses or cannot be reached, and the cache does not have the variant.
 
     Examples
     --------
@@ -412,10 +431,14 @@ def start_download(
     >>> job.resume()  # doctest: +SKIP
     >>> model = job.result()  # doctest: +SKIP
     """
-    session = _session(endpoint, cache_dir, token, inline)
+    with _warnings() as on_notice:
+        session = _session(endpoint, cache_dir, token, inline)
+        return _start(session, repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
 
+
+def _start(session: Session, repo_id: str, variant: str | None, **options: Any) -> DownloadJob:
     async def start() -> Download:
-        return await session.start(await session.request(repo_id, variant, filename=filename, revision=revision))
+        return await session.start(await session.request(repo_id, variant, **options))
 
     return DownloadJob(shared_loop().wait(start()))
 
@@ -511,7 +534,7 @@ def download(
     InvalidRequestError
         If the values contradict each other.
     HubError, NetworkError
-        If the Hub refuses or cannot be reached.
+        If the Hub refuses or cannot be reached, and the cache does not have the variant.
     StorageError, IntegrityError
         If the disk or the data is faulty. Received data is kept.
 
@@ -522,16 +545,9 @@ def download(
     """
     if callable(progress) and not wait:
         raise InvalidRequestError("With wait=False, progress is never called. Leave it out, and read job.snapshot.")
-    job = start_download(
-        repo_id,
-        variant,
-        filename=filename,
-        revision=revision,
-        endpoint=endpoint,
-        cache_dir=cache_dir,
-        token=token,
-        inline=inline,
-    )
+    with _warnings() as on_notice:
+        session = _session(endpoint, cache_dir, token, inline)
+        job = _start(session, repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
     if not wait:
         return job
     try:
@@ -615,18 +631,20 @@ def load(
     def note_download(snapshot: DownloadSnapshot) -> None:
         latest[:] = [bars.download_progress(snapshot)]
 
-    return _wait(
-        session.load(
-            model,
-            n_ctx=n_ctx,
-            mmproj=mmproj,
-            progress=progress if callable(progress) else note_load,
-            download_progress=download_progress or note_download,
-            **kwargs,
-        ),
-        progress if is_bar and not callable(progress) else False,
-        lambda: latest[0] if latest else None,
-    )
+    with _warnings() as on_notice:
+        return _wait(
+            session.load(
+                model,
+                n_ctx=n_ctx,
+                mmproj=mmproj,
+                progress=progress if callable(progress) else note_load,
+                download_progress=download_progress or note_download,
+                on_notice=on_notice,
+                **kwargs,
+            ),
+            progress if is_bar and not callable(progress) else False,
+            lambda: latest[0] if latest else None,
+        )
 
 
 def local_models(*, cache_dir: str | Path | None = None) -> tuple[LocalModel, ...]:
@@ -694,7 +712,7 @@ def verify(
     StorageError
         If a file cannot be read or written.
     HubError, NetworkError
-        If the Hub is needed, and refuses or cannot be reached.
+        If the Hub is needed for a repair, and refuses or cannot be reached.
 
     Examples
     --------
@@ -702,15 +720,17 @@ def verify(
     True
     """
     session = _session(endpoint, cache_dir, token)
-    if callable(progress):
-        return shared_loop().wait(session.verify(model, repair=repair, progress=progress))
     latest: list[bars.Progress] = []
 
     def note(hashed: int, total: int) -> None:
         latest[:] = [bars.Progress("verifying", hashed, total)]
 
-    verifying = session.verify(model, repair=repair, progress=note)
-    return _wait(verifying, progress, lambda: latest[0] if latest else None)
+    with _warnings() as on_notice:
+        if callable(progress):
+            verify = session.verify(model, repair=repair, progress=progress, on_notice=on_notice)
+            return shared_loop().wait(verify)
+        verify = session.verify(model, repair=repair, progress=note, on_notice=on_notice)
+        return _wait(verify, progress, lambda: latest[0] if latest else None)
 
 
 def remove(model: LocalModel | str | Path, *, cache_dir: str | Path | None = None) -> int:

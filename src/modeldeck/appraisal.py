@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -45,15 +46,27 @@ class _Facts:
 
 
 class Appraiser:
-    """Reads remote headers, once for each repository and commit, and judges variants by them.
+    """Reads headers, once for each repository and commit, and judges variants by them.
 
-    In a repository that holds different models, all are judged by the shape of one of them and by their own sizes.
+    They are those of the Hub, or of the cache for details that are from the cache. In a repository that holds different
+    models, all are judged by the shape of one of them and by their own sizes.
+
+    Parameters
+    ----------
+    hub
+        Makes the client of the Hub, which may fail.
+    cache_dir
+        The directory of the cache.
+    speed_history
+        Returns the speeds that were measured on this machine.
     """
 
-    def __init__(self, hub: HubClient, speed_history: Callable[[], SpeedHistory]) -> None:
-        self._headers = RemoteHeaders(hub)
+    def __init__(
+        self, hub: Callable[[], HubClient], cache_dir: Path, speed_history: Callable[[], SpeedHistory]
+    ) -> None:
+        self._headers = RemoteHeaders(hub, cache_dir)
         self._speed_history = speed_history
-        self._facts: OrderedDict[tuple[str, str], _Facts] = OrderedDict()
+        self._facts: OrderedDict[tuple[str, str, bool], _Facts] = OrderedDict()
 
     async def appraise(self, details: RepoDetails, *, n_ctx: int) -> RepoDetails:
         """Judge by formula, from the first 32 KiB of one file, or by sizes alone where these bytes cannot be read."""
@@ -89,7 +102,7 @@ class Appraiser:
         return facts
 
     def _facts_of(self, details: RepoDetails) -> _Facts:
-        facts = self._facts.setdefault((details.repo_id, details.commit_hash), _Facts())
+        facts = self._facts.setdefault((details.repo_id, details.commit_hash, details.is_from_cache), _Facts())
         while len(self._facts) > _REPOS_KEPT:
             self._facts.popitem(last=False)
         return facts
@@ -101,7 +114,7 @@ class Appraiser:
             try:
                 facts.metadata = read_metadata(await self._headers.read_quickly(details, variant.files[0]))
             except GGUFError as error:
-                facts.problems[variant.variant_id] = _problem(variant.files[0], error)
+                facts.problems[variant.variant_id] = _problem(details, variant.files[0], error)
             except ModelDeckError:
                 return  # A gated repository, or a Hub without ranges: the sizes still allow an estimate.
             else:
@@ -118,7 +131,7 @@ class Appraiser:
                 found = [await self._headers.read(details, file, keeps_bytes=True) for file in variant.files]
                 facts.metadata = read_metadata(found[0].header)
             except GGUFError as error:
-                facts.problems[variant.variant_id] = _problem(variant.files[0], error)
+                facts.problems[variant.variant_id] = _problem(details, variant.files[0], error)
             except ModelDeckError:
                 return False
             else:
@@ -159,7 +172,7 @@ class Appraiser:
                 # Only the first shard has the vocabulary.
                 await self._headers.read(details, file, string_arrays=facts.string_arrays if number == 0 else None)
             except GGUFError as error:
-                facts.problems[variant.variant_id] = _problem(file, error)
+                facts.problems[variant.variant_id] = _problem(details, file, error)
                 return
             except ModelDeckError:
                 return
@@ -182,7 +195,7 @@ class Appraiser:
             if (problem := facts.problems.get(variant.variant_id)) is not None:
                 return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem, reason_code="damaged")
             if dry_run is not None and dry_run.refusal is not None:
-                return FitEstimate(verdict="unknown", n_ctx=n_ctx, reason=dry_run.refusal, reason_code="refused")
+                return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=dry_run.refusal, reason_code="refused")
             if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
                 planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
             fit = estimate_fit(
@@ -219,5 +232,7 @@ def _samples(details: RepoDetails, facts: _Facts) -> list[Variant]:
     return sorted(usable, key=lambda variant: len(variant.files))[:_MAX_SAMPLES]
 
 
-def _problem(file: GGUFFile, error: GGUFError) -> str:
+def _problem(details: RepoDetails, file: GGUFFile, error: GGUFError) -> str:
+    if details.is_from_cache:
+        return f"{file.filename} in the cache cannot be used. {error.message}"
     return f"{file.filename} on the Hub cannot be used. {error.message} Choose another variant, or tell its author."

@@ -1,4 +1,4 @@
-"""The models on disk: files of the Hugging Face cache grouped into whole variants."""
+"""The models on disk: files of the Hugging Face cache grouped into whole variants, also as the Hub would list them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._errors import RemoteFileNotFoundError, StorageError
-from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, Variant
+from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, RepoDetails, Variant
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -23,14 +23,10 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
     """
     from modeldeck.gguf.names import group_variants
 
-    by_snapshot: dict[tuple[str, str], dict[str, CachedFile]] = defaultdict(dict)
-    for file in files:
-        by_snapshot[file.repo_id, file.commit_hash][file.filename] = file
     models = []
-    for (repo_id, commit_hash), cached in sorted(by_snapshot.items(), key=lambda item: item[0]):
+    for (repo_id, commit_hash), cached in sorted(_by_snapshot(files).items(), key=lambda item: item[0]):
         has_links = any(file.is_linked for file in cached.values())
-        listed = [GGUFFile(filename=name, size=file.size, sha256=file.sha256) for name, file in cached.items()]
-        for variant in group_variants(listed).variants:
+        for variant in group_variants(map(_as_listed, cached.values())).variants:
             first = cached[variant.files[0].filename]
             models.append(
                 LocalModel(
@@ -51,6 +47,86 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
                 )
             )
     return models
+
+
+def describe_cached(files: Iterable[CachedFile], revision: str, selector: str | None = None) -> RepoDetails | None:
+    """Return what the cache has of a repository, as the Hub would list it; ``None`` if it has no whole model of it.
+
+    The variants are those of one commit: of the one that the revision meant when it was last seen. For ``"main"``, any
+    other commit will do where that one lacks what is asked for: the newest that a branch or tag means, then the newest.
+    Files of the user's own are left out.
+
+    Parameters
+    ----------
+    files
+        The files of the repository in the cache.
+    revision
+        A branch, a tag or a commit.
+    selector
+        The variant that it must have: a label, a variant's identity or a file's name.
+
+    Raises
+    ------
+    AmbiguousVariantError
+        When the selector fits several variants.
+    """
+    from modeldeck.gguf.names import find_variant, group_variants
+
+    def distance(cached: dict[str, CachedFile]) -> tuple[bool, bool, float]:
+        newest = max(file.path.lstat().st_mtime for file in cached.values())
+        revisions = _revisions_of(cached)
+        return revision not in revisions, not revisions, -newest
+
+    snapshots = {
+        key: cached
+        for key, cached in _by_snapshot(files).items()
+        if revision in ("main", key[1], *_revisions_of(cached))
+    }
+    for (repo_id, commit_hash), cached in sorted(snapshots.items(), key=lambda item: distance(item[1])):
+        has_links = any(file.is_linked for file in cached.values())
+        variants = group_variants(
+            _as_listed(file) for file in cached.values() if file.is_linked or not has_links
+        ).variants
+        if selector is not None:
+            try:
+                find_variant(variants, selector)
+            except RemoteFileNotFoundError:
+                continue
+        if variants:
+            is_named = revision in _revisions_of(cached)
+            return RepoDetails(
+                repo_id=repo_id,
+                revision=revision if is_named else commit_hash,
+                commit_hash=commit_hash,
+                variants=variants,
+                is_from_cache=True,
+            )
+    return None
+
+
+def _by_snapshot(files: Iterable[CachedFile]) -> dict[tuple[str, str], dict[str, CachedFile]]:
+    by_snapshot: dict[tuple[str, str], dict[str, CachedFile]] = defaultdict(dict)
+    for file in files:
+        by_snapshot[file.repo_id, file.commit_hash][file.filename] = file
+    return by_snapshot
+
+
+def _revisions_of(cached: dict[str, CachedFile]) -> tuple[str, ...]:
+    return next(iter(cached.values())).revisions
+
+
+def _as_listed(file: CachedFile) -> GGUFFile:
+    return GGUFFile(filename=file.filename, size=file.size, sha256=file.sha256)
+
+
+def content_of(model: LocalModel) -> tuple[str | None, ...]:
+    """Return the digests of a model's own files, which the blobs have as their names; ``None`` without links."""
+    return tuple(path.readlink().name if path.is_symlink() else None for path in model.paths)
+
+
+def is_content_of(digests: tuple[str | None, ...], variant: Variant) -> bool:
+    """Return whether `content_of` a model is what the Hub lists for a variant."""
+    return None not in digests and digests == tuple(file.sha256 for file in variant.files)
 
 
 def without_own_files(model: LocalModel) -> LocalModel | None:

@@ -53,10 +53,11 @@ def judge_file(
     LoadFailedError
         If it cannot be read, is not a model, or a part is missing.
     """
+    n_ctx = read_n_ctx(n_ctx, own=0)
     model = inspect_model(path)
     hardware = probe_hardware()
     planned = None
-    n_ctx = read_n_ctx(n_ctx, own=model.metadata.context_length or 0)
+    n_ctx = n_ctx or model.metadata.context_length or 0
     if exact and is_llama_cpp_installed():
         dry_run = dry_run_file(model.path)
         if dry_run.refusal is not None:

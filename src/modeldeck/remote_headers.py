@@ -1,10 +1,13 @@
-"""Reads GGUF headers of files on the Hub, in as few bytes as possible."""
+"""Reads GGUF headers of files on the Hub, in as few bytes as possible, or of the cache where only that is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import anyio.to_thread
 
 from modeldeck._errors import GGUFError
 from modeldeck._types import GGUFFile, RepoDetails
@@ -34,10 +37,19 @@ class RemoteHeader:
 
 
 class RemoteHeaders:
-    """Reads headers with range requests, at the commit of a repository."""
+    """Reads headers with range requests, at the commit of a repository, or from the cache for details of the cache.
 
-    def __init__(self, hub: HubClient) -> None:
+    Parameters
+    ----------
+    hub
+        Makes the client of the Hub, which may fail.
+    cache_dir
+        The directory of the cache.
+    """
+
+    def __init__(self, hub: Callable[[], HubClient], cache_dir: Path) -> None:
         self._hub = hub
+        self._cache_dir = cache_dir
 
     async def read_quickly(self, details: RepoDetails, file: GGUFFile) -> GGUFHeader:
         """Read the part of a header that comes before the vocabulary, at most 32 KiB.
@@ -103,8 +115,16 @@ class RemoteHeaders:
         )
         while (needed := reader.needed) is not None:
             start, stop = needed
-            data = await self._hub.fetch_range(details.repo_id, details.commit_hash, file.filename, start, stop)
-            reader.feed(data, start)
+            reader.feed(await self._bytes(details, file, start, stop), start)
         if reader.header is None:
             raise ValueError("The reader has read everything and still has no header.")
         return RemoteHeader(header=reader.header, raw=reader.raw, string_arrays=reader.string_arrays)
+
+    async def _bytes(self, details: RepoDetails, file: GGUFFile, start: int, stop: int) -> bytes:
+        if not details.is_from_cache:
+            return await self._hub().fetch_range(details.repo_id, details.commit_hash, file.filename, start, stop)
+        from modeldeck.hub.cache import read_range
+
+        return await anyio.to_thread.run_sync(
+            read_range, self._cache_dir, details.repo_id, details.commit_hash, file.filename, start, stop
+        )

@@ -27,7 +27,6 @@ from modeldeck._errors import (
     LoadFailedError,
     ModelDeckError,
     NetworkError,
-    OfflineError,
     PermissionDeniedError,
     RemoteFileNotFoundError,
 )
@@ -54,7 +53,16 @@ from modeldeck._types import (
     VerifiedFile,
 )
 from modeldeck.download_handle import Download, ProgressCallback
-from modeldeck.library import group_local, is_meant, select_local, with_path, without_own_files
+from modeldeck.library import (
+    content_of,
+    describe_cached,
+    group_local,
+    is_content_of,
+    is_meant,
+    select_local,
+    with_path,
+    without_own_files,
+)
 from modeldeck.renames import RenameStore
 from modeldeck.targets import is_target, names_model, parse_target
 
@@ -208,9 +216,17 @@ class Session:
         return await self.hub.search(query, cursor)
 
     async def describe(
-        self, repo_id: str, revision: str = "main", *, n_ctx: int = DEFAULT_N_CTX, exact: bool = True
+        self,
+        repo_id: str,
+        revision: str = "main",
+        *,
+        n_ctx: int = DEFAULT_N_CTX,
+        exact: bool = True,
+        on_notice: Callable[[str], object] = warnings.warn,
     ) -> RepoDetails:
         """List the variants of a repository, with sizes, digests, how each fits this machine, and which one to take.
+
+        If the Hub refuses or cannot be reached, the variants are those that are complete in the cache.
 
         Parameters
         ----------
@@ -223,6 +239,8 @@ class Session:
         exact : bool
             Ask llama.cpp itself for the memory, if llama-cpp-python is installed. It takes about a second more than the
             formula that is used otherwise, which is within 1 % of llama.cpp on average.
+        on_notice : callable
+            Called with the ``notice`` of the result, if it has one.
 
         Returns
         -------
@@ -234,22 +252,57 @@ class Session:
         InvalidRequestError
             If a value cannot be right, such as a malformed ``repo_id``.
         HubError, NetworkError
-            If the Hub refuses or cannot be reached.
+            If the Hub refuses or cannot be reached, and the cache has no model of the repository.
 
         Examples
         --------
         >>> repo = await session.describe("owner/name", n_ctx=8192)  # doctest: +SKIP
         """
         n_ctx = read_n_ctx(n_ctx)
-        return await self.reassess(await self._variants(repo_id, revision), n_ctx=n_ctx, exact=exact)
+        address = parse_target(repo_id, endpoint=self.settings.endpoint)
+        details = await self._variants(address.repo_id, _revision_of(address, revision))
+        if not details.is_from_cache:
+            details = replace(details, notice=await self._notice_of_removed(details))
+        if details.notice is not None:
+            on_notice(details.notice)
+        return await self.reassess(details, n_ctx=n_ctx, exact=exact)
 
-    async def _variants(self, repo_id: str, revision: str) -> RepoDetails:
-        """List the variants of a repository without judging how they fit."""
+    async def _variants(self, repo_id: str, revision: str, selector: str | None = None) -> RepoDetails:
+        """List the variants of a repository without judging how they fit.
+
+        Where the Hub cannot be followed, list what the cache has; with a selector, only if that variant is among it.
+        """
+        try:
+            return await self._variants_on_hub(repo_id, revision)
+        except (HubError, NetworkError) as error:
+            details = await self._variants_in_cache(repo_id, revision, selector)
+            if details is None:
+                raise
+            why = f"{details.repo_id} is taken from the cache; the Hub was not followed. {error.message}"
+            return replace(details, notice=why)
+
+    async def _variants_in_cache(self, repo_id: str, revision: str, selector: str | None) -> RepoDetails | None:
+        from modeldeck.hub.cache import list_models
+
+        names = await self._names_of(repo_id)
+        return await anyio.to_thread.run_sync(
+            lambda: describe_cached(list_models(self.settings.cache_dir, names), revision, selector)
+        )
+
+    async def _notice_of_removed(self, details: RepoDetails) -> str | None:
+        """Return a sentence about what the cache has and the Hub no longer lists."""
+        cached = await self._variants_in_cache(details.repo_id, details.revision, None)
+        listed = {variant.variant_id for variant in details.variants}
+        removed = [variant.label for variant in (cached.variants if cached else ()) if variant.variant_id not in listed]
+        if not removed:
+            return None
+        return f"The cache also has {', '.join(removed)}, which the Hub no longer lists at {details.revision!r}."
+
+    async def _variants_on_hub(self, repo_id: str, revision: str) -> RepoDetails:
         from modeldeck.gguf.names import group_variants
 
-        address = parse_target(repo_id, endpoint=self.settings.endpoint)
-        listing = await self.hub.listing(address.repo_id, _revision_of(address, revision))
-        await anyio.to_thread.run_sync(self._remember_name, address.repo_id, listing.repo_id)
+        listing = await self.hub.listing(repo_id, revision)
+        await anyio.to_thread.run_sync(self._remember_name, repo_id, listing.repo_id)
         return RepoDetails(
             repo_id=listing.repo_id,
             revision=listing.revision,
@@ -350,15 +403,24 @@ class Session:
         if self._appraiser is None:
             from modeldeck.appraisal import Appraiser
 
-            self._appraiser = Appraiser(self.hub, self._speed_history)
+            self._appraiser = Appraiser(lambda: self.hub, self.settings.cache_dir, self._speed_history)
         return self._appraiser
 
     # --- downloading -------------------------------------------------------------------------------------------------
 
     async def request(
-        self, repo_id: str, variant: str | None = None, *, filename: str | None = None, revision: str = "main"
+        self,
+        repo_id: str,
+        variant: str | None = None,
+        *,
+        filename: str | None = None,
+        revision: str = "main",
+        on_notice: Callable[[str], object] = warnings.warn,
     ) -> DownloadRequest:
         """Make the request to download one variant.
+
+        Where the Hub cannot be followed and the cache has the whole variant, the request is for what the cache has. The
+        engine then verifies it.
 
         Parameters
         ----------
@@ -370,6 +432,8 @@ class Session:
             The path of a file in the repository, instead of a variant.
         revision : str
             A branch, a tag or a commit.
+        on_notice : callable
+            Called with a sentence that says why the cache is used and the Hub not followed.
 
         Returns
         -------
@@ -387,23 +451,43 @@ class Session:
         GGUFError
             If the file on the Hub is damaged, or not a GGUF file that llama.cpp can load.
         HubError, NetworkError
-            If the Hub refuses or cannot be reached.
+            If the Hub refuses or cannot be reached, and the cache does not have the variant.
 
         Examples
         --------
         >>> request = await session.request("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
-        from modeldeck.gguf.names import find_variant
-
         address = parse_target(repo_id, variant, endpoint=self.settings.endpoint)
         if address.selector is not None and filename is not None:
             raise InvalidRequestError(f"Give the variant {address.selector!r} or the filename {filename!r}, not both.")
         wanted = address.selector if filename is None else filename
         revision = _revision_of(address, revision)
-        if wanted is None:
-            details = await self.describe(address.repo_id, revision, exact=False)
-        else:
-            details = await self._variants(address.repo_id, revision)  # to judge them would take time for nothing
+        details = await self._variants(address.repo_id, revision, wanted)
+        try:
+            request = await self._request_of(details, wanted)
+        except RemoteFileNotFoundError as error:
+            cached = await self._variants_in_cache(address.repo_id, revision, wanted)
+            if cached is None or details.is_from_cache:
+                raise
+            details = replace(cached, notice=f"{cached.repo_id} is taken from the cache. On the Hub: {error.message}")
+            request = await self._request_of(details, wanted)
+        if details.is_from_cache and details.notice is not None:
+            on_notice(details.notice)
+        elif request.commit_hash != details.commit_hash:
+            on_notice(
+                f"The cache cannot be written, so {request.repo_id} is used at commit {str(request.commit_hash)[:8]}. "
+                f"The files of {request.label} are the same at {details.revision!r}."
+            )
+        return request
+
+    async def _request_of(self, details: RepoDetails, wanted: str | None) -> DownloadRequest:
+        """Make the request for the wanted variant, or for the recommended one."""
+        from modeldeck.gguf.names import find_variant
+
+        if wanted is None and details.is_from_cache and len(details.variants) == 1:
+            wanted = details.variants[0].variant_id
+        if wanted is None:  # where a variant is named, to judge them all would take time for nothing
+            details = await self.reassess(details, n_ctx=DEFAULT_N_CTX)
         while True:
             selector = details.recommended if wanted is None else wanted
             if selector is None:
@@ -443,9 +527,10 @@ class Session:
         >>> request = session.request_for(repo, repo.variants[0])  # doctest: +SKIP
         """
         fit = details.fits.get(variant.variant_id)
-        if fit is not None and fit.verdict == "unusable":
+        # What only llama.cpp refuses, and only here, may be meant for another program.
+        if fit is not None and fit.verdict == "unusable" and fit.reason_code != "refused":
             raise GGUFError(fit.reason or f"{variant.variant_id} on the Hub cannot be used. Choose another variant.")
-        return DownloadRequest(
+        request = DownloadRequest(
             repo_id=self._name_in_cache(details, variant),
             revision=details.revision,
             commit_hash=details.commit_hash,
@@ -454,7 +539,21 @@ class Session:
             files=variant.all_files,
             endpoint=self.settings.endpoint,
             cache_dir=str(self.settings.cache_dir),
+            is_offline=self.settings.is_offline,
         )
+        commit_hash = self._commit_to_stay_at(request, variant)
+        return request if commit_hash is None else replace(request, revision=commit_hash, commit_hash=commit_hash)
+
+    def _commit_to_stay_at(self, request: DownloadRequest, variant: Variant) -> str | None:
+        """Return another commit at which a cache that cannot be written has the same files, if one is needed."""
+        from modeldeck.hub.cache import is_writable, list_models
+
+        cache_dir = self.settings.cache_dir
+        if is_writable(cache_dir, request.repo_id):
+            return None
+        models = group_local(list_models(cache_dir, (request.repo_id,)))
+        commits = [model.commit_hash for model in models if is_content_of(content_of(model), variant)]
+        return None if request.commit_hash in commits else next(iter(commits), None)
 
     def _name_in_cache(self, details: RepoDetails, variant: Variant) -> str:
         """Return the repository's name under which the cache has files of a variant; its present one if none has."""
@@ -506,10 +605,12 @@ class Session:
         filename: str | None = None,
         revision: str = "main",
         progress: ProgressCallback | None = None,
+        on_notice: Callable[[str], object] = warnings.warn,
     ) -> LocalModel:
         """Download a variant into the Hugging Face cache, verify it, and return it.
 
-        The call resumes what an earlier one left, and returns at once if the cache has the model.
+        The call resumes what an earlier one left, and returns at once if the cache has the model. This is so too if the
+        Hub refuses or cannot be reached.
 
         Parameters
         ----------
@@ -524,6 +625,8 @@ class Session:
         progress : callable, optional
             Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
             exception that it raises ends the waiting; the download continues.
+        on_notice : callable
+            Called with a sentence that says why the cache is used and the Hub not followed.
 
         Returns
         -------
@@ -539,7 +642,7 @@ class Session:
         DownloadCancelledError
             If the download was cancelled elsewhere.
         HubError, NetworkError
-            If the Hub refuses or cannot be reached.
+            If the Hub refuses or cannot be reached, and the cache does not have the variant.
         StorageError, IntegrityError
             If the disk or the data is faulty. Received data is kept.
 
@@ -547,7 +650,8 @@ class Session:
         --------
         >>> model = await session.download("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
-        job = await self.start(await self.request(repo_id, variant, filename=filename, revision=revision))
+        request = await self.request(repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
+        job = await self.start(request)
         return await job.result(progress=progress)
 
     async def downloads(self) -> tuple[DownloadSnapshot, ...]:
@@ -798,7 +902,8 @@ class Session:
         progress : callable, optional
             Called with the bytes hashed so far and the bytes of all files.
         on_notice : callable
-            Called with a sentence for each file that is left out because the user put it there.
+            Called with a sentence for each file that is left out because the user put it there, or whose digest cannot
+            be known because the Hub refuses.
 
         Returns
         -------
@@ -812,7 +917,7 @@ class Session:
         StorageError
             If a file cannot be read or written.
         HubError, NetworkError
-            If the Hub is needed, and refuses or cannot be reached.
+            If the Hub is needed for a repair, and refuses or cannot be reached.
 
         Examples
         --------
@@ -830,7 +935,10 @@ class Session:
             return Listing(())
         files = await verify_files(
             local,
-            hub=self.hub,
+            hub=lambda: self.hub,
+            on_refusal=lambda filename, error: on_notice(
+                f"{filename} was read, but there is no digest to compare it with. {error.message}"
+            ),
             progress=progress,
             blocks_dir=await anyio.to_thread.run_sync(find_blocks_directory, self.settings.cache_dir),
         )
@@ -982,7 +1090,7 @@ class Session:
             Called with a `DownloadSnapshot` while the model is downloaded.
         on_notice : callable
             Called with a sentence that says why the model is loaded without its projector, or from the cache because
-            the Hub refused.
+            the Hub could not be followed.
         **kwargs : Any
             More arguments of ``llama_cpp.Llama``. What you leave out is chosen for this machine.
 
@@ -1089,18 +1197,16 @@ class Session:
     async def _obtain(
         self, target: str, progress: ProgressCallback | None, on_notice: Callable[[str], object]
     ) -> LocalModel:
-        """Download, or take the complete model of the cache when the Hub refuses or cannot be reached."""
+        """Download, or take an older one that is complete in the cache if the new one cannot be had."""
+        request = await self.request(target, on_notice=on_notice)
         try:
-            return await self.download(target, progress=progress)
-        except AmbiguousVariantError:
-            raise
+            return await (await self.start(request)).result(progress=progress)
         except (HubError, NetworkError, PermissionDeniedError) as error:
             address = parse_target(target, endpoint=self.settings.endpoint)
             local = _preferred(await self._select(await self.local_models(), address))
-            if local is None:
+            if local is None or local.commit_hash == request.commit_hash:
                 raise
-            if not isinstance(error, OfflineError):
-                on_notice(f"Loading {target} from the cache; the Hub was not followed. {error.message}")
+            on_notice(f"{target} is taken from the cache, at an older commit. {error.message}")
             return local
 
 

@@ -186,8 +186,11 @@ def test_load_downloads_what_is_not_there(demo_hub: LocalHub, cache: Path) -> No
         assert llm("Hi", max_tokens=32)["choices"][0]["text"] == " Hello from a tiny test model."
     assert stages[-1] == "ready"
     demo_hub.stop()
-    with modeldeck.load(f"{TINY}:Q8_0", n_ctx=512, endpoint=demo_hub.endpoint, cache_dir=cache) as llm:
-        assert llm.n_ctx() == 512
+    with pytest.warns(UserWarning, match="is taken from the cache; the Hub was not followed") as warned:
+        llm = modeldeck.load(f"{TINY}:Q8_0", n_ctx=512, endpoint=demo_hub.endpoint, cache_dir=cache)
+    assert warned[0].filename == __file__, "the warning points at the line of the caller"
+    assert llm.n_ctx() == 512
+    llm.unload()
     with pytest.raises(modeldeck.OfflineError):
         modeldeck.load(f"{TINY}:F16", endpoint=demo_hub.endpoint, cache_dir=cache)
 

@@ -141,7 +141,7 @@ async def test_the_headers_of_other_quantizations_cost_little(session: Session, 
     commit_hash = hub.add_repo(REPO, dict.fromkeys(names, real), gguf={})
     details = await session.describe(REPO, exact=False)
     assert details.commit_hash == commit_hash
-    headers = RemoteHeaders(session.hub)
+    headers = RemoteHeaders(lambda: session.hub, session.settings.cache_dir)
     file = GGUFFile(filename=names[0], size=real.stat().st_size)
     whole = await headers.read(details, file)
     before = hub.requests.bytes_sent

@@ -52,7 +52,7 @@ class Workshop:
 
     async def request(self) -> DownloadRequest:
         """Return the request that repairs the file as it is now."""
-        files = await verify_files(self.model, hub=self.hub, blocks_dir=self.blocks_dir)
+        files = await verify_files(self.model, hub=lambda: self.hub, blocks_dir=self.blocks_dir)
         return repair_request(self.model, files, endpoint=self.playground.hub.endpoint)
 
     def blocks(self) -> list[Block]:
@@ -69,7 +69,7 @@ class Workshop:
 
     async def verify(self, *, repair: bool = True) -> VerifiedFile:
         """Do what `Session.verify` does, with an engine in this process."""
-        files = await verify_files(self.model, hub=self.hub, blocks_dir=self.blocks_dir)
+        files = await verify_files(self.model, hub=lambda: self.hub, blocks_dir=self.blocks_dir)
         if repair and files[0].is_valid is False:
             request = repair_request(self.model, files, endpoint=self.playground.hub.endpoint)
             async with self.playground.manager(blocks_dir=self.blocks_dir) as manager:

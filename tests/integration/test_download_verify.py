@@ -48,21 +48,21 @@ async def model(playground: Playground) -> LocalModel:
 
 async def repair(playground: Playground, model: LocalModel, hub: HubClient) -> tuple[VerifiedFile, ...]:
     """Do what `Session.verify` does, with an engine in this process, and hash the files once more."""
-    files = await verify_files(model, hub=hub)
+    files = await verify_files(model, hub=lambda: hub)
     async with playground.manager() as manager:
         job = await manager.submit(repair_request(model, files, endpoint=playground.hub.endpoint))
         done = await manager.wait(job.job_id)
     if done.error is not None:
         raise error_from_info(done.error)
     files = repaired_files(files, done)
-    again = await verify_files(model, hub=hub)
+    again = await verify_files(model, hub=lambda: hub)
     assert [(file.actual, file.expected) for file in again] == [(file.actual, file.expected) for file in files]
     return files
 
 
 async def test_a_sound_file_needs_no_network(playground: Playground, model: LocalModel, hub: HubClient) -> None:
     seen: list[tuple[int, int]] = []
-    (file,) = await verify_files(model, hub=hub, progress=lambda *values: seen.append(values))
+    (file,) = await verify_files(model, hub=lambda: hub, progress=lambda *values: seen.append(values))
     assert file.is_valid
     assert file.expected == file.actual == playground.sha256
     size = len(playground.content)
@@ -78,7 +78,7 @@ async def test_damage_is_found_and_only_with_repair_mended(
     damaged[5_000_000] ^= 1
     damaged[20_000_000:20_000_100] = bytes(100)
     playground.blob.write_bytes(damaged)
-    (file,) = await verify_files(model, hub=hub)
+    (file,) = await verify_files(model, hub=lambda: hub)
     assert file.is_valid is False
     assert playground.blob.read_bytes() == damaged
     (file,) = await repair(playground, model, hub)
@@ -104,7 +104,7 @@ async def test_a_real_file_in_the_snapshot(playground: Playground, model: LocalM
     playground.pointer.unlink()
     playground.blob.unlink()
     playground.pointer.write_bytes(damaged)
-    (file,) = await verify_files(model, hub=hub)
+    (file,) = await verify_files(model, hub=lambda: hub)
     assert file.is_valid is False
     assert file.expected == playground.sha256
     (file,) = await repair(playground, model, hub)
@@ -151,7 +151,7 @@ async def test_a_repair_without_network_leaves_the_file_where_it_was(
 
 async def test_a_check_can_be_cancelled(model: LocalModel, hub: HubClient) -> None:
     with anyio.CancelScope() as scope:
-        await verify_files(model, hub=hub, progress=lambda *_: scope.cancel())
+        await verify_files(model, hub=lambda: hub, progress=lambda *_: scope.cancel())
         pytest.fail("it went on")
     assert scope.cancelled_caught
 

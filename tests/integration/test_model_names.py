@@ -66,14 +66,17 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 async def test_every_name_downloads_loads_verifies_and_removes(session: Session, local: LocalHub, name: str) -> None:
     name = name.format(endpoint=local.endpoint)
+    notices: list[str] = []
     assert (await session.describe(name, exact=False)).repo_id == REPO
     model = await session.download(name)
     assert (model.repo_id, model.label) == (REPO, "Q8_0")
     await session.download(f"{REPO}:F16")
     local.stop()
-    llm = await session.load(name)
+    llm = await session.load(name, on_notice=notices.append)
     assert llm.model_path == str(model.path)
     llm.unload()
+    (notice,) = notices
+    assert notice.startswith(f"{REPO} is taken from the cache; the Hub was not followed.")
     assert [file.path for file in await session.verify(name)] == [model.path]
     with pytest.raises(RemoteFileNotFoundError, match="unfinished"):
         await session.cancel(name)
@@ -169,7 +172,7 @@ async def test_a_projector_put_there_by_hand_is_loaded_however_the_model_is_name
         local.stop()
     found = (await session.local_models())[0]
     name = {"path": model.path, "blob": model.path.resolve(), "model": found}.get(kind, f"{REPO}:Q8_0")
-    llm = await session.load(name)
+    llm = await session.load(name, on_notice=lambda _: None)
     assert llm.chat_handler.clip_model_path == str(own)
     llm.unload()
 

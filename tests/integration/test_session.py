@@ -425,7 +425,7 @@ async def test_a_model_of_the_cache_loads_although_the_hub_refuses(
     await session.load(f"{TINY}:Q4_0", on_notice=notices.append)
     assert loaded == [model.path]
     (notice,) = notices
-    assert "from the cache" in notice
+    assert "is taken from the cache" in notice
     with pytest.raises(kind) as caught:
         await session.load(f"{TINY}:Q8_0", on_notice=notices.append)
     assert caught.value.message in notice, "it says why"
@@ -477,5 +477,5 @@ async def test_what_llama_cpp_refuses_is_not_said_to_fit(session: Session, monke
     monkeypatch.setattr(dry_run, "dry_run_header", lambda parts: refusal)
     details = await session.describe(TINY)
     for fit in details.fits.values():
-        assert fit.verdict == "unknown"
+        assert fit.verdict == "unusable"
         assert "llama.cpp cannot load this model here: GGML_ASSERT" in (fit.reason or "")

@@ -182,6 +182,29 @@ def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, dem
     page.until(lambda: not page.jobs())
 
 
+def test_what_is_here_is_shown_whatever_the_hub_says(page: Page, demo_hub: LocalHub) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    variant_id = page.variant(TINY, "Q4_0")["variant_id"]
+    page.act_on(TINY, variant_id, "download")
+    page.until(lambda: page.variant(TINY, "Q4_0")["state"] == "downloaded")
+
+    demo_hub.update_file(TINY, "README.md", b"The model is as it was.")
+    page.ask("open_repo", repo_id=TINY)
+    page.until(lambda: page.variant(TINY, "Q4_0")["actions"] == ["load", "remove"])
+    assert page.traits["repos"][TINY]["notice"] is None
+
+    fault = demo_hub.faults.add(Reply(403, {"x-error-code": "GatedRepo"}))
+    assert page.ask("open_repo", repo_id=TINY)["ok"]
+    assert page.traits["repos"][TINY]["notice"].startswith(f"{TINY} is taken from the cache; the Hub was not followed.")
+    assert [variant["label"] for variant in page.traits["repos"][TINY]["variants"]] == ["Q4_0"]
+    assert page.variant(TINY, "Q4_0")["actions"] == ["load", "remove"]
+
+    demo_hub.faults.remove(fault)
+    page.ask("open_repo", repo_id=TINY)
+    assert page.act_on(TINY, variant_id, "remove")["ok"]
+    assert page.variant(TINY, "Q4_0")["state"] == "available"
+
+
 def test_a_download_that_ends_during_a_look_at_the_disk_is_seen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.ask("open_repo", repo_id=TINY)
     look, has_looked, may_tell = Session.local_models, threading.Event(), threading.Event()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeldeck._errors import ProtocolError
+from modeldeck._context_length import read_n_ctx
+from modeldeck._errors import InvalidRequestError, ProtocolError
 from modeldeck._types import Action
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
@@ -51,9 +52,6 @@ def test_every_method_is_understood(method: str, params: dict[str, Any], expecte
         request("search", {"text": "a", "sort": "rudeness"}),
         request("search", {"text": "a" * 1000}),
         request("search", ["text"]),
-        request("set_n_ctx", {"n_ctx": 0}),
-        request("set_n_ctx", {"n_ctx": -5}),
-        request("set_n_ctx", {"n_ctx": 2**40}),
         request("set_n_ctx", {"n_ctx": "many"}),
         request("act", {"job_id": None, "action": "pause"}),
         request("act", {"job_id": "j", "action": "load"}),
@@ -67,6 +65,15 @@ def test_a_wrong_request_is_answered(content: dict[str, Any]) -> None:
     assert answer["id"] == "id-1"
     assert answer["ok"] is False
     assert answer["error"]["code"] == "protocol"
+
+
+@pytest.mark.parametrize("n_ctx", [0, -5, 2**40])
+def test_a_wrong_context_length_has_the_message_that_python_has(n_ctx: int) -> None:
+    outcome = requests.parse(request("set_n_ctx", {"n_ctx": n_ctx}))
+    assert isinstance(outcome, requests.Malformed)
+    with pytest.raises(InvalidRequestError) as caught:
+        read_n_ctx(n_ctx)
+    assert outcome.error.to_info() == caught.value.to_info()
 
 
 @pytest.mark.parametrize("request_id", [None, 7, "", "x" * 65, ["a"]])

@@ -177,6 +177,10 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
   const hidden = labels.length - variants.length;
   return (
     <div class="files">
+      {repo.hub_error ? <p class="note small">{t("fromCache", { error: language.error(repo.hub_error) })}</p> : null}
+      {repo.only_in_cache.length > 0 ? (
+        <p class="note small">{t("onlyInCache", { labels: repo.only_in_cache.join(", ") })}</p>
+      ) : null}
       {repo.gated ? <Licence repo={repo} /> : null}
       {repo.model?.has_chat_template === false && !repo.model.is_embedding ? (
         <p class="note small">{t("noChatTemplate")}</p>

@@ -45,7 +45,9 @@ async def search(session: Session, arguments: argparse.Namespace, output: Output
 
 
 async def show(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    details = await session.describe(arguments.repo_id, arguments.revision, n_ctx=arguments.n_ctx)
+    details = await session.describe(
+        arguments.repo_id, arguments.revision, n_ctx=arguments.n_ctx, on_notice=output.note
+    )
     explanation = ""
     if details.recommended_reason is not None:
         explanation = (
@@ -63,7 +65,9 @@ async def fit(session: Session, arguments: argparse.Namespace, output: Output) -
 
 
 async def download(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    request = await session.request(arguments.target, filename=arguments.filename, revision=arguments.revision)
+    request = await session.request(
+        arguments.target, filename=arguments.filename, revision=arguments.revision, on_notice=output.note
+    )
     download = await session.start(request)
     model = await _until_interrupted(download, output)
     if model is None:

@@ -281,7 +281,12 @@ class Job:
     async def _download(self) -> None:
         request = self.request
         hub = HubClient(
-            Settings(endpoint=request.endpoint, cache_dir=Path(request.cache_dir), token=self._token),
+            Settings(
+                endpoint=request.endpoint,
+                cache_dir=Path(request.cache_dir),
+                token=self._token,
+                is_offline=request.is_offline,
+            ),
             transport=self._resources.transport,
         )
         self._meter = RateMeter()

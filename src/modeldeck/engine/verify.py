@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modeldeck._errors import HubError, ModelDeckError, NetworkError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, VerifiedFile
 from modeldeck.engine.block_digests import BlockDigestStore, hash_file
 from modeldeck.engine.threads import DiskThreads
@@ -22,7 +23,8 @@ Progress = Callable[[int, int], object]
 async def verify_files(
     model: LocalModel,
     *,
-    hub: HubClient,
+    hub: Callable[[], HubClient],
+    on_refusal: Callable[[str, ModelDeckError], object] | None = None,
     progress: Progress | None = None,
     blocks_dir: Path | None = None,
 ) -> tuple[VerifiedFile, ...]:
@@ -36,7 +38,10 @@ async def verify_files(
     model
         The model in the cache.
     hub
-        Where to ask for digests.
+        Makes the client to ask for digests, which may fail.
+    on_refusal
+        Called with the name of a file whose digest the Hub does not tell, and why. Its ``expected`` is ``None`` then.
+        Without it, the error is raised.
     progress
         Called with the bytes hashed so far and the bytes of all files.
     blocks_dir
@@ -61,8 +66,13 @@ async def verify_files(
             before = sum(sizes[:index])
             expected = await threads.run(_digest_in_name, path)
             if expected is None:
-                resolved = await hub.resolve(model.repo_id, model.commit_hash, filename)
-                expected = resolved.sha256 or (resolved.etag if is_commit_hash(resolved.etag) else None)
+                try:
+                    resolved = await hub().resolve(model.repo_id, model.commit_hash, filename)
+                    expected = resolved.sha256 or (resolved.etag if is_commit_hash(resolved.etag) else None)
+                except (HubError, NetworkError) as error:
+                    if on_refusal is None:
+                        raise
+                    on_refusal(filename, error)
 
             def report(position: int, before: int = before) -> None:
                 if progress is not None:

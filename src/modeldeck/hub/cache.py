@@ -126,6 +126,21 @@ def find_snapshot_file(cache_dir: Path, repo_id: str, revision: str, filename: s
     return path if path.is_file() else None
 
 
+def is_writable(cache_dir: Path, repo_id: str) -> bool:
+    """Return whether this user may add files to a repository of the cache, as far as its directories tell."""
+    repository = repo_dir(cache_dir, repo_id)
+    folders = (repository / "blobs", repository / "snapshots")
+    by_effective_ids = os.access in os.supports_effective_ids
+    return all(os.access(folder, os.W_OK, effective_ids=by_effective_ids) for folder in folders if folder.is_dir())
+
+
+def read_range(cache_dir: Path, repo_id: str, commit_hash: str, filename: str, start: int, stop: int) -> bytes:
+    """Return the bytes ``start`` to ``stop`` (exclusive) of a file, fewer only where the file ends."""
+    with _storage_errors(), snapshot_path(cache_dir, repo_id, commit_hash, filename).open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
 def list_models(cache_dir: Path, repo_ids: Collection[str] | None = None) -> tuple[CachedFile, ...]:
     """Return every GGUF file of every snapshot, sorted. Unreadable files and names that no Hub gives are skipped.
 

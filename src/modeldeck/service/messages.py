@@ -15,7 +15,7 @@ import msgspec
 from modeldeck._errors import ProtocolError
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, EngineLimits, ErrorInfo
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Increase it when a message changes. Each modeldeck version has its own engine, so this protects development trees."""
 
 MAX_REQUEST_BYTES = 1024 * 1024

@@ -163,12 +163,13 @@ class Bridge:
                 await self._remove(repo_id, variant_id)
 
     async def _remove(self, repo_id: str, variant_id: str) -> None:
-        """Delete a variant's files, and take its failed downloads off the list."""
+        """Delete a variant's files at every commit, and take its failed downloads off the list."""
         self._load.check_unused(repo_id, variant_id)
-        model = await self._repos.find_local(repo_id, variant_id)
-        if model is not None:
+        removed: list[str] = []
+        while (model := await self._repos.find_local(repo_id, variant_id)) and model.commit_hash not in removed:
+            removed.append(model.commit_hash)
             await self._session.remove(model)
-        else:  # some of its files are gone already
+        if not removed:  # some of its files are gone already
             await self._session.forget_removed_files()
         await self._downloads.dismiss_unfinished(repo_id, variant_id)
         await self._repos.files.refresh()

@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from modeldeck._types import LocalModel
+import anyio.to_thread
+
+from modeldeck._types import LocalModel, RepoDetails
+from modeldeck.library import content_of, is_content_of
 from modeldeck.session import Session
 from modeldeck.widget.tasks import guard
 
@@ -29,19 +32,40 @@ class LocalFiles:
         self._session = session
         self._on_change = on_change
         self._found: set[tuple[str, str, str]] = set()
+        self._contents: dict[tuple[str, str, str], tuple[str | None, ...]] = {}
         self._measured: dict[tuple[str, str, str], Measurement] = {}
         self._is_outdated = asyncio.Event()
         self._is_outdated.set()
         self._look = asyncio.Lock()
         """One look at a time, so that the last one that began is the last one that is shown."""
 
-    def of_commit(self, repo_id: str, commit_hash: str) -> dict[str, Measurement | None]:
-        """The ``variant_id`` of every variant that is complete, with what its last load took."""
-        return {key[2]: self._measured.get(key) for key in self._found if key[:2] == (repo_id, commit_hash)}
+    def of(self, details: RepoDetails) -> dict[str, Measurement | None]:
+        """The ``variant_id`` of every variant that is complete, with what its last load took.
 
-    async def find(self, repo_id: str, variant_id: str, commit_hash: str | None) -> LocalModel | None:
+        The files of another commit count too if they are the same.
+        """
+        found = sorted(
+            (key[1] == details.commit_hash, key)
+            for key in self._found
+            if key[0] == details.repo_id and (key[1] == details.commit_hash or self._is_same(key, details))
+        )
+        return {key[2]: self._measured.get(key) for _, key in found}
+
+    def _is_same(self, key: tuple[str, str, str], details: RepoDetails) -> bool:
+        variant = details.variant(key[2])
+        return variant is not None and is_content_of(self._contents.get(key, ()), variant)
+
+    async def find(self, repo_id: str, variant_id: str, details: RepoDetails | None) -> LocalModel | None:
         """The files of one variant, looked up now."""
-        return await self._session.find_local(repo_id, variant_id, commit_hash=commit_hash)
+        if details is None:
+            return await self._session.find_local(repo_id, variant_id)
+        found = await self._session.find_local(repo_id, variant_id, commit_hash=details.commit_hash)
+        if found is not None:
+            return found
+        await self.refresh()
+        keys = [key for key in sorted(self._found) if key[0] == repo_id and key[2] == variant_id]
+        same = next((key for key in keys if self._is_same(key, details)), None)
+        return None if same is None else await self._session.find_local(repo_id, variant_id, commit_hash=same[1])
 
     def add(self, repo_id: str, commit_hash: str, variant_id: str) -> None:
         """Show a finished download at once, and look again: a look that is running may have missed it."""
@@ -66,6 +90,9 @@ class LocalFiles:
             found = await self._session.local_models()
             models = {(model.repo_id, model.commit_hash, model.variant_id): model for model in found}
             measured = await self._session.measured(models.values())
+            self._contents = await anyio.to_thread.run_sync(
+                lambda: {key: content_of(model) for key, model in models.items()}
+            )
             self._found = set(models)
             self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
             self._on_change()

@@ -121,12 +121,12 @@ class ReposOwner:
         return min(self._deck.view.n_ctx, known or self._deck.view.n_ctx)
 
     async def find_local(self, repo_id: str, variant_id: str) -> LocalModel | None:
-        """The files of a variant in the cache, of the commit that its card shows."""
-        details = self._details(repo_id)
-        return await self.files.find(repo_id, variant_id, details.commit_hash if details else None)
+        """The files of a variant in the cache, as its card shows it."""
+        return await self.files.find(repo_id, variant_id, self._details(repo_id))
 
     async def _describe(self, repo_id: str) -> RepoDetails:
-        return await self._session.describe(repo_id, self._revision, n_ctx=self._deck.view.n_ctx, exact=False)
+        n_ctx = self._deck.view.n_ctx
+        return await self._session.describe(repo_id, self._revision, n_ctx=n_ctx, exact=False, on_notice=_on_card)
 
     def _details(self, repo_id: str) -> RepoDetails | None:
         card = self._cards.get(repo_id)
@@ -163,13 +163,17 @@ class ReposOwner:
             return RepoView()
         if isinstance(card, ModelDeckError):
             return RepoView(state="failed", error=card.to_info())
-        local = self.files.of_commit(card.repo_id, card.commit_hash)
+        local = self.files.of(card)
         return repo_view(card, endpoint=self._deck.view.endpoint, local=local, load=self._load)
 
     def _pick(self, details: RepoDetails) -> VariantRowView | None:
         variant = details.variant(details.recommended) if details.recommended else None
-        local = self.files.of_commit(details.repo_id, details.commit_hash)
+        local = self.files.of(details)
         return None if variant is None else variant_view(details, variant, local, self._load)
+
+
+def _on_card(_notice: str) -> None:
+    """The card shows the notice of the details."""
 
 
 def repo_view(
@@ -196,6 +200,7 @@ def repo_view(
         recommended=details.recommended,
         recommended_reason=ReasonView.of(details.recommended_reason),
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
+        notice=details.notice,
         variants=tuple(variant_view(details, variant, local, load) for variant in details.variants),
     )
 

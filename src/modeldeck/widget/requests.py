@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from modeldeck._errors import ModelDeckError, ProtocolError
+from modeldeck._context_length import read_n_ctx
+from modeldeck._errors import InvalidRequestError, ModelDeckError, ProtocolError
 from modeldeck._notices import NoticeCode
 from modeldeck._types import Action, ErrorInfo, SortKey
 from modeldeck.widget.traits import VariantAction
@@ -23,7 +24,6 @@ ToastCode: TypeAlias = Literal["download_failed", "downloaded", "load_failed", "
 
 _ID_CHARACTERS = 64
 _TEXT_CHARACTERS = 512
-_MAX_N_CTX = 2**24
 
 
 # --- from the page ----------------------------------------------------------------------------------------------------
@@ -128,8 +128,11 @@ def parse(content: object) -> Envelope | Malformed | None:
         return Malformed(request_id, ProtocolError(f"The request cannot be understood: {error}."))
     if any(isinstance(value, str) and len(value) > _TEXT_CHARACTERS for value in params.values()):
         return Malformed(request_id, ProtocolError("A text in the request is too long."))
-    if isinstance(request, SetContextRequest) and not 0 < request.n_ctx <= _MAX_N_CTX:
-        return Malformed(request_id, ProtocolError(f"The context length must be between 1 and {_MAX_N_CTX} tokens."))
+    if isinstance(request, SetContextRequest):
+        try:
+            read_n_ctx(request.n_ctx)
+        except InvalidRequestError as error:
+            return Malformed(request_id, error)
     return Envelope(request_id, request)
 
 

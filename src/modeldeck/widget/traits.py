@@ -154,6 +154,7 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     recommended: str | None = None
     recommended_reason: ReasonView | None = None
     model: HeaderView | None = None
+    notice: str | None = None
     variants: tuple[VariantRowView, ...] = ()
 
 
