@@ -110,7 +110,8 @@ export interface RepoView {
   recommended: string | null;
   recommended_reason: ReasonView | null;
   model: HeaderView | null;
-  notice: string | null;
+  hub_error: ErrorInfo | null;
+  only_in_cache: string[];
   variants: VariantRowView[];
 }
 

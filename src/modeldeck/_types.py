@@ -463,8 +463,8 @@ class RepoDetails(Tabular):
     model : ModelTraits or None
         What the header of the model tells.
     hub_error : ErrorInfo or None
-        Why the Hub could not be followed. Then ``variants`` are those that are complete in the cache, at the commit that
-        they belong to.
+        Why the Hub could not be followed. Then ``variants`` are those that are complete in the cache, at the commit
+        that they belong to.
     only_in_cache : tuple[str, ...]
         The labels of variants that are complete in the cache and that the Hub no longer lists.
     is_from_cache

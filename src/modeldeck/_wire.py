@@ -100,7 +100,8 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
     commit_hash: str
     gated: Gated
     license: str | None
-    is_from_cache: bool
+    hub_error: ErrorInfo | None
+    only_in_cache: tuple[str, ...]
     notice: str | None
     recommended_reason: ReasonView | None
     variants: tuple[VariantRecord, ...]
@@ -113,7 +114,8 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
             commit_hash=details.commit_hash,
             gated=details.gated,
             license=details.license,
-            is_from_cache=details.is_from_cache,
+            hub_error=details.hub_error,
+            only_in_cache=details.only_in_cache,
             notice=details.notice,
             recommended_reason=ReasonView.of(details.recommended_reason),
             variants=tuple(

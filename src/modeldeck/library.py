@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._errors import RemoteFileNotFoundError, StorageError
-from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, RepoDetails, Variant
+from modeldeck._types import DownloadRequest, DownloadSnapshot, ErrorInfo, GGUFFile, LocalModel, RepoDetails, Variant
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -49,7 +49,9 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
     return models
 
 
-def describe_cached(files: Iterable[CachedFile], revision: str, selector: str | None = None) -> RepoDetails | None:
+def describe_cached(
+    files: Iterable[CachedFile], revision: str, selector: str | None = None, *, because: ErrorInfo
+) -> RepoDetails | None:
     """Return what the cache has of a repository, as the Hub would list it; ``None`` if it has no whole model of it.
 
     The variants are those of one commit: of the one that the revision meant when it was last seen. For ``"main"``, any
@@ -64,6 +66,8 @@ def describe_cached(files: Iterable[CachedFile], revision: str, selector: str | 
         A branch, a tag or a commit.
     selector
         The variant that it must have: a label, a variant's identity or a file's name.
+    because
+        Why the Hub is not followed.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def describe_cached(files: Iterable[CachedFile], revision: str, selector: str | 
                 revision=revision if is_named else commit_hash,
                 commit_hash=commit_hash,
                 variants=variants,
-                is_from_cache=True,
+                hub_error=because,
             )
     return None
 

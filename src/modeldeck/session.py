@@ -41,6 +41,7 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     EngineLimits,
+    ErrorInfo,
     FitEstimate,
     LoadProgress,
     LocalModel,
@@ -262,7 +263,7 @@ class Session:
         address = parse_target(repo_id, endpoint=self.settings.endpoint)
         details = await self._variants(address.repo_id, _revision_of(address, revision))
         if not details.is_from_cache:
-            details = replace(details, notice=await self._notice_of_removed(details))
+            details = replace(details, only_in_cache=await self._removed_on_hub(details))
         if details.notice is not None:
             on_notice(details.notice)
         return await self.reassess(details, n_ctx=n_ctx, exact=exact)
@@ -275,28 +276,30 @@ class Session:
         try:
             return await self._variants_on_hub(repo_id, revision)
         except (HubError, NetworkError) as error:
-            details = await self._variants_in_cache(repo_id, revision, selector)
+            details = await self._variants_in_cache(repo_id, revision, selector, error.to_info())
             if details is None:
                 raise
-            why = f"{details.repo_id} is taken from the cache; the Hub was not followed. {error.message}"
-            return replace(details, notice=why)
+            return details
 
-    async def _variants_in_cache(self, repo_id: str, revision: str, selector: str | None) -> RepoDetails | None:
+    async def _variants_in_cache(
+        self, repo_id: str, revision: str, selector: str | None, because: ErrorInfo
+    ) -> RepoDetails | None:
         from modeldeck.hub.cache import list_models
 
         names = await self._names_of(repo_id)
         return await anyio.to_thread.run_sync(
-            lambda: describe_cached(list_models(self.settings.cache_dir, names), revision, selector)
+            lambda: describe_cached(list_models(self.settings.cache_dir, names), revision, selector, because=because)
         )
 
-    async def _notice_of_removed(self, details: RepoDetails) -> str | None:
-        """Return a sentence about what the cache has and the Hub no longer lists."""
-        cached = await self._variants_in_cache(details.repo_id, details.revision, None)
+    async def _removed_on_hub(self, details: RepoDetails) -> tuple[str, ...]:
+        """Return the labels of what the cache has and the Hub no longer lists."""
+        from modeldeck.hub.cache import list_models
+
+        names = await self._names_of(details.repo_id)
+        models = group_local(await anyio.to_thread.run_sync(list_models, self.settings.cache_dir, names))
         listed = {variant.variant_id for variant in details.variants}
-        removed = [variant.label for variant in (cached.variants if cached else ()) if variant.variant_id not in listed]
-        if not removed:
-            return None
-        return f"The cache also has {', '.join(removed)}, which the Hub no longer lists at {details.revision!r}."
+        removed = (model for model in models if model.variant_id not in listed and not model.own_filenames)
+        return tuple(dict.fromkeys(model.label for model in removed))
 
     async def _variants_on_hub(self, repo_id: str, revision: str) -> RepoDetails:
         from modeldeck.gguf.names import group_variants
@@ -466,10 +469,11 @@ class Session:
         try:
             request = await self._request_of(details, wanted)
         except RemoteFileNotFoundError as error:
-            cached = await self._variants_in_cache(address.repo_id, revision, wanted)
+            because = replace(error.to_info(), message=f"On the Hub: {error.message}")
+            cached = await self._variants_in_cache(address.repo_id, revision, wanted, because)
             if cached is None or details.is_from_cache:
                 raise
-            details = replace(cached, notice=f"{cached.repo_id} is taken from the cache. On the Hub: {error.message}")
+            details = cached
             request = await self._request_of(details, wanted)
         if details.is_from_cache and details.notice is not None:
             on_notice(details.notice)

@@ -221,10 +221,10 @@ async def test_a_variant_that_was_removed_upstream_stays(own_copy: Session, hub:
         notices: Notices = []
         assert await verb(own_copy, notices) == model.path
         if verb is not verify:
+            asked = KEPT if verb is download_file else "Q8_0"
             assert notices == [
-                f"{REPO} is taken from the cache. On the Hub: There is no {KEPT!r}. Choose one of: F16."
-                if verb is download_file
-                else f"{REPO} is taken from the cache. On the Hub: There is no 'Q8_0'. Choose one of: F16."
+                f"{REPO} is taken from the cache; the Hub was not followed. "
+                f"On the Hub: There is no {asked!r}. Choose one of: F16."
             ]
         with pytest.raises(RemoteFileNotFoundError, match="There is no 'Q2_K'"):
             await own_copy.download(f"{REPO}:Q2_K")

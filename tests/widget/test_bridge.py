@@ -191,11 +191,11 @@ def test_what_is_here_is_shown_whatever_the_hub_says(page: Page, demo_hub: Local
     demo_hub.update_file(TINY, "README.md", b"The model is as it was.")
     page.ask("open_repo", repo_id=TINY)
     page.until(lambda: page.variant(TINY, "Q4_0")["actions"] == ["load", "remove"])
-    assert page.traits["repos"][TINY]["notice"] is None
+    assert page.traits["repos"][TINY]["hub_error"] is None
 
     fault = demo_hub.faults.add(Reply(403, {"x-error-code": "GatedRepo"}))
     assert page.ask("open_repo", repo_id=TINY)["ok"]
-    assert page.traits["repos"][TINY]["notice"].startswith(f"{TINY} is taken from the cache; the Hub was not followed.")
+    assert page.traits["repos"][TINY]["hub_error"]["code"] == "gated"
     assert [variant["label"] for variant in page.traits["repos"][TINY]["variants"]] == ["Q4_0"]
     assert page.variant(TINY, "Q4_0")["actions"] == ["load", "remove"]
 

@@ -200,7 +200,8 @@ def repo_view(
         recommended=details.recommended,
         recommended_reason=ReasonView.of(details.recommended_reason),
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
-        notice=details.notice,
+        hub_error=details.hub_error,
+        only_in_cache=details.only_in_cache,
         variants=tuple(variant_view(details, variant, local, load) for variant in details.variants),
     )
 

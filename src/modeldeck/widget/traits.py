@@ -154,7 +154,8 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     recommended: str | None = None
     recommended_reason: ReasonView | None = None
     model: HeaderView | None = None
-    notice: str | None = None
+    hub_error: ErrorInfo | None = None
+    only_in_cache: tuple[str, ...] = ()
     variants: tuple[VariantRowView, ...] = ()
 
 
