@@ -822,6 +822,8 @@ class LocalModel:
         Bytes received over the network to get it; ``None`` if it was not downloaded by this call.
     own_filenames : tuple[str, ...]
         Those of ``filenames`` that the user put there. They are loaded, but neither verified nor deleted.
+    sha256s : tuple[str or None, ...]
+        For each of ``filenames`` its SHA-256, as the cache's file names tell it.
     """
 
     repo_id: str
@@ -837,6 +839,28 @@ class LocalModel:
     revision: str | None = None
     bytes_fetched: int | None = None
     own_filenames: tuple[str, ...] = ()
+    sha256s: tuple[str | None, ...] = ()
+
+    def has_content_of(self, variant: Variant) -> bool:
+        """Tell whether its files are those that the Hub lists for a variant, whatever the commit.
+
+        Parameters
+        ----------
+        variant : Variant
+            A variant of the repository.
+
+        Returns
+        -------
+        bool
+            Whether all digests are known and equal. Sidecars do not count.
+
+        Examples
+        --------
+        >>> model.has_content_of(repo.variants[0])  # doctest: +SKIP
+        True
+        """
+        digests = self.sha256s[: len(self.paths)]
+        return None not in digests and digests == tuple(file.sha256 for file in variant.files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
                     own_filenames=tuple(
                         file.filename for file in variant.all_files if has_links and not cached[file.filename].is_linked
                     ),
+                    sha256s=tuple(file.sha256 for file in variant.all_files),
                 )
             )
     return models
@@ -123,31 +125,24 @@ def _as_listed(file: CachedFile) -> GGUFFile:
     return GGUFFile(filename=file.filename, size=file.size, sha256=file.sha256)
 
 
-def content_of(model: LocalModel) -> tuple[str | None, ...]:
-    """Return the digests of a model's own files, which the blobs have as their names; ``None`` without links."""
-    return tuple(path.readlink().name if path.is_symlink() else None for path in model.paths)
-
-
-def is_content_of(digests: tuple[str | None, ...], variant: Variant) -> bool:
-    """Return whether `content_of` a model is what the Hub lists for a variant."""
-    return None not in digests and digests == tuple(file.sha256 for file in variant.files)
-
-
 def without_own_files(model: LocalModel) -> LocalModel | None:
     """Return a model without the files that the user put there, or ``None`` when they are all its files."""
     kept = [
-        (name, path)
-        for name, path in zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True)
+        (name, path, sha256)
+        for name, path, sha256 in zip(
+            model.filenames, (*model.paths, *model.sidecar_paths), model.sha256s or repeat(None), strict=False
+        )
         if name not in model.own_filenames
     ]
     if not kept:
         return None
     return replace(
         model,
-        filenames=tuple(name for name, _ in kept),
-        paths=tuple(path for _, path in kept if path in model.paths),
-        sidecar_paths=tuple(path for _, path in kept if path not in model.paths),
+        filenames=tuple(name for name, _, _ in kept),
+        paths=tuple(path for _, path, _ in kept if path in model.paths),
+        sidecar_paths=tuple(path for _, path, _ in kept if path not in model.paths),
         own_filenames=(),
+        sha256s=tuple(sha256 for _, _, sha256 in kept),
     )
 
 

@@ -55,10 +55,8 @@ from modeldeck._types import (
 )
 from modeldeck.download_handle import Download, ProgressCallback
 from modeldeck.library import (
-    content_of,
     describe_cached,
     group_local,
-    is_content_of,
     is_meant,
     select_local,
     with_path,
@@ -556,7 +554,7 @@ class Session:
         if is_writable(cache_dir, request.repo_id):
             return None
         models = group_local(list_models(cache_dir, (request.repo_id,)))
-        commits = [model.commit_hash for model in models if is_content_of(content_of(model), variant)]
+        commits = [model.commit_hash for model in models if model.has_content_of(variant)]
         return None if request.commit_hash in commits else next(iter(commits), None)
 
     def _name_in_cache(self, details: RepoDetails, variant: Variant) -> str:

@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
-
 from modeldeck._types import LocalModel, RepoDetails
-from modeldeck.library import content_of, is_content_of
 from modeldeck.session import Session
 from modeldeck.widget.tasks import guard
 
@@ -32,7 +29,7 @@ class LocalFiles:
         self._session = session
         self._on_change = on_change
         self._found: set[tuple[str, str, str]] = set()
-        self._contents: dict[tuple[str, str, str], tuple[str | None, ...]] = {}
+        self._models: dict[tuple[str, str, str], LocalModel] = {}
         self._measured: dict[tuple[str, str, str], Measurement] = {}
         self._is_outdated = asyncio.Event()
         self._is_outdated.set()
@@ -53,7 +50,7 @@ class LocalFiles:
 
     def _is_same(self, key: tuple[str, str, str], details: RepoDetails) -> bool:
         variant = details.variant(key[2])
-        return variant is not None and is_content_of(self._contents.get(key, ()), variant)
+        return variant is not None and key in self._models and self._models[key].has_content_of(variant)
 
     async def find(self, repo_id: str, variant_id: str, details: RepoDetails | None) -> LocalModel | None:
         """The files of one variant, looked up now."""
@@ -90,9 +87,6 @@ class LocalFiles:
             found = await self._session.local_models()
             models = {(model.repo_id, model.commit_hash, model.variant_id): model for model in found}
             measured = await self._session.measured(models.values())
-            self._contents = await anyio.to_thread.run_sync(
-                lambda: {key: content_of(model) for key, model in models.items()}
-            )
-            self._found = set(models)
+            self._models, self._found = models, set(models)
             self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
             self._on_change()
