@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modeldeck._errors import (
     AmbiguousVariantError,
     ChatTemplateError,
+    ClusterError,
     ContentChangedError,
     DiskFullError,
     DoesNotFitError,
@@ -35,7 +36,9 @@ from modeldeck._errors import (
     NetworkTimeoutError,
     NoFrontEndError,
     OfflineError,
+    PeersLostError,
     PermissionDeniedError,
+    PromptKilledWorkerError,
     ProtocolError,
     ProxyError,
     RateLimitedError,
@@ -47,6 +50,7 @@ from modeldeck._errors import (
     StorageError,
     TLSError,
     UnauthorizedError,
+    WorkersLostError,
 )
 from modeldeck._types import (
     DownloadRequest,
@@ -92,6 +96,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AmbiguousVariantError",
     "ChatTemplateError",
+    "ClusterError",
     "ContentChangedError",
     "DiskFullError",
     "DoesNotFitError",
@@ -128,7 +133,9 @@ __all__ = [
     "NetworkTimeoutError",
     "NoFrontEndError",
     "OfflineError",
+    "PeersLostError",
     "PermissionDeniedError",
+    "PromptKilledWorkerError",
     "ProtocolError",
     "ProxyError",
     "RateLimitedError",
@@ -149,6 +156,7 @@ __all__ = [
     "UnauthorizedError",
     "Variant",
     "VerifiedFile",
+    "WorkersLostError",
     "__version__",
     "describe",
     "download",

@@ -36,7 +36,11 @@
     ├── ChatTemplateError           chat_template
     ├── NoFrontEndError             no_front_end
     ├── EngineLostError             engine_lost
-    └── ProtocolError               protocol
+    ├── ProtocolError               protocol
+    ├── ClusterError                cluster
+    ├── PeersLostError              peers_lost
+    ├── WorkersLostError            workers_lost
+    └── PromptKilledWorkerError     prompt_killed_worker (index, workers)
 """
 
 from __future__ import annotations
@@ -495,3 +499,46 @@ class ProtocolError(ModelDeckError):
     """
 
     code = "protocol"
+
+
+class ClusterError(ModelDeckError):
+    """The Dask cluster cannot do what was asked, for example because no worker has modeldeck.
+
+    The message names the workers and says what they lack.
+    """
+
+    code = "cluster"
+
+
+class PeersLostError(ModelDeckError):
+    """No other host can send the file any more.
+
+    Pull again. Received data is kept, and the pull finds another host, or the Hub.
+    """
+
+    code = "peers_lost"
+
+
+class WorkersLostError(ModelDeckError):
+    """All workers that had the model are gone, and no other has joined.
+
+    Start workers, then map the prompts again.
+    """
+
+    code = "workers_lost"
+
+
+class PromptKilledWorkerError(ModelDeckError):
+    """A prompt ended its worker's process, and did so again on another worker.
+
+    Leave the prompt out, or shorten it. The cluster and the other prompts are not affected.
+
+    Attributes
+    ----------
+    index : int
+        The position of the prompt in the list that was given.
+    workers : list[str]
+        The addresses of the workers that it ended.
+    """
+
+    code = "prompt_killed_worker"

@@ -29,6 +29,33 @@ def _next_wait(deadline: float) -> float:
     return max(0.0, min(MEANWHILE_SECONDS, deadline - time.monotonic()))
 
 
+def wait_for_future(
+    future: Future[T], timeout: float | None = None, *, meanwhile: Callable[[], object] | None = None
+) -> T:
+    """Block until a future is done, and return its result; an interrupt cancels it.
+
+    ``meanwhile`` is called four times a second on the caller's thread.
+
+    Raises
+    ------
+    TimeoutError
+        When ``timeout`` seconds have passed; the future is cancelled.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    try:
+        # A signal that arrives just before a wait begins is only noticed when that wait ends, so waits are short.
+        while not wait_for_futures([future], timeout=_next_wait(deadline)).done:
+            if meanwhile is not None:
+                meanwhile()
+            if time.monotonic() >= deadline and future.cancel():
+                message = f"Timed out after {timeout:g} s. Nothing was stopped. Wait again, or give more time."
+                raise TimeoutError(message)
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
 class LoopThread:
     """Runs coroutines on an asyncio loop of its own, for callers on other threads and loops.
 
@@ -99,20 +126,7 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("This call would wait for itself. Use the async form here.")
-        future = self.start(coroutine)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        try:
-            # A signal that arrives just before a wait begins is only noticed when that wait ends, so waits are short.
-            while not wait_for_futures([future], timeout=_next_wait(deadline)).done:
-                if meanwhile is not None:
-                    meanwhile()
-                if time.monotonic() >= deadline and future.cancel():
-                    message = f"Timed out after {timeout:g} s. Nothing was stopped. Wait again, or give more time."
-                    raise TimeoutError(message)
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return wait_for_future(self.start(coroutine), timeout, meanwhile=meanwhile)
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. Must not be called on the thread itself."""

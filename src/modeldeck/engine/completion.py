@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 import anyio
@@ -111,6 +112,20 @@ class Completion:
         self._enter(Phase.FETCHING)
         await self._read_again(hasher)
         self._has_read_again = True
+        with self._open_to_others():
+            return await self._complete(hasher)
+
+    @contextmanager
+    def _open_to_others(self) -> Iterator[None]:
+        """Let other hosts read the partial file, now that everything in it was read again."""
+        partials = self._resources.open_partials
+        partials[self._partial.header.digest] = self._partial
+        try:
+            yield
+        finally:
+            del partials[self._partial.header.digest]
+
+    async def _complete(self, hasher: FrontHasher) -> str:
         missing = self._partial.missing(self._size)
         if self._is_repair:
             # Each range is a request of its own: many small ones would take longer than the bytes between them.

@@ -18,9 +18,10 @@ from modeldeck.engine.budget import DownloadShare
 from modeldeck.engine.completion import Phase
 from modeldeck.engine.file import FileDownload
 from modeldeck.engine.leftovers import discard_partials
+from modeldeck.engine.peer_source import PeerSource
 from modeldeck.engine.rate import RateMeter
 from modeldeck.engine.resources import EngineResources
-from modeldeck.engine.source import Source
+from modeldeck.engine.source import HubSource, Source
 from modeldeck.engine.state import actions_of, can_move, is_settled
 from modeldeck.engine.store import Finish
 from modeldeck.hub import cache
@@ -310,15 +311,20 @@ class Job:
 
     def _file(self, hub: HubClient, file: GGUFFile, share: DownloadShare) -> FileDownload:
         request = self.request
-        source = Source(
-            hub=hub,
-            http=self._resources.http,
-            endpoint=request.endpoint,
-            token=self._token,
-            repo_id=request.repo_id,
-            revision=request.commit_hash or request.revision,
-            listed=file,
-        )
+        peers = self._resources.find_peers(request)
+        source: Source
+        if peers is not None and request.commit_hash is not None:
+            source = PeerSource(peers, repo_id=request.repo_id, commit_hash=request.commit_hash, listed=file)
+        else:
+            source = HubSource(
+                hub=hub,
+                http=self._resources.http,
+                endpoint=request.endpoint,
+                token=self._token,
+                repo_id=request.repo_id,
+                revision=request.commit_hash or request.revision,
+                listed=file,
+            )
         return FileDownload(
             request=request,
             file=file,

@@ -27,6 +27,7 @@ from modeldeck.engine.budget import ConnectionBudget
 from modeldeck.engine.job import Job
 from modeldeck.engine.leftovers import clean_partials, list_partials
 from modeldeck.engine.patience import Patience
+from modeldeck.engine.peer_source import Peers
 from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, is_settled
@@ -68,6 +69,13 @@ class DownloadManager:
         When to try again, and when to close a connection.
     ssl_context
         Used instead of the one that trusts the usual authorities.
+    find_peers
+        Returns the hosts to take the files of a request from, or ``None`` to take them from the Hub.
+
+    Attributes
+    ----------
+    open_partials : dict of str to Partial
+        The partial files that are being completed, by digest.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class DownloadManager:
         policy: RetryPolicy | None = None,
         patience: Patience | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        find_peers: Callable[[DownloadRequest], Peers | None] = lambda request: None,
     ) -> None:
         self._limits = check_limits(limits or EngineLimits())
         self._store = JobStore(state_dir) if state_dir is not None else None
@@ -95,7 +104,9 @@ class DownloadManager:
             policy=policy or RetryPolicy(),
             patience=patience or Patience(),
             block_digests=BlockDigestStore(blocks_dir) if blocks_dir is not None else None,
+            find_peers=find_peers,
         )
+        self.open_partials = self._resources.open_partials
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, ...], Job] = {}
         self._queue: dict[str, Job] = {}

@@ -178,6 +178,10 @@ class Partial:
         with self._lock:
             return self._written.missing(size)
 
+    def covers(self, start: int, stop: int) -> bool:
+        """Return whether the file has all bytes of a range."""
+        return all(gap_stop <= start for _, gap_stop in self.missing(stop))
+
     def blocks(self) -> list[Block]:
         """Return what the journal claims, sorted."""
         with self._lock:

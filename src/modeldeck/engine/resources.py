@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,13 @@ from pathlib import Path
 import anyio
 import httpx
 
+from modeldeck._types import DownloadRequest
 from modeldeck.engine.bandwidth_limit import BandwidthLimit
 from modeldeck.engine.block_digests import BlockDigestStore
 from modeldeck.engine.budget import ConnectionBudget
+from modeldeck.engine.partial import Partial
 from modeldeck.engine.patience import Patience
+from modeldeck.engine.peer_source import Peers
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.threads import DiskThreads
 
@@ -33,6 +36,10 @@ class EngineResources:
         Where the block digests of finished files are kept, or ``None``.
     writebacks
         Taken by whoever waits for the disk.
+    find_peers
+        Returns the hosts to take the files of a request from, or ``None`` to take them from the Hub.
+    open_partials
+        The partial files that are being completed, by digest, for other hosts to read. Nothing in them is unchecked.
     """
 
     transport: httpx.AsyncBaseTransport
@@ -44,6 +51,8 @@ class EngineResources:
     patience: Patience
     block_digests: BlockDigestStore | None = None
     writebacks: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(MAX_WRITEBACKS))
+    find_peers: Callable[[DownloadRequest], Peers | None] = lambda request: None
+    open_partials: dict[str, Partial] = field(default_factory=dict)
     _writers: dict[Path, anyio.Lock] = field(default_factory=dict)
 
     @asynccontextmanager

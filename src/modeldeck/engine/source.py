@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 import httpx
@@ -41,9 +43,41 @@ class WrongRangeError(Exception):
         self.cause = cause
 
 
-@dataclass(slots=True)
-class Body:
+class Body(Protocol):
     """A checked answer: bytes from ``start`` to ``stop``. ``is_whole`` if the server ignored the range."""
+
+    start: int
+    stop: int | None
+    is_whole: bool
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """Seconds from the request to the answer's head, or ``None`` if the connection does not say."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over the bytes."""
+
+    async def receive(self, consumer: Consumer, threads: DiskThreads) -> None:
+        """Give the bytes to a consumer on a thread, until it wants no more."""
+
+
+async def feed(chunks: AsyncIterator[bytes], consumer: Consumer, threads: DiskThreads) -> None:
+    """Give chunks to a consumer, each on a thread, until it wants no more."""
+    async for chunk in chunks:
+        call = threads.submit(consumer.consume, memoryview(chunk))
+        try:
+            await asyncio.shield(call)
+        except asyncio.CancelledError:
+            consumer.stop()
+            await threads.finish(call)
+            raise
+        if consumer.wanted <= 0:
+            break
+
+
+@dataclass(slots=True)
+class HTTPBody:
+    """The checked answer of a server."""
 
     start: int
     stop: int | None
@@ -64,50 +98,43 @@ class Body:
         if direct is not None:
             await direct.receive(consumer)
             return
-        async for chunk in self.chunks():
-            call = threads.submit(consumer.consume, memoryview(chunk))
-            try:
-                await asyncio.shield(call)
-            except asyncio.CancelledError:
-                consumer.stop()
-                await threads.finish(call)
-                raise
-            if consumer.wanted <= 0:
-                break
+        await feed(self.chunks(), consumer, threads)
 
 
-class Source:
-    """One file at a pinned commit. Any number of connections may use it at once.
+class Source(ABC):
+    """One file at a pinned commit, wherever its bytes come from. Any number of connections may use it at once.
 
     Parameters
     ----------
     listed
-        What the listing said about the file. The Hub's answer must agree.
+        What the listing said about the file. The source must agree.
+    revision
+        The revision of the file, until it is pinned to a commit.
+
+    Attributes
+    ----------
+    generation : int
+        How often the address was found.
     """
 
-    def __init__(
-        self,
-        *,
-        hub: HubClient,
-        http: httpx.AsyncClient,
-        endpoint: str,
-        token: str | None,
-        repo_id: str,
-        revision: str,
-        listed: GGUFFile,
-    ) -> None:
-        self._hub = hub
-        self._http = http
-        self._endpoint = endpoint
-        self._token = token
-        self._repo_id = repo_id
-        self._revision = revision
+    is_sequential = False
+    """Whether each gap of the file is fetched in one request, over one connection."""
+
+    def __init__(self, listed: GGUFFile, revision: str) -> None:
         self._listed = listed
+        self._revision = revision
         self._lock = anyio.Lock()
         self._resolved: ResolvedFile | None = None
-        self._url = ""
         self._found_size: int | None = None
         self.generation = 0
+
+    @abstractmethod
+    async def _locate(self, revision: str) -> ResolvedFile:
+        """Find the present address of the file."""
+
+    @abstractmethod
+    def open(self, start: int, stop: int | None, *, timeouts: httpx.Timeout) -> AbstractAsyncContextManager[Body]:
+        """Request a range and check the answer's head. A ``stop`` of ``None`` requests the whole file."""
 
     @property
     def filename(self) -> str:
@@ -116,7 +143,7 @@ class Source:
     @property
     def is_storage(self) -> bool:
         """Whether the bytes come from the Hub's storage, and not from the endpoint itself."""
-        return self.resolved.is_signed_elsewhere and self.size is not None
+        return False
 
     @property
     def is_resolved(self) -> bool:
@@ -175,10 +202,9 @@ class Source:
             if self.generation != doubted:
                 return
             pinned = self._revision if self._resolved is None else self._resolved.commit_hash
-            fresh = await self._hub.resolve(self._repo_id, pinned, self.filename)
+            fresh = await self._locate(pinned)
             self._compare(fresh)
             self._resolved = fresh
-            self._url = fresh.url
             self.generation += 1
 
     def _compare(self, fresh: ResolvedFile) -> None:
@@ -189,9 +215,47 @@ class Source:
         is_same_content = self._listed.sha256 is not None and fresh.sha256 is not None and len(digests) == 1
         if len(digests) > 1 or len(commits) > 1 or (len(sizes) > 1 and not is_same_content):
             raise ContentChangedError(
-                f"{self.filename} on {host_of(self._endpoint)} is no longer the file that was listed. "
+                f"{self.filename} on {self.where} is no longer the file that was listed. "
                 "List the repository again and start the download from there."
             )
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The name of the place that the bytes come from, for messages."""
+
+
+class HubSource(Source):
+    """A file on the Hub: over HTTP, from its storage or from the endpoint itself."""
+
+    def __init__(
+        self,
+        *,
+        hub: HubClient,
+        http: httpx.AsyncClient,
+        endpoint: str,
+        token: str | None,
+        repo_id: str,
+        revision: str,
+        listed: GGUFFile,
+    ) -> None:
+        super().__init__(listed, revision)
+        self._hub = hub
+        self._http = http
+        self._endpoint = endpoint
+        self._token = token
+        self._repo_id = repo_id
+
+    @property
+    def where(self) -> str:
+        return host_of(self._endpoint)
+
+    @property
+    def is_storage(self) -> bool:
+        return self.resolved.is_signed_elsewhere and self.size is not None
+
+    async def _locate(self, revision: str) -> ResolvedFile:
+        return await self._hub.resolve(self._repo_id, revision, self.filename)
 
     @asynccontextmanager
     async def open(self, start: int, stop: int | None, *, timeouts: httpx.Timeout) -> AsyncIterator[Body]:
@@ -204,7 +268,7 @@ class Source:
         ModelDeckError
             For every other failure, also while the body is read.
         """
-        asked = self._url
+        asked = self.resolved.url
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
@@ -265,14 +329,14 @@ class Source:
         length = response.headers.get("content-length")
         if length is not None and length != str(last + 1 - first):
             raise WrongRangeError(_bad_range(host))
-        return Body(start=first, stop=last + 1, is_whole=False, response=response)
+        return HTTPBody(start=first, stop=last + 1, is_whole=False, response=response)
 
     def _checked_whole(self, response: httpx.Response, host: str) -> Body:
         text = response.headers.get("content-length", "")
         length = int(text) if re.fullmatch(r"\d{1,18}", text) else None
         if length is not None and self.size is not None and length != self.size:
             raise DoubtfulAddressError(self._changed_size(length, host))
-        return Body(start=0, stop=length, is_whole=True, response=response)
+        return HTTPBody(start=0, stop=length, is_whole=True, response=response)
 
     def _changed_size(self, found: int, host: str) -> ContentChangedError:
         return ContentChangedError(

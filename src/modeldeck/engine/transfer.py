@@ -131,10 +131,10 @@ class Transfer:
                 break
 
     def _target(self) -> int:
-        return max(1, min(self._share.allowance(self), self.ceiling))
+        return 1 if self._source.is_sequential else max(1, min(self._share.allowance(self), self.ceiling))
 
     def _wanted(self) -> int:
-        if self._source.size is None:
+        if self._source.size is None or self._source.is_sequential:
             return UNKNOWN_SIZE
         return self._share.sizer.next_bytes(
             waiting=self._planner.waiting, workers=self._target(), is_machine_busy=self._share.is_machine_busy

@@ -19,16 +19,22 @@ from modeldeck.service.discovery import all_state_directories, find_blocks_direc
 
 if TYPE_CHECKING:
     from modeldeck.engine.manager import DownloadManager
+    from modeldeck.engine.peer_source import Peers
 
 DISK_SECONDS = 1.0
 
 
 def open_manager(
-    cache_dir: Path, *, state_dir: Path | None = None, limits: EngineLimits | None = None
+    cache_dir: Path,
+    *,
+    state_dir: Path | None = None,
+    limits: EngineLimits | None = None,
+    find_peers: Callable[[DownloadRequest], Peers | None] = lambda request: None,
 ) -> DownloadManager:
     """Make a manager that keeps its list of downloads in ``state_dir``, or nowhere.
 
-    It knows of finished files what any engine of this cache directory has learned.
+    It knows of finished files what any engine of this cache directory has learned. ``find_peers`` is that of
+    `DownloadManager`.
     """
     from modeldeck.engine.manager import DownloadManager  # brings httpx, which a client never needs
 
@@ -37,6 +43,7 @@ def open_manager(
         state_dir=state_dir,
         lists=all_state_directories(cache_dir),
         blocks_dir=find_blocks_directory(cache_dir),
+        find_peers=find_peers,
     )
 
 
