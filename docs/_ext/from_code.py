@@ -14,25 +14,31 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 import modeldeck
+from modeldeck import cluster
 from modeldeck.cli.arguments import make_parser
 
 
 def public_names(kind: str) -> Iterator[str]:
-    """The names of ``modeldeck.__all__`` that are functions, classes, data or errors, in alphabetical order."""
+    """The names of ``modeldeck.__all__`` that are functions, classes, data or errors, in alphabetical order.
+
+    The kind ``cluster`` has all names of ``modeldeck.cluster``.
+    """
+    if kind == "cluster":
+        yield from sorted(cluster.__all__, key=str.lower)
+        return
     for name in sorted(modeldeck.__all__, key=str.lower):
-        value = getattr(modeldeck, name)
-        if inspect.isfunction(value):
-            found = "functions"
-        elif not isinstance(value, type):
-            continue
-        elif issubclass(value, modeldeck.ModelDeckError):
-            found = "errors"
-        elif dataclasses.is_dataclass(value) or value is modeldeck.DownloadState:
-            found = "data"
-        else:
-            found = "classes"
-        if found == kind:
+        if kind_of(getattr(modeldeck, name)) == kind:
             yield name
+
+
+def kind_of(value: object) -> str | None:
+    if inspect.isfunction(value):
+        return "functions"
+    if not isinstance(value, type):
+        return None
+    if issubclass(value, modeldeck.ModelDeckError):
+        return "errors"
+    return "data" if dataclasses.is_dataclass(value) or value is modeldeck.DownloadState else "classes"
 
 
 class FromCode(SphinxDirective):
@@ -51,14 +57,16 @@ class PublicNames(FromCode):
 
     def run(self) -> list[nodes.Node]:
         kind = self.arguments[0]
+        module = cluster if kind == "cluster" else modeldeck
         lines = ["```{eval-rst}"]
         for name in public_names(kind):
-            if kind == "functions":
-                lines += [f".. autofunction:: modeldeck.{name}", ""]
-            elif kind == "data":
-                lines += [f".. autoclass:: modeldeck.{name}()", ""]
+            path, found = f"{module.__name__}.{name}", kind_of(getattr(module, name))
+            if found == "functions":
+                lines += [f".. autofunction:: {path}", ""]
+            elif found == "data":
+                lines += [f".. autoclass:: {path}()", ""]
             else:
-                lines += [f".. autoclass:: modeldeck.{name}", "   :members:", ""]
+                lines += [f".. autoclass:: {path}", "   :members:", ""]
         return self.parse([*lines, "```"])
 
 

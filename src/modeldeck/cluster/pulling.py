@@ -1,0 +1,330 @@
+"""Brings a model to every host: one from the Hub, the others from each other, in chains."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from modeldeck._errors import (
+    ClusterError,
+    HubError,
+    ModelDeckError,
+    NetworkError,
+    PeersLostError,
+    RateLimitedError,
+    ServerError,
+    error_from_info,
+)
+from modeldeck._settings import Settings
+from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, total_size
+from modeldeck.cluster.dask_calls import ask_worker, ask_workers
+from modeldeck.cluster.hosts import Host, survey
+from modeldeck.cluster.pulled import HostPull, PulledModel, PullSnapshot
+from modeldeck.cluster.topics import listen
+
+SHORTEST_INTERVAL_SECONDS = 0.25
+REPORTS_PER_SECOND = 20
+"""Reports of all hosts together. Each costs the scheduler about a millisecond."""
+_LEFT = "The worker {worker} left the cluster or cannot be reached. Pull again: what it received is kept on its disk."
+
+
+@dataclass(slots=True, eq=False)
+class _Copy:
+    """The pull into one cache. ``host`` acts for all hosts that share it."""
+
+    host: Host
+    sharers: list[Host]
+    view: HostPull
+    received: int = 0
+    has_all: bool = False
+    is_settled: bool = False
+    failures: int = field(default=0)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.view.state is DownloadState.READY
+
+
+class Pulling:
+    """One pull. Its methods run on the client's loop; ``snapshot`` may be read anywhere.
+
+    Parameters
+    ----------
+    client
+        The Dask client.
+    target
+        ``"owner/name:LABEL"``.
+    settings
+        The Hub's address and token, as the client's side knows them.
+    on_change
+        Called with each new snapshot.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        target: str,
+        *,
+        revision: str,
+        workers: list[str] | None,
+        cache_dir: str | None,
+        settings: Settings,
+        on_change: Callable[[PullSnapshot], object] = lambda snapshot: None,
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._revision = revision
+        self._workers = workers
+        self._cache_dir = cache_dir
+        self._settings = settings
+        self._on_change = on_change
+        self._topic = f"modeldeck-pull-{uuid.uuid4().hex[:8]}"
+        self._copies: list[_Copy] = []
+        self._by_worker: dict[str, _Copy] = {}
+        self._message: dict[str, Any] = {}
+        self._stop_action: str | None = None
+        self._barren: set[int] = set()
+        self.hosts: list[Host] = []
+        self.request: DownloadRequest | None = None
+        self.snapshot = PullSnapshot(target=target)
+
+    async def run(self) -> PulledModel:
+        """Pull, and return what the hosts have.
+
+        Raises
+        ------
+        ModelDeckError
+            If no host has the model in the end. The first host's error says why.
+        """
+        self.hosts = await survey(self._client, workers=self._workers, cache_dir=self._cache_dir)
+        self._copies = self._plan_copies()
+        self._publish()
+        stop = listen(self._client, self._topic, self._take_report)
+        try:
+            self.request = await self._resolve()
+            self._message = msgspec.to_builtins(self.request)
+            await self._find()
+            while rest := [copy for copy in self._copies if not copy.is_settled]:
+                await self._run_round(rest)
+        finally:
+            stop()
+        if not any(copy.is_ready for copy in self._copies):
+            raise next(error_from_info(copy.view.error) for copy in self._copies if copy.view.error is not None)
+        return PulledModel(
+            target=self._target,
+            repo_id=self.request.repo_id,
+            commit_hash=self.request.commit_hash or "",
+            variant_id=self.request.variant_id,
+            label=self.request.label,
+            hosts=self.snapshot.hosts,
+        )
+
+    async def stop(self, action: str) -> None:
+        """End it on all hosts: "pause" keeps what was received, "cancel" deletes it."""
+        self._stop_action = action
+        for copy in self._copies:
+            if not copy.is_settled and self._message:
+                await ask_workers(
+                    self._client,
+                    [copy.host.lead.address],
+                    "stop",
+                    request=self._message,
+                    cache_dir=copy.host.lead.cache_dir,
+                    action=action,
+                )
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def _plan_copies(self) -> list[_Copy]:
+        by_cache: dict[int, _Copy] = {}
+        copies = []
+        for host in self.hosts:
+            view = HostPull(host=host.name, workers=tuple(worker.address for worker in host.workers))
+            if host.problem is not None:
+                error = ClusterError(f"{host.name}: {host.problem}").to_info()
+                copy = _Copy(host=host, sharers=[], view=replace(view, state=DownloadState.FAILED, error=error))
+                copy.is_settled = True
+            elif host.cache in by_cache:
+                by_cache[host.cache].sharers.append(host)
+                continue
+            else:
+                copy = by_cache[host.cache] = _Copy(host=host, sharers=[], view=view)
+            self._by_worker[host.lead.address] = copy
+            copies.append(copy)
+        return copies
+
+    async def _resolve(self) -> DownloadRequest:
+        """Let a worker ask the Hub what to pull: the next one, if it cannot be reached from there."""
+        failure: Exception | None = None
+        for copy in self._copies:
+            if copy.is_settled:
+                failure = failure or error_from_info(copy.view.error or ErrorInfo(code="error", message=""))
+                continue
+            lead = copy.host.lead
+            try:
+                answer = await ask_worker(
+                    self._client,
+                    lead.address,
+                    "resolve",
+                    target=self._target,
+                    revision=self._revision,
+                    settings=_sealed(self._settings),
+                    cache_dir=lead.cache_dir,
+                )
+            except (NetworkError, OSError) as error:
+                failure = error
+                continue
+            request = msgspec.convert(answer, DownloadRequest)
+            if any(file.sha256 is None or file.size is None for file in request.files):
+                raise ClusterError(
+                    f"The Hub does not list the SHA-256 of all files of {self._target}, so hosts cannot take them from "
+                    "each other. Download it on each host, or into a cache that they share."
+                )
+            return request
+        assert failure is not None
+        if isinstance(failure, ModelDeckError):
+            raise failure
+        raise ClusterError(f"No worker answers: {failure}.")
+
+    async def _find(self) -> None:
+        """Ask the hosts what they have."""
+        for copy in self._copies:
+            if copy.is_settled:
+                continue
+            lead = copy.host.lead
+            answers = await ask_workers(
+                self._client, [lead.address], "find", request=self._message, cache_dir=lead.cache_dir
+            )
+            answer = answers.get(lead.address)
+            if isinstance(answer, dict):
+                copy.has_all, copy.received = answer["has_all"], answer["received"]
+
+    # --- pulling ------------------------------------------------------------------------------------------------------
+
+    async def _run_round(self, rest: list[_Copy]) -> None:
+        """Pull on the hosts that lack the model, each from the one before it in its chain."""
+        claimed = [copy for copy in rest if copy.has_all]
+        if claimed:
+            # They are verified first. One whose file is damaged receives it like the others.
+            for copy in claimed:
+                copy.has_all = False
+            await asyncio.gather(*(self._pull(copy, []) for copy in claimed))
+            return
+        holders = [copy for copy in self._copies if copy.is_ready and id(copy) not in self._barren]
+        rest.sort(key=lambda copy: -copy.received)
+        chains = [[holder] for holder in holders] or [[rest.pop(0)]]
+        heads = [chain[0] for chain in chains]
+        for index, copy in enumerate(rest):
+            chains[index % len(chains)].append(copy)
+        expecting = [copy for chain in chains for copy in chain if not copy.is_ready]
+        for copy in expecting:
+            lead = copy.host.lead
+            await ask_workers(self._client, [lead.address], "expect", request=self._message, cache_dir=lead.cache_dir)
+        pulls = []
+        for chain in chains:
+            if not chain[0].is_ready:
+                pulls.append(self._pull(chain[0], None))
+            for position, copy in enumerate(chain[1:], 1):
+                peers = chain[:position][::-1] + [head for head in heads if head is not chain[0]]
+                pulls.append(self._pull(copy, peers))
+        await asyncio.gather(*pulls)
+        if holders and not any(copy.is_ready for chain in chains for copy in chain[1:]):
+            self._barren.update(id(holder) for holder in holders)
+
+    async def _pull(self, copy: _Copy, peers: list[_Copy] | None) -> None:
+        lead = copy.host.lead
+        source = "hub" if peers is None else f"peer {peers[0].host.name}" if peers else "already there"
+        self._change(copy, source=source, state=DownloadState.RESOLVING)
+        try:
+            answer = await ask_worker(
+                self._client,
+                lead.address,
+                "pull",
+                request=self._message,
+                cache_dir=lead.cache_dir,
+                peers=None if peers is None else [_address_of(peer) for peer in peers],
+                topic=self._topic,
+                interval=max(SHORTEST_INTERVAL_SECONDS, len(self._copies) / REPORTS_PER_SECOND),
+                settings=_sealed(self._settings) if peers is None else None,
+            )
+        except OSError:
+            self._settle(copy, ClusterError(_LEFT.format(worker=lead.name)))
+            return
+        except ModelDeckError as error:
+            self._settle(copy, error)
+            return
+        snapshot = msgspec.convert(answer["snapshot"], DownloadSnapshot)
+        copy.received = snapshot.received
+        self._change(copy, left_out=(*copy.view.left_out, *answer["left_out"]))
+        if answer["peers"]:
+            source = f"peer {answer['peers'][-1]}"
+        elif peers is None and snapshot.bytes_fetched == 0 and snapshot.state is DownloadState.READY:
+            source = "already there"
+        self._change(copy, received=snapshot.received, total=snapshot.total, rate=None, source=source)
+        if snapshot.state is DownloadState.READY:
+            copy.is_settled = True
+            self._change(copy, state=DownloadState.READY)
+        elif snapshot.error is None or self._stop_action is not None:
+            copy.is_settled = True
+            self._change(copy, state=snapshot.state, error=snapshot.error)
+        else:
+            self._take_failure(copy, error_from_info(snapshot.error), is_from_hub=peers is None)
+
+    def _take_failure(self, copy: _Copy, error: ModelDeckError, *, is_from_hub: bool) -> None:
+        if isinstance(error, PeersLostError):
+            copy.failures += 1
+            if copy.failures <= len(self._copies):  # the next round has another chain
+                self._change(copy, state=DownloadState.QUEUED, source=None)
+                return
+        self._settle(copy, error)
+        if is_from_hub and isinstance(error, HubError) and not isinstance(error, ServerError | RateLimitedError):
+            for other in self._copies:  # the Hub would refuse them, too
+                if not other.is_settled:
+                    self._settle(other, error)
+
+    def _settle(self, copy: _Copy, error: ModelDeckError) -> None:
+        copy.is_settled = True
+        self._change(copy, state=DownloadState.FAILED, error=error.to_info(), rate=None)
+
+    # --- what the caller sees -----------------------------------------------------------------------------------------
+
+    def _take_report(self, report: dict[str, Any]) -> None:
+        copy = self._by_worker.get(report["worker"])
+        state = DownloadState(report["state"])
+        if copy is None or copy.is_settled or state in (DownloadState.READY, DownloadState.FAILED):
+            return  # how it ended is in the answer
+        copy.received = report["received"]
+        self._change(copy, state=state, received=report["received"], total=report["total"], rate=report["rate"])
+
+    def _change(self, copy: _Copy, **changes: Any) -> None:
+        copy.view = replace(copy.view, **changes)
+        self._publish()
+
+    def _publish(self) -> None:
+        views = []
+        for copy in self._copies:
+            size = None if self.request is None else total_size(self.request.files)
+            view = copy.view if copy.view.total is not None else replace(copy.view, total=size)
+            views.append(view)
+            for host in copy.sharers:
+                addresses = tuple(worker.address for worker in host.workers)
+                views.append(replace(view, host=host.name, workers=addresses, source="shared cache", rate=None))
+        self.snapshot = PullSnapshot(target=self._target, hosts=tuple(views))
+        self._on_change(self.snapshot)
+
+
+def _address_of(copy: _Copy) -> tuple[str, str, str]:
+    lead = copy.host.lead
+    return lead.address, copy.host.name, lead.cache_dir
+
+
+def _sealed(settings: Settings) -> Any:
+    """Return the settings as an object whose repr hides the token, since Dask may log the messages that it sends."""
+    from distributed.protocol import to_serialize
+
+    return to_serialize(settings)
