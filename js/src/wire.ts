@@ -336,6 +336,7 @@ export type ErrorCode =
   | "ambiguous_variant"
   | "cancelled"
   | "chat_template"
+  | "cluster"
   | "content_changed"
   | "disk_full"
   | "does_not_fit"
@@ -356,7 +357,9 @@ export type ErrorCode =
   | "no_front_end"
   | "not_gguf"
   | "offline"
+  | "peers_lost"
   | "permission_denied"
+  | "prompt_killed_worker"
   | "protocol"
   | "proxy"
   | "rate_limited"
@@ -367,7 +370,8 @@ export type ErrorCode =
   | "storage"
   | "timeout"
   | "tls"
-  | "unauthorized";
+  | "unauthorized"
+  | "workers_lost";
 
 export type Message = AckMessage | AnswerMessage | ToastMessage | PingMessage;
 
