@@ -8,6 +8,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     ambiguous_variant: "Mais de uma variante tem esse nome. Escolha uma das opções.",
     cancelled: "O download foi cancelado. Inicie-o de novo se ainda o quiser.",
     chat_template: "O template de chat do modelo tem defeito. Passe chat_format= ao carregar o modelo.",
+    cluster: "O cluster Dask não pode fazer isso. A mensagem em Python diz o que falta em quais workers.",
     content_changed: "O arquivo mudou no Hub desde o início do download. Abra os arquivos de novo e recomece.",
     disk_full: "Não há espaço suficiente no disco do cache. Libere espaço ou mude HF_HUB_CACHE, e tente de novo.",
     does_not_fit: "O modelo precisa de mais memória do que a livre. Escolha uma variante ou um contexto menor.",
@@ -32,7 +33,9 @@ export const PYTHON_PT_BR: PythonTexts = {
     no_front_end: "Nenhuma página mostra o widget. Mostre-o na última linha de uma célula.",
     not_gguf: "O arquivo está danificado ou não é um GGUF que o llama.cpp possa ler. Verifique ou repare o arquivo.",
     offline: "Sem conexão com o servidor. Verifique a rede ou o endpoint e tente de novo.",
+    peers_lost: "Nenhum outro host pode mais enviar o arquivo. Tente de novo; o que já foi recebido está guardado.",
     permission_denied: "O sistema não permite ler ou gravar no cache. Peça acesso ou mude HF_HUB_CACHE.",
+    prompt_killed_worker: "Um prompt encerrou o processo do seu worker duas vezes. Deixe-o de fora ou encurte-o.",
     protocol: "Duas partes do modeldeck não se entendem. Reinicie o kernel e execute modeldeck engine stop.",
     proxy: "O proxy recusou o pedido, ou sua configuração não pode ser usada. Verifique HTTPS_PROXY e NO_PROXY.",
     rate_limited:
@@ -45,6 +48,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     timeout: "O servidor não respondeu a tempo. Verifique a conexão e tente de novo.",
     tls: "A conexão segura falhou, em geral por causa do certificado. Verifique SSL_CERT_FILE e o relógio.",
     unauthorized: "O Hub não aceitou o token ou exige um. Entre com hf auth login ou defina HF_TOKEN.",
+    workers_lost: "Todos os workers que tinham o modelo saíram do cluster. Inicie outros e tente de novo.",
   },
   fits: {
     beyond_training: "O modelo foi treinado com {trained_n_ctx} tokens. Com mais, as respostas pioram.",
