@@ -39,6 +39,7 @@ from modeldeck.widget.traits import (
     DeckView,
     DownloadsView,
     EngineView,
+    FiltersView,
     GpuView,
     LlamaView,
     LoadView,
@@ -354,6 +355,23 @@ SCENES: dict[str, DeckState] = {
     ),
     "search-failed": DeckState(
         view=_LOCAL_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info())
+    ),
+    "filtered": DeckState(
+        view=_VIEW,
+        search=SearchView(
+            text="qwen",
+            state="done",
+            filters=FiltersView(
+                task="chat",
+                license="apache-2.0",
+                language="pt",
+                quantization="Q4_K_M",
+                max_parameters=10**9,
+                is_open=True,
+            ),
+            models=_MODELS[:2],
+            local=(SMOL,),
+        ),
     ),
     "empty": DeckState(view=_VIEW, search=SearchView(text="no such model", state="done")),
     "searching": DeckState(view=_VIEW, search=SearchView(text="qwen", state="searching")),

@@ -17,7 +17,16 @@ from msgspec import inspect
 
 from modeldeck._errors import error_codes
 from modeldeck._notices import NoticeCode
-from modeldeck._types import Action, FitReasonCode, FitVerdict, Gated, ReasonCode, SidecarKind, SortKey
+from modeldeck._types import (
+    Action,
+    BaseModelRelation,
+    FitReasonCode,
+    FitVerdict,
+    Gated,
+    ReasonCode,
+    SidecarKind,
+    SortKey,
+)
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.traits import DeckState, EngineMode, Locale, VariantAction, VariantState
@@ -36,6 +45,7 @@ _NAMED = {
     "EngineMode": EngineMode,
     "ReasonCode": ReasonCode,
     "Locale": Locale,
+    "BaseModelRelation": BaseModelRelation,
     "FitReasonCode": FitReasonCode,
     "NoticeCode": NoticeCode,
     "ToastCode": requests.ToastCode,

@@ -23,7 +23,10 @@ const { initialize, render } = widget();
 const { signal } = new AbortController();
 initialize({ model: model.asModel(), signal, experimental: null as never });
 render({ model: model.asModel(), el, signal, host: null as never, experimental: null as never });
-scene.play?.(model);
+const page = el.querySelector(".modeldeck")?.shadowRoot;
+if (page) {
+  scene.play?.(model, page);
+}
 
 declare global {
   interface Window {

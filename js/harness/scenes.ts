@@ -7,7 +7,7 @@ import { DUMPED_SCENES, job, model, repo, search, toast, variant, view } from ".
 export interface Scene {
   traits: Partial<DeckState>;
   /** What happens after the widget is on the page. */
-  play?: (model: FakeModel) => void;
+  play?: (model: FakeModel, page: ParentNode) => void;
 }
 
 function dumped(name: string): Partial<DeckState> {
@@ -26,6 +26,10 @@ export const SCENES: Record<string, Scene> = {
   loaded: {
     traits: dumped("loaded"),
     play: (model) => model.tell(toast("Q4_K_M is loaded.")),
+  },
+  filters: {
+    traits: dumped("filtered"),
+    play: (_, page) => page.querySelector<HTMLElement>(".filter")?.click(),
   },
   lost: {
     traits: dumped("downloading"),

@@ -6,7 +6,7 @@ import { batch, computed, type ReadonlySignal, signal } from "@preact/signals";
 import type { ButtonAction } from "./buttons";
 import { Connection } from "./connection";
 import { Family } from "./family";
-import { remembered } from "./remembered";
+import { isBoolean, isTexts, remembered } from "./remembered";
 import { type Asked, type Row, RowTable, rowKey } from "./row-table";
 import type { RequestError } from "./rpc";
 import { share } from "./share";
@@ -16,6 +16,7 @@ import {
   type DeckState,
   EMPTY_STATE,
   type ErrorInfo,
+  type FiltersView,
   type Method,
   type Methods,
   type RepoView,
@@ -24,13 +25,26 @@ import {
   type VariantRowView,
 } from "./wire";
 
+/** What a search is made of. */
+export interface SearchChoices {
+  text: string;
+  sort: SortKey;
+  filters: FiltersView;
+}
+
+const RECENT_SEARCHES = 6;
+
 export class Store {
   readonly view = signal(EMPTY_STATE.view);
   readonly search = signal(EMPTY_STATE.search);
   readonly load = signal(EMPTY_STATE.load);
   readonly fitsOnly = signal(false);
+  /** Whether only models that are on this machine are shown. */
+  readonly localOnly = signal(false);
+  /** The texts of the last searches that led somewhere, newest first. */
+  readonly recentSearches = remembered<string[]>("modeldeck-recent-searches", [], isTexts);
   /** Whether "Get" also loads the model. The browser remembers it. */
-  readonly loadWhenReady = remembered("modeldeck-load-when-ready", true);
+  readonly loadWhenReady = remembered("modeldeck-load-when-ready", true, isBoolean);
   readonly toasts = new ToastList();
   readonly connection: Connection;
   /** The language that Python asks for, else that of the page around the widget. */
@@ -43,6 +57,7 @@ export class Store {
   readonly #peeked = new Set<string>();
   readonly #folds = new Family<boolean>();
   readonly #asked = new Family<Asked>();
+  #isSortChosen = false;
   readonly #dismissedLoad = signal<ErrorInfo | null>(null);
 
   constructor(model: AnyModel<Traits>, abort: AbortSignal) {
@@ -98,6 +113,13 @@ export class Store {
     return this.#asked.get(subject);
   }
 
+  /** What is searched for: what was asked last, which Python may not know yet. */
+  readonly choices: ReadonlySignal<SearchChoices> = computed(() => {
+    const { text, sort, filters } = this.search.value;
+    const asked = this.#asked.get("search").value?.params as Partial<SearchChoices> | undefined;
+    return { text, sort, filters, ...asked };
+  });
+
   /** Keys of the variants that the results show right now. */
   readonly shownKeys: ReadonlySignal<ReadonlySet<string>> = computed(() => {
     const keys = new Set<string>();
@@ -138,8 +160,24 @@ export class Store {
 
   // --- what users do --------------------------------------------------------------------------------------------------
 
-  searchFor(text: string, sort: SortKey): void {
-    void this.#ask("search", "search", { text, sort });
+  /** Search again with something changed. Without a text the page shows what is trending, unless an order was chosen. */
+  refine(changes: Partial<SearchChoices>): void {
+    const before = this.choices.peek();
+    const choices = { ...before, ...changes };
+    this.#isSortChosen ||= changes.sort !== undefined;
+    if (!this.#isSortChosen && choices.text !== before.text) {
+      choices.sort = choices.text ? "downloads" : "trending";
+    }
+    void this.#ask("search", "search", choices);
+  }
+
+  /** Keep the text of a search that led somewhere. */
+  rememberSearch(): void {
+    const { text } = this.choices.peek();
+    if (text) {
+      const others = this.recentSearches.peek().filter((recent) => recent !== text);
+      this.recentSearches.value = [text, ...others].slice(0, RECENT_SEARCHES);
+    }
   }
 
   searchMore(): void {
@@ -154,6 +192,9 @@ export class Store {
   async setUnfolded(repoId: string, isUnfolded: boolean): Promise<void> {
     const fold = this.#folds.get(repoId);
     fold.value = isUnfolded;
+    if (isUnfolded) {
+      this.rememberSearch();
+    }
     if (this.connection.isUsable.peek()) {
       const method = isUnfolded ? "open_repo" : "close_repo";
       const isDone = await this.#ask(`repo ${repoId}`, method, { repo_id: repoId });

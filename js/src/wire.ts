@@ -70,13 +70,27 @@ export type EngineMode = "inline" | "process";
 export interface SearchView {
   text: string;
   sort: SortKey;
+  filters: FiltersView;
   state: "done" | "failed" | "idle" | "searching";
   models: SummaryView[];
   has_more: boolean;
+  local: string[];
   error: ErrorInfo | null;
 }
 
 export type SortKey = "created" | "downloads" | "likes" | "modified" | "trending";
+
+/** What the results of a search meet, see `modeldeck.SearchFilters`. The empty value stands for no condition. */
+export interface FiltersView {
+  task: string | null;
+  license: string | null;
+  language: string | null;
+  author: string | null;
+  quantization: string | null;
+  is_open: boolean;
+  min_parameters: number | null;
+  max_parameters: number | null;
+}
 
 /** A repository among the results of a search. */
 export interface SummaryView {
@@ -86,12 +100,19 @@ export interface SummaryView {
   last_modified: string | null;
   gated: Gated;
   license: string | null;
+  pipeline_tag: string | null;
   architecture: string | null;
   parameter_count: number | null;
+  active_parameter_count: number | null;
   context_length: number | null;
+  base_model: string | null;
+  base_model_relation: BaseModelRelation | null;
+  languages: string[];
 }
 
 export type Gated = "auto" | "manual" | boolean | null;
+
+export type BaseModelRelation = "adapter" | "finetune" | "merge" | "quantized";
 
 /** A `ModelDeckError` as plain data. */
 export interface ErrorInfo {
@@ -308,9 +329,20 @@ export const EMPTY_STATE: DeckState = {
   search: {
     text: "",
     sort: "downloads",
+    filters: {
+      task: null,
+      license: null,
+      language: null,
+      author: null,
+      quantization: null,
+      is_open: false,
+      min_parameters: null,
+      max_parameters: null,
+    },
     state: "idle",
     models: [],
     has_more: false,
+    local: [],
     error: null,
   },
   repos: {},
@@ -380,7 +412,7 @@ export interface Methods {
   /** A page shows the widget and can be heard. */
   hello: Record<string, never>;
   /** Search the Hub. */
-  search: { text: string; sort?: SortKey };
+  search: { text: string; sort?: SortKey; filters?: FiltersView };
   /** Append the next page of results. */
   search_more: Record<string, never>;
   /** Unfold the card of a repository. */

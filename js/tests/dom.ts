@@ -39,6 +39,8 @@ export function show(traits: Partial<DeckState>, options: { kernel?: FakeKernel;
     render({ ...common, el, host: null as never });
   });
   const remove = () => {
+    // happy-dom keeps an element that was removed with the focus, and fails when it is asked for it.
+    (el.querySelector(".modeldeck")?.shadowRoot?.activeElement as HTMLElement | null)?.blur();
     abort.abort();
     el.remove();
   };
@@ -63,17 +65,20 @@ export function nameOf(element: Element): string {
   for (const hidden of copy.querySelectorAll("[aria-hidden=true]")) {
     hidden.remove();
   }
-  return (element.getAttribute("aria-label") ?? copy.textContent ?? "").replace(/\s+/g, " ").trim();
+  const label = element.matches("[type=checkbox]") ? element.closest("label") : copy;
+  return (element.getAttribute("aria-label") ?? label?.textContent ?? "").replace(/\s+/g, " ").trim();
 }
 
 const SELECTORS: Record<string, string> = {
   button: "button",
   listitem: "li",
+  group: "fieldset, [role=group]",
   heading: "h1, h2, h3",
   link: "a[href]",
   combobox: "select",
   searchbox: "input[type=search]",
   checkbox: "input[type=checkbox]",
+  textbox: "input[type=text]",
 };
 
 export function all(scope: ParentNode, role: string, name?: string): HTMLElement[] {

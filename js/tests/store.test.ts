@@ -136,7 +136,7 @@ describe("connection", () => {
     model.answer(last("hello"));
     if (how === "send") {
       model.isDead = true;
-      store.searchFor("x", "downloads");
+      store.refine({ text: "x", sort: "downloads" });
     } else {
       model.trigger(how);
     }
@@ -321,11 +321,11 @@ describe("cards", () => {
 describe("searching", () => {
   it("shows what is asked last until that is answered", async () => {
     const { model, store } = setUp();
-    store.searchFor("a", "downloads");
+    store.refine({ text: "a", sort: "downloads" });
     const first = model.sent.at(-1) as Request;
-    store.searchFor("ab", "likes");
+    store.refine({ text: "ab", sort: "likes" });
     const second = model.sent.at(-1) as Request;
-    expect(second.params).toEqual({ text: "ab", sort: "likes" });
+    expect(second.params).toMatchObject({ text: "ab", sort: "likes" });
     model.answer(first);
     await vi.advanceTimersByTimeAsync(0);
     expect(store.asked("search").value).toBeDefined();
@@ -340,7 +340,7 @@ describe("searching", () => {
 describe("messages", () => {
   it("acknowledge a request", async () => {
     const { model, store, last } = setUp();
-    store.searchFor("a", "downloads");
+    store.refine({ text: "a", sort: "downloads" });
     model.tell({ kind: "modeldeck-ack", id: last("search").id });
     await vi.advanceTimersByTimeAsync(5000);
     expect(store.asked("search").value?.isWaiting.value).toBe(false);
@@ -357,7 +357,7 @@ describe("messages", () => {
   it("refuse without a toast what the page already shows", async () => {
     const { model, store, last } = setUp({ search: search(MODELS) });
     const error = { code: "offline", message: "The Hub cannot be reached.", details: {} };
-    store.searchFor("a", "downloads");
+    store.refine({ text: "a", sort: "downloads" });
     model.write({ search: search([], { state: "failed", error }) });
     model.refuse(last("search"), error.code, error.message);
     void store.setUnfolded(QWEN, true);

@@ -1,7 +1,8 @@
 import { act } from "preact/test-utils";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { estimate, job, load, MODELS, repo, search, model as summary, toast, variant, view } from "../harness/samples";
-import type { Action, DeckState, DownloadState, SummaryView, VariantState } from "../src/wire";
+import { NO_FILTERS } from "../src/filters";
+import type { Action, DeckState, DownloadState, Methods, Request, SummaryView, VariantState } from "../src/wire";
 import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
@@ -46,6 +47,120 @@ describe("header", () => {
   });
 });
 
+describe("filters", () => {
+  const openFilters = (root: ParentNode) => {
+    click(get(root, "button", "Filters"));
+    return get(root, "group", "Filters");
+  };
+  const filtersOf = (request: Request | undefined) => (request?.params as Methods["search"] | undefined)?.filters;
+
+  it("are sent to the Hub together, and are chips that can be taken off", () => {
+    const { root, model, request } = show({ view: view(), search: search(MODELS, { text: "qwen" }) });
+    const group = openFilters(root);
+    choose(group, "Task", "chat");
+    choose(group, "Model size", "4000000000-9000000000");
+    choose(group, "Licence", "apache-2.0");
+    choose(group, "Language", "pt");
+    choose(group, "Quantization", "Q4_K_M");
+    click(get(group, "checkbox", "Not gated"));
+    const author = get(group, "textbox", "Author") as HTMLInputElement;
+    act(() => {
+      author.value = " bartowski ";
+      author.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+    const filters = {
+      task: "chat",
+      license: "apache-2.0",
+      language: "pt",
+      author: "bartowski",
+      quantization: "Q4_K_M",
+      is_open: true,
+      min_parameters: 4e9,
+      max_parameters: 9e9,
+    };
+    expect(request("search")?.params).toEqual({ text: "qwen", sort: "downloads", filters });
+    act(() => {
+      model.write({ search: search(MODELS, { text: "qwen", filters }) });
+      model.answer(request("search") as never);
+    });
+    const chips = ["4B to 9B", "Chat", "apache-2.0", "Portuguese", "by bartowski", "Not gated", "Q4_K_M"];
+    expect(all(root, "button").map(nameOf)).toEqual(
+      expect.arrayContaining(chips.map((chip) => `Remove filter ${chip}`)),
+    );
+    click(get(root, "button", "Remove filter 4B to 9B"));
+    expect(filtersOf(request("search"))).toEqual({ ...filters, min_parameters: null, max_parameters: null });
+    click(get(root, "button", "Clear all filters"));
+    expect(filtersOf(request("search"))).toEqual(NO_FILTERS);
+  });
+
+  it("that apply here hide results without a request, and say so", () => {
+    const local = MODELS[1]?.repo_id as string;
+    const { root, request } = show({ view: view(), search: search(MODELS, { text: "q", local: [local, "an/other"] }) });
+    const group = openFilters(root);
+    expect(text(group)).toContain("Filtered here, among the results so far:");
+    click(get(group, "checkbox", "On this machine"));
+    expect(all(root, "heading").map(nameOf)).toEqual([local]);
+    expect(text(root)).toContain(`1 model, ${MODELS.length - 1} hidden by filters`);
+    click(get(root, "button", "Remove filter On this machine"));
+    expect(all(root, "heading")).toHaveLength(MODELS.length);
+    expect(request("search")).toBeUndefined();
+  });
+
+  it("close with Escape, and give the focus back to their button", () => {
+    const { root } = show({ view: view() });
+    const group = openFilters(root);
+    expect(group.contains(root.activeElement)).toBe(true);
+    act(() => void group.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true })));
+    expect(all(root, "group", "Filters")).toEqual([]);
+    expect(root.activeElement).toBe(get(root, "button", "Filters"));
+  });
+
+  it("are named where nothing was found", () => {
+    const filters = { ...NO_FILTERS, task: "vision" };
+    const { root } = show({ view: view(), search: search([], { text: "qwen", filters }) });
+    expect(text(root)).toContain("Take off a filter, or try fewer words.");
+    expect(get(root, "button", "Remove filter Vision")).toBeDefined();
+  });
+});
+
+describe("an empty box", () => {
+  it("shows what is trending, until an order is chosen", async () => {
+    const { root, request } = show({ view: view(), search: search(MODELS, { sort: "trending" }) });
+    expect(text(root)).toContain(`Trending on the Hub now, ${MODELS.length} models`);
+    type(get(root, "searchbox"), "qwen");
+    await vi.advanceTimersByTimeAsync(300);
+    expect(request("search")?.params).toMatchObject({ text: "qwen", sort: "downloads" });
+    type(get(root, "searchbox"), "");
+    await vi.advanceTimersByTimeAsync(300);
+    expect(request("search")?.params).toMatchObject({ text: "", sort: "trending" });
+    choose(root, "Sort by", "created");
+    type(get(root, "searchbox"), "llama");
+    await vi.advanceTimersByTimeAsync(300);
+    expect(request("search")?.params).toMatchObject({ text: "llama", sort: "created" });
+  });
+
+  it("offers the searches that led somewhere", async () => {
+    localStorage.setItem("modeldeck-recent-searches", '["smollm2"]');
+    onTestFinished(() => localStorage.clear());
+    const { root, request, write } = show({ view: view(), search: search(MODELS, { text: "qwen" }) });
+    expect(all(root, "button", "Search for smollm2")).toEqual([]);
+    click(get(root, "button", `Show files of ${QWEN}`));
+    write({ search: search(MODELS) });
+    await settle();
+    expect(all(root, "button").map(nameOf)).toEqual(expect.arrayContaining(["Search for qwen", "Search for smollm2"]));
+    click(get(root, "button", "Search for smollm2"));
+    expect(request("search")?.params).toMatchObject({ text: "smollm2" });
+  });
+
+  it("does not search for what is shown already", async () => {
+    const { root, request } = show({ view: view(), search: search(MODELS, { text: "qwen" }) });
+    type(get(root, "searchbox"), "qwe");
+    type(get(root, "searchbox"), "qwen");
+    await vi.advanceTimersByTimeAsync(300);
+    expect(request("search")).toBeUndefined();
+  });
+});
+
 describe("search", () => {
   it("starts 300 ms after the last key", async () => {
     const { root, request } = show({ view: view() });
@@ -56,7 +171,7 @@ describe("search", () => {
     await vi.advanceTimersByTimeAsync(299);
     expect(request("search")).toBeUndefined();
     await vi.advanceTimersByTimeAsync(2);
-    expect(request("search")?.params).toEqual({ text: "smollm2", sort: "downloads" });
+    expect(request("search")?.params).toEqual({ text: "smollm2", sort: "downloads", filters: NO_FILTERS });
   });
 
   it("starts at once with Enter, and only once", async () => {
@@ -65,7 +180,7 @@ describe("search", () => {
     act(() => {
       root.querySelector("form")?.dispatchEvent(new Event("submit", { bubbles: true, cancelable: true }));
     });
-    expect(request("search")?.params).toEqual({ text: "qwen", sort: "downloads" });
+    expect(request("search")?.params).toEqual({ text: "qwen", sort: "downloads", filters: NO_FILTERS });
     await vi.advanceTimersByTimeAsync(500);
     expect(model.sent.filter(({ method, id }) => method === "search" && id !== request("search")?.id)).toEqual([]);
   });
@@ -96,7 +211,7 @@ describe("search", () => {
     await settle();
     expect(box.value).toBe("qwen3");
     await vi.advanceTimersByTimeAsync(300);
-    expect(request("search")?.params).toEqual({ text: "qwen3", sort: "downloads" });
+    expect(request("search")?.params).toEqual({ text: "qwen3", sort: "downloads", filters: NO_FILTERS });
     write({ search: search([], { text: "llama" }) });
     await settle();
     expect(box.value).toBe("llama");
@@ -110,8 +225,8 @@ describe("search", () => {
     type(get(root, "searchbox"), "qwen3");
     await vi.advanceTimersByTimeAsync(300);
     expect(model.sent.filter(({ method }) => method === "search").map(({ params }) => params)).toEqual([
-      { text: "qwen", sort: "likes" },
-      { text: "qwen3", sort: "likes" },
+      { text: "qwen", sort: "likes", filters: NO_FILTERS },
+      { text: "qwen3", sort: "likes", filters: NO_FILTERS },
     ]);
   });
 
@@ -119,7 +234,7 @@ describe("search", () => {
     const large = summary("a/large", { parameter_count: 70e9 });
     const { root, request, model } = show({ ...opened, search: search([...MODELS.slice(0, 2), large], { text: "x" }) });
     choose(root, "Sort by", "likes");
-    expect(request("search")?.params).toEqual({ text: "x", sort: "likes" });
+    expect(request("search")?.params).toEqual({ text: "x", sort: "likes", filters: NO_FILTERS });
     choose(root, "Context length", "16384");
     expect(request("set_n_ctx")?.params).toEqual({ n_ctx: 16_384 });
     act(() => model.answer(model.sent.find(({ method }) => method === "search") as never));
@@ -178,7 +293,7 @@ describe("search", () => {
     });
     expect(text(get(root, "alert"))).toContain("The Hub cannot be reached.");
     click(get(root, "button", "Retry the search"));
-    expect(request("search")?.params).toEqual({ text: "qwen", sort: "likes" });
+    expect(request("search")?.params).toEqual({ text: "qwen", sort: "likes", filters: NO_FILTERS });
   });
 
   it("loads more", () => {

@@ -48,7 +48,9 @@ MAX_PAGE_SIZE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchFilters:
-    """Conditions that the results of a search meet. The Hub itself applies them, so that pages stay full.
+    """Conditions that the results of a search meet.
+
+    The Hub itself applies all but ``quantization``, so that pages stay full.
 
     Attributes
     ----------
@@ -66,6 +68,9 @@ class SearchFilters:
         The largest number of weights.
     app : str or None
         An application that can run the model, such as ``"llama.cpp"``.
+    quantization : str or None
+        A quantization that the repository must have, such as ``"Q4_K_M"``. The Hub cannot filter by it: modeldeck
+        leaves out the repositories without it, so a page can have fewer results than its limit, or none.
 
     Examples
     --------
@@ -79,6 +84,7 @@ class SearchFilters:
     min_parameters: int | None = None
     max_parameters: int | None = None
     app: str | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +142,8 @@ class ModelSummary:
         The architecture that llama.cpp knows it by, such as ``"qwen3"``.
     parameter_count : int or None
         Number of weights.
+    active_parameter_count : int or None
+        Number of weights that are used for each token, where the name tells it, as in ``"30B-A3B"``.
     context_length : int or None
         Tokens that the model was trained for.
     has_chat_template : bool or None
@@ -146,6 +154,8 @@ class ModelSummary:
         How it was made from that model.
     languages : tuple[str, ...]
         The two-letter codes of the model's languages.
+    filenames : tuple[str, ...]
+        The names of its files, where the search filters by quantization; otherwise empty.
     """
 
     repo_id: str
@@ -159,11 +169,13 @@ class ModelSummary:
     pipeline_tag: str | None = None
     architecture: str | None = None
     parameter_count: int | None = None
+    active_parameter_count: int | None = None
     context_length: int | None = None
     has_chat_template: bool | None = None
     base_model: str | None = None
     base_model_relation: BaseModelRelation | None = None
     languages: tuple[str, ...] = ()
+    filenames: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

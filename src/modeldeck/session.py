@@ -212,7 +212,15 @@ class Session:
         if not 1 <= limit <= MAX_PAGE_SIZE:
             raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE_SIZE}.")
         query = SearchQuery(text=text, sort=sort, limit=limit, author=author, filters=filters or SearchFilters())
-        return await self.hub.search(query, cursor)
+        page = await self.hub.search(query, cursor)
+        quantization = query.filters.quantization
+        if quantization is None:
+            return page
+        from modeldeck.gguf.names import has_quantization
+
+        return replace(
+            page, models=tuple(model for model in page.models if has_quantization(model.filenames, quantization))
+        )
 
     async def describe(
         self,

@@ -11,6 +11,7 @@ from modeldeck.gguf.names import (
     Grouping,
     find_variant,
     group_variants,
+    has_quantization,
     label_of,
     quantization_of,
 )
@@ -284,3 +285,20 @@ def test_not_found_says_what_there_is() -> None:
         find_variant(group_variants(files("m-Q4_0.gguf", "m-Q8_0.gguf")).variants, "Q5_K_M")
     with pytest.raises(RemoteFileNotFoundError, match="no complete GGUF model"):
         find_variant((), "Q5_K_M")
+
+
+@pytest.mark.parametrize(
+    ("filenames", "quantization", "has_it"),
+    [
+        (("m-Q4_K_M.gguf", "README.md"), "Q4_K_M", True),
+        (("m-q4_k_m.gguf",), "q4_k_m", True),
+        (("m-fp16.gguf",), "F16", True),
+        (("m-Q4_K_S.gguf", "Q4_K_M.txt"), "Q4_K_M", False),
+        (("mmproj-F16.gguf", "m-Q8_0.gguf"), "F16", False),
+        ((), "F16", False),
+    ],
+)
+def test_a_repository_has_a_quantization_if_a_model_of_it_has(
+    filenames: tuple[str, ...], quantization: str, has_it: bool
+) -> None:
+    assert has_quantization(filenames, quantization) is has_it

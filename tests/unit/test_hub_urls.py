@@ -198,6 +198,7 @@ def test_a_search_for_what_cannot_be_asked_is_refused(query: SearchQuery) -> Non
             {"min_parameters": 1_500_000_001, "max_parameters": 1_500_000_001},
             [("num_parameters", "min:1500M,max:1501M")],
         ),
+        ({"quantization": "Q4_K_M"}, [("expand[]", "siblings")]),
     ],
     ids=str,
 )
@@ -219,6 +220,7 @@ def test_filters_are_the_hub_s_own_parameters(filters: dict[str, Any], sent: lis
         {"license": "mit,apache-2.0"},
         {"license": "mit&private=true"},
         {"language": 5},
+        {"quantization": "Q4 K"},
         {"app": "llama.cpp\n"},
         {"min_parameters": -1},
         {"min_parameters": 1.5},

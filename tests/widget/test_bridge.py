@@ -437,6 +437,25 @@ def test_a_newer_search_takes_the_place_of_an_older_one(page: Page, demo_hub: Lo
     assert [model["repo_id"] for model in page.traits["search"]["models"]] == ["modeldeck-demo/tiny-vision-GGUF"]
 
 
+def test_filters_narrow_a_search_and_the_models_of_this_machine_are_known(page: Page) -> None:
+    page.until(lambda: page.traits["search"]["state"] == "done")
+
+    def found(**filters: object) -> set[str]:
+        assert page.ask("search", text="", filters=filters)["ok"]
+        assert page.traits["search"]["filters"]["quantization"] == filters.get("quantization")
+        return {model["repo_id"] for model in page.traits["search"]["models"]}
+
+    assert found(author="nobody") == set()
+    assert TINY in found(quantization="F16")
+    assert TINY not in found(quantization="IQ1_S")
+    assert page.traits["search"]["local"] == []
+    page.ask("open_repo", repo_id=TINY)
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
+    page.until(lambda: page.traits["search"]["local"] == [TINY])
+    assert page.ask("search", text="split")["ok"]
+    assert page.traits["search"]["local"] == [TINY]
+
+
 def test_no_secret_and_no_absolute_path_is_published(page: Page, tmp_path: Path) -> None:
     page.ask("open_repo", repo_id=TINY)
     page.act_on(TINY, "tiny-chat-F16.gguf", "download")

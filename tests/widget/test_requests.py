@@ -11,7 +11,7 @@ from modeldeck._errors import InvalidRequestError, ProtocolError
 from modeldeck._types import Action
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
-from modeldeck.widget.traits import VariantAction
+from modeldeck.widget.traits import FiltersView, VariantAction
 
 
 def request(method: object, params: object = None, request_id: object = "id-1") -> dict[str, Any]:
@@ -24,6 +24,11 @@ def request(method: object, params: object = None, request_id: object = "id-1") 
         ("hello", {}, requests.HelloRequest()),
         ("search", {"text": "qwen", "sort": "likes"}, requests.SearchRequest("qwen", "likes")),
         ("search", {"text": ""}, requests.SearchRequest("", "downloads")),
+        (
+            "search",
+            {"text": "", "filters": {"task": "chat", "is_open": True}},
+            requests.SearchRequest("", "downloads", FiltersView(task="chat", is_open=True)),
+        ),
         ("search_more", {}, requests.SearchMoreRequest()),
         ("open_repo", {"repo_id": "o/n"}, requests.OpenRepoRequest("o/n")),
         *(("act", {"job_id": "j", "action": action}, requests.ActRequest("j", action)) for action in get_args(Action)),
@@ -52,6 +57,8 @@ def test_every_method_is_understood(method: str, params: dict[str, Any], expecte
         request("search", {"text": "a", "sort": "rudeness"}),
         request("search", {"text": "a" * 1000}),
         request("search", ["text"]),
+        request("search", {"text": "a", "filters": {"author": "a" * 100}}),
+        request("search", {"text": "a", "filters": {"max_parameters": "9B"}}),
         request("set_n_ctx", {"n_ctx": "many"}),
         request("act", {"job_id": None, "action": "pause"}),
         request("act", {"job_id": "j", "action": "load"}),

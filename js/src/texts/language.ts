@@ -39,6 +39,8 @@ export interface Language {
   parts<K extends Key, V>(key: K, ...values: Values<K, V>): (string | V)[];
   /** What Python said: in English its own sentence, else the one of its code, and its own where the code is unknown. */
   said(kind: keyof PythonTexts, code: string | null, english: string, values?: object): string;
+  /** The name of a language that people speak, by its code. */
+  languageName(code: string): string;
   /** The sentence of an error. */
   error(error: ErrorInfo): string;
 }
@@ -104,5 +106,13 @@ function makeLanguage(tag: Locale): Language {
     return name.endsWith("_seconds") ? format.seconds(value) : format.number(value);
   };
   const error = ({ code, message, details }: ErrorInfo) => said("errors", code, message, details);
-  return { tag, format, t, parts, said, error } as Language;
+  const names = new Intl.DisplayNames(tag, { type: "language" });
+  const languageName = (code: string): string => {
+    try {
+      return names.of(code) ?? code;
+    } catch {
+      return code;
+    }
+  };
+  return { tag, format, t, parts, said, error, languageName } as Language;
 }

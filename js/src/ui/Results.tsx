@@ -1,7 +1,8 @@
+import { chipsOf } from "../filters";
 import { mayFit } from "../fits";
 import type { Store } from "../store";
 import type { Language } from "../texts/language";
-import type { SummaryView } from "../wire";
+import type { SearchView, SummaryView } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
@@ -14,11 +15,15 @@ const CARDS_IN_CHUNK = 10;
 export function Results({ store }: { store: Store }) {
   const language = useLanguage();
   const { t } = language;
-  const { state, text, sort, models, error, has_more } = store.search.value;
+  const { state, text, filters, models, error, has_more } = store.search.value;
   const asked = store.asked("search").value;
   const isSearching = state === "searching" || asked !== undefined;
   const { hardware } = store.view.value;
-  const shown = store.fitsOnly.value ? models.filter((model) => mayFit(model, hardware)) : models;
+  const local = new Set(store.localOnly.value ? store.search.value.local : []);
+  const shown = models.filter(
+    (model) =>
+      (!store.fitsOnly.value || mayFit(model, hardware)) && (!store.localOnly.value || local.has(model.repo_id)),
+  );
   return (
     <section class="results" aria-label={t("results")} aria-busy={isSearching}>
       <p class="note small" aria-live="polite">
@@ -26,7 +31,7 @@ export function Results({ store }: { store: Store }) {
           ? t("searchWaits")
           : isSearching
             ? t("searching")
-            : summary(language, state === "idle", shown.length, models.length, has_more)}
+            : summary(language, store.search.value, shown.length)}
       </p>
       {models.length > 0 ? null : isSearching ? (
         [0, 1, 2].map((index) => <div class="skeleton" key={index} />)
@@ -36,7 +41,7 @@ export function Results({ store }: { store: Store }) {
           <p>
             <b>{text ? t("nothingFor", { text }) : t("nothingHere")}</b>
           </p>
-          <p class="muted">{t("fewerWords")}</p>
+          <p class="muted">{t(chipsOf(filters, language).length > 0 ? "looserFilters" : "fewerWords")}</p>
         </div>
       ) : null}
       {/* biome-ignore lint/a11y/useSemanticElements: a <ul> may not hold the chunks */}
@@ -55,7 +60,7 @@ export function Results({ store }: { store: Store }) {
           name={t("theSearch")}
           isOff={!store.connection.isUsable.value}
           // If the next page could not be read, "Load more" below asks for it again.
-          onRetry={has_more ? undefined : () => store.searchFor(text, sort)}
+          onRetry={has_more ? undefined : () => store.refine({})}
         />
       ) : null}
       {/* Takes the focus when there are no more pages: the end of the list, not its beginning. */}
@@ -72,12 +77,20 @@ function chunks(models: SummaryView[]): SummaryView[][] {
   );
 }
 
-function summary({ t }: Language, isIdle: boolean, shown: number, total: number, hasMore: boolean): string {
+/** How many models there are, in one line. */
+function summary({ t }: Language, { state, text, sort, models, has_more }: SearchView, shown: number): string {
+  const total = models.length;
   if (total === 0) {
-    return isIdle ? t("typeToSearch") : "";
+    return state === "idle" ? t("typeToSearch") : "";
   }
-  const found = t(hasMore ? "firstModels" : "models", { count: shown });
-  return shown < total ? `${found}, ${t("hiddenModels", { count: total - shown })}` : found;
+  const parts = [t(has_more ? "firstModels" : "models", { count: shown })];
+  if (text === "" && sort === "trending") {
+    parts.unshift(t("trendingNow"));
+  }
+  if (shown < total) {
+    parts.push(t("hiddenModels", { count: total - shown }));
+  }
+  return shown === 0 ? t("allHidden") : parts.join(", ");
 }
 
 function More({ store }: { store: Store }) {

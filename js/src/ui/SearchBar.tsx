@@ -1,8 +1,11 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import type { Store } from "../store";
+import { chipsOf } from "../filters";
+import type { SearchChoices, Store } from "../store";
 import type { PlainKey } from "../texts/language";
 import type { Methods, SortKey } from "../wire";
+import { Button } from "./Button";
+import { Chips, Filters, RecentSearches, Switch } from "./Filters";
 import { Icon } from "./icons";
 import { useLanguage } from "./language";
 
@@ -19,13 +22,16 @@ const SORTS: [SortKey, PlainKey][] = [
 const CONTEXTS = [2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 
 export function SearchBar({ store }: { store: Store }) {
-  const { t } = useLanguage();
-  const { text, sort } = store.search.value;
+  const language = useLanguage();
+  const { t } = language;
+  const { text } = store.search.value;
+  const { sort, filters } = store.choices.value;
   const isOff = !store.connection.isUsable.value;
   const draft = useSignal(text);
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const input = useRef<HTMLInputElement>(null);
-  const order = useRef<HTMLSelectElement>(null);
+  const button = useRef<HTMLDivElement>(null);
+  const isOpen = useSignal(false);
 
   // Another view or Python may have searched. Follow it, unless somebody is typing here or has just typed.
   useEffect(() => {
@@ -36,12 +42,23 @@ export function SearchBar({ store }: { store: Store }) {
   }, [text, draft]);
   useEffect(() => () => clearTimeout(timer.current), []);
 
-  // Search for what the controls show, which Python may not know yet.
-  const search = () => {
+  const search = (changes: Partial<SearchChoices> = {}) => {
     clearTimeout(timer.current);
     timer.current = undefined;
-    store.searchFor(draft.peek().trim(), order.current?.value as SortKey);
+    store.refine({ text: draft.peek().trim(), ...changes });
   };
+  /** After a pause of typing, unless what is typed is what is shown. */
+  const pause = () => {
+    timer.current = undefined;
+    if (draft.peek().trim() !== store.choices.peek().text) {
+      search();
+    }
+  };
+  const close = () => {
+    isOpen.value = false;
+    button.current?.querySelector("button")?.focus();
+  };
+  const filterCount = chipsOf(filters, language).length + Number(store.fitsOnly.value) + Number(store.localOnly.value);
 
   return (
     // biome-ignore lint/a11y/useSemanticElements: <search> is unknown to the older webviews of VS Code
@@ -51,6 +68,7 @@ export function SearchBar({ store }: { store: Store }) {
       onSubmit={(event) => {
         event.preventDefault();
         search();
+        store.rememberSearch();
       }}
     >
       <div class="field">
@@ -67,14 +85,19 @@ export function SearchBar({ store }: { store: Store }) {
           onInput={(event) => {
             draft.value = event.currentTarget.value;
             clearTimeout(timer.current);
-            timer.current = setTimeout(search, DEBOUNCE_MS);
+            timer.current = setTimeout(pause, DEBOUNCE_MS);
           }}
         />
       </div>
       <div class="line">
         <label>
           <span>{t("sort")}</span>
-          <select ref={order} aria-label={t("sortBy")} value={sort} disabled={isOff} onChange={search}>
+          <select
+            aria-label={t("sortBy")}
+            value={sort}
+            disabled={isOff}
+            onChange={(event) => search({ sort: event.currentTarget.value as SortKey })}
+          >
             {SORTS.map(([key, name]) => (
               <option key={key} value={key}>
                 {t(name)}
@@ -83,27 +106,39 @@ export function SearchBar({ store }: { store: Store }) {
           </select>
         </label>
         <ContextControl store={store} />
-        <label>
-          <input
-            type="checkbox"
-            checked={store.fitsOnly}
-            onChange={(event) => {
-              store.fitsOnly.value = event.currentTarget.checked;
+        <div ref={button}>
+          <Button
+            tone="filter"
+            name={t("filters")}
+            aria-expanded={isOpen.value}
+            disabled={isOff}
+            onClick={() => {
+              isOpen.value = !isOpen.value;
             }}
-          />
-          <span>{t("fitsHere")}</span>
-        </label>
-        <label title={t("loadWhenReadyHelp")}>
-          <input
-            type="checkbox"
-            checked={store.loadWhenReady}
-            onChange={(event) => {
-              store.loadWhenReady.value = event.currentTarget.checked;
-            }}
-          />
-          <span>{t("loadWhenReady")}</span>
-        </label>
+          >
+            <Icon name="filter" />
+            {t("filters")}
+            {filterCount > 0 ? <span class="count">{language.format.number(filterCount)}</span> : null}
+          </Button>
+        </div>
+        {/* The filters have it while they are open. */}
+        {isOpen.value ? null : <Switch of={store.fitsOnly}>{t("fitsHere")}</Switch>}
+        <Switch of={store.loadWhenReady} help={t("loadWhenReadyHelp")}>
+          {t("loadWhenReady")}
+        </Switch>
       </div>
+      {isOpen.value ? <Filters store={store} onClose={close} /> : null}
+      <Chips store={store} />
+      {draft.value.trim() === "" && !isOff ? (
+        <RecentSearches
+          store={store}
+          onChoose={(recent) => {
+            draft.value = recent;
+            search();
+            input.current?.focus();
+          }}
+        />
+      ) : null}
     </form>
   );
 }

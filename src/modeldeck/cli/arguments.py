@@ -75,6 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     filters.add_argument("--min-parameters", type=_count, metavar="N", help="the fewest weights, such as 500M or 7B")
     filters.add_argument("--max-parameters", type=_count, metavar="N", help="the most weights, such as 9B")
+    filters.add_argument(
+        "--quantization", metavar="LABEL", help="a quantization that the repository has, such as Q4_K_M; not by the Hub"
+    )
     filters.add_argument("--app", metavar="NAME", help="an application that runs the model, such as llama.cpp")
 
     show = add(

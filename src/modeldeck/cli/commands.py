@@ -32,6 +32,7 @@ async def search(session: Session, arguments: argparse.Namespace, output: Output
         min_parameters=arguments.min_parameters,
         max_parameters=arguments.max_parameters,
         app=arguments.app,
+        quantization=arguments.quantization,
     )
     page = await session.search(
         arguments.text, sort=arguments.sort, limit=arguments.limit, author=arguments.author, filters=filters

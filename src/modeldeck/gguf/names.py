@@ -95,6 +95,13 @@ def quantization_of(path: str) -> str | None:
     return None if label is None else _normalize(label)
 
 
+def has_quantization(filenames: Iterable[str], quantization: str) -> bool:
+    """Return whether a model among these files has a quantization, named as `label_of` or `quantization_of` does."""
+    wanted = quantization.upper()
+    models = (name for name in filenames if name.lower().endswith(".gguf") and not _MMPROJ.search(name))
+    return any(wanted in ((label_of(name) or "").upper(), quantization_of(name)) for name in models)
+
+
 def group_variants(files: Iterable[GGUFFile]) -> Grouping:
     """Group a repository's files into variants, sidecars and the rest.
 

@@ -6,6 +6,7 @@ so that a field with an unexpected type is unknown instead of costing the row th
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -29,6 +30,9 @@ _LANGUAGES = frozenset(_LANGUAGE_CODES.split())
 _PROJECTOR_ARCHITECTURE = "clip"
 """The Hub indexes one GGUF file of a repository, and that file may be the vision projector."""
 
+_ACTIVE = re.compile(r"(?<=[-_])A(\d{1,4}(?:\.\d{1,3})?)([BM])(?![A-Za-z0-9])")
+"""The number of active weights in the name of a mixture of experts, as in ``Qwen3-30B-A3B``."""
+
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Text = Annotated[str, msgspec.Meta(max_length=256)]
 _Tags = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1000)]
@@ -49,6 +53,13 @@ class SearchRow(msgspec.Struct, kw_only=True):
     tags: Any = None
     pipeline_tag: Any = None
     gguf: Any = None
+    siblings: Any = None
+
+
+class _Sibling(msgspec.Struct):
+    """A file of a repository, by its name alone."""
+
+    rfilename: _Text
 
 
 class ModelInfo(msgspec.Struct, kw_only=True):
@@ -85,6 +96,7 @@ def summary_of(row: SearchRow) -> ModelSummary:
         gguf = {}
     tags: tuple[str, ...] = _optional(row.tags, _Tags) or ()
     base_model, relation = _base_model_among(tags)
+    siblings: tuple[_Sibling, ...] = _optional(row.siblings, tuple[_Sibling, ...]) or ()
     return ModelSummary(
         repo_id=row.id,
         downloads=_optional(row.downloads, _Count),
@@ -97,11 +109,13 @@ def summary_of(row: SearchRow) -> ModelSummary:
         pipeline_tag=_optional(row.pipeline_tag, _Text),
         architecture=_optional(gguf.get("architecture"), _Text),
         parameter_count=_optional(gguf.get("total"), _Count),
+        active_parameter_count=_active_parameters(row.id),
         context_length=_optional(gguf.get("context_length"), _Count),
         has_chat_template="chat_template" in gguf if gguf else None,
         base_model=base_model,
         base_model_relation=relation,
         languages=tuple(tag for tag in tags if tag in _LANGUAGES),
+        filenames=tuple(sibling.rfilename for sibling in siblings),
     )
 
 
@@ -157,6 +171,11 @@ def _optional(value: object, wanted: Any) -> Any:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError:
         return None
+
+
+def _active_parameters(repo_id: str) -> int | None:
+    match = _ACTIVE.search(repo_id.rpartition("/")[2])
+    return None if match is None else round(float(match[1]) * {"B": 10**9, "M": 10**6}[match[2]])
 
 
 def _license_among(tags: tuple[str, ...]) -> str | None:

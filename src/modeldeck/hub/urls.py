@@ -173,7 +173,9 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
         ("direction", "-1"),
         ("limit", str(max(1, min(query.limit, MAX_PAGE_SIZE)))),
     ]
-    parameters += [("expand[]", name) for name in _EXPAND]
+    # The names of the files are long, so only a search that looks at them asks for them.
+    fields = (*_EXPAND, "siblings") if query.filters.quantization else _EXPAND
+    parameters += [("expand[]", name) for name in fields]
     try:
         return f"{endpoint}/api/models?{urlencode(parameters)}"
     except UnicodeEncodeError as error:
@@ -181,7 +183,7 @@ def search_url(endpoint: str, query: SearchQuery) -> str:
 
 
 def _filter_parameters(filters: SearchFilters) -> list[tuple[str, str]]:
-    for name in ("task", "license", "language", "app"):
+    for name in ("task", "license", "language", "app", "quantization"):
         value = getattr(filters, name)
         if value is not None and not (isinstance(value, str) and _FILTER_VALUE.fullmatch(value)):
             raise InvalidRequestError(

@@ -67,7 +67,9 @@ class Bridge:
             publisher, endpoint=session.settings.endpoint, n_ctx=n_ctx, locale=locale, comm_id=comm_id
         )
         self._search = SearchOwner(session, publisher, query)
-        self._repos = ReposOwner(session, publisher, self._tasks, self._deck, revision=revision)
+        self._repos = ReposOwner(
+            session, publisher, self._tasks, self._deck, revision=revision, on_local=self._search.show_local
+        )
         self._load = LoadOwner(session, publisher, loop, self._tasks, self._deck, self._repos)
         self._downloads = DownloadsOwner(session, publisher, loop, self._deck, self._repos, self._load)
         self.ready = self._load.handover.wait
@@ -128,8 +130,8 @@ class Bridge:
         match request:
             case requests.HelloRequest():
                 self._load.handover.greet()
-            case requests.SearchRequest(text, sort):
-                await self._search.search(text, sort)
+            case requests.SearchRequest(text, sort, filters):
+                await self._search.search(text, sort, filters)
             case requests.SearchMoreRequest():
                 await self._search.more()
             case requests.OpenRepoRequest(repo_id):

@@ -57,7 +57,7 @@ class ModelBrowser(anywidget.AnyWidget):
     Parameters
     ----------
     query : str
-        The text to search for at first.
+        The text to search for at first. Without one, the widget begins with what is trending on the Hub.
     endpoint : str, optional
         The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
     token : str or bool, optional
@@ -145,7 +145,7 @@ class ModelBrowser(anywidget.AnyWidget):
             _Traits(self),
             self._loop,
             Session(endpoint=endpoint, cache_dir=cache_dir, token=token, inline=inline, limits=limits),
-            query=SearchQuery(text=query, limit=page_size),
+            query=SearchQuery(text=query, sort="downloads" if query else "trending", limit=page_size),
             revision=revision,
             n_ctx=read_n_ctx(n_ctx),
             locale=locale,

@@ -36,6 +36,11 @@ class LocalFiles:
         self._look = asyncio.Lock()
         """One look at a time, so that the last one that began is the last one that is shown."""
 
+    @property
+    def repo_ids(self) -> frozenset[str]:
+        """The repositories of which a variant is complete."""
+        return frozenset(repo_id for repo_id, _, _ in self._found)
+
     def of(self, details: RepoDetails) -> dict[str, Measurement | None]:
         """The ``variant_id`` of every variant that is complete, with what its last load took.
 

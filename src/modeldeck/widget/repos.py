@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -44,9 +44,20 @@ class ReposOwner:
         Has the context length that variants are judged for.
     revision : str
         The branch, tag or commit that repositories are opened at.
+    on_local : callable
+        Called with the repositories of which this machine has a variant, after each look at the cache.
     """
 
-    def __init__(self, session: Session, publisher: Publisher, tasks: Tasks, deck: DeckOwner, *, revision: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        publisher: Publisher,
+        tasks: Tasks,
+        deck: DeckOwner,
+        *,
+        revision: str,
+        on_local: Callable[[Iterable[str]], None],
+    ) -> None:
         self._session = session
         self._publisher = publisher
         self._tasks = tasks
@@ -55,7 +66,8 @@ class ReposOwner:
         self._cards: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
         self._peeked: OrderedDict[str, RepoDetails] = OrderedDict()
         self._load = LoadView()
-        self.files = LocalFiles(session, on_change=self._publish)
+        self._on_local = on_local
+        self.files = LocalFiles(session, on_change=self._show_files)
 
     async def open(self, repo_id: str) -> None:
         """Unfold a card, first with the fit by a formula, then with llama.cpp's own figures."""
@@ -150,6 +162,10 @@ class ReposOwner:
             self._remember(outcome, repo_id)
         if repo_id in self._cards:
             self._cards[repo_id] = outcome
+        self._publish()
+
+    def _show_files(self) -> None:
+        self._on_local(self.files.repo_ids)
         self._publish()
 
     def _publish(self) -> None:

@@ -16,7 +16,7 @@ from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import InvalidRequestError, ModelDeckError, ProtocolError
 from modeldeck._notices import NoticeCode
 from modeldeck._types import Action, ErrorInfo, SortKey
-from modeldeck.widget.traits import VariantAction
+from modeldeck.widget.traits import FiltersView, VariantAction
 
 REQUEST_KIND = "modeldeck-request"
 
@@ -38,6 +38,7 @@ class SearchRequest(msgspec.Struct, frozen=True, tag_field="method", tag="search
 
     text: str
     sort: SortKey = "downloads"
+    filters: FiltersView = FiltersView()
 
 
 class SearchMoreRequest(msgspec.Struct, frozen=True, tag_field="method", tag="search_more"):

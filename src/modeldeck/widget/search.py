@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import anyio
 from msgspec.structs import replace
 
@@ -9,7 +11,9 @@ from modeldeck._errors import ModelDeckError
 from modeldeck._types import SearchQuery, SortKey
 from modeldeck.session import Session
 from modeldeck.widget.publisher import Publisher
-from modeldeck.widget.traits import SearchView, SummaryView
+from modeldeck.widget.traits import FiltersView, SearchView, SummaryView
+
+NO_FILTERS = FiltersView()
 
 
 class SearchOwner:
@@ -20,13 +24,21 @@ class SearchOwner:
         self._publisher = publisher
         self._limit = query.limit
         self._cursor: str | None = None
+        self._local: tuple[str, ...] = ()
         self._scope: anyio.CancelScope | None = None
         self.view = SearchView(text=query.text, sort=query.sort)
 
-    async def search(self, text: str, sort: SortKey) -> None:
+    async def search(self, text: str, sort: SortKey, filters: FiltersView = NO_FILTERS) -> None:
         """Show the first page of another search."""
-        self.view = SearchView(text=text, sort=sort)
+        self.view = SearchView(text=text, sort=sort, filters=filters)
         await self.run()
+
+    def show_local(self, repo_ids: Iterable[str]) -> None:
+        """Show of which repositories this machine has a variant."""
+        local = tuple(sorted(set(repo_ids)))
+        if local != self._local:
+            self._local = local
+            self._show(self.view)
 
     async def run(self) -> None:
         """Get the first page of the search that is shown."""
@@ -44,7 +56,14 @@ class SearchOwner:
         with anyio.CancelScope() as self._scope:
             self._show(replace(view, state="searching", error=None))
             try:
-                page = await self._session.search(view.text, sort=view.sort, limit=self._limit, cursor=cursor)
+                page = await self._session.search(
+                    view.text,
+                    sort=view.sort,
+                    limit=self._limit,
+                    author=view.filters.author,
+                    filters=view.filters.to_query(),
+                    cursor=cursor,
+                )
             except ModelDeckError as error:
                 self._show(replace(view, state="failed", error=error.to_info()))
                 raise
@@ -55,5 +74,5 @@ class SearchOwner:
             )
 
     def _show(self, view: SearchView) -> None:
-        self.view = view
-        self._publisher.publish("search", view)
+        self.view = replace(view, local=self._local)
+        self._publisher.publish("search", self.view)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import msgspec
 
 from modeldeck._notices import NoticeCode, notice_code
-from modeldeck._types import DEFAULT_N_CTX, ErrorInfo, Gated, ModelSummary, SortKey
+from modeldeck._types import DEFAULT_N_CTX, BaseModelRelation, ErrorInfo, Gated, ModelSummary, SearchFilters, SortKey
 from modeldeck._wire import JobView, ReasonView, VariantView
 
 Locale: TypeAlias = Literal["en", "pt-BR"]
 """The languages of the page."""
+_Word: TypeAlias = Annotated[str, msgspec.Meta(max_length=96)]
 EngineMode: TypeAlias = Literal["inline", "process"]
 VariantState: TypeAlias = Literal["available", "downloaded", "loading", "loaded"]
 VariantAction: TypeAlias = Literal["download", "get", "load", "cancel_load", "unload", "remove"]
@@ -92,6 +93,32 @@ class DeckView(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineView = EngineView()
 
 
+class FiltersView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the results of a search meet, see `modeldeck.SearchFilters`. The empty value stands for no condition."""
+
+    task: _Word | None = None
+    license: _Word | None = None
+    language: _Word | None = None
+    author: _Word | None = None
+    quantization: _Word | None = None
+    is_open: bool = False
+    """Only models whose terms need not be accepted."""
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+
+    def to_query(self) -> SearchFilters:
+        """The filters as the session takes them; the author is not one of them there."""
+        return SearchFilters(
+            task=self.task,
+            license=self.license,
+            language=self.language,
+            quantization=self.quantization,
+            gated=False if self.is_open else None,
+            min_parameters=self.min_parameters,
+            max_parameters=self.max_parameters,
+        )
+
+
 class SummaryView(msgspec.Struct, frozen=True, kw_only=True):
     """A repository among the results of a search."""
 
@@ -101,9 +128,14 @@ class SummaryView(msgspec.Struct, frozen=True, kw_only=True):
     last_modified: str | None = None
     gated: Gated = None
     license: str | None = None
+    pipeline_tag: str | None = None
     architecture: str | None = None
     parameter_count: int | None = None
+    active_parameter_count: int | None = None
     context_length: int | None = None
+    base_model: str | None = None
+    base_model_relation: BaseModelRelation | None = None
+    languages: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: ModelSummary) -> Self:
@@ -111,13 +143,18 @@ class SummaryView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchView(msgspec.Struct, frozen=True, kw_only=True):
-    """The trait ``_search``: what was searched for, and the results so far."""
+    """The trait ``_search``: what was searched for, and the results so far.
+
+    ``local`` are the repositories of which this machine has a variant, whether or not they are among the results.
+    """
 
     text: str = ""
     sort: SortKey = "downloads"
+    filters: FiltersView = FiltersView()
     state: Literal["idle", "searching", "done", "failed"] = "idle"
     models: tuple[SummaryView, ...] = ()
     has_more: bool = False
+    local: tuple[str, ...] = ()
     error: ErrorInfo | None = None
 
 
