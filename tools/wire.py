@@ -29,7 +29,7 @@ from modeldeck._types import (
 )
 from modeldeck.widget import requests
 from modeldeck.widget.publisher import as_json
-from modeldeck.widget.traits import DeckState, EngineMode, Locale, VariantAction, VariantState
+from modeldeck.widget.traits import DeckState, EngineMode, KVType, Locale, ModelKind, VariantAction, VariantState
 
 PATH = Path(__file__).resolve().parent.parent / "js" / "src" / "wire.ts"
 _WIDTH = 120
@@ -43,6 +43,8 @@ _NAMED = {
     "VariantAction": VariantAction,
     "VariantState": VariantState,
     "EngineMode": EngineMode,
+    "KVType": KVType,
+    "ModelKind": ModelKind,
     "ReasonCode": ReasonCode,
     "Locale": Locale,
     "BaseModelRelation": BaseModelRelation,
@@ -140,7 +142,10 @@ class Writer:
                 for field in info.fields
             ]
             params = f"{{ {'; '.join(fields)} }}" if fields else "Record<string, never>"
-            lines.append(f"  /** {_first_line(cls)} */\n  {info.tag}: {params};\n")
+            line = f"  {info.tag}: {params};\n"
+            if len(line) > _WIDTH:
+                line = f"  {info.tag}: {{\n" + "".join(f"    {field};\n" for field in fields) + "  };\n"
+            lines.append(f"  /** {_first_line(cls)} */\n{line}")
         return "/** Each method with its parameters. */\nexport interface Methods {\n" + "".join(lines) + "}\n"
 
 

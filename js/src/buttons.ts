@@ -11,6 +11,8 @@ interface ButtonLook {
 }
 
 const OF_DOWNLOAD: Record<Action, ButtonLook> = {
+  move_up: { text: "moveUp", tone: "quiet square" },
+  move_down: { text: "moveDown", tone: "quiet square" },
   pause: { text: "pause" },
   resume: { text: "resume", tone: "tonal" },
   cancel: { text: "cancel" },
@@ -24,6 +26,9 @@ const OF_VARIANT: Record<VariantAction, ButtonLook> = {
   load: { text: "load", tone: "filled" },
   cancel_load: { text: "cancel" },
   unload: { text: "unload" },
+  verify: { text: "verify" },
+  cancel_verify: { text: "cancel" },
+  repair: { text: "repair", tone: "tonal" },
   remove: { text: "remove" },
 };
 

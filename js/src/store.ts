@@ -2,7 +2,7 @@
 // knows (what it is asking for, which cards are unfolded).
 
 import type { AnyModel } from "@anywidget/types";
-import { batch, computed, type ReadonlySignal, signal } from "@preact/signals";
+import { batch, computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import type { ButtonAction } from "./buttons";
 import { Connection } from "./connection";
 import { Family } from "./family";
@@ -38,6 +38,9 @@ export class Store {
   readonly view = signal(EMPTY_STATE.view);
   readonly search = signal(EMPTY_STATE.search);
   readonly load = signal(EMPTY_STATE.load);
+  readonly library = signal(EMPTY_STATE.library);
+  readonly plan = signal(EMPTY_STATE.plan);
+  readonly chat = signal(EMPTY_STATE.chat);
   readonly fitsOnly = signal(false);
   /** Whether only models that are on this machine are shown. */
   readonly localOnly = signal(false);
@@ -75,6 +78,9 @@ export class Store {
       picks: () => this.#readPicks(),
       downloads: () => this.#readDownloads(),
       load: () => this.#readLoad(),
+      library: () => this.#read("library"),
+      plan: () => this.#read("plan"),
+      chat: () => this.#read("chat"),
     };
     for (const [name, read] of Object.entries(readers)) {
       read();
@@ -279,6 +285,11 @@ export class Store {
 
   #readLoad(): void {
     this.load.value = share(this.load.peek(), { ...EMPTY_STATE.load, ...this.#model.get("_load") });
+  }
+
+  #read<Part extends "library" | "plan" | "chat">(part: Part): void {
+    const cell = this[part] as Signal<DeckState[Part]>;
+    cell.value = share(cell.peek(), { ...EMPTY_STATE[part], ...this.#model.get(`_${part}`) });
   }
 
   #readDownloads(): void {

@@ -9,6 +9,9 @@ export interface DeckState {
   picks: Record<string, VariantRowView>;
   downloads: DownloadsView;
   load: LoadView;
+  library: LibraryView;
+  plan: PlanView;
+  chat: ChatView;
 }
 
 /** The trait `_view`: the endpoint, the context length in tokens, and what is known of the machine. */
@@ -57,14 +60,22 @@ export interface LlamaView {
   message: string | null;
 }
 
-/** Where downloads run: in their own process, or on a thread of the kernel. */
+/** Where downloads run: in their own process, or on a thread of the kernel; and what they may use together. */
 export interface EngineView {
   mode: EngineMode | null;
   notice: string | null;
+  limits: EngineLimits | null;
   notice_code: NoticeCode | null;
 }
 
 export type EngineMode = "inline" | "process";
+
+/** What the download engine may use at once, for all downloads together. */
+export interface EngineLimits {
+  max_active_jobs: number;
+  max_connections: number;
+  bandwidth_bytes_per_second: number | null;
+}
 
 /** The trait `_search`: what was searched for, and the results so far. */
 export interface SearchView {
@@ -214,7 +225,16 @@ export type FitReasonCode =
 
 export type VariantState = "available" | "downloaded" | "loaded" | "loading";
 
-export type VariantAction = "cancel_load" | "download" | "get" | "load" | "remove" | "unload";
+export type VariantAction =
+  | "cancel_load"
+  | "cancel_verify"
+  | "download"
+  | "get"
+  | "load"
+  | "remove"
+  | "repair"
+  | "unload"
+  | "verify";
 
 /** What the last load of a variant and its first generation took on this machine. */
 export interface MeasuredView {
@@ -227,13 +247,15 @@ export interface DownloadsView {
   jobs: JobView[];
 }
 
-/** A download, without absolute paths and digests. Sizes are in bytes, `rate` is in bytes per second. */
+/** A download or repair, without absolute paths and digests. */
 export interface JobView {
   job_id: string;
   repo_id: string;
   variant_id: string;
   label: string;
+  purpose: "download" | "repair";
   state: DownloadState;
+  queue_position: number | null;
   received: number;
   total: number | null;
   percent: number | null;
@@ -246,6 +268,7 @@ export interface JobView {
   error: ErrorInfo | null;
   notice: string | null;
   notice_code: NoticeCode | null;
+  finished_at: number | null;
   actions: Action[];
 }
 
@@ -259,7 +282,7 @@ export type DownloadState =
   | "failed"
   | "cancelled";
 
-export type Action = "cancel" | "dismiss" | "pause" | "resume" | "retry";
+export type Action = "cancel" | "dismiss" | "move_down" | "move_up" | "pause" | "resume" | "retry";
 
 /** The trait `_load`: the model that is loaded, that is being loaded, or that could not be loaded. */
 export interface LoadView {
@@ -270,8 +293,114 @@ export interface LoadView {
   stage: "loading" | "opening" | "reading" | "ready" | null;
   fraction: number | null;
   error: ErrorInfo | null;
+  commit_hash: string | null;
+  kind: ModelKind | null;
   n_ctx: number | null;
   actions: VariantAction[];
+}
+
+export type ModelKind = "chat" | "completion" | "embedding";
+
+/** The trait `_library`: what is in the cache, and the room on its disk in bytes. */
+export interface LibraryView {
+  is_known: boolean;
+  models: LibraryRowView[];
+  leftovers: LeftoverView[];
+  free_bytes: number | null;
+  total_bytes: number | null;
+}
+
+/** A complete model of the cache, whoever put it there. `last_used` is in seconds since the epoch. */
+export interface LibraryRowView {
+  repo_id: string;
+  variant_id: string;
+  commit_hash: string;
+  label: string;
+  revision: string | null;
+  filenames: string[];
+  own_filenames: string[];
+  size: number;
+  blobs: BlobView[];
+  last_used: number | null;
+  proof: ProofView | null;
+  check: CheckView | null;
+  error: ErrorInfo | null;
+  state: VariantState;
+  actions: VariantAction[];
+  measured: MeasuredView | null;
+}
+
+/** Bytes on the disk. They come free when the last of their `users` is removed. `size` is in bytes. */
+export interface BlobView {
+  key: string;
+  size: number;
+  users: number;
+}
+
+/** When, in seconds since the epoch, and by what a model's files were compared with their digests. */
+export interface ProofView {
+  at: number;
+  by: "download" | "repair" | "verify";
+  is_valid: boolean;
+}
+
+/** A verification or repair that runs or waits for its turn. `fraction` is the part that was read, 0 to 1. */
+export interface CheckView {
+  is_repair: boolean;
+  fraction: number | null;
+}
+
+/** A file of the cache that is of no use as it is. `modified_at` is in seconds since the epoch. */
+export interface LeftoverView {
+  leftover_id: string;
+  repo_id: string;
+  kind: "fragment" | "incomplete" | "partial" | "unlinked";
+  name: string;
+  size: number;
+  modified_at: number;
+  is_in_use: boolean;
+}
+
+/** The trait `_plan`: what a load with some choices would take, before the click. */
+export interface PlanView {
+  repo_id: string | null;
+  variant_id: string | null;
+  commit_hash: string | null;
+  choices: LoadChoices;
+  taken: LoadChoices | null;
+  fit: FitEstimate | null;
+  max_n_ctx: number | null;
+  max_gpu_layers: number | null;
+  max_threads: number | null;
+  error: ErrorInfo | null;
+}
+
+/** How to load a model. What is `None` is chosen for this machine. */
+export interface LoadChoices {
+  n_ctx: number | null;
+  n_gpu_layers: number | null;
+  n_threads: number | null;
+  flash_attn: boolean | null;
+  kv_type: KVType | null;
+}
+
+export type KVType = "f16" | "q4_0" | "q8_0";
+
+/** The trait `_chat`: trying the loaded model. */
+export interface ChatView {
+  state: "answering" | "idle" | "waiting";
+  messages: ChatMessageView[];
+  was_stopped: boolean;
+  first_token_seconds: number | null;
+  tokens_per_second: number | null;
+  similarity: number | null;
+  error: ErrorInfo | null;
+}
+
+/** A message of the conversation. */
+export interface ChatMessageView {
+  role: "assistant" | "user";
+  content: string;
 }
 
 /** The request has arrived. The answer follows when it is carried out. */
@@ -300,11 +429,26 @@ export interface ToastMessage {
   error: ErrorInfo | null;
 }
 
-export type ToastCode = "download_failed" | "downloaded" | "load_failed" | "loaded" | "repaired";
+export type ToastCode =
+  | "damaged"
+  | "download_failed"
+  | "downloaded"
+  | "load_failed"
+  | "loaded"
+  | "repaired"
+  | "uncompared"
+  | "verified";
 
 /** Ask every page to say hello again, by whatever way reaches Python now. */
 export interface PingMessage {
   kind: "modeldeck-ping";
+}
+
+/** A model of the cache. */
+export interface ModelKey {
+  repo_id: string;
+  variant_id: string;
+  commit_hash: string;
 }
 
 /** The state of a widget of which nothing is known. */
@@ -323,6 +467,7 @@ export const EMPTY_STATE: DeckState = {
     engine: {
       mode: null,
       notice: null,
+      limits: null,
       notice_code: null,
     },
   },
@@ -358,8 +503,44 @@ export const EMPTY_STATE: DeckState = {
     stage: null,
     fraction: null,
     error: null,
+    commit_hash: null,
+    kind: null,
     n_ctx: null,
     actions: [],
+  },
+  library: {
+    is_known: false,
+    models: [],
+    leftovers: [],
+    free_bytes: null,
+    total_bytes: null,
+  },
+  plan: {
+    repo_id: null,
+    variant_id: null,
+    commit_hash: null,
+    choices: {
+      n_ctx: null,
+      n_gpu_layers: null,
+      n_threads: null,
+      flash_attn: null,
+      kv_type: null,
+    },
+    taken: null,
+    fit: null,
+    max_n_ctx: null,
+    max_gpu_layers: null,
+    max_threads: null,
+    error: null,
+  },
+  chat: {
+    state: "idle",
+    messages: [],
+    was_stopped: false,
+    first_token_seconds: null,
+    tokens_per_second: null,
+    similarity: null,
+    error: null,
   },
 };
 
@@ -424,9 +605,33 @@ export interface Methods {
   /** Do what a button of a download says. */
   act: { job_id: string; action: Action };
   /** Do what a button of a variant says. */
-  act_on_variant: { repo_id: string; variant_id: string; action: VariantAction };
+  act_on_variant: {
+    repo_id: string;
+    variant_id: string;
+    action: VariantAction;
+    commit_hash?: string | null;
+    choices?: LoadChoices;
+  };
   /** Judge and load models for another context length, in tokens. */
   set_n_ctx: { n_ctx: number };
+  /** Say what a load with these choices would take. */
+  plan_load: { repo_id: string; variant_id: string; commit_hash?: string | null; choices?: LoadChoices };
+  /** Look at the cache again, or do something with several of its models or leftovers. */
+  act_on_library: {
+    action: "cancel_verify" | "refresh" | "remove" | "remove_leftovers" | "verify";
+    models?: ModelKey[];
+    leftovers?: string[];
+  };
+  /** Pause or resume all downloads, or take all finished ones off the list. */
+  act_on_downloads: { action: "dismiss" | "pause" | "resume" };
+  /** Change what all downloads together may use. */
+  set_limits: { max_active_jobs: number; bandwidth_bytes_per_second?: number | null };
+  /** Have the loaded model answer a message, or go on with a text. */
+  try: { text: string; system?: string; temperature?: number | null };
+  /** Have the loaded embedding model tell how similar two texts are. */
+  compare: { first: string; second: string };
+  /** Stop the answer, or begin a new conversation. */
+  act_on_chat: { action: "clear" | "stop" };
 }
 
 export type Traits = { [name: string]: unknown } & { [Part in keyof DeckState as `_${Part}`]: DeckState[Part] };

@@ -859,7 +859,7 @@ describe("without a kernel", () => {
   it("notices of the engine, the machine and of llama are shown", () => {
     const { root } = show({
       view: view({
-        engine: { mode: "inline", notice: "Runs here.", notice_code: null },
+        engine: { mode: "inline", notice: "Runs here.", limits: null, notice_code: null },
         hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU.", notice_code: null },
         llama: { is_available: false, message: "Install it." },
       }),

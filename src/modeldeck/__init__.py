@@ -88,13 +88,16 @@ if TYPE_CHECKING:
         start_download,
         verify,
     )
+    from modeldeck.cache_contents import CacheContents, Leftover, Proof, StoredBlob, StoredModel
     from modeldeck.download_handle import Download
     from modeldeck.llama.handle import Llama
+    from modeldeck.llama.loading import LoadPlan
     from modeldeck.session import Session
     from modeldeck.widget.browser import ModelBrowser
 
 __all__ = [
     "AmbiguousVariantError",
+    "CacheContents",
     "ChatTemplateError",
     "ClusterError",
     "ContentChangedError",
@@ -117,11 +120,13 @@ __all__ = [
     "HubError",
     "IntegrityError",
     "InvalidRequestError",
+    "Leftover",
     "Llama",
     "LlamaCrashedError",
     "LlamaMissingError",
     "LoadCancelledError",
     "LoadFailedError",
+    "LoadPlan",
     "LoadProgress",
     "LocalModel",
     "ModelBrowser",
@@ -136,6 +141,7 @@ __all__ = [
     "PeersLostError",
     "PermissionDeniedError",
     "PromptKilledWorkerError",
+    "Proof",
     "ProtocolError",
     "ProxyError",
     "RateLimitedError",
@@ -152,6 +158,8 @@ __all__ = [
     "Sidecar",
     "StalledError",
     "StorageError",
+    "StoredBlob",
+    "StoredModel",
     "TLSError",
     "UnauthorizedError",
     "Variant",
@@ -170,11 +178,17 @@ __all__ = [
 ]
 
 _LAZY = {
+    "CacheContents": ("modeldeck.cache_contents", "CacheContents"),
     "Download": ("modeldeck.download_handle", "Download"),
     "DownloadJob": ("modeldeck.api", "DownloadJob"),
+    "Leftover": ("modeldeck.cache_contents", "Leftover"),
     "Llama": ("modeldeck.llama.handle", "Llama"),
+    "LoadPlan": ("modeldeck.llama.loading", "LoadPlan"),
     "ModelBrowser": ("modeldeck.widget.browser", "ModelBrowser"),
+    "Proof": ("modeldeck.cache_contents", "Proof"),
     "Session": ("modeldeck.session", "Session"),
+    "StoredBlob": ("modeldeck.cache_contents", "StoredBlob"),
+    "StoredModel": ("modeldeck.cache_contents", "StoredModel"),
     "describe": ("modeldeck.api", "describe"),
     "download": ("modeldeck.api", "download"),
     "fit": ("modeldeck.api", "fit"),

@@ -594,7 +594,7 @@ class DownloadState(StrEnum):
         return self in (DownloadState.RESOLVING, DownloadState.DOWNLOADING, DownloadState.VERIFYING)
 
 
-Action: TypeAlias = Literal["pause", "resume", "cancel", "retry", "dismiss"]
+Action: TypeAlias = Literal["move_up", "move_down", "pause", "resume", "cancel", "retry", "dismiss"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -705,7 +705,12 @@ class DownloadSnapshot:
     notice : str or None
         A sentence for the user about something that happened, such as a restart of the engine.
     actions : tuple[str, ...]
-        What can be done with it now: "pause", "resume", "cancel", "retry", "dismiss".
+        What can be done with it now: "pause", "resume", "cancel", "retry", "dismiss"; in the queue also "move_up" and
+        "move_down".
+    queue_position : int or None
+        Its place in the queue, from 0; ``None`` when it does not wait there.
+    finished_at : float or None
+        Time at which it became ready, in seconds since the epoch.
     created_at : float
         Time of its start, in seconds since the epoch.
     updated_at : float
@@ -732,6 +737,8 @@ class DownloadSnapshot:
     error: ErrorInfo | None = None
     notice: str | None = None
     actions: tuple[Action, ...] = ()
+    queue_position: int | None = None
+    finished_at: float | None = None
     created_at: float = 0.0
     updated_at: float = 0.0
     rev: int = 0

@@ -6,7 +6,7 @@ The structs are the JSON: `msgspec.to_builtins` gives their fields in this order
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -130,13 +130,18 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A download, without absolute paths and digests. Sizes are in bytes, ``rate`` is in bytes per second."""
+    """A download or repair, without absolute paths and digests.
+
+    Sizes are in bytes, ``rate`` is in bytes per second, ``finished_at`` in seconds since the epoch.
+    """
 
     job_id: str
     repo_id: str
     variant_id: str
     label: str
+    purpose: Literal["download", "repair"]
     state: DownloadState
+    queue_position: int | None
     received: int
     total: int | None
     percent: int | None
@@ -149,6 +154,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None
     notice: str | None
     notice_code: NoticeCode | None
+    finished_at: float | None
     actions: tuple[Action, ...]
 
     @classmethod
@@ -158,6 +164,9 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
             repo_id=snapshot.request.repo_id,
             variant_id=snapshot.request.variant_id,
             label=snapshot.request.label,
+            purpose=snapshot.request.purpose,
+            queue_position=snapshot.queue_position,
+            finished_at=snapshot.finished_at,
             state=snapshot.state,
             received=snapshot.received,
             total=snapshot.total,

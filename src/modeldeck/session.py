@@ -40,6 +40,7 @@ from modeldeck._types import (
     Action,
     DownloadRequest,
     DownloadSnapshot,
+    DownloadState,
     EngineLimits,
     ErrorInfo,
     FitEstimate,
@@ -69,9 +70,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from modeldeck.appraisal import Appraiser
+    from modeldeck.cache_contents import CacheContents, Leftover
     from modeldeck.hub.addresses import ModelAddress
     from modeldeck.hub.client import HubClient
-    from modeldeck.llama import Llama, Measurement, MeasurementStore
+    from modeldeck.llama import Llama, LoadPlan, Measurement, MeasurementStore
     from modeldeck.service.engine_client import EngineClient
     from modeldeck.sizing.speed import SpeedHistory
 
@@ -684,13 +686,13 @@ class Session:
         return Listing((await self.engine()).snapshots())
 
     async def act(self, job_id: str, action: Action) -> DownloadSnapshot | None:
-        """Pause, resume, cancel, retry or dismiss a download.
+        """Pause, resume, cancel, retry or dismiss a download, or change its place in the queue.
 
         Parameters
         ----------
         job_id : str
             The identity of the download, as its snapshots tell it.
-        action : {"pause", "resume", "cancel", "retry", "dismiss"}
+        action : {"move_up", "move_down", "pause", "resume", "cancel", "retry", "dismiss"}
             One of the ``actions`` of its latest snapshot.
 
         Returns
@@ -935,7 +937,7 @@ class Session:
         True
         """
         from modeldeck.engine.verify import repair_request, repaired_files, verify_files
-        from modeldeck.service.discovery import find_blocks_directory
+        from modeldeck.service.discovery import find_blocks_directory, find_verified_directory
 
         found = await self._local(model)
         for filename in found.own_filenames:
@@ -951,6 +953,7 @@ class Session:
             ),
             progress=progress,
             blocks_dir=await anyio.to_thread.run_sync(find_blocks_directory, self.settings.cache_dir),
+            verified_dir=await anyio.to_thread.run_sync(find_verified_directory, self.settings.cache_dir),
         )
         if not repair or all(file.is_valid is not False for file in files):
             return Listing(files)
@@ -1012,6 +1015,74 @@ class Session:
         )
         await self.forget_removed_files()
         return freed
+
+    async def contents(self) -> CacheContents:
+        """Look at the cache: its models with their use and proof, what is left over, and the room on its disk.
+
+        Returns
+        -------
+        CacheContents
+            What the cache holds, whichever program put it there.
+
+        Examples
+        --------
+        >>> contents = await session.contents()  # doctest: +SKIP
+        >>> [stored.model.label for stored in contents.models if stored.proof is None]  # doctest: +SKIP
+        """
+        from modeldeck.cache_contents import read_contents
+        from modeldeck.engine.store import JobStore
+        from modeldeck.engine.verification_store import VerificationStore
+        from modeldeck.service.discovery import all_state_directories, find_verified_directory
+
+        cache_dir = self.settings.cache_dir
+
+        def look() -> CacheContents:
+            jobs = [job for place in all_state_directories(cache_dir) for job in JobStore(place).read()]
+            wanted = {
+                file.sha256
+                for job in jobs
+                if job.finish is None
+                for file in job.request.files
+                if file.sha256 is not None
+            }
+            directory = find_verified_directory(cache_dir)
+            records = None if directory is None else VerificationStore(directory)
+            return read_contents(cache_dir, verifications=records, wanted=wanted | running)
+
+        running: set[str] = set()
+        if self._engine is not None and self._engine.done():
+            with suppress(ModelDeckError):
+                snapshots = [job for job in (await self.engine()).snapshots() if job.state is not DownloadState.READY]
+                running = {file.sha256 for job in snapshots for file in job.request.files if file.sha256 is not None}
+        return await anyio.to_thread.run_sync(look)
+
+    async def remove_leftovers(self, leftovers: Iterable[Leftover]) -> int:
+        """Delete leftovers of the cache. Those that are in use stay.
+
+        Parameters
+        ----------
+        leftovers : iterable of Leftover
+            Some of what `contents` has found.
+
+        Returns
+        -------
+        int
+            The bytes that were freed.
+
+        Raises
+        ------
+        StorageError
+            If a file cannot be deleted.
+
+        Examples
+        --------
+        >>> contents = await session.contents()  # doctest: +SKIP
+        >>> await session.remove_leftovers(contents.leftovers)  # doctest: +SKIP
+        1073741824
+        """
+        from modeldeck.cache_contents import remove_leftovers
+
+        return await anyio.to_thread.run_sync(remove_leftovers, self.settings.cache_dir, tuple(leftovers))
 
     async def forget_removed_files(self) -> None:
         """Tell a running engine, and through it every open widget, that files were removed. It never starts an
@@ -1153,6 +1224,37 @@ class Session:
             loaded = await attempt(None)
             on_notice(f"{WITHOUT_PROJECTOR_NOTICE} {error.message}")
             return loaded
+
+    async def plan(self, model: LocalModel, **kwargs: Any) -> LoadPlan:
+        """Say what `load` would do with a model of the cache, without loading it.
+
+        Parameters
+        ----------
+        model : LocalModel
+            The model.
+        **kwargs : Any
+            The arguments of ``llama_cpp.Llama`` that `load` would get.
+
+        Returns
+        -------
+        LoadPlan
+            The options that would be taken, and the memory that they need.
+
+        Raises
+        ------
+        InvalidRequestError
+            If an option cannot be used.
+        GGUFError, LoadFailedError
+            If the file is damaged, or is not a model.
+
+        Examples
+        --------
+        >>> (await session.plan(model, n_ctx=8192)).fit.needed_bytes  # doctest: +SKIP
+        """
+        from modeldeck import llama
+
+        projector = next(iter(model.sidecar_paths), None)
+        return await anyio.to_thread.run_sync(partial(llama.plan, model.path, mmproj=projector, **kwargs))
 
     async def measured(self, models: Iterable[LocalModel]) -> dict[Path, Measurement]:
         """Return what loading and generating took on this machine the last time, by path, for the models that have

@@ -107,7 +107,7 @@ class DownloadMachine(RuleBasedStateMachine):
             self.seen.clear()
         self.job_id = snapshot.job_id
 
-    @rule(action=st.sampled_from(["pause", "resume", "cancel", "retry", "dismiss"]))
+    @rule(action=st.sampled_from(["move_up", "move_down", "pause", "resume", "cancel", "retry", "dismiss"]))
     def ask(self, action: str) -> None:
         if self.job_id is None:
             return

@@ -519,3 +519,28 @@ async def test_no_task_and_no_connection_is_left(playground: Playground, until: 
     with contextlib.suppress(TimeoutError):
         playground.hub.requests.wait_until(lambda records: all(record.is_finished for record in records))
     assert all(record.is_finished for record in playground.hub.requests)
+
+
+async def test_the_queue_has_an_order_that_can_be_changed_and_that_a_restart_keeps(
+    playground: Playground, until: Until
+) -> None:
+    first, *waiting = several(playground, 4)
+    playground.hub.faults.add(Stall(0), origin="cdn", times=1)
+    limits = EngineLimits(max_active_jobs=1)
+    async with playground.manager(state_dir=playground.state_dir, limits=limits) as manager:
+        await manager.submit(first)
+        a, b, c = [(await manager.submit(request)).job_id for request in waiting]
+        places: dict[str, int | None] = {}
+        manager.subscribe(lambda snapshot: places.update({snapshot.job_id: snapshot.queue_position}))
+        for job_id, action in ((c, "move_up"), (c, "move_up"), (c, "move_up"), (b, "move_down"), (a, "move_down")):
+            await manager.act(job_id, action)
+        await until(lambda: places == {c: 0, b: 1, a: 2})
+
+    started = []
+    async with playground.manager(state_dir=playground.state_dir, limits=limits) as manager:
+        manager.subscribe(lambda snapshot: started.append(snapshot.job_id) if snapshot.state is S.RESOLVING else None)
+        for job_id in (a, b, c):
+            done = await manager.wait(job_id)
+            assert done.state is S.READY
+            assert done.finished_at is not None
+    assert [job_id for job_id in dict.fromkeys(started) if job_id in (a, b, c)] == [c, b, a]

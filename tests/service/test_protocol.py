@@ -204,7 +204,7 @@ almost_requests = st.fixed_dictionaries(
     optional={
         "id": st.integers(1, 1000) | json_values,
         "job_id": st.text(max_size=20) | json_values,
-        "action": st.sampled_from(["pause", "resume", "cancel", "retry", "dismiss"]) | json_values,
+        "action": st.sampled_from(["move_up", "pause", "resume", "cancel", "retry", "dismiss"]) | json_values,
         "request": json_values,
         "limits": st.lists(json_values),  # an object may be right by chance
         "token": json_values,

@@ -30,6 +30,8 @@ def test_actions_lead_to_legal_moves() -> None:
         for action in actions_of(state):
             if action == "dismiss":
                 assert state.is_final
+            elif action in ("move_up", "move_down"):
+                assert state is S.QUEUED
             else:
                 assert can_move(state, goal[action])
         assert ("cancel" in actions_of(state)) == can_move(state, S.CANCELLED)

@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BASE | {"hub", "gguf", "sizing"},
     "service": BASE | {"engine", "hub"},
     "library": BASE | {"hub", "gguf"},
+    "cache_contents": BASE | {"library", "hub", "engine"},
     "renames": {"_files"},
     "targets": BASE | {"hub"},
     "remote_headers": BASE | {"hub", "gguf"},
@@ -57,12 +58,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appraisal": BASE | {"remote_headers", "hub", "gguf", "sizing"},
     "download_handle": BASE | {"service", "library"},
     "session": BASE
-    | {"download_handle", "renames", "targets", "library", "appraisal", "local_fit"}
+    | {"download_handle", "renames", "targets", "library", "cache_contents", "appraisal", "local_fit"}
     | {"service", "engine", "llama", "hub", "gguf", "sizing"},
     "bars": BASE,
     "api": BASE | {"session", "download_handle", "llama", "bars"},
     "cluster": BASE | {"session", "bars", "library", "local_fit", "service", "engine", "llama", "hub", "sizing"},
-    "widget": BASE | {"session", "service", "llama", "sizing"},
+    "widget": BASE | {"session", "cache_contents", "service", "llama", "sizing", "gguf"},
     "cli": BASE | {"session", "download_handle", "service", "llama", "sizing"},
     "__main__": {"cli"},
 }

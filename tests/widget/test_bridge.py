@@ -2,8 +2,7 @@
 
 import itertools
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,133 +14,24 @@ import pytest
 
 from modeldeck import NoFrontEndError, Session
 from modeldeck._loop import LoopThread
-from modeldeck._types import LoadProgress, LocalModel, RepoDetails, SearchQuery
+from modeldeck._types import LoadProgress, LocalModel, RepoDetails
+from modeldeck.cache_contents import CacheContents
 from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.service.discovery import find_state_directory
 from modeldeck.sizing.hardware import probe_hardware
 from modeldeck.widget import downloads as downloads_module
 from modeldeck.widget import handover as handover_module
-from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.pacer import Pacer
+from tests.widget.pages import SPLIT, TIMEOUT_SECONDS, TINY, Page
 from tools.localhub import LocalHub
 from tools.localhub.demo import GATED_REPO_ID
 from tools.localhub.faults import Reply, Stall, Throttle
-
-TINY = "modeldeck-demo/tiny-chat-GGUF"
-SPLIT = "modeldeck-demo/tiny-split-GGUF"
-TIMEOUT_SECONDS = 60.0
-
-
-class Page:
-    """Plays the notebook page: keeps what was published, sends requests, waits for what it wants to see."""
-
-    def __init__(self) -> None:
-        self.traits: dict[str, Any] = {}
-        self.history: list[tuple[str, Any]] = []
-        self.messages: list[dict[str, Any]] = []
-        self.threads: set[str] = set()
-        self.announced: list[tuple[str, object, object]] = []
-        self.is_deaf = False
-        """Messages of Python do not arrive."""
-        self.failures = 0
-        """How many of the next messages cannot be sent."""
-        self._changed = threading.Condition()
-        self.bridge: Bridge
-        self.close: Callable[[], object]
-
-    def publish(self, name: str, value: dict[str, Any]) -> None:
-        with self._changed:
-            self.traits[name] = value
-            self.history.append((name, value))
-            self.threads.add(threading.current_thread().name)
-            self._changed.notify_all()
-
-    def send_message(self, content: dict[str, Any]) -> None:
-        with self._changed:
-            self._changed.notify_all()
-            if self.failures:
-                self.failures -= 1
-                raise ConnectionError("Cannot send")
-            self.messages.append(content)
-        if content["kind"] == "modeldeck-ping" and not self.is_deaf:
-            self.send("hello")
-
-    def announce(self, name: str, old: object, new: object) -> None:
-        with self._changed:
-            self.announced.append((name, old, new))
-            self._changed.notify_all()
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        with self._changed:
-            found = self._changed.wait_for(condition, TIMEOUT_SECONDS)
-            assert found, f"not seen; last traits: {self.traits}; messages: {self.messages}"
-            return found
-
-    def send(self, method: str, *, times: int = 1, **params: Any) -> str:
-        request_id = uuid.uuid4().hex
-        for _ in range(times):
-            self.bridge.post({"kind": "modeldeck-request", "id": request_id, "method": method, "params": params})
-        return request_id
-
-    def answer(self, request_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self.until(lambda: next(iter(self.about(request_id, "modeldeck-answer")), None))
-        return answer
-
-    def about(self, request_id: str, kind: str) -> list[dict[str, Any]]:
-        return [message for message in self.messages if (message["kind"], message.get("id")) == (kind, request_id)]
-
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        return self.answer(self.send(method, **params))
-
-    def act(self, action: str, job_id: str) -> dict[str, Any]:
-        return self.ask("act", job_id=job_id, action=action)
-
-    def act_on(self, repo_id: str, variant_id: str, action: str) -> dict[str, Any]:
-        return self.ask("act_on_variant", repo_id=repo_id, variant_id=variant_id, action=action)
-
-    def variant(self, repo_id: str, label: str) -> dict[str, Any]:
-        variants = self.traits["repos"][repo_id]["variants"]
-        variant: dict[str, Any] = next(variant for variant in variants if variant["label"] == label)
-        return variant
-
-    def jobs(self) -> list[dict[str, Any]]:
-        jobs: list[dict[str, Any]] = self.traits.get("downloads", {}).get("jobs", [])
-        return jobs
-
-    def toasts(self, level: str) -> list[str]:
-        return [
-            message["message"]
-            for message in self.messages
-            if message["kind"] == "modeldeck-toast" and message["level"] == level
-        ]
-
-
-@pytest.fixture
-def loop() -> Iterator[LoopThread]:
-    loop = LoopThread("bridge-under-test")
-    yield loop
-    loop.stop()
 
 
 @pytest.fixture
 def rare_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish progress so rarely that no test sees it; for bridges made afterwards."""
     monkeypatch.setattr(downloads_module, "Pacer", partial(Pacer, period_seconds=3600.0))
-
-
-@pytest.fixture
-def page(demo_hub: LocalHub, tmp_path: Path, loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
-    page = Page()
-    session = Session(endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False, inline=True)
-    page.bridge = Bridge(
-        page, loop, session, query=SearchQuery(text="tiny", limit=3), revision="main", n_ctx=1024, comm_id="comm-1"
-    )
-    page.traits = {name.removeprefix("_"): value for name, value in page.bridge.initial_state().items()}
-    serving = loop.start(page.bridge.run())
-    page.close = serving.cancel
-    yield page
-    page.close()
 
 
 def test_the_first_search_runs_by_itself_and_more_appends(page: Page) -> None:
@@ -207,15 +97,15 @@ def test_what_is_here_is_shown_whatever_the_hub_says(page: Page, demo_hub: Local
 
 def test_a_download_that_ends_during_a_look_at_the_disk_is_seen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.ask("open_repo", repo_id=TINY)
-    look, has_looked, may_tell = Session.local_models, threading.Event(), threading.Event()
+    look, has_looked, may_tell = Session.contents, threading.Event(), threading.Event()
 
-    async def slow_look(self: Session) -> tuple[LocalModel, ...]:
+    async def slow_look(self: Session) -> CacheContents:
         found = await look(self)
         has_looked.set()
         assert await anyio.to_thread.run_sync(may_tell.wait, TIMEOUT_SECONDS)
         return found
 
-    monkeypatch.setattr(Session, "local_models", slow_look)
+    monkeypatch.setattr(Session, "contents", slow_look)
     look_at_disk = page.send("act_on_variant", repo_id=TINY, variant_id="tiny-chat-F16.gguf", action="unload")
     assert has_looked.wait(TIMEOUT_SECONDS)
     page.act_on(TINY, "tiny-chat-F16.gguf", "download")

@@ -115,7 +115,7 @@ def test_a_cell_that_is_run_again_shows_the_loaded_model_and_can_unload_it() -> 
     assert browser.llm is llm
     press(browser, "act_on_variant", repo_id="o/n", variant_id="x", action="unload")
     await until(lambda: browser.llm is None)
-    assert not llm.is_loaded
+    await until(lambda: not llm.is_loaded)
     """
     execute([SHOW, PRESS, LOAD, "llm = browser.llm", SHOW, textwrap.dedent(check)])
 

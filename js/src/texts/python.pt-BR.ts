@@ -83,10 +83,13 @@ export const PYTHON_PT_BR: PythonTexts = {
     without_projector: "Carregado sem o projetor de visão, apenas para texto.",
   },
   toasts: {
+    damaged: "{name} está danificado. Repare-o para baixar de novo as partes danificadas.",
     download_failed: "O download de {name} falhou. {error}",
     downloaded: "{name} foi baixado e verificado.",
     load_failed: "Não foi possível carregar {name}. {error}",
     loaded: "{name} está carregado: use browser.llm.",
     repaired: "{name} foi reparado.",
+    uncompared: "{name} foi lido, mas não se conhece um sha256 com que compará-lo.",
+    verified: "{name} é exatamente o que está no Hub.",
   },
 };

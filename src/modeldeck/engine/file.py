@@ -350,7 +350,7 @@ class FileDownload:
                 "that name, perhaps a web page. Choose another file, or check the endpoint."
             )
         partial.ensure_owned()
-        cache.publish_blob(
+        path = cache.publish_blob(
             self._cache_dir,
             repo_id=self._request.repo_id,
             commit_hash=self.source.resolved.commit_hash,
@@ -362,6 +362,8 @@ class FileDownload:
         store, expected, size = self._resources.block_digests, self.source.digest, self.size
         if store is not None and expected is not None and size is not None:
             store.save(expected, size, partial.blocks())
+        if self._resources.verifications is not None:
+            self._resources.verifications.save(path, by=self._request.purpose, is_valid=True)
         self._discard_partials()
 
 

@@ -62,6 +62,8 @@ class Job:
         self.request = request
         self.state = DownloadState.QUEUED
         self.created_at = time.time() if created_at is None else created_at
+        self.turn = self.created_at
+        self.finished_at: float | None = None
         self.error: ErrorInfo | None = None
         self.notice: str | None = None
         self.settled = anyio.Event()
@@ -118,7 +120,7 @@ class Job:
         """Return what is kept about a download that is ready."""
         assert self.state is DownloadState.READY
         return Finish(
-            at=time.time(),
+            at=self.finished_at or time.time(),
             commit_hash=self._commit_hash or "",
             received=self.received,
             total=self.total,
@@ -153,7 +155,7 @@ class Job:
             return tuple(before)
         return tuple(count + file.replaced_bytes for count, file in zip(before, self._files, strict=True))
 
-    def snapshot(self, rev: int) -> DownloadSnapshot:
+    def snapshot(self, rev: int, *, queue_position: int | None = None) -> DownloadSnapshot:
         waits = [file.retry_at for file in self._files if file.retry_at is not None]
         retry_in = max(0.0, min(waits) - time.monotonic()) if waits and self.state.is_active else None
         is_flowing = self.state is DownloadState.DOWNLOADING and retry_in is None
@@ -178,6 +180,8 @@ class Job:
             error=self.error,
             notice=self.notice,
             actions=actions_of(self.state),
+            queue_position=queue_position,
+            finished_at=self.finished_at,
             created_at=self.created_at,
             updated_at=time.time(),
             rev=rev,
@@ -190,6 +194,7 @@ class Job:
         if not can_move(self.state, target):
             raise InvalidRequestError(f"A {self.state} download cannot become {target}.")
         self.state = target
+        self.finished_at = time.time() if target is DownloadState.READY else None
         self.error = None if error is None else error.to_info()
         if is_settled(target):
             self.settled.set()
@@ -207,6 +212,7 @@ class Job:
         """Become ready: an earlier engine did all the work."""
         self._most_received, self._total = finish.received, finish.total
         self._commit_hash, self._fetched_before = finish.commit_hash, finish.bytes_fetched
+        self.finished_at = finish.at
         self.restore(DownloadState.READY, None)
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -217,6 +223,7 @@ class Job:
             self._token = token
         self._goal = None
         self.notice = None
+        self.turn = time.time()
         if self.state is DownloadState.QUEUED:
             self._on_state(self)  # a new one
         else:

@@ -34,6 +34,7 @@ from modeldeck.engine.state import actions_of, is_settled
 from modeldeck.engine.store import JobStore, StoredJob
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transport import EngineTransport
+from modeldeck.engine.verification_store import VerificationStore
 from modeldeck.hub import cache
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 from modeldeck.sizing.hardware import cpu_count
@@ -65,6 +66,8 @@ class DownloadManager:
     blocks_dir
         Where the block digests of finished files are kept, so that a repair fetches only the bad blocks; see
         `BlockDigestStore`. With ``None`` they are not kept.
+    verified_dir
+        Where it is kept which files were verified; see `VerificationStore`. With ``None`` it is not kept.
     policy, patience
         When to try again, and when to close a connection.
     ssl_context
@@ -85,6 +88,7 @@ class DownloadManager:
         state_dir: Path | None = None,
         lists: Sequence[Path] = (),
         blocks_dir: Path | None = None,
+        verified_dir: Path | None = None,
         policy: RetryPolicy | None = None,
         patience: Patience | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -105,6 +109,7 @@ class DownloadManager:
             patience=patience or Patience(),
             block_digests=BlockDigestStore(blocks_dir) if blocks_dir is not None else None,
             find_peers=find_peers,
+            verifications=VerificationStore(verified_dir) if verified_dir is not None else None,
         )
         self.open_partials = self._resources.open_partials
         self._jobs: dict[str, Job] = {}
@@ -122,6 +127,7 @@ class DownloadManager:
         if self._store is not None:
             for stored, received in await self._on_store_thread(partial(_recollect, self._store)):
                 self._readopt(stored, received)
+            self._queue = dict(sorted(self._queue.items(), key=lambda item: item[1].turn))
         self._start_queued()
         return self
 
@@ -193,6 +199,10 @@ class DownloadManager:
                 await job.stop(DownloadState.CANCELLED)
             case "dismiss":
                 self._forget(job)
+            case "move_up":
+                self._move(job, -1)
+            case "move_down":
+                self._move(job, 1)
         await self._until_stored()
         return None if action == "dismiss" else self._snapshot(job)
 
@@ -287,6 +297,23 @@ class DownloadManager:
         await self._until_stored()
         return self._snapshot(job)
 
+    def _move(self, job: Job, steps: int) -> None:
+        """Exchange a download's place in the queue with its neighbour's. At the end of the queue nothing changes."""
+        queue = list(self._queue.values())
+        if job not in queue:  # it is about to start
+            return
+        place = queue.index(job)
+        if not 0 <= place + steps < len(queue):
+            return
+        other = queue[place + steps]
+        job.turn, other.turn = other.turn, job.turn
+        queue[place], queue[place + steps] = other, job
+        self._queue = {each.job_id: each for each in queue}
+        for each in (job, other):
+            if self._store is not None:
+                self._store_thread.submit(self._store.save, _stored(each))
+            self._publish(each)
+
     async def _check_room(self, job: Job) -> None:
         """Report now, and not when its turn comes, that a queued download does not fit."""
         try:
@@ -327,6 +354,7 @@ class DownloadManager:
         while self._is_open and self._queue and len(self._tasks) < self._limits.max_active_jobs:
             job_id = next(iter(self._queue))
             job = self._queue.pop(job_id)
+            self._publish_queue()
             job.prepare()
             task = asyncio.get_running_loop().create_task(self._run(job), name=f"modeldeck-download-{job_id}")
             self._tasks[job_id] = task
@@ -346,8 +374,8 @@ class DownloadManager:
             await self._transport.hang_up()
 
     def _state_changed(self, job: Job) -> None:
-        if job.state is not DownloadState.QUEUED:
-            self._queue.pop(job.job_id, None)
+        if job.state is not DownloadState.QUEUED and self._queue.pop(job.job_id, None) is not None:
+            self._publish_queue()
         if self._store is not None and self._is_open:
             if job.state is DownloadState.CANCELLED:
                 self._store_thread.submit(self._store.delete, job.job_id)
@@ -363,6 +391,11 @@ class DownloadManager:
         for key in self._subscribers:
             loop.call_soon(self._deliver, key, snapshot)  # a callback that raises is the loop's to report
 
+    def _publish_queue(self) -> None:
+        """Tell those that wait their new places."""
+        for job in self._queue.values():
+            self._publish(job)
+
     def _deliver(self, key: object, snapshot: DownloadSnapshot) -> None:
         callback = self._subscribers.get(key)
         if callback is not None:
@@ -370,7 +403,8 @@ class DownloadManager:
 
     def _snapshot(self, job: Job) -> DownloadSnapshot:
         self._rev += 1
-        return job.snapshot(self._rev)
+        place = next((place for place, job_id in enumerate(self._queue) if job_id == job.job_id), None)
+        return job.snapshot(self._rev, queue_position=place)
 
     # --- over restarts ------------------------------------------------------------------------------------------------
 
@@ -385,6 +419,7 @@ class DownloadManager:
     def _readopt(self, stored: StoredJob, received: int) -> None:
         """Go on with a download of an earlier engine. Its token is gone: if one is needed, the Hub will say so."""
         job = self._add(stored.job_id, stored.request, created_at=stored.created_at)
+        job.turn = stored.turn or stored.created_at
         job.recall_repaired(stored.repaired_bytes)
         if stored.finish is not None:
             job.restore_finished(stored.finish)
@@ -449,6 +484,7 @@ def _stored(job: Job) -> StoredJob:
         error=job.error,
         finish=job.finish() if job.state is DownloadState.READY else None,
         repaired_bytes=job.repaired_bytes,
+        turn=job.turn,
     )
 
 

@@ -19,6 +19,7 @@ from modeldeck.engine.patience import Patience
 from modeldeck.engine.peer_source import Peers
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.verification_store import VerificationStore
 
 MAX_WRITEBACKS = 2
 """A slow disk takes long, and must not hold all threads."""
@@ -34,6 +35,8 @@ class EngineResources:
         For the Hub's API and for the bytes of files.
     block_digests
         Where the block digests of finished files are kept, or ``None``.
+    verifications
+        Where it is kept which files were verified, or ``None``.
     writebacks
         Taken by whoever waits for the disk.
     find_peers
@@ -50,6 +53,7 @@ class EngineResources:
     policy: RetryPolicy
     patience: Patience
     block_digests: BlockDigestStore | None = None
+    verifications: VerificationStore | None = None
     writebacks: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(MAX_WRITEBACKS))
     find_peers: Callable[[DownloadRequest], Peers | None] = lambda request: None
     open_partials: dict[str, Partial] = field(default_factory=dict)

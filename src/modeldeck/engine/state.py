@@ -24,7 +24,7 @@ LEGAL_MOVES: Mapping[DownloadState, frozenset[DownloadState]] = MappingProxyType
 
 _ACTIONS: Mapping[DownloadState, tuple[Action, ...]] = MappingProxyType(
     {
-        _S.QUEUED: ("pause", "cancel"),
+        _S.QUEUED: ("move_up", "move_down", "pause", "cancel"),
         _S.RESOLVING: ("pause", "cancel"),
         _S.DOWNLOADING: ("pause", "cancel"),
         _S.VERIFYING: ("pause", "cancel"),
@@ -51,7 +51,7 @@ def actions_of(state: DownloadState) -> tuple[Action, ...]:
     Pausing stops a download and keeps its partial files; resuming continues it. Retrying continues a failed download.
     Cancelling stops it and deletes its partial files, also those of a failed download; those of a repair stay, as they
     are the user's model. Dismissing takes a download that has ended off the list and leaves the partial files of a
-    failed one for a later download of the same file.
+    failed one for a later download of the same file. Moving up or down changes the order of those that wait.
     """
     return _ACTIONS[state]
 

@@ -33,7 +33,10 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept about a download. ``finish`` is set if its state is ``ready``."""
+    """What is kept about a download.
+
+    ``finish`` is set if its state is ``ready``. Lower turns come first in the queue.
+    """
 
     format: int = _FORMAT
     job_id: str
@@ -43,6 +46,7 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     finish: Finish | None = None
     repaired_bytes: tuple[int, ...] = ()
+    turn: float = 0.0
 
 
 class JobStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from modeldeck.engine.block_digests import hash_file
@@ -42,6 +43,7 @@ class Verification:
         self._source = source
         self._store = resources.block_digests
         self._threads = resources.threads
+        self._verifications = resources.verifications
         self._always_reads = always_reads
         self._enter = enter
         self._read: dict[tuple[object, ...], str] = {}
@@ -75,6 +77,8 @@ class Verification:
         actual = self._read[key] = hasher.hexdigest()
         if actual == digest and self._store is not None:
             await self._threads.run(self._store.save, digest, status.st_size, hasher.blocks)
+        if actual == digest and self._verifications is not None:
+            await self._threads.run(partial(self._verifications.save, path, by="download", is_valid=True))
         self._enter(Phase.RESOLVING)
         return actual
 

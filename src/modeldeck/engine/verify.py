@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from modeldeck._errors import HubError, ModelDeckError, NetworkError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, GGUFFile, LocalModel, VerifiedFile
 from modeldeck.engine.block_digests import BlockDigestStore, hash_file
 from modeldeck.engine.threads import DiskThreads
+from modeldeck.engine.verification_store import VerificationStore
 from modeldeck.hub.errors import error_from_os_error
 from modeldeck.hub.urls import is_commit_hash, is_sha256
 
@@ -27,6 +29,7 @@ async def verify_files(
     on_refusal: Callable[[str, ModelDeckError], object] | None = None,
     progress: Progress | None = None,
     blocks_dir: Path | None = None,
+    verified_dir: Path | None = None,
 ) -> tuple[VerifiedFile, ...]:
     """Hash a model's files, whichever program downloaded them, and compare the digests with the right ones.
 
@@ -46,6 +49,8 @@ async def verify_files(
         Called with the bytes hashed so far and the bytes of all files.
     blocks_dir
         Where to keep the block digests of the files that are right, so that a later repair fetches bad blocks only.
+    verified_dir
+        Where to note which files were compared, and whether they are right.
 
     Returns
     -------
@@ -58,6 +63,7 @@ async def verify_files(
         If a file cannot be read, or the Hub cannot be asked.
     """
     store = BlockDigestStore(blocks_dir) if blocks_dir is not None else None
+    verifications = VerificationStore(verified_dir) if verified_dir is not None else None
     threads = DiskThreads()
     try:
         sizes = [await threads.run(_size_of, path) for path in _paths(model)]
@@ -82,6 +88,9 @@ async def verify_files(
             actual = hasher.hexdigest()
             if store is not None and actual == expected:
                 await threads.run(store.save, actual, sizes[index], hasher.blocks)
+            if verifications is not None and expected is not None:
+                note = partial(verifications.save, path, by="verify", is_valid=actual == expected)
+                await threads.run(note)
             outcome.append(VerifiedFile(path=path, expected=expected, actual=actual))
     except OSError as exc:
         raise error_from_os_error(exc) from exc

@@ -170,6 +170,16 @@ def list_snapshot(cache_dir: Path, repo_id: str, commit_hash: str) -> tuple[Cach
     return tuple(sorted(_gguf_files(repo_id, snapshot, revisions), key=lambda file: file.filename))
 
 
+def list_unlinked_blobs(blobs: Path) -> tuple[Path, ...]:
+    """Return the complete files in a repository's ``blobs`` directory that no snapshot links to, sorted."""
+    linked = {_first_hop(path).name for path in _files_below(blobs.parent / "snapshots") if path.is_symlink()}
+    try:
+        names = sorted(path.name for path in blobs.iterdir() if _is_usable(check_blob_name, path.name))
+    except OSError:
+        return ()
+    return tuple(blobs / name for name in names if name not in linked)
+
+
 def same_place(path: Path) -> Path:
     """Return a path with the links among its folders followed, so that two ways to one entry are equal."""
     return _place(path.absolute())

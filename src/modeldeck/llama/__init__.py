@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modeldeck.llama.install import LlamaAvailability, availability
-from modeldeck.llama.loading import load
+from modeldeck.llama.loading import LoadPlan, load, plan
 from modeldeck.llama.measurements import Measurement, MeasurementStore
 
 if TYPE_CHECKING:
     from modeldeck.llama.handle import Llama
 
-__all__ = ["Llama", "LlamaAvailability", "Measurement", "MeasurementStore", "availability", "load"]
+__all__ = [
+    "Llama",
+    "LlamaAvailability",
+    "LoadPlan",
+    "Measurement",
+    "MeasurementStore",
+    "availability",
+    "load",
+    "plan",
+]
 
 
 def __getattr__(name: str) -> Any:

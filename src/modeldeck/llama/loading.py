@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modeldeck._errors import LlamaCrashedError, LoadCancelledError, LoadFailedError, ModelDeckError
-from modeldeck._types import LoadProgress
+from modeldeck._types import FitEstimate, LoadProgress
 from modeldeck.llama import vision
 from modeldeck.llama.cache_types import check_cache_types
 from modeldeck.llama.handle import Llama, llama_class
 from modeldeck.llama.install import import_llama_cpp, require_llama_cpp
 from modeldeck.llama.measurements import MeasurementStore, Recorder
 from modeldeck.llama.model_file import check_adapter, check_projector, inspect_model
-from modeldeck.llama.options import check_names, choose_options
+from modeldeck.llama.options import check_names, choose_options, plan_options
 from modeldeck.sizing.hardware import probe_hardware
 from modeldeck.sizing.speed import bytes_per_token, gpu_share
 
 _READ_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """What loading a model with some options would take.
+
+    Attributes
+    ----------
+    options : dict[str, Any]
+        All options that ``llama_cpp.Llama`` would get.
+    fit : FitEstimate
+        The memory that they need.
+    context_length : int or None
+        The context length in tokens that the model was trained for.
+    block_count : int or None
+        The number of its layers.
+    processors : int
+        Processors that this process may use.
+    has_gpu : bool
+        Whether there is a GPU that llama.cpp can use.
+    """
+
+    options: dict[str, Any]
+    fit: FitEstimate
+    context_length: int | None
+    block_count: int | None
+    processors: int
+    has_gpu: bool
 
 
 def load(
@@ -117,6 +146,47 @@ def load(
         llama.unload()
         raise
     return llama
+
+
+def plan(path: str | Path, *, mmproj: str | Path | None = None, **kwargs: Any) -> LoadPlan:
+    """Say what `load` would do with these options, without loading. Blocks for some milliseconds.
+
+    Parameters
+    ----------
+    path : str or Path
+        The model's file, or the first part of a split model.
+    mmproj : str or Path, optional
+        The model's vision projector.
+    **kwargs
+        Options of ``llama_cpp.Llama``, as for `load`.
+
+    Returns
+    -------
+    LoadPlan
+        The options that would be taken, and the memory.
+
+    Raises
+    ------
+    GGUFError, LoadFailedError
+        When the file is damaged, or not a model.
+    InvalidRequestError
+        When an option's value cannot be used.
+
+    Examples
+    --------
+    >>> plan("model.gguf", n_ctx=8192).fit.needed_bytes  # doctest: +SKIP
+    """
+    model = inspect_model(Path(path).absolute())
+    hardware = probe_hardware()
+    options, fit = plan_options(model, hardware, kwargs, mmproj=None if mmproj is None else Path(mmproj))
+    return LoadPlan(
+        options=options,
+        fit=fit,
+        context_length=model.metadata.context_length,
+        block_count=model.metadata.block_count,
+        processors=hardware.cpu_count,
+        has_gpu=bool(hardware.gpus),
+    )
 
 
 def _construct(path: Path, options: dict[str, Any], stages: _Stages) -> Llama:

@@ -44,6 +44,22 @@ def choose_options(
     InvalidRequestError
         When a value cannot be used.
     """
+    options, fit = plan_options(model, hardware, given, mmproj=mmproj)
+    if fit.verdict == "too_large":
+        raise _does_not_fit(model, fit)
+    return options
+
+
+def plan_options(
+    model: ModelFile, hardware: Hardware, given: dict[str, Any], *, mmproj: Path | None = None
+) -> tuple[dict[str, Any], FitEstimate]:
+    """Choose all options as `choose_options` does, with the memory that they take, also when it is more than is free.
+
+    Raises
+    ------
+    InvalidRequestError
+        When a value cannot be used.
+    """
     given = {name: value for name, value in given.items() if name != "n_ctx" or value is not None}
     options: dict[str, Any] = {
         "embedding": model.is_embedding,
@@ -59,8 +75,7 @@ def choose_options(
     fit = _estimate(model, hardware, options, wanted, mmproj)
     if fit.verdict == "too_large" and "n_ctx" not in given and (fit.max_n_ctx or 0) >= _MIN_N_CTX:
         wanted = min(wanted, fit.max_n_ctx or wanted)
-    elif fit.verdict == "too_large":
-        raise _does_not_fit(model, fit)
+        fit = _estimate(model, hardware, options, wanted, mmproj)
     options["n_ctx"] = wanted
     options.setdefault("n_gpu_layers", _gpu_layers(hardware, fit))
     options.setdefault("use_mmap", bool(hardware.gpus) and options["n_gpu_layers"] != 0)
@@ -68,7 +83,7 @@ def choose_options(
         # An encoder must see a text at once: more tokens than n_ubatch end the process.
         options.setdefault("n_batch", wanted)
         options["n_ubatch"] = options["n_batch"]
-    return options
+    return options, fit
 
 
 def check_names(llama_cpp: ModuleType, given: dict[str, Any]) -> None:
@@ -126,7 +141,14 @@ def _estimate(
         n_ctx=n_ctx,
         hardware=hardware,
         options=context,
+        gpu_layers=_layers_wished(options),
     )
+
+
+def _layers_wished(options: dict[str, Any]) -> int | None:
+    """How many layers the caller wants on the GPU; ``None`` for all, or as many as fit."""
+    layers = options.get("n_gpu_layers")
+    return layers if isinstance(layers, int) and layers >= 0 else None
 
 
 def _type_name(options: dict[str, Any], name: str) -> str:

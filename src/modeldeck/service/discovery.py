@@ -191,6 +191,12 @@ def find_blocks_directory(cache_dir: Path) -> Path | None:
     return None if state_dir is None else state_dir / "blocks"
 
 
+def find_verified_directory(cache_dir: Path) -> Path | None:
+    """Return where it is kept which files were verified, for the engine, `Session.verify` and `Session.contents`."""
+    state_dir = find_state_directory(cache_dir)
+    return None if state_dir is None else state_dir / "verified"
+
+
 def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:
     """The place in ``directory``, under a shorter name when the path gets too long; ``None`` when it still is."""
     is_tcp = sys.platform == "win32" or environ.get(TRANSPORT_VARIABLE) == "tcp"

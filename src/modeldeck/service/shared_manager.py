@@ -15,7 +15,7 @@ from modeldeck._notices import SHARED_NOTICE
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 from modeldeck._version import __version__
 from modeldeck.engine.state import is_settled
-from modeldeck.service.discovery import all_state_directories, find_blocks_directory
+from modeldeck.service.discovery import all_state_directories, find_blocks_directory, find_verified_directory
 
 if TYPE_CHECKING:
     from modeldeck.engine.manager import DownloadManager
@@ -44,6 +44,7 @@ def open_manager(
         lists=all_state_directories(cache_dir),
         blocks_dir=find_blocks_directory(cache_dir),
         find_peers=find_peers,
+        verified_dir=find_verified_directory(cache_dir),
     )
 
 

@@ -33,6 +33,7 @@ def estimate_fit(
     sidecar_bytes: int = 0,
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
     planned: MemoryUse | None = None,
+    gpu_layers: int | None = None,
 ) -> FitEstimate:
     """Judge whether a model fits this machine with a context of ``n_ctx`` tokens.
 
@@ -52,6 +53,8 @@ def estimate_fit(
         The options that the model will be loaded with.
     planned
         The memory that llama.cpp itself planned for this ``n_ctx``; used instead of the formula.
+    gpu_layers
+        How many layers are to run on the GPU, instead of as many as fit there.
     """
     n_ctx = n_ctx or (metadata.context_length if metadata else None) or DEFAULT_N_CTX
     if weights_bytes is None:
@@ -65,13 +68,17 @@ def estimate_fit(
         # llama.cpp tells what it reserves, but not how much of that it will touch.
         touched = min(use.touched_bytes if metadata is not None else planned.touched_bytes, planned.compute_bytes)
         use = replace(planned, weights_bytes=planned.weights_bytes + sidecar_bytes, touched_bytes=touched)
-    compared = machine.compare(use)
+    block_count = (metadata.block_count if metadata else None) or 0
+    if gpu_layers is not None and hardware.gpus and gpu_layers <= block_count:
+        compared = machine.compare_layers(use, gpu_layers, block_count)
+    else:
+        compared = machine.compare(use)
     verdict = compared.verdict
     n_gpu_layers, reason = None, None
     reason_code: FitReasonCode | None = None
     trained_n_ctx = None
     if verdict == "partial":
-        n_gpu_layers = machine.n_gpu_layers(use, (metadata.block_count if metadata else None) or 0)
+        n_gpu_layers = machine.n_gpu_layers(use, block_count) if gpu_layers is None else gpu_layers
         reason_code, reason = _partial_reason(n_gpu_layers)
     elif verdict == "too_large":
         reason_code = "too_large"
@@ -151,6 +158,20 @@ class _Machine:
         if self._has_gpu:
             return _Comparison("partial", use.vram_bytes, 0, self._vram)
         return _Comparison("fits", use.ram_bytes, reserve, available)
+
+    def compare_layers(self, use: MemoryUse, gpu_layers: int, block_count: int) -> _Comparison:
+        """Compare the memory that a model needs with this many layers on the GPUs with the memory that is free."""
+        per_layer = (use.weights_bytes + use.cache_bytes) / (block_count + 1)
+        on_gpu = int(per_layer * gpu_layers) + use.compute_bytes if gpu_layers else 0
+        in_ram = max(0, use.ram_bytes - int(per_layer * gpu_layers))
+        reserve = -(-in_ram // _RAM_RESERVE_DIVISOR)
+        if on_gpu > self._vram:
+            return _Comparison("too_large", on_gpu, 0, self._vram)
+        if in_ram + reserve > self._ram:
+            return _Comparison("too_large", in_ram, reserve, self._ram)
+        if not gpu_layers:
+            return _Comparison("fits", in_ram, reserve, self._ram)
+        return _Comparison("partial", on_gpu, 0, self._vram)
 
     def n_gpu_layers(self, use: MemoryUse, block_count: int) -> int:
         """Return how many layers go to the GPUs when the free memory is divided evenly among them."""

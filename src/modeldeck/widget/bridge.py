@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
@@ -13,11 +13,14 @@ from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.downloads import DownloadsOwner
 from modeldeck.widget.inbox import Inbox
 from modeldeck.widget.load import LoadOwner
+from modeldeck.widget.load_plan import PlanOwner
 from modeldeck.widget.publisher import Display, Publisher, as_json
 from modeldeck.widget.repos import ReposOwner
 from modeldeck.widget.search import SearchOwner
+from modeldeck.widget.shelf import LibraryOwner
 from modeldeck.widget.tasks import Tasks, guard
-from modeldeck.widget.traits import DeckState, Locale
+from modeldeck.widget.traits import DeckState, Locale, ModelKey
+from modeldeck.widget.trial import ChatOwner
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
@@ -70,7 +73,12 @@ class Bridge:
         self._repos = ReposOwner(
             session, publisher, self._tasks, self._deck, revision=revision, on_local=self._search.show_local
         )
-        self._load = LoadOwner(session, publisher, loop, self._tasks, self._deck, self._repos)
+        self._library = LibraryOwner(session, publisher, self._tasks, self._repos.files)
+        self._plan = PlanOwner(session, publisher, self._repos)
+        self._chat = ChatOwner(publisher, loop, self._tasks)
+        self._load = LoadOwner(
+            session, publisher, loop, self._tasks, self._deck, self._repos, self._library, self._chat
+        )
         self._downloads = DownloadsOwner(session, publisher, loop, self._deck, self._repos, self._load)
         self.ready = self._load.handover.wait
 
@@ -88,6 +96,11 @@ class Bridge:
     def downloads(self) -> tuple[DownloadSnapshot, ...]:
         """What is known of downloads."""
         return self._downloads.snapshots
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The conversation with the loaded model, as ``create_chat_completion`` takes it."""
+        return self._chat.conversation
 
     @property
     def error(self) -> ModelDeckError | None:
@@ -130,6 +143,7 @@ class Bridge:
         match request:
             case requests.HelloRequest():
                 self._load.handover.greet()
+                self._tasks.start(self._downloads.look_at_limits)
             case requests.SearchRequest(text, sort, filters):
                 await self._search.search(text, sort, filters)
             case requests.SearchMoreRequest():
@@ -147,6 +161,22 @@ class Bridge:
             case requests.SetContextRequest(n_ctx):
                 self._deck.set_n_ctx(n_ctx)
                 await self._repos.judge_again()
+            case requests.PlanLoadRequest(repo_id, variant_id, commit_hash, choices):
+                await self._plan.make(repo_id, variant_id, commit_hash, choices)
+            case requests.ActOnLibraryRequest():
+                await self._act_on_library(request)
+            case requests.ActOnDownloadsRequest(action):
+                await self._downloads.act_on_all(action)
+            case requests.SetLimitsRequest(max_active_jobs, bandwidth):
+                await self._downloads.set_limits(max_active_jobs, bandwidth)
+            case requests.TryRequest(text, system, temperature):
+                self._chat.ask(text, system=system, temperature=temperature)
+            case requests.CompareRequest(first, second):
+                self._chat.compare(first, second)
+            case requests.ActOnChatRequest("stop"):
+                self._chat.stop()
+            case requests.ActOnChatRequest("clear"):
+                self._chat.clear()
 
     async def _act_on_variant(self, request: requests.ActOnVariantRequest) -> None:
         repo_id, variant_id = request.repo_id, request.variant_id
@@ -156,19 +186,46 @@ class Bridge:
             case "get":
                 await self._downloads.start(repo_id, variant_id, load_when_ready=True)
             case "load":
-                self._load.start(repo_id, variant_id)
+                self._load.start(repo_id, variant_id, commit_hash=request.commit_hash, choices=request.choices)
             case "cancel_load":
                 self._load.cancel()
             case "unload":
                 await self._load.unload()
+            case "verify" | "repair" | "cancel_verify":
+                model = await self._repos.find_local(repo_id, variant_id, request.commit_hash)
+                if model is None:
+                    raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+                key = ModelKey(repo_id=model.repo_id, variant_id=variant_id, commit_hash=model.commit_hash)
+                if request.action == "cancel_verify":
+                    self._library.cancel([key])
+                else:
+                    self._library.verify([key], repair=request.action == "repair")
             case "remove":
-                await self._remove(repo_id, variant_id)
+                await self._remove(repo_id, variant_id, request.commit_hash)
 
-    async def _remove(self, repo_id: str, variant_id: str) -> None:
-        """Delete a variant's files at every commit, and take its failed downloads off the list."""
+    async def _act_on_library(self, request: requests.ActOnLibraryRequest) -> None:
+        match request.action:
+            case "refresh":
+                await self._repos.files.refresh()
+            case "verify":
+                self._library.verify(request.models)
+            case "cancel_verify":
+                self._library.cancel(request.models)
+            case "remove":
+                for key in request.models:
+                    self._load.check_unused(key.repo_id, key.variant_id)
+                await self._library.remove(request.models)
+            case "remove_leftovers":
+                await self._library.remove_leftovers(request.leftovers)
+
+    async def _remove(self, repo_id: str, variant_id: str, commit_hash: str | None) -> None:
+        """Delete a variant's files at one commit or at all, and take its failed downloads off the list."""
         self._load.check_unused(repo_id, variant_id)
+        self._library.check_idle(repo_id, variant_id)
         removed: list[str] = []
-        while (model := await self._repos.find_local(repo_id, variant_id)) and model.commit_hash not in removed:
+        while (
+            model := await self._repos.find_local(repo_id, variant_id, commit_hash)
+        ) and model.commit_hash not in removed:
             removed.append(model.commit_hash)
             await self._session.remove(model)
         if not removed:  # some of its files are gone already

@@ -87,13 +87,15 @@ class ModelBrowser(anywidget.AnyWidget):
         The loaded model; ``None`` before a model is loaded.
     downloads : tuple[DownloadSnapshot, ...]
         The downloads that run, are paused, have failed or are finished.
+    chat : list[dict[str, str]]
+        The conversation of the loaded model's panel, as ``create_chat_completion`` takes it.
     error : ModelDeckError or None
         The last error of a search, a download or a load.
 
     Notes
     -----
-    ``llm``, ``downloads`` and ``error`` are read-only traits. In a kernel their observers are called on its main
-    thread, in the order of the changes, and not before the running cell has ended.
+    ``llm``, ``downloads``, ``chat`` and ``error`` are read-only traits. In a kernel their observers are called on its
+    main thread, in the order of the changes, and not before the running cell has ended.
 
     Examples
     --------
@@ -109,9 +111,13 @@ class ModelBrowser(anywidget.AnyWidget):
     _picks = traitlets.Dict().tag(sync=True)
     _downloads = traitlets.Dict().tag(sync=True)
     _load = traitlets.Dict().tag(sync=True)
+    _library = traitlets.Dict().tag(sync=True)
+    _plan = traitlets.Dict().tag(sync=True)
+    _chat = traitlets.Dict().tag(sync=True)
 
     llm = _Live(help="The loaded model, or None.")
     downloads = _Live(help="The downloads that are running, paused, failed and finished.")
+    chat = _Live(help="The conversation with the loaded model.")
     error = _Live(help="The last error of a search, a download or a load, or None.")
 
     _serving: Future[None] | None = None

@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from modeldeck._settings import DEFAULT_ENDPOINT
+from modeldeck._types import EngineLimits
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.traits import DeckView, EngineMode, EngineView, LlamaView, Locale, MachineView
 
@@ -32,7 +33,11 @@ class DeckOwner:
 
     def set_engine(self, mode: EngineMode, notice: str | None) -> None:
         """Show where downloads run."""
-        self._show(replace(self.view, engine=EngineView(mode=mode, notice=notice)))
+        self._show(replace(self.view, engine=EngineView(mode=mode, notice=notice, limits=self.view.engine.limits)))
+
+    def set_limits(self, limits: EngineLimits) -> None:
+        """Show what all downloads together may use."""
+        self._show(replace(self.view, engine=replace(self.view.engine, limits=limits)))
 
     async def look_at_machine(self) -> None:
         """Measure the memory, and look for llama-cpp-python."""

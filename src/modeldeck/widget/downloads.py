@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import anyio
 
-from modeldeck._errors import error_from_info
+from modeldeck._errors import InvalidRequestError, error_from_info
 from modeldeck._loop import LoopThread
 from modeldeck._types import Action, DownloadSnapshot, DownloadState
 from modeldeck._wire import JobView
@@ -78,6 +81,32 @@ class DownloadsOwner:
         if snapshot is not None:
             self._take(snapshot)
 
+    async def act_on_all(self, action: Literal["pause", "resume", "dismiss"]) -> None:
+        """Pause or resume every download that can be, or take every finished one off the list.
+
+        Those that wait are paused before those that run: none of them starts in the place of another.
+        """
+        snapshots = [snapshot for snapshot in self.snapshots if action in snapshot.actions]
+        if action == "dismiss":
+            snapshots = [snapshot for snapshot in snapshots if snapshot.state is DownloadState.READY]
+        for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.state is not DownloadState.QUEUED):
+            with suppress(InvalidRequestError):  # it has ended meanwhile
+                await self.act(snapshot.job_id, action)
+
+    async def set_limits(self, max_active_jobs: int, bandwidth_bytes_per_second: int | None) -> None:
+        """Change what all downloads together may use."""
+        limits = replace(
+            await self._session.limits(),
+            max_active_jobs=max_active_jobs,
+            bandwidth_bytes_per_second=bandwidth_bytes_per_second,
+        )
+        await self._session.set_limits(limits)
+        self._deck.set_limits(limits)
+
+    async def look_at_limits(self) -> None:
+        """Show the engine's limits, which another program may have changed."""
+        self._deck.set_limits(await self._session.limits())
+
     async def dismiss_unfinished(self, repo_id: str, variant_id: str) -> None:
         """Take a variant's failed and cancelled downloads off the list."""
         for snapshot in self.snapshots:
@@ -103,6 +132,7 @@ class DownloadsOwner:
             for snapshot in await self._session.downloads():
                 self._take(snapshot, is_news=False)
             self._deck.set_engine(engine.mode, engine.notice)
+            self._deck.set_limits((await engine.status()).limits)
             await anyio.sleep_forever()
         finally:
             unsubscribe()
@@ -166,5 +196,9 @@ def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float |
     """For how many seconds this news may wait; ``None`` for progress, which waits for its regular turn."""
     if now.state in _PASSING:
         return PASSING_STATE_SECONDS
-    is_progress = before is not None and (before.state, before.notice) == (now.state, now.notice)
+    is_progress = before is not None and (before.state, before.notice, before.queue_position) == (
+        now.state,
+        now.notice,
+        now.queue_position,
+    )
     return None if is_progress else 0.0

@@ -14,11 +14,14 @@ from modeldeck._types import LoadProgress
 from modeldeck.session import Session
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.handover import Handover
+from modeldeck.widget.load_plan import load_arguments
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
+from modeldeck.widget.shelf import LibraryOwner
 from modeldeck.widget.tasks import Tasks, guard
-from modeldeck.widget.traits import LoadView
+from modeldeck.widget.traits import LoadChoices, LoadView
+from modeldeck.widget.trial import ChatOwner
 
 
 class LoadOwner:
@@ -32,6 +35,10 @@ class LoadOwner:
         Measures the memory again after a load.
     repos : ReposOwner
         Has the files to load, and shows what is loaded.
+    library : LibraryOwner
+        Shows what is loaded, too.
+    chat : ChatOwner
+        Tries what is loaded.
     """
 
     def __init__(
@@ -42,6 +49,8 @@ class LoadOwner:
         tasks: Tasks,
         deck: DeckOwner,
         repos: ReposOwner,
+        library: LibraryOwner,
+        chat: ChatOwner,
     ) -> None:
         self._session = session
         self._publisher = publisher
@@ -49,21 +58,43 @@ class LoadOwner:
         self._tasks = tasks
         self._deck = deck
         self._repos = repos
+        self._library = library
+        self._chat = chat
         self._scope: anyio.CancelScope | None = None
         self._pacer = Pacer(self._publish)
         self._view = LoadView()
         self._wish: tuple[str, str] | None = None
         self.handover = Handover(publisher)
 
-    def start(self, repo_id: str, variant_id: str) -> None:
-        """Load a variant that is in the cache, in the place of the model that is loaded."""
+    def start(
+        self,
+        repo_id: str,
+        variant_id: str,
+        *,
+        commit_hash: str | None = None,
+        choices: LoadChoices = LoadChoices(),  # noqa: B008 - it is frozen
+    ) -> None:
+        """Load a variant that is in the cache, in the place of the model that is loaded.
+
+        Parameters
+        ----------
+        repo_id, variant_id
+            The variant.
+        commit_hash
+            The commit that it belongs to, where the cache may have it of several.
+        choices
+            How to load it.
+        """
         view = self._view
         if view.state == "loading":
             raise InvalidRequestError(
                 f"{view.label or view.variant_id} of {view.repo_id} is being loaded. Cancel it or wait."
             )
-        self._show(LoadView(state="loading", repo_id=repo_id, variant_id=variant_id, n_ctx=self._deck.view.n_ctx))
-        self._tasks.start(self._run, repo_id, variant_id)
+        n_ctx = choices.n_ctx or self._deck.view.n_ctx
+        self._show(
+            LoadView(state="loading", repo_id=repo_id, variant_id=variant_id, commit_hash=commit_hash, n_ctx=n_ctx)
+        )
+        self._tasks.start(self._run, repo_id, variant_id, choices)
 
     def wish(self, repo_id: str, variant_id: str) -> None:
         """Load this variant when it is downloaded, in the place of an earlier wish."""
@@ -102,7 +133,9 @@ class LoadOwner:
         if llm is not None and self._view.state == "none":
             other.handover.take_back()
             other._show(LoadView())
+            other._chat.drop()
             self.handover.give(llm)
+            self._chat.take(llm)
             self._show(view)
 
     def check_unused(self, repo_id: str, variant_id: str) -> None:
@@ -110,9 +143,9 @@ class LoadOwner:
         if self._view.variant_state(repo_id, variant_id) is not None:
             raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
 
-    async def _run(self, repo_id: str, variant_id: str) -> None:
+    async def _run(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
         with anyio.CancelScope() as self._scope:
-            error = await guard(self._load_model, repo_id, variant_id)
+            error = await guard(self._load_model, repo_id, variant_id, choices)
             if error is not None:
                 self._show(replace(self._view, state="failed", stage=None, fraction=None, error=error.to_info()))
                 label = self._view.label or variant_id
@@ -129,23 +162,25 @@ class LoadOwner:
             self._show(LoadView())
         self._scope = None
 
-    async def _load_model(self, repo_id: str, variant_id: str) -> None:
+    async def _load_model(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
         await self._drop()
-        model = await self._repos.find_local(repo_id, variant_id)
+        model = await self._repos.find_local(repo_id, variant_id, self._view.commit_hash)
         if model is None:
             await self._repos.files.refresh()
             raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
-        n_ctx = self._repos.n_ctx_of(repo_id)
-        self._show(replace(self._view, label=model.label, n_ctx=n_ctx))
+        n_ctx = choices.n_ctx or self._repos.n_ctx_of(repo_id)
+        self._show(replace(self._view, label=model.label, commit_hash=model.commit_hash, n_ctx=n_ctx))
         llm = await self._session.load(
             model,
             n_ctx=n_ctx,
             progress=lambda progress: self._loop.post(self._on_progress, progress),
             on_notice=partial(self._publisher.toast, "info"),
+            **load_arguments(choices),
         )
         self._tasks.start(self._deck.look_at_machine)
         self.handover.give(llm)
-        self._show(replace(self._view, state="ready", stage="ready", fraction=1.0))
+        kind = self._chat.take(llm)
+        self._show(replace(self._view, state="ready", stage="ready", fraction=1.0, kind=kind, n_ctx=llm.n_ctx()))
         message = f"{model.label} of {repo_id} is loaded: use browser.llm."
         self._publisher.toast("success", message, "loaded", label=model.label, repo_id=repo_id)
 
@@ -156,6 +191,7 @@ class LoadOwner:
 
     async def _drop(self) -> None:
         llm = self.handover.take_back()
+        self._chat.drop()
         if llm is not None:
             await anyio.to_thread.run_sync(llm.unload)
             self._tasks.start(self._deck.look_at_machine)
@@ -165,6 +201,7 @@ class LoadOwner:
         self._update_handover()
         self._publish()
         self._repos.show_load(view)
+        self._library.show_load(view)
 
     def _update_handover(self) -> None:
         self.handover.is_expected = self._view.state == "loading" or self._wish is not None

@@ -1,12 +1,14 @@
-"""Which variants are in the cache, as the cards show them."""
+"""Which models are in the cache, as the cards and the library show them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._types import LocalModel, RepoDetails
+from modeldeck.cache_contents import CacheContents
 from modeldeck.session import Session
 from modeldeck.widget.tasks import guard
 
@@ -20,14 +22,12 @@ class LocalFiles:
     Parameters
     ----------
     session : Session
-        Asked for the local models.
-    on_change : callable
-        Called when something is new.
+        Asked for the contents of the cache.
     """
 
-    def __init__(self, session: Session, on_change: Callable[[], None]) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._on_change = on_change
+        self._listeners: list[Callable[[], None]] = []
         self._found: set[tuple[str, str, str]] = set()
         self._models: dict[tuple[str, str, str], LocalModel] = {}
         self._measured: dict[tuple[str, str, str], Measurement] = {}
@@ -35,6 +35,16 @@ class LocalFiles:
         self._is_outdated.set()
         self._look = asyncio.Lock()
         """One look at a time, so that the last one that began is the last one that is shown."""
+        self.is_known = False
+        """Whether the cache has been looked at."""
+        self.contents = CacheContents()
+        """What the last look has found."""
+        self.measured: dict[Path, Measurement] = {}
+        """What the last load of these files took."""
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` whenever something is new."""
+        self._listeners.append(on_change)
 
     @property
     def repo_ids(self) -> frozenset[str]:
@@ -72,7 +82,7 @@ class LocalFiles:
     def add(self, repo_id: str, commit_hash: str, variant_id: str) -> None:
         """Show a finished download at once, and look again: a look that is running may have missed it."""
         self._found.add((repo_id, commit_hash, variant_id))
-        self._on_change()
+        self._tell()
         self._is_outdated.set()
 
     def outdate(self) -> None:
@@ -89,9 +99,19 @@ class LocalFiles:
     async def refresh(self) -> None:
         """Look now."""
         async with self._look:
-            found = await self._session.local_models()
-            models = {(model.repo_id, model.commit_hash, model.variant_id): model for model in found}
-            measured = await self._session.measured(models.values())
+            contents = await self._session.contents()
+            models = {
+                (stored.model.repo_id, stored.model.commit_hash, stored.model.variant_id): stored.model
+                for stored in contents.models
+            }
+            self.measured = await self._session.measured(models.values())
+            self.contents, self.is_known = contents, True
             self._models, self._found = models, set(models)
-            self._measured = {key: measured[model.path] for key, model in models.items() if model.path in measured}
-            self._on_change()
+            self._measured = {
+                key: self.measured[model.path] for key, model in models.items() if model.path in self.measured
+            }
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()

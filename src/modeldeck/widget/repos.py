@@ -67,7 +67,8 @@ class ReposOwner:
         self._peeked: OrderedDict[str, RepoDetails] = OrderedDict()
         self._load = LoadView()
         self._on_local = on_local
-        self.files = LocalFiles(session, on_change=self._show_files)
+        self.files = LocalFiles(session)
+        self.files.listen(self._show_files)
 
     async def open(self, repo_id: str) -> None:
         """Unfold a card, first with the fit by a formula, then with llama.cpp's own figures."""
@@ -132,8 +133,10 @@ class ReposOwner:
         known = details.model.context_length if details and details.model else None
         return min(self._deck.view.n_ctx, known or self._deck.view.n_ctx)
 
-    async def find_local(self, repo_id: str, variant_id: str) -> LocalModel | None:
-        """The files of a variant in the cache, as its card shows it."""
+    async def find_local(self, repo_id: str, variant_id: str, commit_hash: str | None = None) -> LocalModel | None:
+        """The files of a variant in the cache, of a commit; without one, as its card shows it."""
+        if commit_hash is not None:
+            return await self._session.find_local(repo_id, variant_id, commit_hash=commit_hash)
         return await self.files.find(repo_id, variant_id, self._details(repo_id))
 
     async def _describe(self, repo_id: str) -> RepoDetails:

@@ -16,14 +16,17 @@ from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import InvalidRequestError, ModelDeckError, ProtocolError
 from modeldeck._notices import NoticeCode
 from modeldeck._types import Action, ErrorInfo, SortKey
-from modeldeck.widget.traits import FiltersView, VariantAction
+from modeldeck.widget.traits import FiltersView, LoadChoices, ModelKey, VariantAction
 
 REQUEST_KIND = "modeldeck-request"
 
-ToastCode: TypeAlias = Literal["download_failed", "downloaded", "load_failed", "loaded", "repaired"]
+ToastCode: TypeAlias = Literal[
+    "damaged", "download_failed", "downloaded", "load_failed", "loaded", "repaired", "uncompared", "verified"
+]
 
 _ID_CHARACTERS = 64
 _TEXT_CHARACTERS = 512
+_PROMPT_CHARACTERS = 100_000
 
 
 # --- from the page ----------------------------------------------------------------------------------------------------
@@ -76,12 +79,65 @@ class ActOnVariantRequest(msgspec.Struct, frozen=True, tag_field="method", tag="
     repo_id: str
     variant_id: str
     action: VariantAction
+    commit_hash: str | None = None
+    choices: LoadChoices = LoadChoices()
 
 
 class SetContextRequest(msgspec.Struct, frozen=True, tag_field="method", tag="set_n_ctx"):
     """Judge and load models for another context length, in tokens."""
 
     n_ctx: int
+
+
+class PlanLoadRequest(msgspec.Struct, frozen=True, tag_field="method", tag="plan_load"):
+    """Say what a load with these choices would take."""
+
+    repo_id: str
+    variant_id: str
+    commit_hash: str | None = None
+    choices: LoadChoices = LoadChoices()
+
+
+class ActOnLibraryRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act_on_library"):
+    """Look at the cache again, or do something with several of its models or leftovers."""
+
+    action: Literal["refresh", "verify", "cancel_verify", "remove", "remove_leftovers"]
+    models: tuple[ModelKey, ...] = ()
+    leftovers: tuple[str, ...] = ()
+
+
+class ActOnDownloadsRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act_on_downloads"):
+    """Pause or resume all downloads, or take all finished ones off the list."""
+
+    action: Literal["pause", "resume", "dismiss"]
+
+
+class SetLimitsRequest(msgspec.Struct, frozen=True, tag_field="method", tag="set_limits"):
+    """Change what all downloads together may use."""
+
+    max_active_jobs: int
+    bandwidth_bytes_per_second: int | None = None
+
+
+class TryRequest(msgspec.Struct, frozen=True, tag_field="method", tag="try"):
+    """Have the loaded model answer a message, or go on with a text."""
+
+    text: str
+    system: str = ""
+    temperature: float | None = None
+
+
+class CompareRequest(msgspec.Struct, frozen=True, tag_field="method", tag="compare"):
+    """Have the loaded embedding model tell how similar two texts are."""
+
+    first: str
+    second: str
+
+
+class ActOnChatRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act_on_chat"):
+    """Stop the answer, or begin a new conversation."""
+
+    action: Literal["stop", "clear"]
 
 
 Request: TypeAlias = (
@@ -94,6 +150,13 @@ Request: TypeAlias = (
     | ActRequest
     | ActOnVariantRequest
     | SetContextRequest
+    | PlanLoadRequest
+    | ActOnLibraryRequest
+    | ActOnDownloadsRequest
+    | SetLimitsRequest
+    | TryRequest
+    | CompareRequest
+    | ActOnChatRequest
 )
 
 
@@ -127,7 +190,8 @@ def parse(content: object) -> Envelope | Malformed | None:
         request: Request = msgspec.convert({**params, "method": content.get("method")}, Request)
     except msgspec.ValidationError as error:
         return Malformed(request_id, ProtocolError(f"The request cannot be understood: {error}."))
-    if any(isinstance(value, str) and len(value) > _TEXT_CHARACTERS for value in params.values()):
+    limit = _PROMPT_CHARACTERS if isinstance(request, TryRequest | CompareRequest) else _TEXT_CHARACTERS
+    if any(isinstance(value, str) and len(value) > limit for value in params.values()):
         return Malformed(request_id, ProtocolError("A text in the request is too long."))
     if isinstance(request, SetContextRequest):
         try:

@@ -1,4 +1,4 @@
-"""The widget's state: what its five traits hold, without tokens and without absolute paths.
+"""The widget's state: what its traits hold, without tokens and without absolute paths.
 
 The structs are the JSON that the page gets. Its TypeScript types and its defaults are written from them by
 ``python -m tools.wire``. Only Python writes a trait.
@@ -13,7 +13,17 @@ from typing import Annotated, Literal, Self, TypeAlias
 import msgspec
 
 from modeldeck._notices import NoticeCode, notice_code
-from modeldeck._types import DEFAULT_N_CTX, BaseModelRelation, ErrorInfo, Gated, ModelSummary, SearchFilters, SortKey
+from modeldeck._types import (
+    DEFAULT_N_CTX,
+    BaseModelRelation,
+    EngineLimits,
+    ErrorInfo,
+    FitEstimate,
+    Gated,
+    ModelSummary,
+    SearchFilters,
+    SortKey,
+)
 from modeldeck._wire import JobView, ReasonView, VariantView
 
 Locale: TypeAlias = Literal["en", "pt-BR"]
@@ -21,8 +31,15 @@ Locale: TypeAlias = Literal["en", "pt-BR"]
 _Word: TypeAlias = Annotated[str, msgspec.Meta(max_length=96)]
 EngineMode: TypeAlias = Literal["inline", "process"]
 VariantState: TypeAlias = Literal["available", "downloaded", "loading", "loaded"]
-VariantAction: TypeAlias = Literal["download", "get", "load", "cancel_load", "unload", "remove"]
+VariantAction: TypeAlias = Literal[
+    "download", "get", "load", "cancel_load", "unload", "verify", "cancel_verify", "repair", "remove"
+]
 """``get`` is a download that is loaded when it is verified; it belongs to the short way of a card, not to its rows."""
+
+KVType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
+"""The types of the key-value cache that people choose between."""
+ModelKind: TypeAlias = Literal["chat", "completion", "embedding"]
+"""What a model is for: a conversation, going on with a text, or the meaning of texts as vectors."""
 
 VARIANT_ACTIONS: Mapping[VariantState, tuple[VariantAction, ...]] = MappingProxyType(
     {
@@ -66,10 +83,11 @@ class LlamaView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where downloads run: in their own process, or on a thread of the kernel."""
+    """Where downloads run: in their own process, or on a thread of the kernel; and what they may use together."""
 
     mode: EngineMode | None = None
     notice: str | None = None
+    limits: EngineLimits | None = None
     notice_code: NoticeCode | None = None
 
     def __post_init__(self) -> None:
@@ -202,6 +220,129 @@ class DownloadsView(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[JobView, ...] = ()
 
 
+class ModelKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of the cache."""
+
+    repo_id: str
+    variant_id: str
+    commit_hash: str
+
+
+class BlobView(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes on the disk. They come free when the last of their ``users`` is removed. ``size`` is in bytes."""
+
+    key: str
+    size: int
+    users: int
+
+
+class ProofView(msgspec.Struct, frozen=True, kw_only=True):
+    """When, in seconds since the epoch, and by what a model's files were compared with their digests."""
+
+    at: float
+    by: Literal["download", "repair", "verify"]
+    is_valid: bool
+
+
+class CheckView(msgspec.Struct, frozen=True, kw_only=True):
+    """A verification or repair that runs or waits for its turn. ``fraction`` is the part that was read, 0 to 1."""
+
+    is_repair: bool
+    fraction: float | None = None
+
+
+class LibraryRowView(ModelKey, frozen=True, kw_only=True):
+    """A complete model of the cache, whoever put it there. ``last_used`` is in seconds since the epoch."""
+
+    label: str
+    revision: str | None
+    filenames: tuple[str, ...]
+    own_filenames: tuple[str, ...]
+    size: int
+    blobs: tuple[BlobView, ...]
+    last_used: float | None
+    proof: ProofView | None
+    check: CheckView | None
+    error: ErrorInfo | None
+    state: VariantState
+    actions: tuple[VariantAction, ...]
+    measured: MeasuredView | None
+
+
+class LeftoverView(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the cache that is of no use as it is. ``modified_at`` is in seconds since the epoch."""
+
+    leftover_id: str
+    repo_id: str
+    kind: Literal["partial", "incomplete", "unlinked", "fragment"]
+    name: str
+    size: int
+    modified_at: float
+    is_in_use: bool
+
+
+class LibraryView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_library``: what is in the cache, and the room on its disk in bytes."""
+
+    is_known: bool = False
+    models: tuple[LibraryRowView, ...] = ()
+    leftovers: tuple[LeftoverView, ...] = ()
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class LoadChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """How to load a model. What is ``None`` is chosen for this machine."""
+
+    n_ctx: int | None = None
+    n_gpu_layers: int | None = None
+    n_threads: int | None = None
+    flash_attn: bool | None = None
+    kv_type: KVType | None = None
+
+
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_plan``: what a load with some choices would take, before the click.
+
+    ``taken`` are the values that would be taken. The maxima are those of the model and of this machine;
+    ``max_gpu_layers`` is ``None`` without a GPU.
+    """
+
+    repo_id: str | None = None
+    variant_id: str | None = None
+    commit_hash: str | None = None
+    choices: LoadChoices = LoadChoices()
+    taken: LoadChoices | None = None
+    fit: FitEstimate | None = None
+    max_n_ctx: int | None = None
+    max_gpu_layers: int | None = None
+    max_threads: int | None = None
+    error: ErrorInfo | None = None
+
+
+class ChatMessageView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of the conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class ChatView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_chat``: trying the loaded model.
+
+    While it is ``waiting``, something else is using the model, such as a running cell. ``similarity`` is the cosine of
+    two texts, from an embedding model.
+    """
+
+    state: Literal["idle", "waiting", "answering"] = "idle"
+    messages: tuple[ChatMessageView, ...] = ()
+    was_stopped: bool = False
+    first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
+    similarity: float | None = None
+    error: ErrorInfo | None = None
+
+
 class LoadView(msgspec.Struct, frozen=True, kw_only=True):
     """The trait ``_load``: the model that is loaded, that is being loaded, or that could not be loaded.
 
@@ -215,6 +356,8 @@ class LoadView(msgspec.Struct, frozen=True, kw_only=True):
     stage: Literal["reading", "opening", "loading", "ready"] | None = None
     fraction: float | None = None
     error: ErrorInfo | None = None
+    commit_hash: str | None = None
+    kind: ModelKind | None = None
     n_ctx: int | None = None
     actions: tuple[VariantAction, ...] = ()
 
@@ -238,3 +381,6 @@ class DeckState(msgspec.Struct, frozen=True, kw_only=True):
     """The recommended variant of each repository that has been looked at, for the button of its card."""
     downloads: DownloadsView = DownloadsView()
     load: LoadView = LoadView()
+    library: LibraryView = LibraryView()
+    plan: PlanView = PlanView()
+    chat: ChatView = ChatView()

@@ -1,0 +1,80 @@
+"""The trait ``_plan``: what a load with some choices would take, before the click."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
+from modeldeck.session import Session
+from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.repos import ReposOwner
+from modeldeck.widget.traits import KVType, LoadChoices, PlanView
+
+_ALL_LAYERS = -1
+
+
+class PlanOwner:
+    """Owns the trait ``_plan``. A newer plan takes the place of the one before, also while that is being made."""
+
+    def __init__(self, session: Session, publisher: Publisher, repos: ReposOwner) -> None:
+        self._session = session
+        self._publisher = publisher
+        self._repos = repos
+        self._latest = PlanView()
+
+    async def make(self, repo_id: str, variant_id: str, commit_hash: str | None, choices: LoadChoices) -> None:
+        """Show what a load of this variant would take."""
+        asked = self._latest = PlanView(
+            repo_id=repo_id, variant_id=variant_id, commit_hash=commit_hash, choices=choices
+        )
+        try:
+            view = await self._look(asked)
+        except ModelDeckError as error:
+            view = replace(asked, error=error.to_info())
+        if self._latest is asked:
+            self._publisher.publish("plan", view)
+
+    async def _look(self, asked: PlanView) -> PlanView:
+        repo_id, variant_id = asked.repo_id or "", asked.variant_id or ""
+        model = await self._repos.find_local(repo_id, variant_id, asked.commit_hash)
+        if model is None:
+            raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+        n_ctx = asked.choices.n_ctx or self._repos.n_ctx_of(repo_id)
+        plan = await self._session.plan(model, n_ctx=n_ctx, **load_arguments(asked.choices))
+        options, layers = plan.options, plan.options["n_gpu_layers"]
+        all_layers = (plan.block_count or 0) + 1
+        return replace(
+            asked,
+            taken=LoadChoices(
+                n_ctx=options["n_ctx"],
+                n_gpu_layers=all_layers if layers == _ALL_LAYERS else layers,
+                n_threads=options["n_threads"],
+                flash_attn=options["flash_attn"],
+                kv_type=_kv_type(options.get("type_k")),
+            ),
+            fit=plan.fit,
+            max_n_ctx=plan.context_length,
+            max_gpu_layers=all_layers if plan.has_gpu and plan.block_count else None,
+            max_threads=plan.processors,
+        )
+
+
+def load_arguments(choices: LoadChoices) -> dict[str, Any]:
+    """The arguments of ``llama_cpp.Llama`` for what was chosen, without ``n_ctx``."""
+    arguments = msgspec.structs.asdict(choices)
+    del arguments["n_ctx"]
+    kv_type, threads = arguments.pop("kv_type"), choices.n_threads
+    if threads is not None:
+        arguments["n_threads_batch"] = threads
+    if kv_type is not None:
+        arguments["type_k"] = arguments["type_v"] = type_id_of(kv_type)
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _kv_type(type_id: int | None) -> KVType | None:
+    name = "f16" if type_id is None else GGML_TYPES[type_id].name.lower()
+    return next((known for known in get_args(KVType) if known == name), None)

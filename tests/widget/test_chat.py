@@ -1,0 +1,102 @@
+"""Trying the loaded model from the page."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import hf_hub_download
+
+from modeldeck.widget.trial import cosine
+from tests.widget.pages import TIMEOUT_SECONDS, TINY, Page
+from tools.localhub import LocalHub
+
+pytestmark = pytest.mark.llama
+
+ANSWER = "Hello from a tiny test model."
+
+
+@pytest.fixture
+def loaded(page: Page, demo_hub: LocalHub, tmp_path: Path) -> Page:
+    """A page with a loaded model."""
+    hf_hub_download(TINY, "tiny-chat-F16.gguf", endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False)
+    page.ask("act_on_library", action="refresh")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "load")
+    page.until(lambda: page.traits["load"]["state"] == "ready")
+    return page
+
+
+def chat(page: Page) -> dict[str, Any]:
+    view: dict[str, Any] = page.traits["chat"]
+    return view
+
+
+def test_an_answer_is_streamed_and_python_has_the_conversation(loaded: Page) -> None:
+    assert loaded.traits["load"]["kind"] == "chat"
+    assert loaded.ask("try", text="Hello?", system="Be brief.", temperature=0.0)["ok"]
+    loaded.until(lambda: chat(loaded)["messages"] and chat(loaded)["state"] == "idle")
+    said = [message["content"].strip() for message in chat(loaded)["messages"]]
+    assert said[0] == "Hello?"
+    assert said[1].startswith(ANSWER)
+    assert chat(loaded)["first_token_seconds"] > 0
+    assert chat(loaded)["tokens_per_second"] > 0
+    conversation = loaded.bridge.chat
+    assert [message["role"] for message in conversation] == ["system", "user", "assistant"]
+    assert [new for name, _, new in loaded.announced if name == "chat"][-1] == conversation
+    assert loaded.ask("compare", first="a", second="b")["error"]["code"] == "invalid_request"
+    assert loaded.ask("act_on_chat", action="clear")["ok"]
+    assert chat(loaded)["messages"] == []
+
+
+def test_it_waits_for_a_cell_and_can_be_given_up(loaded: Page) -> None:
+    llm = loaded.bridge.llm
+    assert llm is not None
+    begun, may_end = threading.Event(), threading.Event()
+
+    def use_in_a_cell() -> None:
+        for _ in llm("Hello", max_tokens=8, stream=True):
+            begun.set()
+            assert may_end.wait(TIMEOUT_SECONDS)
+
+    cell = threading.Thread(target=use_in_a_cell)
+    cell.start()
+    try:
+        assert begun.wait(TIMEOUT_SECONDS)
+        assert loaded.ask("try", text="Are you there?")["ok"]
+        loaded.until(lambda: chat(loaded)["state"] == "waiting")
+        assert loaded.ask("try", text="Twice")["error"]["code"] == "invalid_request"
+        assert loaded.ask("act_on_chat", action="stop")["ok"]
+        loaded.until(lambda: chat(loaded)["state"] == "idle")
+        assert chat(loaded)["was_stopped"]
+    finally:
+        may_end.set()
+        cell.join(TIMEOUT_SECONDS)
+    assert not cell.is_alive(), "the cell's own generation was not stopped"
+    assert loaded.ask("try", text="And now?")["ok"]
+    loaded.until(lambda: chat(loaded)["messages"][-1]["role"] == "assistant" and chat(loaded)["state"] == "idle")
+
+
+def test_an_answer_can_be_stopped(loaded: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = loaded.bridge.llm
+    assert llm is not None
+    original = llm.create_chat_completion
+    monkeypatch.setattr(
+        llm,
+        "create_chat_completion",
+        lambda messages, **options: original(messages, **options, max_tokens=-1, logit_bias={llm.token_eos(): -100.0}),
+    )
+    loaded.ask("try", text="Go on for ever")
+    loaded.until(lambda: chat(loaded)["state"] == "answering" and len(chat(loaded)["messages"]) == 2)
+    loaded.ask("act_on_chat", action="stop")
+    loaded.until(lambda: chat(loaded)["state"] == "idle")
+    assert chat(loaded)["was_stopped"]
+    assert chat(loaded)["error"] is None
+    assert chat(loaded)["messages"][-1]["content"]
+    loaded.act_on(TINY, "tiny-chat-F16.gguf", "unload")
+    assert loaded.ask("try", text="Hello?")["error"]["code"] == "invalid_request"
+
+
+def test_the_cosine_of_vectors() -> None:
+    assert cosine([1.0, 2.0], [2.0, 4.0]) == pytest.approx(1)
+    assert cosine([1.0, 0.0], [0.0, 3.0]) == 0
+    assert cosine([0.0, 0.0], [1.0, 1.0]) == 0
