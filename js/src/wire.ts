@@ -565,6 +565,7 @@ export type ErrorCode =
   | "llama_missing"
   | "load_cancelled"
   | "load_failed"
+  | "lock"
   | "model_unloaded"
   | "network"
   | "no_front_end"

@@ -4,8 +4,8 @@
 >>> browser = ModelBrowser("smollm2"); browser    # doctest: +SKIP
 
 The functions `search`, `describe`, `download`, `start_download`, `load`, `local_models`, `verify` and `remove` do the
-same without a widget, and `Session` does it for ``async`` code. Modules that need the network or the notebook are
-imported on first use.
+same without a widget, and `Session` does it for ``async`` code. `lock` and `sync` repeat an experiment elsewhere.
+Modules that need the network or the notebook are imported on first use.
 """
 
 from importlib import import_module
@@ -30,6 +30,7 @@ from modeldeck._errors import (
     LlamaMissingError,
     LoadCancelledError,
     LoadFailedError,
+    LockError,
     ModelDeckError,
     ModelUnloadedError,
     NetworkError,
@@ -62,6 +63,7 @@ from modeldeck._types import (
     GGUFFile,
     LoadProgress,
     LocalModel,
+    LockedModel,
     ModelSummary,
     ModelTraits,
     RecommendationReason,
@@ -83,9 +85,12 @@ if TYPE_CHECKING:
         fit,
         load,
         local_models,
+        lock,
+        locked,
         remove,
         search,
         start_download,
+        sync,
         verify,
     )
     from modeldeck.cache_contents import CacheContents, Leftover, Proof, StoredBlob, StoredModel
@@ -129,6 +134,8 @@ __all__ = [
     "LoadPlan",
     "LoadProgress",
     "LocalModel",
+    "LockError",
+    "LockedModel",
     "ModelBrowser",
     "ModelDeckError",
     "ModelSummary",
@@ -171,9 +178,12 @@ __all__ = [
     "fit",
     "load",
     "local_models",
+    "lock",
+    "locked",
     "remove",
     "search",
     "start_download",
+    "sync",
     "verify",
 ]
 
@@ -194,9 +204,12 @@ _LAZY = {
     "fit": ("modeldeck.api", "fit"),
     "load": ("modeldeck.api", "load"),
     "local_models": ("modeldeck.api", "local_models"),
+    "lock": ("modeldeck.api", "lock"),
+    "locked": ("modeldeck.api", "locked"),
     "remove": ("modeldeck.api", "remove"),
     "search": ("modeldeck.api", "search"),
     "start_download": ("modeldeck.api", "start_download"),
+    "sync": ("modeldeck.api", "sync"),
     "verify": ("modeldeck.api", "verify"),
 }
 """Where the names are that are imported on first use: module and attribute."""

@@ -24,6 +24,7 @@
     │   └── PermissionDeniedError   permission_denied
     ├── IntegrityError              integrity           (expected, actual)
     ├── ContentChangedError         content_changed
+    ├── LockError                   lock                (differences)
     ├── DownloadCancelledError      cancelled
     ├── GGUFError                   not_gguf
     ├── DoesNotFitError             does_not_fit        (needed_bytes, available_bytes)
@@ -370,6 +371,20 @@ class ContentChangedError(ModelDeckError):
     """
 
     code = "content_changed"
+
+
+class LockError(ModelDeckError):
+    """A lock file cannot be used, or what it demands is not here or no longer on the Hub.
+
+    The message says which. `sync` brings what is missing, and `lock` writes the file anew.
+
+    Attributes
+    ----------
+    differences : list[str]
+        What differs, a sentence for each model. It exists only if the file could be read.
+    """
+
+    code = "lock"
 
 
 class DownloadCancelledError(ModelDeckError):

@@ -1,17 +1,17 @@
-"""Results that are several local models, downloads or files: a tuple that shows itself as a table."""
+"""Results that are several local or locked models, downloads or files: a tuple that shows itself as a table."""
 
 from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from modeldeck._tables import Table, Tabular, format_duration, format_rate, format_size
-from modeldeck._types import DownloadSnapshot, LocalModel, VerifiedFile
+from modeldeck._tables import Table, Tabular, format_count, format_duration, format_rate, format_size
+from modeldeck._types import DownloadSnapshot, LocalModel, LockedModel, VerifiedFile
 
 T = TypeVar("T")
 
 
 class Listing(tuple[T, ...], Tabular, Generic[T]):
-    """A tuple of local models, downloads or verified files that shows itself as a table."""
+    """A tuple of local or locked models, downloads or verified files that shows itself as a table."""
 
     __slots__ = ()
 
@@ -21,6 +21,8 @@ class Listing(tuple[T, ...], Tabular, Generic[T]):
             return _downloads_table([item for item in self if isinstance(item, DownloadSnapshot)])
         if isinstance(first, VerifiedFile):
             return _verified_table([item for item in self if isinstance(item, VerifiedFile)])
+        if isinstance(first, LockedModel):
+            return _locked_table([item for item in self if isinstance(item, LockedModel)])
         return _models_table([item for item in self if isinstance(item, LocalModel)])
 
 
@@ -32,6 +34,17 @@ def _models_table(models: list[LocalModel]) -> Table:
             for model in models
         ],
         numeric=frozenset({"Size"}),
+    )
+
+
+def _locked_table(models: list[LockedModel]) -> Table:
+    return Table(
+        headings=("Model", "Size", "Context", "Commit"),
+        rows=[
+            (f"{model.repo_id}:{model.label}", format_size(model.size), format_count(model.n_ctx), model.commit_hash)
+            for model in models
+        ],
+        numeric=frozenset({"Size", "Context"}),
     )
 
 

@@ -883,6 +883,48 @@ class LocalModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LockedModel:
+    """One model of a lock file: exactly these files, which `modeldeck.load` and `modeldeck.sync` demand.
+
+    Attributes
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    commit_hash : str
+        The commit it was locked at.
+    label : str
+        The short name of the variant, such as ``"Q4_K_M"``.
+    n_ctx : int
+        The context length in tokens to load it with.
+    files : tuple[GGUFFile, ...]
+        The files of the model and then its sidecars, each with its size and SHA-256.
+    variant_id
+    size
+
+    Examples
+    --------
+    >>> model = modeldeck.locked("owner/name")  # doctest: +SKIP
+    >>> model.commit_hash  # doctest: +SKIP
+    """
+
+    repo_id: str
+    commit_hash: str
+    label: str
+    n_ctx: int
+    files: tuple[GGUFFile, ...]
+
+    @property
+    def variant_id(self) -> str:
+        """The identity of the variant: the path of its file, or of its first shard."""
+        return self.files[0].filename
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return total_size(self.files) or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedFile:
     """The result of hashing one file of the cache.
 

@@ -20,6 +20,7 @@ from modeldeck._types import (
     FitEstimate,
     LoadProgress,
     LocalModel,
+    LockedModel,
     RepoDetails,
     SearchFilters,
     SearchPage,
@@ -27,6 +28,7 @@ from modeldeck._types import (
     VerifiedFile,
 )
 from modeldeck.download_handle import Download, ProgressCallback
+from modeldeck.lockfile import LOCK_FILE_NAME
 from modeldeck.session import Session
 
 if TYPE_CHECKING:
@@ -559,7 +561,7 @@ def download(
 
 
 def load(
-    model: LocalModel | str | Path,
+    model: LocalModel | LockedModel | str | Path,
     *,
     n_ctx: int | None = None,
     mmproj: str | Path | None = None,
@@ -577,11 +579,12 @@ def load(
 
     Parameters
     ----------
-    model : LocalModel, str or Path
+    model : LocalModel, LockedModel, str or Path
         A local model, the path of a GGUF file, or ``"owner/name:LABEL"``; without a label, the recommended variant.
+        Of a locked model, exactly the locked files.
     n_ctx : int, optional
-        The context length in tokens; 0 for the model's own. By default 4096, or less if the model or the memory ends
-        there.
+        The context length in tokens; 0 for the model's own. By default that of a locked model, or 4096, or less if the
+        model or the memory ends there.
     mmproj : str or Path, optional
         The vision projector to load with the model, in place of the one that was downloaded with it.
     progress : bool or callable, optional
@@ -645,6 +648,159 @@ def load(
             progress if is_bar and not callable(progress) else False,
             lambda: latest[0] if latest else None,
         )
+
+
+def lock(
+    *targets: str,
+    path: str | Path = LOCK_FILE_NAME,
+    revision: str = "main",
+    n_ctx: int | None = None,
+    endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+) -> tuple[LockedModel, ...]:
+    """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
+
+    Models that the file already has stay; the ones that are named are added, or locked anew.
+
+    Parameters
+    ----------
+    *targets : str
+        ``"owner/name:LABEL"`` of each model; without a label, the recommended variant.
+    path : str or Path
+        The lock file.
+    revision : str
+        A branch, a tag or a commit.
+    n_ctx : int, optional
+        The context length in tokens to load the models with. By default 4096, or less if a model was trained for less.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+
+    Returns
+    -------
+    tuple[LockedModel, ...]
+        All models of the lock file.
+
+    Raises
+    ------
+    InvalidRequestError
+        If no model is named, or a value cannot be right.
+    LockError
+        If the lock file cannot be read or written, or the digest of a file is not known.
+    RemoteFileNotFoundError, AmbiguousVariantError
+        If no variant, or more than one, has a name. The message lists the choices.
+    HubError, NetworkError
+        If the Hub refuses or cannot be reached, and the cache does not have a model.
+
+    Examples
+    --------
+    >>> modeldeck.lock("owner/name:Q4_K_M", n_ctx=8192)  # doctest: +SKIP
+    """
+    session = _session(endpoint, cache_dir, token)
+    with _warnings() as on_notice:
+        return shared_loop().wait(
+            session.lock(*targets, path=path, revision=revision, n_ctx=n_ctx, on_notice=on_notice)
+        )
+
+
+def locked(name: str, path: str | Path = LOCK_FILE_NAME) -> LockedModel:
+    """Find a model in a lock file, to load exactly its files.
+
+    Parameters
+    ----------
+    name : str
+        ``"owner/name:LABEL"``. The owner and the label are optional where the rest means one model.
+    path : str or Path
+        The lock file.
+
+    Returns
+    -------
+    LockedModel
+        The model. Hand it to `load`.
+
+    Raises
+    ------
+    LockError
+        If the lock file cannot be used, or has no such model.
+    AmbiguousVariantError
+        If it has several. The message lists the choices.
+
+    Examples
+    --------
+    >>> llm = modeldeck.load(modeldeck.locked("owner/name:Q4_K_M"))  # doctest: +SKIP
+    """
+    from modeldeck.lockfile import read_lock_file
+
+    return read_lock_file(Path(path)).find(name)
+
+
+def sync(
+    path: str | Path = LOCK_FILE_NAME,
+    *,
+    check: bool = False,
+    progress: ProgressCallback | bool | None = None,
+    endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    inline: bool | None = None,
+) -> tuple[LocalModel, ...]:
+    """Bring exactly the files of a lock file into the cache, verified; or only check whether they are there.
+
+    What the cache has is not fetched again, at whichever commit it has it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The lock file.
+    check : bool
+        Fetch nothing and ask nobody. Read the files of the cache and compare them.
+    progress : bool or callable, optional
+        Whether to show a progress bar; by default, as for `download`. A callable is called with a `DownloadSnapshot`
+        instead.
+    endpoint : str, optional
+        The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
+    cache_dir : str or Path, optional
+        The directory of the cache, instead of huggingface_hub's setting (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        The token to use, instead of the one that huggingface_hub knows (``HF_TOKEN``, login). ``False`` sends none.
+    inline : bool, optional
+        Download on a thread of this process, instead of in the engine's own process.
+
+    Returns
+    -------
+    tuple[LocalModel, ...]
+        The models, in the order of the lock file.
+
+    Raises
+    ------
+    LockError
+        If the lock file cannot be used, the Hub no longer has a file of it, or, with ``check``, something differs.
+    GatedError, UnauthorizedError
+        If the Hub asks for a token, or for accepted terms.
+    HubError, NetworkError
+        If the Hub refuses for another reason, or cannot be reached.
+    StorageError, IntegrityError
+        If the disk or the data is faulty. Received data is kept.
+
+    Examples
+    --------
+    >>> models = modeldeck.sync()  # doctest: +SKIP
+    """
+    session = _session(endpoint, cache_dir, token, inline)
+    latest: list[bars.Progress] = []
+
+    def note(snapshot: DownloadSnapshot) -> None:
+        latest[:] = [bars.download_progress(snapshot)]
+
+    with _warnings() as on_notice:
+        if callable(progress):
+            return shared_loop().wait(session.sync(path, check=check, progress=progress, on_notice=on_notice))
+        syncing = session.sync(path, check=check, progress=note, on_notice=on_notice)
+        return _wait(syncing, progress, lambda: latest[0] if latest else None)
 
 
 def local_models(*, cache_dir: str | Path | None = None) -> tuple[LocalModel, ...]:

@@ -20,15 +20,19 @@ import anyio.to_thread
 from modeldeck._context_length import read_n_ctx
 from modeldeck._errors import (
     AmbiguousVariantError,
+    ContentChangedError,
     DoesNotFitError,
     GGUFError,
     HubError,
     InvalidRequestError,
     LoadFailedError,
+    LockError,
     ModelDeckError,
     NetworkError,
     PermissionDeniedError,
     RemoteFileNotFoundError,
+    RepoNotFoundError,
+    RevisionNotFoundError,
 )
 from modeldeck._listing import Listing
 from modeldeck._loop import in_daemon_thread, run_cancellable
@@ -46,6 +50,7 @@ from modeldeck._types import (
     FitEstimate,
     LoadProgress,
     LocalModel,
+    LockedModel,
     RepoDetails,
     SearchFilters,
     SearchPage,
@@ -63,6 +68,7 @@ from modeldeck.library import (
     with_path,
     without_own_files,
 )
+from modeldeck.lockfile import LOCK_FILE_NAME
 from modeldeck.renames import RenameStore
 from modeldeck.targets import is_target, names_model, parse_target
 
@@ -839,6 +845,194 @@ class Session:
             )
         return freed
 
+    # --- repeating ----------------------------------------------------------------------------------------------------
+
+    async def lock(
+        self,
+        *targets: str,
+        path: str | Path = LOCK_FILE_NAME,
+        revision: str = "main",
+        n_ctx: int | None = None,
+        on_notice: Callable[[str], object] = warnings.warn,
+    ) -> tuple[LockedModel, ...]:
+        """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
+
+        Models that the file already has stay; the ones that are named are added, or locked anew.
+
+        Parameters
+        ----------
+        *targets : str
+            ``"owner/name:LABEL"`` of each model; without a label, the recommended variant.
+        path : str or Path
+            The lock file.
+        revision : str
+            A branch, a tag or a commit.
+        n_ctx : int, optional
+            The context length in tokens to load the models with. By default 4096, or less if a model was trained for
+            less.
+        on_notice : callable
+            Called with a sentence that says why the cache is used and the Hub not followed.
+
+        Returns
+        -------
+        tuple[LockedModel, ...]
+            All models of the lock file.
+
+        Raises
+        ------
+        InvalidRequestError
+            If no model is named, or a value cannot be right.
+        LockError
+            If the lock file cannot be read or written, or the digest of a file is not known.
+        RemoteFileNotFoundError, AmbiguousVariantError
+            If no variant, or more than one, has a name. The message lists the choices.
+        HubError, NetworkError
+            If the Hub refuses or cannot be reached, and the cache does not have a model.
+
+        Examples
+        --------
+        >>> await session.lock("owner/name:Q4_K_M", n_ctx=8192)  # doctest: +SKIP
+        """
+        from modeldeck.lockfile import LockFile, read_lock_file, write_lock_file
+
+        if not targets:
+            raise InvalidRequestError("Name the models to lock, as OWNER/NAME:LABEL.")
+        path, n_ctx = Path(path), None if n_ctx is None else read_n_ctx(n_ctx)
+        is_there = await anyio.to_thread.run_sync(os.path.lexists, path)
+        before = await anyio.to_thread.run_sync(read_lock_file, path) if is_there else LockFile()
+        models = [await self._lock_one(target, revision, n_ctx, on_notice) for target in targets]
+        lock = before.with_models(models)
+        await anyio.to_thread.run_sync(write_lock_file, path, lock)
+        return Listing(lock.models)
+
+    async def _lock_one(
+        self, target: str, revision: str, n_ctx: int | None, on_notice: Callable[[str], object]
+    ) -> LockedModel:
+        from modeldeck.lockfile import pin
+
+        request = await self.request(target, revision=revision, on_notice=on_notice)
+        if n_ctx is None:
+            details = await self._variants(request.repo_id, request.commit_hash or request.revision)
+            traits = (await self.reassess(details, n_ctx=DEFAULT_N_CTX)).model
+            n_ctx = min(DEFAULT_N_CTX, (traits.context_length if traits else None) or DEFAULT_N_CTX)
+        return pin(request.repo_id, request.commit_hash or "", request.label, request.files, n_ctx=n_ctx)
+
+    async def sync(
+        self,
+        path: str | Path = LOCK_FILE_NAME,
+        *,
+        check: bool = False,
+        progress: ProgressCallback | None = None,
+        on_notice: Callable[[str], object] = warnings.warn,
+    ) -> tuple[LocalModel, ...]:
+        """Bring exactly the files of a lock file into the cache, verified; or only check whether they are there.
+
+        What the cache has is not fetched again, at whichever commit it has it. A download that runs when the call is
+        cancelled is paused.
+
+        Parameters
+        ----------
+        path : str or Path
+            The lock file.
+        check : bool
+            Fetch nothing and ask nobody. Read the files of the cache and compare them.
+        progress : callable, optional
+            Called with a `DownloadSnapshot` of one download after the other.
+        on_notice : callable
+            Called with a sentence if other versions of packages are installed than when the file was written.
+
+        Returns
+        -------
+        tuple[LocalModel, ...]
+            The models, in the order of the lock file.
+
+        Raises
+        ------
+        LockError
+            If the lock file cannot be used, the Hub no longer has a file of it, or, with ``check``, something differs.
+        GatedError, UnauthorizedError
+            If the Hub asks for a token, or for accepted terms.
+        HubError, NetworkError
+            If the Hub refuses for another reason, or cannot be reached.
+        StorageError, IntegrityError
+            If the disk or the data is faulty. Received data is kept.
+
+        Examples
+        --------
+        >>> models = await session.sync("modeldeck.lock")  # doctest: +SKIP
+        """
+        from modeldeck.lockfile import read_lock_file
+
+        lock = await anyio.to_thread.run_sync(read_lock_file, Path(path))
+        if changed := lock.changed_versions():
+            on_notice(changed)
+        if check:
+            return Listing(await self._checked(lock.models))
+        return Listing([await self._bring(model, progress) for model in lock.models])
+
+    async def _checked(self, models: Iterable[LockedModel]) -> list[LocalModel]:
+        """Return what the cache has of locked models, or raise what differs."""
+        found: list[LocalModel] = []
+        differences = []
+        for model in models:
+            local = await self._find_locked(model)
+            if local is None:
+                differences.append(f"{model.repo_id}:{model.label} at commit {model.commit_hash[:8]} is not here.")
+                continue
+            found.append(local)
+            files = await self.verify(local, on_notice=lambda _: None)
+            differences += [
+                f"{file.path.name} of {model.repo_id} is damaged." for file in files if file.is_valid is False
+            ]
+        if differences:
+            raise LockError(
+                f"{' '.join(differences)} `modeldeck sync` brings what is missing, and `modeldeck verify --repair` "
+                "mends what is damaged.",
+                differences=differences,
+            )
+        return found
+
+    async def _find_locked(self, model: LockedModel) -> LocalModel | None:
+        """Return a model of the cache with exactly the locked files, preferably at the locked commit."""
+        names = await self._names_of(model.repo_id)
+        wanted = {file.filename: file.sha256 for file in model.files}
+        exact = [
+            local
+            for local in select_local(await self.local_models(), names)
+            if wanted.items() <= dict(zip(local.filenames, local.sha256s, strict=True)).items()
+        ]
+        return min(exact, key=lambda local: local.commit_hash != model.commit_hash, default=None)
+
+    async def _bring(self, model: LockedModel, progress: ProgressCallback | None) -> LocalModel:
+        """Have the engine verify or fetch the files of a locked model."""
+        local = await self._find_locked(model)
+        commit_hash = model.commit_hash if local is None else local.commit_hash
+        request = DownloadRequest(
+            repo_id=model.repo_id if local is None else local.repo_id,
+            revision=commit_hash,
+            commit_hash=commit_hash,
+            variant_id=model.variant_id,
+            label=model.label,
+            files=model.files,
+            endpoint=self.settings.endpoint,
+            cache_dir=str(self.settings.cache_dir),
+            is_offline=self.settings.is_offline,
+        )
+        job = await self.start(request)
+        try:
+            return await job.result(progress=progress)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True), suppress(ModelDeckError):  # paused elsewhere, or just over
+                await job.pause()
+            raise
+        except (RepoNotFoundError, RevisionNotFoundError, RemoteFileNotFoundError, ContentChangedError) as error:
+            name = f"{model.repo_id}:{model.label} at commit {model.commit_hash[:8]}"
+            raise LockError(
+                f"{name} is locked, but the Hub does not have it. {error.message} Lock another one with "
+                "`modeldeck lock`, or copy the cache of a machine that has it.",
+                differences=[f"{name} is not on the Hub."],
+            ) from error
+
     # --- what is here ------------------------------------------------------------------------------------------------
 
     async def local_models(self) -> tuple[LocalModel, ...]:
@@ -1142,7 +1336,7 @@ class Session:
 
     async def load(
         self,
-        model: LocalModel | str | Path,
+        model: LocalModel | LockedModel | str | Path,
         *,
         n_ctx: int | None = None,
         mmproj: str | Path | None = None,
@@ -1158,11 +1352,12 @@ class Session:
 
         Parameters
         ----------
-        model : LocalModel, str or Path
+        model : LocalModel, LockedModel, str or Path
             A local model, the path of a GGUF file, or ``"owner/name:LABEL"``; without a label, the recommended variant.
+            Of a locked model, exactly the locked files.
         n_ctx : int, optional
-            The context length in tokens; 0 for the model's own. By default 4096, or less if the model or the memory
-            ends there.
+            The context length in tokens; 0 for the model's own. By default that of a locked model, or 4096, or less if
+            the model or the memory ends there.
         mmproj : str or Path, optional
             The vision projector to load with the model, in place of the one that was downloaded with it.
         progress : callable, optional
@@ -1199,6 +1394,9 @@ class Session:
         from modeldeck.llama.install import require_llama_cpp
 
         require_llama_cpp()  # before a download that nothing could load
+        if isinstance(model, LockedModel):
+            n_ctx = model.n_ctx if n_ctx is None else n_ctx
+            model = await self._bring(model, download_progress)
         path, own_projector = await self._model_paths(model, download_progress, on_notice)
         measurements = await anyio.to_thread.run_sync(self._measurements)
 

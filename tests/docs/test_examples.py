@@ -81,6 +81,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             yield user
 
 
+def user_folder(environment: dict[str, str]) -> Path:
+    """The working directory of the user, where the examples may leave files."""
+    return Path(environment["HF_HOME"]).parent
+
+
 @pytest.fixture(scope="module")
 def failures(environment: dict[str, str]) -> dict[str, str | None]:
     """What each page with Python examples fails with."""
@@ -99,6 +104,7 @@ def failures(environment: dict[str, str]) -> dict[str, str | None]:
         [sys.executable, Path(__file__).parent / "run_pages.py"],
         input=json.dumps(task),
         env=environment,
+        cwd=user_folder(environment),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,
@@ -135,6 +141,7 @@ def test_a_command_line_works(page: str, line: str, environment: dict[str, str])
         result = subprocess.run(
             [sys.executable, "-m", "modeldeck", *arguments],
             env=environment,
+            cwd=user_folder(environment),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,

@@ -53,18 +53,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache_contents": BASE | {"library", "hub", "engine"},
     "renames": {"_files"},
     "targets": BASE | {"hub"},
+    "lockfile": BASE | {"hub"},
+    "snippets": BASE | {"gguf"},
     "remote_headers": BASE | {"hub", "gguf"},
     "local_fit": BASE | {"llama", "sizing"},
     "appraisal": BASE | {"remote_headers", "hub", "gguf", "sizing"},
     "download_handle": BASE | {"service", "library"},
     "session": BASE
-    | {"download_handle", "renames", "targets", "library", "cache_contents", "appraisal", "local_fit"}
+    | {"download_handle", "renames", "targets", "library", "cache_contents", "appraisal", "local_fit", "lockfile"}
     | {"service", "engine", "llama", "hub", "gguf", "sizing"},
     "bars": BASE,
-    "api": BASE | {"session", "download_handle", "llama", "bars"},
+    "api": BASE | {"session", "download_handle", "lockfile", "llama", "bars"},
     "cluster": BASE | {"session", "bars", "library", "local_fit", "service", "engine", "llama", "hub", "sizing"},
-    "widget": BASE | {"session", "cache_contents", "service", "llama", "sizing", "gguf"},
-    "cli": BASE | {"session", "download_handle", "service", "llama", "sizing"},
+    "widget": BASE | {"session", "cache_contents", "lockfile", "snippets", "service", "llama", "sizing", "gguf"},
+    "cli": BASE | {"session", "download_handle", "lockfile", "service", "llama", "sizing"},
     "__main__": {"cli"},
 }
 BORDERS: dict[str, set[str]] = {

@@ -28,6 +28,7 @@ export const PYTHON_PT_BR: PythonTexts = {
       'Falta o llama-cpp-python, ou ele não pode ser importado. Instale-o com pip install "modeldeck[llama]" e reinicie o kernel.',
     load_cancelled: "O carregamento foi cancelado e a memória foi devolvida.",
     load_failed: "O llama.cpp não conseguiu carregar o modelo.",
+    lock: "O arquivo modeldeck.lock não pode ser usado, ou o que ele exige não está aqui. Execute modeldeck sync.",
     model_unloaded: "O modelo foi descarregado. Carregue-o de novo.",
     network: "O servidor não pôde ser alcançado ou a conexão caiu. O que já foi recebido está guardado.",
     no_front_end: "Nenhuma página mostra o widget. Mostre-o na última linha de uma célula.",

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from modeldeck._types import DEFAULT_N_CTX
 from modeldeck._version import __version__
 from modeldeck.cli import commands
+from modeldeck.lockfile import LOCK_FILE_NAME
 
 _TARGET_HELP = "the repository, and the label of a variant such as Q4_K_M"
 _LOCAL_HELP = f"{_TARGET_HELP}; or the path that `download` and `ls` print"
@@ -125,6 +126,33 @@ def make_parser() -> argparse.ArgumentParser:
     download.add_argument("--filename", metavar="PATH", help="a file of the repository, instead of a label")
     _add_revision(download)
 
+    lock = add(
+        "lock",
+        commands.lock,
+        "write which files models are into a lock file, so that they can be had again elsewhere",
+        "modeldeck lock owner/name:Q4_K_M other/name:Q8_0",
+        "modeldeck lock owner/name:Q4_K_M --n-ctx 8192",
+    )
+    lock.add_argument("targets", metavar="OWNER/NAME[:LABEL]", nargs="+", help=_TARGET_HELP)
+    lock.add_argument(
+        "--n-ctx",
+        type=int,
+        metavar="TOKENS",
+        help=f"the context length to load them with (default {DEFAULT_N_CTX}, or less if a model was trained for less)",
+    )
+    _add_revision(lock)
+    _add_lock_file(lock)
+
+    sync = add(
+        "sync",
+        commands.sync,
+        "bring exactly the files of a lock file into the cache",
+        "modeldeck sync",
+        "modeldeck sync --check                     # fetches nothing; exit status 1 if something differs",
+    )
+    sync.add_argument("--check", action="store_true", help="only compare the cache with the lock file")
+    _add_lock_file(sync)
+
     add("ls", commands.ls, "list the models in the cache", "modeldeck ls", "modeldeck ls --json")
 
     verify = add(
@@ -195,6 +223,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_revision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", default="main", help="a branch, a tag or a commit (default main)")
+
+
+def _add_lock_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--file", default=LOCK_FILE_NAME, metavar="PATH", help=f"the lock file (default {LOCK_FILE_NAME})"
+    )
 
 
 def _epilog(examples: Sequence[str]) -> str:

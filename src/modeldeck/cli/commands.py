@@ -101,6 +101,29 @@ async def _until_interrupted(download: Download, output: Output) -> LocalModel |
     return outcome
 
 
+async def lock(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    models = await session.lock(
+        *arguments.targets,
+        path=arguments.file,
+        revision=arguments.revision,
+        n_ctx=arguments.n_ctx,
+        on_notice=output.note,
+    )
+    output.records([msgspec.to_builtins(model) for model in models], str(Listing(models)), if_none="")
+    output.note(f"Wrote {arguments.file}. `modeldeck sync` brings exactly these files.")
+    return EXIT_OK
+
+
+async def sync(session: Session, arguments: argparse.Namespace, output: Output) -> int:
+    models = await session.sync(arguments.file, check=arguments.check, progress=output.progress, on_notice=output.note)
+    output.records(
+        [LocalRecord.of(model) for model in models],
+        str(Listing(models)),
+        if_none=f"{arguments.file} has no models.",
+    )
+    return EXIT_OK
+
+
 async def ls(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     models = await session.local_models()
     output.records(

@@ -40,10 +40,12 @@ class Output:
     _is_line_open: bool = False
 
     def record(self, data: Record, text: str) -> None:
+        self._end_line()
         print(json.dumps(msgspec.to_builtins(data)) if self.is_json else text, flush=True)
 
     def records(self, data: Sequence[Record], text: str, *, if_none: str) -> None:
         """Write a line of JSON for each item, or the text for all of them."""
+        self._end_line()
         if self.is_json:
             for item in data:
                 self.record(item, "")
