@@ -32,9 +32,11 @@ from modeldeck._types import (
 from modeldeck._wire import JobView
 from modeldeck.engine.state import actions_of
 from modeldeck.llama import Measurement
+from modeldeck.widget.model_card import parse_model_card
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.repos import repo_view, variant_view
 from modeldeck.widget.traits import (
+    AboutView,
     DeckState,
     DeckView,
     DownloadsView,
@@ -91,14 +93,23 @@ def _summary(repo_id: str, **changes: Any) -> ModelSummary:
         "architecture": "llama",
         "parameter_count": 7_615_616_512,
         "context_length": 32_768,
+        "pipeline_tag": "text-generation",
+        "languages": ("en", "pt"),
     }
     return ModelSummary(repo_id=repo_id, **{**usual, **changes})
 
 
 _MODELS = tuple(
-    SummaryView.of(model)
+    SummaryView.of(model, _ENDPOINT)
     for model in (
-        _summary(QWEN, architecture="qwen2", downloads=1_204_332, likes=1830),
+        _summary(
+            QWEN,
+            architecture="qwen2",
+            downloads=1_204_332,
+            likes=1830,
+            base_model="Qwen/Qwen2.5-7B-Instruct",
+            base_model_relation="quantized",
+        ),
         _summary(
             SMOL,
             parameter_count=134_515_008,
@@ -121,6 +132,7 @@ _MODELS = tuple(
             "unsloth/Qwen3-VL-235B-A22B-Instruct-1M-UD-Imatrix-Extended-Context-Preview-GGUF",
             architecture="qwen3vlmoe",
             parameter_count=235_093_634_560,
+            active_parameter_count=22 * 10**9,
             context_length=1_048_576,
             downloads=88_190,
             likes=96,
@@ -334,6 +346,43 @@ _FAILED = DownloadsView(
     )
 )
 
+_MODEL_CARD = """\
+---
+license: apache-2.0
+---
+<div align="center"><img src="https://example.org/logo.png"><p>Made with care</p></div>
+
+# Qwen2.5-7B-Instruct
+
+Quantized with **llama.cpp** from [Qwen/Qwen2.5-7B-Instruct](https://huggingface.co/Qwen/Qwen2.5-7B-Instruct).
+See [the notes](NOTES.md), not [this](javascript:alert(1)).
+
+![A chart of perplexity](chart.png)
+
+| Filename | Quant type | File size |
+| --- | --- | --- |
+| Qwen2.5-7B-Instruct-Q8_0.gguf | `Q8_0` | 8.10GB |
+| Qwen2.5-7B-Instruct-Q4_K_M.gguf | `Q4_K_M` | 4.68GB |
+
+## Prompt format
+
+```
+<|im_start|>system
+{system_prompt}<|im_end|>
+```
+
+1. Pick a file that fits.
+2. Download it.
+
+> The larger the file, the better the answers.
+"""
+
+
+def _about(text: str) -> AboutView:
+    tokens, is_cut = parse_model_card(text, f"{_ENDPOINT}/{QWEN}/blob/main/")
+    return AboutView(state="open", tokens=tokens, is_cut=is_cut)
+
+
 _UNFOLDED = DeckState(
     view=_VIEW,
     search=_RESULTS,
@@ -356,6 +405,7 @@ SCENES: dict[str, DeckState] = {
     "search-failed": DeckState(
         view=_LOCAL_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info())
     ),
+    "about": replace(_UNFOLDED, about={QWEN: _about(_MODEL_CARD)}),
     "filtered": DeckState(
         view=_VIEW,
         search=SearchView(

@@ -28,6 +28,8 @@ from modeldeck._types import (
     SortKey,
 )
 from modeldeck.widget import requests
+from modeldeck.widget.licences import LicenceKind
+from modeldeck.widget.model_card import CardTag
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.traits import DeckState, EngineMode, KVType, Locale, ModelKind, VariantAction, VariantState
 
@@ -47,6 +49,8 @@ _NAMED = {
     "ModelKind": ModelKind,
     "ReasonCode": ReasonCode,
     "Locale": Locale,
+    "LicenceKind": LicenceKind,
+    "CardTag": CardTag,
     "BaseModelRelation": BaseModelRelation,
     "FitReasonCode": FitReasonCode,
     "NoticeCode": NoticeCode,

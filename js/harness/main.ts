@@ -1,7 +1,7 @@
-// The widget on a page of its own, beside a fake model: ?scene=NAME&theme=NAME&width=PIXELS
+// The widget on a page of its own, beside a fake model: ?scene=NAME&theme=NAME&width=PIXELS&locale=TAG
 
 import widget from "../src/widget";
-import type { DeckState } from "../src/wire";
+import type { DeckState, Locale } from "../src/wire";
 import { FakeModel } from "./fake-model";
 import { SCENES } from "./scenes";
 import { applyTheme, THEMES } from "./themes";
@@ -17,7 +17,9 @@ if (query.has("width")) {
   el.style.width = `${query.get("width")}px`;
 }
 
-const model = new FakeModel(scene.traits);
+const locale = query.get("locale") as Locale | null;
+const traits = locale && scene.traits.view ? { ...scene.traits, view: { ...scene.traits.view, locale } } : scene.traits;
+const model = new FakeModel(traits);
 model.onRequest = (request) => queueMicrotask(() => model.answer(request));
 const { initialize, render } = widget();
 const { signal } = new AbortController();
@@ -33,4 +35,4 @@ declare global {
     harness: { model: FakeModel; traits: Partial<DeckState>; scenes: string[]; themes: string[] };
   }
 }
-window.harness = { model, traits: scene.traits, scenes: Object.keys(SCENES), themes: Object.keys(THEMES) };
+window.harness = { model, traits, scenes: Object.keys(SCENES), themes: Object.keys(THEMES) };

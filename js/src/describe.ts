@@ -9,6 +9,7 @@ import type {
   MachineView,
   MeasuredView,
   ReasonView,
+  SummaryView,
   ToastMessage,
 } from "./wire";
 
@@ -124,6 +125,18 @@ export function describeSpeed(
 ): string {
   const speed = format.number(Number(tokensPerSecond.toFixed(tokensPerSecond < 1 ? 1 : 0)));
   return t(source === "measured" ? "speedLastTime" : "aboutSpeed", { speed });
+}
+
+/** The number of a model's weights: "30.5B (3B active)". */
+export function describeParameters(model: SummaryView, { t, format }: Language): string | null {
+  const { parameter_count, active_parameter_count } = model;
+  if (parameter_count === null) {
+    return null;
+  }
+  const all = format.parameters(parameter_count);
+  return active_parameter_count === null
+    ? all
+    : t("activeParameters", { all, active: format.parameters(active_parameter_count) });
 }
 
 /** Why a variant is the recommended one. */

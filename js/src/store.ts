@@ -13,6 +13,7 @@ import { share } from "./share";
 import { hostLanguage, languageOf } from "./texts/language";
 import { ToastList } from "./toast-list";
 import {
+  type AboutView,
   type DeckState,
   EMPTY_STATE,
   type ErrorInfo,
@@ -58,6 +59,7 @@ export class Store {
   readonly #repos = new Family<RepoView>();
   readonly #picks = new Family<VariantRowView>();
   readonly #peeked = new Set<string>();
+  readonly #abouts = new Family<AboutView>();
   readonly #folds = new Family<boolean>();
   readonly #asked = new Family<Asked>();
   #isSortChosen = false;
@@ -81,6 +83,7 @@ export class Store {
       library: () => this.#read("library"),
       plan: () => this.#read("plan"),
       chat: () => this.#read("chat"),
+      about: () => this.#abouts.replace(new Map(Object.entries(this.#model.get("_about") ?? {}))),
     };
     for (const [name, read] of Object.entries(readers)) {
       read();
@@ -103,6 +106,11 @@ export class Store {
   /** The recommended variant of a repository, once Python has looked at it. */
   pick(repoId: string): ReadonlySignal<VariantRowView | undefined> {
     return this.#picks.get(repoId);
+  }
+
+  /** The model card of a repository, while it is shown. */
+  about(repoId: string): ReadonlySignal<AboutView | undefined> {
+    return this.#abouts.get(repoId);
   }
 
   row(repoId: string, variantId: string): Row {
@@ -210,6 +218,11 @@ export class Store {
     }
   }
 
+  /** Show or hide the model card of a repository. */
+  setAbout(repoId: string, isShown: boolean): void {
+    void this.#ask(`about ${repoId}`, isShown ? "open_about" : "close_about", { repo_id: repoId });
+  }
+
   /** Somebody may want this repository: have Python find out what is recommended of it. */
   peek(repoId: string): void {
     if (this.connection.isUsable.peek() && !this.#picks.get(repoId).peek() && !this.#peeked.has(repoId)) {
@@ -269,6 +282,7 @@ export class Store {
     const errors = [
       this.search.peek().error,
       ...Object.values(this.#model.get("_repos") ?? {}).map(({ error }) => error),
+      ...Object.values(this.#model.get("_about") ?? {}).map(({ error }) => error),
     ];
     return errors.some((error) => error?.message === message);
   }

@@ -6,6 +6,7 @@ export interface DeckState {
   view: DeckView;
   search: SearchView;
   repos: Record<string, RepoView>;
+  about: Record<string, AboutView>;
   picks: Record<string, VariantRowView>;
   downloads: DownloadsView;
   load: LoadView;
@@ -111,6 +112,8 @@ export interface SummaryView {
   last_modified: string | null;
   gated: Gated;
   license: string | null;
+  license_kind: LicenceKind | null;
+  license_url: string | null;
   pipeline_tag: string | null;
   architecture: string | null;
   parameter_count: number | null;
@@ -122,6 +125,8 @@ export interface SummaryView {
 }
 
 export type Gated = "auto" | "manual" | boolean | null;
+
+export type LicenceKind = "non_commercial" | "own_terms" | "permissive" | "share_alike";
 
 export type BaseModelRelation = "adapter" | "finetune" | "merge" | "quantized";
 
@@ -241,6 +246,51 @@ export interface MeasuredView {
   load_seconds: number;
   tokens_per_second: number;
 }
+
+/** A model card that is shown. The trait `_about` maps `OWNER/NAME` to one of these. */
+export interface AboutView {
+  state: "failed" | "open" | "opening";
+  error: ErrorInfo | null;
+  tokens: CardToken[];
+  is_cut: boolean;
+}
+
+/** A piece of a model card. `nesting` is 1 where an element begins, -1 where it ends, and 0 for one with text. */
+export interface CardToken {
+  tag: CardTag;
+  nesting: -1 | 0 | 1;
+  text: string;
+  url: string | null;
+}
+
+export type CardTag =
+  | "a"
+  | "blockquote"
+  | "br"
+  | "code"
+  | "em"
+  | "h1"
+  | "h2"
+  | "h3"
+  | "h4"
+  | "h5"
+  | "h6"
+  | "hr"
+  | "img"
+  | "li"
+  | "ol"
+  | "p"
+  | "pre"
+  | "s"
+  | "strong"
+  | "table"
+  | "tbody"
+  | "td"
+  | "text"
+  | "th"
+  | "thead"
+  | "tr"
+  | "ul";
 
 /** The trait `_downloads`. */
 export interface DownloadsView {
@@ -491,6 +541,7 @@ export const EMPTY_STATE: DeckState = {
     error: null,
   },
   repos: {},
+  about: {},
   picks: {},
   downloads: {
     jobs: [],
@@ -603,6 +654,10 @@ export interface Methods {
   peek: { repo_id: string };
   /** Fold the card of a repository. */
   close_repo: { repo_id: string };
+  /** Show the model card of a repository. */
+  open_about: { repo_id: string };
+  /** Hide the model card of a repository. */
+  close_about: { repo_id: string };
   /** Do what a button of a download says. */
   act: { job_id: string; action: Action };
   /** Do what a button of a variant says. */

@@ -2,7 +2,17 @@ import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { estimate, job, load, MODELS, repo, search, model as summary, toast, variant, view } from "../harness/samples";
 import { NO_FILTERS } from "../src/filters";
-import type { Action, DeckState, DownloadState, Methods, Request, SummaryView, VariantState } from "../src/wire";
+import type {
+  AboutView,
+  Action,
+  CardToken,
+  DeckState,
+  DownloadState,
+  Methods,
+  Request,
+  SummaryView,
+  VariantState,
+} from "../src/wire";
 import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
 
 const QWEN = "bartowski/Qwen2.5-7B-Instruct-GGUF";
@@ -407,7 +417,14 @@ describe("cards", () => {
     const evil = '<img src=x onerror="alert(1)">';
     const { root } = show({
       view: view({ endpoint: evil }),
-      search: search([summary(`a/${evil}`, { license: evil, architecture: evil })]),
+      search: search([
+        summary(`a/${evil}`, {
+          license: evil,
+          license_url: "javascript:alert(1)",
+          architecture: evil,
+          base_model: evil,
+        }),
+      ]),
       repos: {
         [`a/${evil}`]: repo([variant(evil, { filenames: [evil] })], {
           license: evil,
@@ -419,6 +436,75 @@ describe("cards", () => {
     expect(root.querySelector("img")).toBeNull();
     expect(root.querySelector("h3")?.textContent).toBe(`a/${evil}`);
     expect(all(root, "link")).toEqual([]);
+  });
+});
+
+describe("about a model", () => {
+  const card = (tokens: Partial<CardToken>[], changes: Partial<AboutView> = {}): AboutView => ({
+    state: "open",
+    error: null,
+    is_cut: false,
+    tokens: tokens.map((token) => ({ tag: "text", nesting: 0, text: "", url: null, ...token })),
+    ...changes,
+  });
+  const about = (root: ParentNode) => get(root, "region", `About ${QWEN}`);
+
+  it("tells the licence in plain words, what it was made from, its languages and its task", () => {
+    const { root } = show(opened);
+    expect(text(about(root))).toContain("Licenceapache-2.0 (opens in a new tab): free to use, also commercially");
+    expect(text(about(root))).toContain("Base modelquantized from Qwen/Qwen2.5-7B-Instruct");
+    expect(text(about(root))).toContain("LanguagesEnglish, Portuguese");
+    expect(text(about(root))).toContain("TaskText generation");
+  });
+
+  it("asks for the model card, and shows it as elements and text", () => {
+    const { root, request, write } = show(opened);
+    click(get(root, "button", `About ${QWEN}`));
+    expect(request("open_about")?.params).toEqual({ repo_id: QWEN });
+    write({ about: { [QWEN]: { ...card([]), state: "opening" } } });
+    expect(text(about(root))).toContain("Reading the model card…");
+    write({
+      about: {
+        [QWEN]: card(
+          [
+            { tag: "h1", text: "<img src=x>" },
+            { tag: "p", nesting: 1 },
+            { text: "See " },
+            { tag: "a", nesting: 1, url: "https://example.org/" },
+            { tag: "strong", text: "this" },
+            { tag: "a", nesting: -1 },
+            { tag: "a", nesting: 1, url: "javascript:alert(1)" },
+            { text: " and that" },
+            { tag: "a", nesting: -1 },
+            { tag: "p", nesting: -1 },
+            { tag: "img", text: "A chart" },
+            { tag: "pre", text: "x = 1" },
+            { tag: "script" as "p", text: "alert(1)" },
+            { tag: "ul", nesting: 1 },
+            { tag: "li", text: "not closed" },
+          ],
+          { is_cut: true },
+        ),
+      },
+    });
+    const shown = about(root).querySelector(".card-text") as HTMLElement;
+    expect(nameOf(get(shown, "heading"))).toBe("<img src=x>");
+    expect(all(shown, "link").map((link) => link.getAttribute("href"))).toEqual(["https://example.org/"]);
+    expect(text(shown)).toContain("this (opens in a new tab) and that");
+    expect(text(shown)).toContain("[image: A chart]");
+    expect(shown.querySelectorAll("img, script, h1")).toHaveLength(0);
+    expect(shown.querySelector("ul > li")?.textContent).toBe("not closed");
+    expect(text(about(root))).toContain("The rest of the model card is on the Hub.");
+    click(get(root, "button", `About ${QWEN}`));
+    expect(request("close_about")?.params).toEqual({ repo_id: QWEN });
+  });
+
+  it("says why there is none, with a way to try again", () => {
+    const error = { code: "file_not_found", message: "There is no model card.", details: {} };
+    const { root, request } = show({ ...opened, about: { [QWEN]: card([], { state: "failed", error }) } });
+    expect(text(get(about(root), "alert"))).toContain("There is no model card.");
+    click(get(root, "button", `Retry About ${QWEN}`));
+    expect(request("open_about")).toBeDefined();
   });
 });
 

@@ -84,6 +84,9 @@ if TYPE_CHECKING:
     from modeldeck.sizing.speed import SpeedHistory
 
 
+_MODEL_CARD_BYTES = 256 * 1024
+
+
 class Session:
     """Everything that modeldeck does, for ``async`` code.
 
@@ -281,6 +284,36 @@ class Session:
         if details.notice is not None:
             on_notice(details.notice)
         return await self.reassess(details, n_ctx=n_ctx, exact=exact)
+
+    async def model_card(self, repo_id: str, revision: str = "main") -> str:
+        """Read the model card of a repository: the Markdown of its README.md.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"owner/name"``.
+        revision : str
+            A branch, a tag or a commit.
+
+        Returns
+        -------
+        str
+            The text, at most 256 KiB of it, with the metadata in YAML at its beginning.
+
+        Raises
+        ------
+        InvalidRequestError
+            If a value cannot be right, such as a malformed ``repo_id``.
+        HubError, NetworkError
+            If the Hub refuses or cannot be reached, or the repository has no model card.
+
+        Examples
+        --------
+        >>> text = await session.model_card("owner/name")  # doctest: +SKIP
+        """
+        address = parse_target(repo_id, endpoint=self.settings.endpoint)
+        revision = _revision_of(address, revision)
+        return await self.hub.read_text(address.repo_id, revision, "README.md", _MODEL_CARD_BYTES)
 
     async def _variants(self, repo_id: str, revision: str, selector: str | None = None) -> RepoDetails:
         """List the variants of a repository without judging how they fit.

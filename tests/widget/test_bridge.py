@@ -327,6 +327,18 @@ def test_a_newer_search_takes_the_place_of_an_older_one(page: Page, demo_hub: Lo
     assert [model["repo_id"] for model in page.traits["search"]["models"]] == ["modeldeck-demo/tiny-vision-GGUF"]
 
 
+def test_a_model_card_is_shown_as_tokens_until_it_is_closed(page: Page, demo_hub: LocalHub) -> None:
+    assert page.ask("open_about", repo_id=TINY)["ok"]
+    card = page.traits["about"][TINY]
+    assert card["state"] == "open"
+    assert card["tokens"][0]["tag"] == "h1"
+    page.ask("close_about", repo_id=TINY)
+    assert page.traits["about"] == {}
+    answer = page.ask("open_about", repo_id="modeldeck-demo/nothing")
+    assert answer["error"]["code"] == "repo_not_found"
+    assert page.traits["about"]["modeldeck-demo/nothing"]["error"]["code"] == "repo_not_found"
+
+
 def test_filters_narrow_a_search_and_the_models_of_this_machine_are_known(page: Page) -> None:
     page.until(lambda: page.traits["search"]["state"] == "done")
 

@@ -1,5 +1,6 @@
 // The languages of the page: which one is shown, and how its texts and numbers are written.
 
+import type { ComponentChildren } from "preact";
 import type { ErrorCode, ErrorInfo, FitReasonCode, NoticeCode, ReasonCode, ToastCode } from "../wire";
 import { EN, type Message } from "./en";
 import { type Format, formatFor } from "./format";
@@ -36,7 +37,7 @@ export interface Language {
   /** A text with its values filled in. */
   t<K extends Key>(key: K, ...values: Values<K, string | number>): string;
   /** The same in parts, of which some can be elements: `["Loading ", <b>…</b>]`. */
-  parts<K extends Key, V>(key: K, ...values: Values<K, V>): (string | V)[];
+  parts<K extends Key>(key: K, ...values: Values<K, ComponentChildren>): ComponentChildren[];
   /** What Python said: in English its own sentence, else the one of its code, and its own where the code is unknown. */
   said(kind: keyof PythonTexts, code: string | null, english: string, values?: object): string;
   /** The name of a language that people speak, by its code. */

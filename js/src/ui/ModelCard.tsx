@@ -1,11 +1,12 @@
 import { useEffect, useRef } from "preact/hooks";
-import { describeReason } from "../describe";
+import { describeParameters, describeReason } from "../describe";
 import { isKept } from "../fits";
 import { repoPage, safeLink } from "../links";
 import { openJob } from "../row-table";
 import type { Store } from "../store";
 import type { PlainKey } from "../texts/language";
 import type { RepoView, SummaryView } from "../wire";
+import { About } from "./About";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon, type IconName } from "./icons";
@@ -90,17 +91,18 @@ export function ModelCard({ store, model, isFirst }: ModelCardProps) {
           <Icon name="chevron" />
         </Button>
       </div>
-      {isUnfolded ? <Files store={store} repoId={repoId} /> : <PickError store={store} repoId={repoId} />}
+      {isUnfolded ? <Files store={store} model={model} /> : <PickError store={store} repoId={repoId} />}
     </div>
   );
 }
 
 function Facts({ model }: { model: SummaryView }) {
-  const { t, format } = useLanguage();
-  const { parameter_count, context_length, downloads, likes, last_modified } = model;
+  const language = useLanguage();
+  const { t, format } = language;
+  const { context_length, downloads, likes, last_modified } = model;
   const context = context_length === null ? null : t("contextOf", { tokens: format.tokens(context_length) });
   const facts: [name: PlainKey, text: string | null, icon?: IconName][] = [
-    ["factParameters", parameter_count === null ? null : format.parameters(parameter_count)],
+    ["factParameters", describeParameters(model, language)],
     ["factArchitecture", model.architecture],
     ["contextLength", context],
     ["factLicence", model.license],
@@ -140,7 +142,8 @@ function HubLink({ store, repoId }: RepoProps) {
   ) : null;
 }
 
-function Files({ store, repoId }: RepoProps) {
+function Files({ store, model }: { store: Store; model: SummaryView }) {
+  const repoId = model.repo_id;
   const { t } = useLanguage();
   const repo = store.repo(repoId).value;
   if (repo?.state === "failed" && repo.error) {
@@ -156,7 +159,7 @@ function Files({ store, repoId }: RepoProps) {
     );
   }
   if (repo?.state === "open") {
-    return <Variants store={store} repoId={repoId} repo={repo} />;
+    return <Variants store={store} model={model} repo={repo} />;
   }
   const isWaiting = store.asked(`repo ${repoId}`).value?.isWaiting.value;
   return (
@@ -167,7 +170,8 @@ function Files({ store, repoId }: RepoProps) {
   );
 }
 
-function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
+function Variants({ store, model, repo }: { store: Store; model: SummaryView; repo: RepoView }) {
+  const repoId = model.repo_id;
   const language = useLanguage();
   const { t } = language;
   const labels = repo.variants.map(({ label }) => label);
@@ -177,6 +181,7 @@ function Variants({ store, repoId, repo }: RepoProps & { repo: RepoView }) {
   const hidden = labels.length - variants.length;
   return (
     <div class="files">
+      <About store={store} model={model} />
       {repo.hub_error ? <p class="note small">{t("fromCache", { error: language.error(repo.hub_error) })}</p> : null}
       {repo.only_in_cache.length > 0 ? (
         <p class="note small">{t("onlyInCache", { labels: repo.only_in_cache.join(", ") })}</p>

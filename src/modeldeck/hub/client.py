@@ -236,6 +236,24 @@ class HubClient:
             answer = await self._retrying("resolvers", lambda: ask("GET"))
         return await self._resolved(answer.headers, str(answer.url), context)
 
+    async def read_text(self, repo_id: str, revision: str, filename: str, max_bytes: int) -> str:
+        """Return the text of a small file, no more than ``max_bytes`` of it."""
+        url = resolve_url(self._settings.endpoint, repo_id, revision, filename)
+        context = _Context(repo_id=repo_id, revision=revision, filename=filename)
+
+        async def ask() -> bytes:
+            async with self._open(
+                "GET", url, {"Accept-Encoding": "gzip"}, follows=lambda _answer, _target: True
+            ) as answer:
+                if not answer.is_success:
+                    raise self._error_from(answer, context)
+                if compressions(answer.headers.get("content-encoding")) - {"gzip"}:
+                    raise not_a_hub_error(self._settings.endpoint, "a text with a compression that was not asked for")
+                return await _read(answer, max_bytes)
+
+        body = await self._retrying("resolvers", ask)
+        return body[:max_bytes].decode("utf-8", errors="replace")
+
     async def fetch_range(self, repo_id: str, revision: str, filename: str, start: int, stop: int) -> bytes:
         """Return the bytes ``start`` to ``stop`` (exclusive) of a file, fewer only where the file ends."""
         if not 0 <= start < stop or stop - start > MAX_RANGE_BYTES:

@@ -9,6 +9,7 @@ from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget import requests
+from modeldeck.widget.about import AboutOwner
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.downloads import DownloadsOwner
 from modeldeck.widget.inbox import Inbox
@@ -70,6 +71,7 @@ class Bridge:
             publisher, endpoint=session.settings.endpoint, n_ctx=n_ctx, locale=locale, comm_id=comm_id
         )
         self._search = SearchOwner(session, publisher, query)
+        self._about = AboutOwner(session, publisher, revision=revision)
         self._repos = ReposOwner(
             session, publisher, self._tasks, self._deck, revision=revision, on_local=self._search.show_local
         )
@@ -154,6 +156,10 @@ class Bridge:
                 await self._repos.peek(repo_id)
             case requests.CloseRepoRequest(repo_id):
                 self._repos.close(repo_id)
+            case requests.OpenAboutRequest(repo_id):
+                await self._about.open(repo_id)
+            case requests.CloseAboutRequest(repo_id):
+                self._about.close(repo_id)
             case requests.ActRequest(job_id, action):
                 await self._downloads.act(job_id, action)
             case requests.ActOnVariantRequest():

@@ -108,6 +108,7 @@ class ModelBrowser(anywidget.AnyWidget):
     _view = traitlets.Dict().tag(sync=True)
     _search = traitlets.Dict().tag(sync=True)
     _repos = traitlets.Dict().tag(sync=True)
+    _about = traitlets.Dict().tag(sync=True)
     _picks = traitlets.Dict().tag(sync=True)
     _downloads = traitlets.Dict().tag(sync=True)
     _load = traitlets.Dict().tag(sync=True)

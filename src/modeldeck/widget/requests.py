@@ -66,6 +66,18 @@ class CloseRepoRequest(msgspec.Struct, frozen=True, tag_field="method", tag="clo
     repo_id: str
 
 
+class OpenAboutRequest(msgspec.Struct, frozen=True, tag_field="method", tag="open_about"):
+    """Show the model card of a repository."""
+
+    repo_id: str
+
+
+class CloseAboutRequest(msgspec.Struct, frozen=True, tag_field="method", tag="close_about"):
+    """Hide the model card of a repository."""
+
+    repo_id: str
+
+
 class ActRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act"):
     """Do what a button of a download says."""
 
@@ -147,6 +159,8 @@ Request: TypeAlias = (
     | OpenRepoRequest
     | PeekRequest
     | CloseRepoRequest
+    | OpenAboutRequest
+    | CloseAboutRequest
     | ActRequest
     | ActOnVariantRequest
     | SetContextRequest

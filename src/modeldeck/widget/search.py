@@ -68,7 +68,7 @@ class SearchOwner:
                 self._show(replace(view, state="failed", error=error.to_info()))
                 raise
             self._cursor = page.next_cursor
-            models = tuple(SummaryView.of(model) for model in page.models)
+            models = tuple(SummaryView.of(model, self._session.settings.endpoint) for model in page.models)
             self._show(
                 replace(view, state="done", models=view.models + models, has_more=self._cursor is not None, error=None)
             )

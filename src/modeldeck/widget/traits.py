@@ -25,6 +25,8 @@ from modeldeck._types import (
     SortKey,
 )
 from modeldeck._wire import JobView, ReasonView, VariantView
+from modeldeck.widget.licences import LicenceKind, licence_kind, licence_url
+from modeldeck.widget.model_card import CardToken
 
 Locale: TypeAlias = Literal["en", "pt-BR"]
 """The languages of the page."""
@@ -146,6 +148,8 @@ class SummaryView(msgspec.Struct, frozen=True, kw_only=True):
     last_modified: str | None = None
     gated: Gated = None
     license: str | None = None
+    license_kind: LicenceKind | None = None
+    license_url: str | None = None
     pipeline_tag: str | None = None
     architecture: str | None = None
     parameter_count: int | None = None
@@ -156,8 +160,20 @@ class SummaryView(msgspec.Struct, frozen=True, kw_only=True):
     languages: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: ModelSummary) -> Self:
-        return msgspec.convert(model, cls, from_attributes=True)
+    def of(cls, model: ModelSummary, endpoint: str) -> Self:
+        view = msgspec.convert(model, cls, from_attributes=True)
+        url = licence_url(model.license, f"{endpoint}/{model.repo_id}")
+        return msgspec.structs.replace(view, license_kind=licence_kind(model.license), license_url=url)
+
+
+class AboutView(msgspec.Struct, frozen=True, kw_only=True):
+    """A model card that is shown. The trait ``_about`` maps ``OWNER/NAME`` to one of these."""
+
+    state: Literal["opening", "open", "failed"] = "opening"
+    error: ErrorInfo | None = None
+    tokens: tuple[CardToken, ...] = ()
+    is_cut: bool = False
+    """The card is longer than what is shown."""
 
 
 class SearchView(msgspec.Struct, frozen=True, kw_only=True):
@@ -377,6 +393,7 @@ class DeckState(msgspec.Struct, frozen=True, kw_only=True):
     view: DeckView = DeckView()
     search: SearchView = SearchView()
     repos: dict[str, RepoView] = {}
+    about: dict[str, AboutView] = {}
     picks: dict[str, VariantRowView] = {}
     """The recommended variant of each repository that has been looked at, for the button of its card."""
     downloads: DownloadsView = DownloadsView()

@@ -1,0 +1,193 @@
+"""Reads a model card, which is Markdown, into the tokens that the page draws: structure and text, never HTML."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Literal, TypeAlias
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+MAX_CHARACTERS = 128 * 1024
+MAX_TOKENS = 4000
+_MAX_URL_CHARACTERS = 2048
+
+CardTag: TypeAlias = Literal[
+    "a",
+    "blockquote",
+    "br",
+    "code",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "img",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "s",
+    "strong",
+    "table",
+    "tbody",
+    "td",
+    "text",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+]
+_TAGS = frozenset(CardTag.__args__)  # type: ignore[attr-defined]
+_FRONT_MATTER = re.compile(r"\A---\s*\n.*?\n---\s*(?:\n|\Z)", re.DOTALL)
+_BLANK_LINES = re.compile(r"\s*\n\s*\n\s*")
+
+
+class CardToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a model card. ``nesting`` is 1 where an element begins, -1 where it ends, and 0 for one with text."""
+
+    tag: CardTag
+    nesting: Literal[-1, 0, 1] = 0
+    text: str = ""
+    url: str | None = None
+
+
+def parse_model_card(text: str, base_url: str) -> tuple[tuple[CardToken, ...], bool]:
+    """Return a model card's tokens, and whether the card was too long for all of them.
+
+    Parameters
+    ----------
+    text
+        The whole README.md.
+    base_url
+        What relative links are relative to. It ends in a slash.
+    """
+    is_cut = len(text) > MAX_CHARACTERS
+    body = _FRONT_MATTER.sub("", text[:MAX_CHARACTERS], count=1)
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    writer = _Writer(base_url)
+    for token in parser.parse(body):
+        writer.add(token)
+        if len(writer.tokens) > MAX_TOKENS and token.level == 0 and token.nesting <= 0:
+            return tuple(writer.tokens), True
+    return tuple(writer.tokens), is_cut
+
+
+class _Writer:
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+        self._links: list[bool] = []
+        """Whether each link that is open is one that can be followed."""
+        self.tokens: list[CardToken] = []
+
+    def add(self, token: Token) -> None:
+        match token.type:
+            case "inline":
+                for child in token.children or ():
+                    self.add(child)
+            case "text" | "text_special":
+                self._add_text(token.content)
+            case "softbreak":
+                self._add_text(" ")
+            case "hardbreak":
+                self.tokens.append(CardToken(tag="br"))
+            case "code_inline":
+                self.tokens.append(CardToken(tag="code", text=token.content))
+            case "fence" | "code_block":
+                self.tokens.append(CardToken(tag="pre", text=token.content))
+            case "image":
+                self._add_image(token.content)
+            case "html_block":
+                self._add_html(token.content)
+            case "html_inline":
+                if token.content.lower().startswith("<br"):
+                    self.tokens.append(CardToken(tag="br"))
+            case "link_open":
+                url = self._safe_url(str(token.attrs.get("href", "")))
+                self._links.append(url is not None)
+                if url is not None:
+                    self.tokens.append(CardToken(tag="a", nesting=1, url=url))
+            case "link_close":
+                if self._links.pop():
+                    self.tokens.append(CardToken(tag="a", nesting=-1))
+            case _:
+                self._add_element(token)
+
+    def _add_element(self, token: Token) -> None:
+        # Paragraphs of tight lists are hidden; other elements are not known to the page.
+        if token.hidden or token.tag not in _TAGS:
+            return
+        tag: CardTag = token.tag  # type: ignore[assignment]
+        nesting: Literal[-1, 0, 1] = 1 if token.nesting > 0 else -1 if token.nesting < 0 else 0
+        last = self.tokens[-1] if self.tokens else None
+        before = self.tokens[-2] if len(self.tokens) > 1 else None
+        if nesting == -1 and before == CardToken(tag=tag, nesting=1) and last is not None and last.tag == "text":
+            # Most elements hold one text: one token instead of three.
+            self.tokens[-2:] = [CardToken(tag=tag, text=last.text)]
+        else:
+            self.tokens.append(CardToken(tag=tag, nesting=nesting))
+
+    def _add_text(self, text: str) -> None:
+        if not text:
+            return
+        if self.tokens and self.tokens[-1].tag == "text":
+            text = self.tokens.pop().text + text
+        self.tokens.append(CardToken(tag="text", text=text))
+
+    def _add_image(self, description: str) -> None:
+        if description.strip():
+            self.tokens.append(CardToken(tag="img", text=description.strip()))
+
+    def _add_html(self, html: str) -> None:
+        reader = _TextOfHTML()
+        reader.feed(html)
+        reader.close()
+        for paragraph in _BLANK_LINES.split("".join(reader.parts)):
+            if words := " ".join(paragraph.split()):
+                self.tokens.append(CardToken(tag="p", text=words))
+
+    def _safe_url(self, href: str) -> str | None:
+        """Return the address if it is one of the web; addresses inside the card lead nowhere on the page."""
+        if not href or href.startswith("#") or len(href) > _MAX_URL_CHARACTERS:
+            return None
+        try:
+            url = urljoin(self._base_url, href)
+            parts = urlsplit(url)
+        except ValueError:
+            return None
+        is_web = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.username is None
+        return url if is_web else None
+
+
+class _TextOfHTML(HTMLParser):
+    """Collects the text of HTML, without scripts and styles."""
+
+    _BLOCKS = frozenset({"p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "table"})
+    _SILENT = frozenset({"script", "style"})
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self._SILENT:
+            self._silent += 1
+        elif tag in self._BLOCKS:
+            self.parts.append("\n\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._SILENT:
+            self._silent = max(0, self._silent - 1)
+        elif tag in self._BLOCKS:
+            self.parts.append("\n\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.parts.append(data)
