@@ -115,7 +115,15 @@ def check_limits(limits: EngineLimits) -> EngineLimits:
 
 def _absolute(cache_dir: Path) -> Path:
     try:
-        return cache_dir.expanduser().absolute()
+        found = cache_dir.expanduser().absolute()
+        str(found).encode()
+        return found
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            f"The cache cannot be at {str(cache_dir)!a}: this Python reads names of files as "
+            f"{sys.getfilesystemencoding()}, which cannot read this name. Set PYTHONUTF8=1 or a UTF-8 locale such as "
+            "LC_ALL=C.UTF-8 and start again, or set HF_HUB_CACHE."
+        ) from None
     except RuntimeError as error:
         raise InvalidRequestError(
             f"The cache cannot be at {str(cache_dir)!r}, because that home directory does not exist. Set HF_HUB_CACHE."

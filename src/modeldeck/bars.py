@@ -68,7 +68,7 @@ def is_wanted() -> bool:
     """Return whether a person looks: in a notebook or at a terminal, if huggingface_hub's bars are not disabled."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-    return not are_progress_bars_disabled() and (_is_notebook() or sys.stderr.isatty())
+    return not are_progress_bars_disabled() and (_is_notebook() or (sys.stderr is not None and sys.stderr.isatty()))
 
 
 def _is_notebook() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -572,15 +573,21 @@ class Session:
         ------
         GGUFError
             If the description says that the file on the Hub is damaged.
+        StorageError
+            If this Python cannot write files with the names that the variant has.
 
         Examples
         --------
         >>> request = session.request_for(repo, repo.variants[0])  # doctest: +SKIP
         """
+        from modeldeck.hub.cache import check_encodable
+
         fit = details.fits.get(variant.variant_id)
         # What only llama.cpp refuses, and only here, may be meant for another program.
         if fit is not None and fit.verdict == "unusable" and fit.reason_code != "refused":
             raise GGUFError(fit.reason or f"{variant.variant_id} on the Hub cannot be used. Choose another variant.")
+        for file in variant.all_files:
+            check_encodable(file.filename)
         request = DownloadRequest(
             repo_id=self._name_in_cache(details, variant),
             revision=details.revision,
@@ -1340,6 +1347,7 @@ class Session:
         if only is None:
             raise RemoteFileNotFoundError(
                 f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists it."
+                f"{_hint_at_encoding()}"
             )
         return only
 
@@ -1572,6 +1580,13 @@ def _leave(engine: Future[EngineClient]) -> None:
     """Leave an engine that may still be starting. This blocks."""
     with suppress(ModelDeckError):  # it never started, and its caller has seen the error
         engine.result().close()
+
+
+def _hint_at_encoding() -> str:
+    """Say that files may be overlooked because their names cannot be read."""
+    encoding = sys.getfilesystemencoding()
+    is_usual = encoding.replace("-", "").lower() == "utf8"
+    return "" if is_usual else f" This Python reads names of files as {encoding}; with PYTHONUTF8=1 it may find more."
 
 
 def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:

@@ -14,6 +14,7 @@ import pytest
 
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
+from tools.localhub.tiny_models import write_chat_model
 
 REAL = "modeldeck-demo/SmolLM2-135M-Instruct-GGUF"
 TINY = "modeldeck-demo/tiny-chat-GGUF"
@@ -261,6 +262,36 @@ def test_cancel_deletes_what_is_unfinished(
         assert [job["state"] for job in lines(run("downloads", "--json"))] in ([], ["cancelled"])
     finally:
         run("engine", "stop")
+
+
+@pytest.mark.parametrize("closing", ["1>&-", "2>&-", "0<&- 1>&- 2>&-", "2>/dev/full"])
+def test_a_download_without_standard_streams_is_whole(
+    run: Run, environment: dict[str, str], demo_hub: LocalHub, closing: str
+) -> None:
+    """The next file that is opened would take the place of a missing stream, and native libraries write to that."""
+    command = f'exec "$0" -m modeldeck download {SPLIT} {closing}'
+    result = subprocess.run(["sh", "-c", command, sys.executable], env=environment, timeout=TIMEOUT_SECONDS)
+    assert result.returncode == 0
+    assert [file["is_valid"] for file in lines(run("verify", SPLIT, "--json"))] == [True, True, True]
+
+
+def test_where_names_of_files_are_not_utf_8_this_is_named(
+    run: Run, environment: dict[str, str], demo_hub: LocalHub, tmp_path: Path
+) -> None:
+    demo_hub.add_repo("owner/model", {"modèle-Q4_0.gguf": write_chat_model(tmp_path / "model.gguf")})
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments, status in (
+        (["download", "owner/model"], 1),
+        (["download", f"{TINY}:Q4_0", "--cache-dir", str(tmp_path / "modèles")], 2),
+        (["ls", "--cache-dir", str(tmp_path / "modèles")], 2),
+        (["verify", "owner/model"], 1),
+    ):
+        result = run(*arguments)
+        assert (result.returncode, result.stdout) == (status, "")
+        assert "as ascii" in result.stderr
+        assert "PYTHONUTF8=1" in result.stderr
+        assert "Traceback" not in result.stderr
+    assert run("download", f"{TINY}:Q4_0").returncode == 0
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])

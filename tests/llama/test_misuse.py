@@ -46,7 +46,16 @@ MISUSES = {
     "negative token": ("llm.detokenize([-5])", "InvalidRequestError"),
     "evaluate a token out of range": ("llm.eval([10**6])", "RuntimeError"),
     "prompt beyond the context": ("llm.eval([5] * 10000)", "RuntimeError"),
-    "sample at a wrong place": ("llm.eval([5, 6]); llm.sample(idx=9)", "LlamaCrashedError"),
+    "sample at a wrong place": ("llm.eval([5, 6]); llm.sample(idx=9)", "InvalidRequestError idx must be a position"),
+    "sample at a place without logits": ("llm.eval([5, 6]); llm.sample(idx=0)", "InvalidRequestError"),
+    "sample at no place": ("llm.eval([5, 6]); llm.sample(idx='last')", "InvalidRequestError"),
+    "sample after nothing": ("llm.sample()", "InvalidRequestError There is nothing to go on from"),
+    "sample at the last place": ("llm.eval([5, 6]); llm.sample(temp=0.0, idx=1); llm.sample()", None),
+    "sample at any place with all logits": (
+        "full = load(chat_model, logits_all=True)\nfull.eval([5, 6]); full.sample(idx=0)\n"
+        "full.eval([7, 8]); full.sample(idx=2)\nfull.sample(idx=1)",
+        "InvalidRequestError idx must be a position from 2 to 3",
+    ),
     "sample before anything": ("llm.n_tokens = 3; llm.sample()", "LlamaCrashedError"),
     "text of a token out of range": ("llm._model.token_get_text(10**6)", "InvalidRequestError"),
     "tokenizer and a token out of range": ("llm.tokenizer().decode([10**6])", "InvalidRequestError"),

@@ -38,6 +38,11 @@ def test_v2_limit_counts_without_pages_that_can_be_dropped(tmp_path: Path) -> No
     assert cgroup_memory(process_in(tmp_path, "0::/jupyter\n"), root) == [(2 * GIB, GIB // 4)]
 
 
+def test_v2_counts_from_where_the_kernel_slows_processes_down(tmp_path: Path) -> None:
+    files = v2("pod/", str(2 * GIB), GIB) | {"pod/memory.high": f"{GIB}\n"}
+    assert cgroup_memory(process_in(tmp_path, "0::/pod\n"), tree(tmp_path / "fs", files)) == [(GIB, GIB)]
+
+
 def test_v2_parents_limit_too(tmp_path: Path) -> None:
     root = tree(tmp_path / "fs", v2("user/kernel/", "max", 100) | v2("user/", str(GIB), 300) | v2("", "max", 1))
     assert cgroup_memory(process_in(tmp_path, "0::/user/kernel\n"), root) == [(GIB, 300)]

@@ -72,7 +72,7 @@ class Output:
             )
         elif sys.stderr.isatty() and not self.is_quiet:
             width = (os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS) - 1
-            print(f"\r\x1b[K{progress_line(snapshot, width)}", end="", file=sys.stderr, flush=True)
+            _tell(f"\r\x1b[K{progress_line(snapshot, width)}", end="")
             self._is_line_open = True
 
     def ready(self, model: LocalModel) -> None:
@@ -110,12 +110,12 @@ class Output:
         """Write what went wrong, for people."""
         self._end_line()
         red, reset = (_RED, _RESET) if is_coloured(sys.stderr) else ("", "")
-        print(f"{red}modeldeck:{reset} {text}", file=sys.stderr)
+        _tell(f"{red}modeldeck:{reset} {text}")
 
     def note(self, text: str) -> None:
         self._end_line()
         if not self.is_quiet:
-            print(text, file=sys.stderr)
+            _tell(text)
 
     def _close_progress(self, text: str) -> None:
         """Replace the line of progress by a last line."""
@@ -123,14 +123,28 @@ class Output:
             return
         if self._is_line_open:
             self._is_line_open = False
-            print(f"\r\x1b[K{text}", file=sys.stderr, flush=True)
+            _tell(f"\r\x1b[K{text}")
         else:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def _end_line(self) -> None:
         if self._is_line_open:
-            print(file=sys.stderr)
+            _tell("")
             self._is_line_open = False
+
+
+def _tell(text: str, end: str = "\n") -> None:
+    """Write for people. What cannot be written is lost, and the work goes on."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+
+
+def drop(stream: TextIO) -> None:
+    """Keep Python from writing what failed again at its exit, with a status and a message of its own."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def fit_text(fit: FitEstimate) -> str:

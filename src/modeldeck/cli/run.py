@@ -13,12 +13,13 @@ import anyio
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck.cli.arguments import make_parser
 from modeldeck.cli.commands import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from modeldeck.cli.output import Output
+from modeldeck.cli.output import Output, drop
 from modeldeck.session import Session
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    _open_streams()
     _print_anything()
     arguments = make_parser().parse_args(argv)
     output = Output(arguments.json, arguments.quiet, arguments.verbose)
@@ -30,12 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _drop_output()  # the reader of the output left, as in `modeldeck ls | head`
+        drop(sys.stdout)  # the reader of the output left, as in `modeldeck ls | head`
         return EXIT_FAILED
     except OSError as error:
-        _drop_output()
+        drop(sys.stdout)
         output.problem(str(error))
         return EXIT_FAILED
+
+
+def _open_streams() -> None:
+    """Give a program that was started without standard streams empty ones.
+
+    Otherwise the next file that is opened, such as a download, would be the one that native libraries write errors to.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - it stays open, as the one that is missing
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _print_anything() -> None:
@@ -43,12 +58,6 @@ def _print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _drop_output() -> None:
-    """Keep Python from writing the failed output again at its exit, with a status and a message of its own."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 async def _run(arguments: argparse.Namespace, output: Output) -> int:

@@ -20,6 +20,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,25 @@ class CachedFile:
     is_linked: bool
 
 
+def check_encodable(name: str) -> str:
+    """Return a name or path that can be one of a file in this process.
+
+    Raises
+    ------
+    StorageError
+        If this Python reads file names in an encoding without some of its characters.
+    """
+    try:
+        name.encode()  # fails for what Python could not decode
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise StorageError(
+            f"{name!a} cannot be the name of a file here, because this Python reads names as "
+            f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1 or a UTF-8 locale such as LC_ALL=C.UTF-8, then restart."
+        ) from None
+    return name
+
+
 # --- the layout -------------------------------------------------------------------------------------------------------
 
 
@@ -85,7 +105,8 @@ def blob_path(cache_dir: Path, repo_id: str, etag: str) -> Path:
 
 def snapshot_path(cache_dir: Path, repo_id: str, commit_hash: str, filename: str) -> Path:
     """Return the path at which users and other libraries find a file."""
-    return repo_dir(cache_dir, repo_id) / "snapshots" / _check_commit_hash(commit_hash) / check_filename(filename)
+    snapshot = repo_dir(cache_dir, repo_id) / "snapshots" / _check_commit_hash(commit_hash)
+    return snapshot / check_encodable(check_filename(filename))
 
 
 def ref_path(cache_dir: Path, repo_id: str, revision: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -87,6 +88,26 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
             knows_parts = self.chat_format in self._chat_handlers
             messages = chat.check_messages(messages) if knows_parts else chat.with_text_contents(messages)
         return super().create_chat_completion(messages, *args, **kwargs)
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        if self.n_tokens == 0:
+            raise InvalidRequestError("There is nothing to go on from. Call eval() with some tokens first.")
+        idx = inspect.signature(super().sample).bind(*args, **kwargs).arguments.get("idx")
+        if idx is not None:
+            self._check_position(idx)
+        return super().sample(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def _check_position(self, idx: object) -> None:
+        """Refuse a position for which llama.cpp has no logits: it has those of the last batch, or of its last token."""
+        batch = self._batch.batch
+        n_outputs = max(1, sum(bool(batch.logits[position]) for position in range(batch.n_tokens)))
+        first = self.n_tokens - min(n_outputs, self.n_tokens)
+        if type(idx) is not int or not first <= idx < self.n_tokens:
+            advice = "" if self._logits_all else " Load the model with logits_all=True for more."
+            raise InvalidRequestError(
+                f"idx must be a position from {first} to {self.n_tokens - 1}, of which llama.cpp has the logits, not "
+                f"{idx!r}.{advice}"
+            )
 
     def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
         if grammar is None:

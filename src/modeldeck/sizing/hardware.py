@@ -73,12 +73,16 @@ def _memory() -> tuple[int, int]:
 def cgroup_memory(proc_cgroup: Path, root: Path) -> list[tuple[int, int]]:
     """List the memory limits from this process's control group up to the root, each with the bytes used of it.
 
+    ``memory.high`` is a limit too: beyond it the kernel slows the processes of the group down to a crawl.
+
     Cached pages of files do not count as used, neither inactive nor active ones: the kernel gives both back before it
     refuses memory, and a file that was read twice is active. Memory file systems (tmpfs) are not among these pages.
     """
     found: list[tuple[int, int]] = []
     for folder, is_v2 in _groups(proc_cgroup, root, "memory"):
-        limit = _read_number(folder / ("memory.max" if is_v2 else "memory.limit_in_bytes"))
+        names = ("memory.max", "memory.high") if is_v2 else ("memory.limit_in_bytes",)
+        limits = [limit for name in names if (limit := _read_number(folder / name)) is not None]
+        limit = min(limits, default=None)
         used = _read_number(folder / ("memory.current" if is_v2 else "memory.usage_in_bytes"))
         if limit is None or used is None or limit >= _UNLIMITED_BYTES:
             continue
