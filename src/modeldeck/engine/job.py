@@ -25,7 +25,7 @@ from modeldeck.engine.source import HubSource, Source
 from modeldeck.engine.state import actions_of, can_move, is_settled
 from modeldeck.engine.store import Finish
 from modeldeck.hub import cache
-from modeldeck.hub.client import HubClient
+from modeldeck.hub.client import ClientLimits, HubClient
 from modeldeck.hub.errors import error_from_os_error
 
 TICK_SECONDS = 0.25
@@ -295,6 +295,7 @@ class Job:
                 token=self._token,
                 is_offline=request.is_offline,
             ),
+            limits=ClientLimits(retry_seconds=self._resources.policy.base_seconds),
             transport=self._resources.transport,
         )
         self._meter = RateMeter()

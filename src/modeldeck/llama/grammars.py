@@ -12,7 +12,7 @@ from modeldeck._errors import InvalidRequestError
 from modeldeck.llama.native_thread import STACK_BYTES
 
 _CHILDREN = Path(__file__).with_name("children")
-_TIMEOUT_SECONDS = 10.0
+TRIAL_SECONDS = 10.0
 _MAX_MEMORY_BYTES = 2 << 30
 _TRIAL_STACK_BYTES = STACK_BYTES // 2
 """Half of the native thread's stack, so that a grammar which just fits the trial leaves room."""
@@ -90,7 +90,7 @@ def convert_schema(schema: str, prop_order: list[str] | None = None) -> str:
 
 def _ask(program: str, request: dict[str, Any]) -> ChildReply:
     with Child(_CHILDREN / program, max_memory_bytes=_MAX_MEMORY_BYTES) as child:
-        return child.ask(request, timeout_seconds=_TIMEOUT_SECONDS)
+        return child.ask(request, timeout_seconds=TRIAL_SECONDS)
 
 
 def _too_large(what: str, reply: ChildReply) -> str:

@@ -61,6 +61,7 @@ class Handover:
     def close(self) -> None:
         """The widget is closed: end all waiting."""
         self._is_closed = True
+        self._was_greeted.set()
         self._has_news.set()
 
     async def wait(self) -> Llama:
@@ -71,7 +72,7 @@ class Handover:
         NoFrontEndError
             When no page answers, so that nobody can press Load, or when the widget was closed.
         """
-        if self.llm is None and not self.is_expected:
+        if self.llm is None and not self.is_expected and not self._is_closed:
             await self._check_page()
         while (llm := self.llm) is None:
             if self._is_closed:
