@@ -22,6 +22,7 @@ from modeldeck._types import (
     DownloadState,
     FitEstimate,
     GGUFFile,
+    IncompleteShards,
     ModelSummary,
     ModelTraits,
     RecommendationReason,
@@ -157,6 +158,7 @@ _MODELS = tuple(
         ),
     )
 )
+_LLAMA_SUMMARY = SummaryView.of(_summary(LLAMA, parameter_count=8_030_261_248, license="llama3.1"), _ENDPOINT)
 _RESULTS = SearchView(state="done", models=_MODELS, has_more=True)
 
 
@@ -222,6 +224,28 @@ _QWEN_DETAILS = _details(
     },
     _qwen_file("Q6_K"),
     recommended_reason=RecommendationReason(code="reading_pace", tokens_per_second=8.4),
+)
+_LONG_SIZES = {
+    "BF16": 16.1, "Q8_0": 8.5, "Q6_K_L": 6.9, "Q6_K": 6.6, "Q5_K_L": 6.1, "Q5_K_M": 5.7, "Q5_K_S": 5.6, "Q4_K_L": 5.3,
+    "Q4_K_M": 4.9, "Q4_K_S": 4.7, "IQ4_NL": 4.7, "IQ4_XS": 4.4, "Q4_1": 5.1, "Q4_0": 4.7, "MXFP4": 4.4,
+    "Q3_K_XL": 4.8, "Q3_K_L": 4.3, "Q3_K_M": 4.0, "IQ3_M": 3.8, "Q3_K_S": 3.7, "IQ3_XS": 3.5, "IQ3_XXS": 3.3,
+    "UD-Q2_K_XL": 3.4, "Q2_K": 3.2, "IQ2_M": 2.9, "IQ2_S": 2.8, "IQ2_XS": 2.6, "IQ2_XXS": 2.4,
+}  # fmt: skip
+_LONG_DETAILS = _details(
+    LLAMA,
+    {
+        _variant(label, f"Llama-3.1-8B-{label}.gguf", int(size * 1e9), sidecars=(_PROJECTOR,)): _fit(
+            size * 0.93 + 0.6,
+            verdict="fits" if size < 7 else "too_large",
+            max_n_ctx=8192 if size < 7 else None,
+            tokens_per_second=round(52 / size, 1),
+            speed_source="estimated",
+        )
+        for label, size in _LONG_SIZES.items()
+    },
+    "Llama-3.1-8B-Q5_K_M.gguf",
+    recommended_reason=RecommendationReason(code="reading_pace", tokens_per_second=9.1),
+    incomplete=(IncompleteShards(prefix="F32/Llama-3.1-8B-F32", total=4, files=(GGUFFile(filename="a"),) * 3),),
 )
 _SMOL_DETAILS = _details(
     SMOL,
@@ -406,6 +430,12 @@ SCENES: dict[str, DeckState] = {
         view=_LOCAL_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info())
     ),
     "about": replace(_UNFOLDED, about={QWEN: _about(_MODEL_CARD)}),
+    "long": DeckState(
+        view=_VIEW,
+        search=SearchView(text="llama", state="done", models=(_LLAMA_SUMMARY,)),
+        repos={LLAMA: _opened(_LONG_DETAILS)},
+        picks={LLAMA: _pick(_LONG_DETAILS)},
+    ),
     "filtered": DeckState(
         view=_VIEW,
         search=SearchView(

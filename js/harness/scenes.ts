@@ -31,6 +31,14 @@ export const SCENES: Record<string, Scene> = {
     traits: dumped("filtered"),
     play: (_, page) => page.querySelector<HTMLElement>(".filter")?.click(),
   },
+  "all-files": {
+    traits: dumped("long"),
+    play: (_, page) => {
+      page.querySelector<HTMLElement>("[aria-label^='Files'] + .more, ul + .more")?.click();
+      // When the list has been drawn.
+      setTimeout(() => page.querySelector<HTMLElement>("li:nth-child(3) ~ .row .explained")?.focus(), 50);
+    },
+  },
   lost: {
     traits: dumped("downloading"),
     play: (model) => {

@@ -150,6 +150,7 @@ export interface RepoView {
   hub_error: ErrorInfo | null;
   only_in_cache: string[];
   variants: VariantRowView[];
+  incomplete: IncompleteView[];
 }
 
 /** Why a variant is recommended: a code with its values, for translation, and the English sentence. */
@@ -245,6 +246,13 @@ export type VariantAction =
 export interface MeasuredView {
   load_seconds: number;
   tokens_per_second: number;
+}
+
+/** A split model of which only `count` of `total` parts are on the Hub. */
+export interface IncompleteView {
+  name: string;
+  count: number;
+  total: number;
 }
 
 /** A model card that is shown. The trait `_about` maps `OWNER/NAME` to one of these. */

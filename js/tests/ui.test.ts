@@ -1,7 +1,21 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { estimate, job, load, MODELS, repo, search, model as summary, toast, variant, view } from "../harness/samples";
+import {
+  DUMPED_SCENES,
+  estimate,
+  job,
+  load,
+  MODELS,
+  repo,
+  search,
+  model as summary,
+  toast,
+  variant,
+  view,
+} from "../harness/samples";
 import { NO_FILTERS } from "../src/filters";
+import { languageOf } from "../src/texts/language";
+import { meaningOf } from "../src/variant-list";
 import type {
   AboutView,
   Action,
@@ -9,8 +23,10 @@ import type {
   DeckState,
   DownloadState,
   Methods,
+  RepoView,
   Request,
   SummaryView,
+  VariantRowView,
   VariantState,
 } from "../src/wire";
 import { all, choose, click, get, type Mounted, nameOf, rowOf, settle, show, type } from "./dom";
@@ -436,6 +452,79 @@ describe("cards", () => {
     expect(root.querySelector("img")).toBeNull();
     expect(root.querySelector("h3")?.textContent).toBe(`a/${evil}`);
     expect(all(root, "link")).toEqual([]);
+  });
+});
+
+describe("a long list of files", () => {
+  const LLAMA = "unsloth/Llama-3.2-3B-Instruct-GGUF";
+  const rows = (root: ParentNode) => [...root.querySelectorAll("li.row b")].map((label) => label.textContent);
+  const long = DUMPED_SCENES.long as DeckState;
+
+  it("begins with the recommended one and its neighbours, and unfolds to all in groups", () => {
+    const { root } = show(long);
+    expect(rows(root)).toEqual(["Q6_K", "Q5_K_L", "Q5_K_M", "Q5_K_S", "Q4_K_L"]);
+    click(get(root, "button", `Show all 28 files of ${LLAMA}`));
+    expect(rows(root)).toHaveLength(28);
+    expect([...root.querySelectorAll("h4")].map(text)).toEqual([
+      "Full precision",
+      "8 bits",
+      "6 bits",
+      "5 bits",
+      "4 bits",
+      "3 bits",
+      "2 bits",
+    ]);
+    click(get(root, "button", `Show fewer files of ${LLAMA}`));
+    expect(rows(root)).toHaveLength(5);
+  });
+
+  it("keeps what is downloaded or being downloaded in sight", () => {
+    const repo = long.repos[LLAMA] as RepoView;
+    const last = repo.variants.at(-1) as VariantRowView;
+    const [first] = repo.variants as [VariantRowView];
+    const variants = repo.variants.map((each) => (each === first ? { ...each, state: "downloaded" as const } : each));
+    const { root } = show({
+      ...long,
+      repos: { [LLAMA]: { ...repo, variants } },
+      downloads: { jobs: [job({ repo_id: LLAMA, variant_id: last.variant_id, label: last.label })] },
+    });
+    expect(rows(root)).toEqual(["BF16", "Q6_K", "Q5_K_L", "Q5_K_M", "Q5_K_S", "Q4_K_L", "IQ2_XXS"]);
+  });
+
+  it("says once what goes with all, and which split models are incomplete", () => {
+    const { root } = show(long);
+    expect(text(root).match(/vision projector/g)).toHaveLength(1);
+    expect(text(root)).toContain("With each file: vision projector, 1.35 GB");
+    expect(text(root)).toContain("F32/Llama-3.1-8B-F32: only 3 of 4 parts are on the Hub, so it cannot be used.");
+  });
+
+  it("explains a label to those who point at it or reach it with the keyboard", () => {
+    const { root } = show(long);
+    const label = rowOf(root, "Q5_K_M").querySelector("[tabindex='0']") as HTMLElement;
+    act(() => label.focus());
+    expect(text(get(root, "tooltip"))).toBe("5 bits, k-quants, medium mix. Close to the original.");
+    expect(label.getAttribute("aria-describedby")).toBe(get(root, "tooltip").id);
+    act(() => void label.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true })));
+    expect(all(root, "tooltip")).toEqual([]);
+    act(() => void label.dispatchEvent(new Event("pointerenter")));
+    expect(all(root, "tooltip")).toHaveLength(1);
+    act(() => void label.dispatchEvent(new Event("pointerleave")));
+    expect(all(root, "tooltip")).toEqual([]);
+  });
+
+  it.each([
+    ["UD-Q4_K_XL", "4 bits, k-quants, large mix, which keeps important tensors in more bits, chosen layer by layer"],
+    ["IQ2_XXS", "2 bits, i-quants, which are small for their quality and slower on a CPU, small mix."],
+    ["Q8_0", "8 bits, an older and simpler method. Practically the original."],
+    ["MXFP4", "4 bits, 4-bit floating point."],
+    ["fp16", "Full precision. The original weights."],
+  ])("%s means %s", (label, meaning) => {
+    expect(meaningOf(label, languageOf("en"))).toContain(meaning);
+  });
+
+  it("does not explain what nobody knows", () => {
+    expect(meaningOf("model", languageOf("en"))).toBeNull();
+    expect(meaningOf("Q7", languageOf("en"))).toBeNull();
   });
 });
 

@@ -449,6 +449,25 @@ def rounded_speed(tokens_per_second: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IncompleteShards:
+    """A split model of which parts are missing on the Hub.
+
+    Attributes
+    ----------
+    prefix : str
+        What the names of its parts begin with.
+    total : int
+        The number of parts that there should be.
+    files : tuple[GGUFFile, ...]
+        The parts that are there.
+    """
+
+    prefix: str
+    total: int
+    files: tuple[GGUFFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RepoDetails(Tabular):
     """A repository with its variants, how each fits this machine, and the recommended one.
 
@@ -479,6 +498,8 @@ class RepoDetails(Tabular):
         that they belong to.
     only_in_cache : tuple[str, ...]
         The labels of variants that are complete in the cache and that the Hub no longer lists.
+    incomplete : tuple[IncompleteShards, ...]
+        Split models of which parts are missing on the Hub. They cannot be used, so they are not among the variants.
     is_from_cache
     notice
 
@@ -500,6 +521,7 @@ class RepoDetails(Tabular):
     model: ModelTraits | None = None
     hub_error: ErrorInfo | None = None
     only_in_cache: tuple[str, ...] = ()
+    incomplete: tuple[IncompleteShards, ...] = ()
 
     @property
     def is_from_cache(self) -> bool:

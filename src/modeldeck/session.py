@@ -354,11 +354,13 @@ class Session:
 
         listing = await self.hub.listing(repo_id, revision)
         await anyio.to_thread.run_sync(self._remember_name, repo_id, listing.repo_id)
+        grouping = group_variants(listing.files)
         return RepoDetails(
             repo_id=listing.repo_id,
             revision=listing.revision,
             commit_hash=listing.commit_hash,
-            variants=group_variants(listing.files).variants,
+            variants=grouping.variants,
+            incomplete=grouping.incomplete,
             gated=listing.gated,
             license=listing.license,
         )

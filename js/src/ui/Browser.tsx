@@ -8,6 +8,7 @@ import { LanguageContext, useLanguage } from "./language";
 import { Results } from "./Results";
 import { JobRows } from "./Rows";
 import { SearchBar } from "./SearchBar";
+import { TipArea } from "./Tip";
 import { Toasts } from "./Toasts";
 
 export function Browser({ store }: { store: Store }) {
@@ -20,15 +21,17 @@ export function Browser({ store }: { store: Store }) {
         aria-label={language.t("modelBrowser")}
         data-connection={store.connection.state.value}
       >
-        <Header store={store} />
-        <Banners store={store} />
-        <SearchBar store={store} />
-        <div class="body">
-          <LoadPanel store={store} />
-          <Downloads store={store} />
-          <Results store={store} />
-        </div>
-        <Toasts store={store} />
+        <TipArea>
+          <Header store={store} />
+          <Banners store={store} />
+          <SearchBar store={store} />
+          <div class="body">
+            <LoadPanel store={store} />
+            <Downloads store={store} />
+            <Results store={store} />
+          </div>
+          <Toasts store={store} />
+        </TipArea>
       </section>
     </LanguageContext.Provider>
   );

@@ -1,3 +1,4 @@
+import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { describeParameters, describeReason } from "../describe";
 import { isKept } from "../fits";
@@ -5,7 +6,8 @@ import { repoPage, safeLink } from "../links";
 import { openJob } from "../row-table";
 import type { Store } from "../store";
 import type { PlainKey } from "../texts/language";
-import type { RepoView, SummaryView } from "../wire";
+import { firstVariants, groupsOf, sidecarsOfAll } from "../variant-list";
+import type { RepoView, SummaryView, VariantRowView } from "../wire";
 import { About } from "./About";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
@@ -13,7 +15,7 @@ import { Icon, type IconName } from "./icons";
 import { Link } from "./Link";
 import { useLanguage } from "./language";
 import { Pill } from "./Pill";
-import { VariantRow } from "./Rows";
+import { sidecarName, VariantRow } from "./Rows";
 import { PickError, ShortWay } from "./ShortWay";
 
 interface RepoProps {
@@ -173,12 +175,30 @@ function Files({ store, model }: { store: Store; model: SummaryView }) {
 function Variants({ store, model, repo }: { store: Store; model: SummaryView; repo: RepoView }) {
   const repoId = model.repo_id;
   const language = useLanguage();
-  const { t } = language;
+  const { t, format } = language;
   const labels = repo.variants.map(({ label }) => label);
   const variants = repo.variants.filter(
     (variant) => !store.fitsOnly.value || isKept(variant) || openJob(store.row(repoId, variant.variant_id).job.value),
   );
   const hidden = labels.length - variants.length;
+  const isAll = useSignal(false);
+  const isInUse = (variant: VariantRowView) =>
+    variant.state !== "available" || openJob(store.row(repoId, variant.variant_id).job.value) !== undefined;
+  const first = firstVariants(variants, repo.recommended, isInUse);
+  const isLong = first.length < variants.length;
+  const common = sidecarsOfAll(repo.variants);
+  const row = (variant: VariantRowView) => (
+    <VariantRow
+      key={variant.variant_id}
+      store={store}
+      repoId={repoId}
+      variant={variant}
+      common={common}
+      isAmbiguous={labels.indexOf(variant.label) !== labels.lastIndexOf(variant.label)}
+      isRecommended={variant.variant_id === repo.recommended}
+      reason={repo.recommended_reason ? describeReason(repo.recommended_reason, language) : null}
+    />
+  );
   return (
     <div class="files">
       <About store={store} model={model} />
@@ -190,19 +210,38 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
       {repo.model?.has_chat_template === false && !repo.model.is_embedding ? (
         <p class="note small">{t("noChatTemplate")}</p>
       ) : null}
+      {common.map((sidecar) => (
+        <p key={sidecar.filename} class="note small" title={sidecar.filename}>
+          {t("withEach", { name: `${sidecarName(sidecar.kind, language)}, ${format.fileSize(sidecar.size)}` })}
+        </p>
+      ))}
       <ul aria-label={t("filesOf", { repo: repoId })}>
-        {variants.map((variant) => (
-          <VariantRow
-            key={variant.variant_id}
-            store={store}
-            repoId={repoId}
-            variant={variant}
-            isAmbiguous={labels.indexOf(variant.label) !== labels.lastIndexOf(variant.label)}
-            isRecommended={variant.variant_id === repo.recommended}
-            reason={repo.recommended_reason ? describeReason(repo.recommended_reason, language) : null}
-          />
-        ))}
+        {isLong && isAll.value
+          ? groupsOf(variants).flatMap((group) => [
+              <li key={group.name} class="group">
+                <h4>{t(group.name)}</h4>
+              </li>,
+              ...group.variants.map(row),
+            ])
+          : first.map(row)}
       </ul>
+      {isLong ? (
+        <Button
+          tone="more"
+          aria-expanded={isAll.value}
+          onClick={() => {
+            isAll.value = !isAll.value;
+          }}
+        >
+          {isAll.value ? t("showFewerFiles") : t("showAllFiles", { count: variants.length })}
+          <span class="hidden"> {t("ofRepo", { repo: repoId })}</span>
+        </Button>
+      ) : null}
+      {repo.incomplete.map(({ name, count, total }) => (
+        <p key={name} class="note small">
+          {t("incompleteShards", { name, count, total })}
+        </p>
+      ))}
       {labels.length === 0 ? <p class="note small">{t("noFiles")}</p> : null}
       {hidden > 0 ? (
         <p class="note small">

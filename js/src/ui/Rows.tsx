@@ -3,14 +3,25 @@ import type { ButtonAction } from "../buttons";
 import { describeFit, describeFitReason, describeMeasured, describeSpeed } from "../describe";
 import { openJob, type Row } from "../row-table";
 import type { Store } from "../store";
-import type { PlainKey } from "../texts/language";
-import type { ErrorInfo, FitEstimate, FitVerdict, JobView, SidecarKind, VariantRowView, VariantState } from "../wire";
+import type { Language, PlainKey } from "../texts/language";
+import { meaningOf } from "../variant-list";
+import type {
+  ErrorInfo,
+  FitEstimate,
+  FitVerdict,
+  JobView,
+  SidecarKind,
+  SidecarView,
+  VariantRowView,
+  VariantState,
+} from "../wire";
 import { Actions } from "./Actions";
 import { ErrorBox } from "./ErrorBox";
 import type { IconName } from "./icons";
 import { JobProgress } from "./JobProgress";
 import { useLanguage } from "./language";
 import { Pill } from "./Pill";
+import { Explained } from "./Tip";
 
 const SIDECAR: Record<SidecarKind, PlainKey> = {
   mmproj: "visionProjector",
@@ -18,6 +29,10 @@ const SIDECAR: Record<SidecarKind, PlainKey> = {
   imatrix: "importanceMatrix",
   adapter: "adapter",
 };
+
+export function sidecarName(kind: SidecarKind, { t }: Language): string {
+  return SIDECAR[kind] ? t(SIDECAR[kind]) : kind;
+}
 
 const STATE: Record<VariantState, PlainKey | null> = {
   available: null,
@@ -38,6 +53,8 @@ interface VariantRowProps {
   store: Store;
   repoId: string;
   variant: VariantRowView;
+  /** What goes with all variants, which the list says once. */
+  common: SidecarView[];
   /** Another variant of the repository has the same label. */
   isAmbiguous: boolean;
   isRecommended: boolean;
@@ -46,7 +63,7 @@ interface VariantRowProps {
 }
 
 /** One variant of an open repository. Its download, while it is running, paused or failed, says what the row shows. */
-export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended, reason }: VariantRowProps) {
+export function VariantRow({ store, repoId, variant, common, isAmbiguous, isRecommended, reason }: VariantRowProps) {
   const language = useLanguage();
   const { t, format } = language;
   const { label, quantization, size, fit, state } = variant;
@@ -67,7 +84,9 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended,
       downloadTone={isRecommended ? "filled" : fit?.verdict === "too_large" ? "plain" : undefined}
       title={
         <>
-          <b>{label}</b>
+          <Explained text={meaningOf(label, language)}>
+            <b>{label}</b>
+          </Explained>
           {quantization && quantization !== label ? <span class="muted">{quantization}</span> : null}
         </>
       }
@@ -82,11 +101,13 @@ export function VariantRow({ store, repoId, variant, isAmbiguous, isRecommended,
         </Pill>
       ) : null}
       {variant.filenames.length > 1 ? <span>{t("files", { count: variant.filenames.length })}</span> : null}
-      {variant.sidecars.map(({ kind, filename }) => (
-        <span key={filename} title={filename}>
-          + {SIDECAR[kind] ? t(SIDECAR[kind]) : kind}
-        </span>
-      ))}
+      {variant.sidecars.map(({ kind, filename }) =>
+        common.some((sidecar) => sidecar.filename === filename) ? null : (
+          <span key={filename} title={filename}>
+            + {sidecarName(kind, language)}
+          </span>
+        ),
+      )}
       {variant.measured ? (
         <span>{describeMeasured(variant.measured, language)}</span>
       ) : fit && fit.tokens_per_second !== null ? (

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from modeldeck._errors import AmbiguousVariantError, RemoteFileNotFoundError
-from modeldeck._types import GGUFFile, Sidecar, SidecarKind, Variant
+from modeldeck._types import GGUFFile, IncompleteShards, Sidecar, SidecarKind, Variant
 from modeldeck.gguf.quality import best_first, is_repacked
 from modeldeck.gguf.shards import parse_shard_name
 
@@ -40,15 +40,6 @@ _BIG_ENDIAN = re.compile(r"(?<![a-z0-9])(?:big[-_]endian|be)(?![a-z0-9])", re.IG
 
 _PROJECTOR_PRECISIONS = ("F16", "BF16", "F32", "Q8_0")
 _MAX_PROJECTORS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IncompleteShards:
-    """A split model with missing parts. It cannot be loaded, so it is not a variant."""
-
-    prefix: str
-    total: int
-    files: tuple[GGUFFile, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from modeldeck.widget.tasks import Tasks
 from modeldeck.widget.traits import (
     VARIANT_ACTIONS,
     HeaderView,
+    IncompleteView,
     LoadView,
     MeasuredView,
     RepoView,
@@ -222,6 +223,10 @@ def repo_view(
         hub_error=details.hub_error,
         only_in_cache=details.only_in_cache,
         variants=tuple(variant_view(details, variant, local, load) for variant in details.variants),
+        incomplete=tuple(
+            IncompleteView(name=shards.prefix, count=len(shards.files), total=shards.total)
+            for shards in details.incomplete
+        ),
     )
 
 

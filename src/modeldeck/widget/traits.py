@@ -214,6 +214,14 @@ class HeaderView(msgspec.Struct, frozen=True, kw_only=True):
     is_embedding: bool | None = None
 
 
+class IncompleteView(msgspec.Struct, frozen=True, kw_only=True):
+    """A split model of which only ``count`` of ``total`` parts are on the Hub."""
+
+    name: str
+    count: int
+    total: int
+
+
 class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     """A card that is unfolded. The trait ``_repos`` maps ``OWNER/NAME`` to one of these."""
 
@@ -228,6 +236,7 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     hub_error: ErrorInfo | None = None
     only_in_cache: tuple[str, ...] = ()
     variants: tuple[VariantRowView, ...] = ()
+    incomplete: tuple[IncompleteView, ...] = ()
 
 
 class DownloadsView(msgspec.Struct, frozen=True, kw_only=True):
