@@ -1,5 +1,7 @@
+import multiprocessing
 import signal
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 
 import pytest
 
@@ -17,6 +19,16 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> ForkServerContext:
+    """Starts processes of their own that need not import anything: one that has done so forks them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["llama_cpp", "modeldeck.engine.manager", "modeldeck.llama.handle", "modeldeck.llama.loading"]
+    )
+    return context
 
 
 @pytest.fixture(scope="session")

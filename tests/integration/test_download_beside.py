@@ -84,12 +84,19 @@ def test_two_processes_want_the_same_file(playground: Playground, locks: str) ->
 
 @pytest.mark.parametrize("order", ["hub first", "hub second"])
 def test_a_process_with_huggingface_hub_wants_the_same_file(playground: Playground, order: str) -> None:
-    playground.hub.faults.add(Throttle(8e6), origin="cdn")
+    playground.hub.faults.add(Throttle(1e6), origin="cdn")
     starters = [start_hub, start] if order == "hub first" else [start, start_hub]
     children = []
     for starter in starters:
+        asked = len(playground.hub.requests.to("hub"))
         children.append(starter(playground))
-        playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 1_000_000)
+        playground.hub.requests.wait_until(
+            lambda records, asked=asked: (
+                len([r for r in records if r.origin == "hub"]) > asked
+                and sum(r.bytes_sent for r in records) > 1_000_000
+            )
+        )
+    playground.hub.faults.clear()  # both are there
     for child in children:
         out, err = child.communicate(timeout=100)
         assert child.returncode == 0, err

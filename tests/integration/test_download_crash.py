@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +27,7 @@ BYTES_A_KILL_MAY_COST = 24 << 20
 """For each of eight connections one block of 1 MiB and the bytes in flight. The goal is 64 MiB."""
 
 CHILD = """
-import asyncio, os, signal, sys
+import asyncio, os, signal
 from pathlib import Path
 import msgspec
 from modeldeck._types import DownloadRequest
@@ -32,7 +35,6 @@ from modeldeck.engine import partial
 from modeldeck.engine.manager import DownloadManager
 from modeldeck.hub import cache
 
-request, state_dir, moment, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -87,25 +89,65 @@ async def main():
     async with DownloadManager(state_dir=Path(state_dir)) as manager:
         job = await manager.submit(msgspec.json.decode(request, type=DownloadRequest))
         done = await manager.wait(job.job_id)
-        print(done.state, done.error)
+        Path(outcome).write_text(f"{done.state} {done.error}")
 
 asyncio.run(main())
 """
 
 
-def start(playground: Playground, moment: str = "-", count: int = 1) -> subprocess.Popen[str]:
-    request = msgspec.json.encode(playground.request()).decode()
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, request, str(playground.state_dir), moment, str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+class Downloads:
+    """Starts processes that download the playground's file."""
+
+    def __init__(self, playground: Playground, forkserver: ForkServerContext, outcome: Path) -> None:
+        self.playground = playground
+        self._forkserver = forkserver
+        self._outcome = outcome
+
+    def start(self, moment: str = "-", count: int = 1) -> ForkServerProcess:
+        process = self._forkserver.Process(target=exec, args=(CHILD, self._variables(moment, count)))
+        process.start()
+        return process
+
+    def start_as_child(self) -> subprocess.Popen[bytes]:
+        """Start one that only this process can reap."""
+        program = "\n".join(f"{name} = {value!r}" for name, value in self._variables("-", 1).items())
+        return subprocess.Popen([sys.executable, "-c", program + CHILD])
+
+    def _variables(self, moment: str, count: int) -> dict[str, str | int]:
+        self._outcome.unlink(missing_ok=True)
+        return {
+            "request": msgspec.json.encode(self.playground.request()).decode(),
+            "state_dir": str(self.playground.state_dir),
+            "outcome": str(self._outcome),
+            "moment": moment,
+            "count": count,
+        }
+
+    def wait(self, process: ForkServerProcess) -> int | None:
+        """Wait until it has ended, and return its exit code; one that did not die has the file."""
+        process.join(100)
+        if process.exitcode == 0:
+            assert self._outcome.read_text() == "ready None"
+        return process.exitcode
+
+    def finish(self) -> None:
+        assert self.wait(self.start()) == 0
+        assert_finished(self.playground)
 
 
-def finish(playground: Playground) -> None:
-    child = start(playground)
-    out, _ = child.communicate(timeout=100)
-    assert out.strip() == "ready None"
+@pytest.fixture
+def downloads(
+    playground: Playground, forkserver: ForkServerContext, tmp_path_factory: pytest.TempPathFactory
+) -> Downloads:
+    return Downloads(playground, forkserver, tmp_path_factory.mktemp("downloads") / "outcome")
+
+
+def kill(process: ForkServerProcess) -> None:
+    process.kill()
+    process.join()
+
+
+def assert_finished(playground: Playground) -> None:
     assert playground.pointer.read_bytes() == playground.content
     assert (playground.repo_dir / "refs" / "main").read_bytes() == playground.commit_hash.encode()
     assert [name for name in playground.left_overs() if name.endswith((".part", ".journal"))] == []
@@ -117,12 +159,12 @@ def finish(playground: Playground) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_kills_at_random_moments(playground: Playground) -> None:
+def test_kills_at_random_moments(playground: Playground, downloads: Downloads) -> None:
     draw = random.Random(7)
-    throttle = playground.hub.faults.add(Throttle(bytes_per_second=1e6), origin="cdn")
+    throttle = playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
     sent = 0
-    for kill in range(RANDOM_KILLS):
-        child = start(playground)
+    for number in range(RANDOM_KILLS):
+        child = downloads.start()
         wanted = draw.choice([0, 10_000, 500_000, 2_000_000])
         playground.hub.requests.clear()
         if wanted:
@@ -130,16 +172,15 @@ def test_kills_at_random_moments(playground: Playground) -> None:
                 lambda records, wanted=wanted: sum(record.bytes_sent for record in records) > wanted
             )
         time.sleep(draw.uniform(0, 0.3))
-        child.kill()
-        child.communicate()
+        kill(child)
         sent += playground.hub.requests.bytes_sent
         playground.assert_sound()
         if playground.blob.exists():
-            assert kill > 5
+            assert number > 5
             break
     playground.hub.faults.remove(throttle)
     playground.hub.requests.clear()
-    finish(playground)
+    downloads.finish()
     sent += playground.hub.requests.bytes_sent
     assert sent < len(playground.content) + RANDOM_KILLS * BYTES_A_KILL_MAY_COST
 
@@ -175,48 +216,48 @@ def forget_the_file(playground: Playground) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_kills_at_chosen_moments(playground: Playground) -> None:
+def test_kills_at_chosen_moments(playground: Playground, downloads: Downloads) -> None:
     """The kills follow each other on one download, so that each finds what the previous one left."""
     killed = 0
     playground.put(playground.content[: 12 << 20])
     for moment, count in MOMENTS:
         # How often a moment comes before the file is ready depends on the machine; once it always comes.
         for attempt in dict.fromkeys((count, 1)):
-            child = start(playground, moment, attempt)
-            out, _ = child.communicate(timeout=100)
+            exit_code = downloads.wait(downloads.start(moment, attempt))
             playground.assert_sound()
-            if child.returncode == -9:
+            if exit_code == -signal.SIGKILL:
                 killed += 1
                 break
-            assert out.strip() == "ready None"
+            assert exit_code == 0
             if playground.blob.exists():
                 forget_the_file(playground)
         if playground.blob.exists():
-            finish(playground)
+            downloads.finish()
             forget_the_file(playground)
-    finish(playground)
+    downloads.finish()
     assert killed >= 18
     assert RANDOM_KILLS + killed >= 50
 
 
-def test_a_killed_process_that_nobody_has_reaped_owns_nothing_any_more(playground: Playground) -> None:
-    playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
-    with start(playground) as child:
+def test_a_killed_process_that_nobody_has_reaped_owns_nothing_any_more(
+    playground: Playground, downloads: Downloads
+) -> None:
+    playground.hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    with downloads.start_as_child() as child:
         playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as children of a busy notebook server are
         playground.hub.faults.clear()
         playground.hub.requests.clear()
-        finish(playground)
+        downloads.finish()
     assert playground.hub.requests.bytes_sent < len(playground.content) - 6_000_000
 
 
-def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playground) -> None:
-    playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
-    child = start(playground)
+def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playground, downloads: Downloads) -> None:
+    playground.hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    child = downloads.start()
     playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
-    child.kill()
-    child.communicate()
+    kill(child)
     playground.hub.faults.clear()
     (data,) = (playground.repo_dir / "blobs").glob("*.part")
     claimed = data.stat().st_size
@@ -224,19 +265,18 @@ def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playgr
         file.seek(1_000_000)
         file.write(bytes(3_000_000))
     playground.hub.requests.clear()
-    finish(playground)
+    downloads.finish()
     assert playground.hub.requests.bytes_sent < 2 * len(playground.content)
     assert claimed > 3_000_000
 
 
-def test_a_partial_full_of_zeros_is_not_trusted(playground: Playground) -> None:
+def test_a_partial_full_of_zeros_is_not_trusted(playground: Playground, downloads: Downloads) -> None:
     """After a power loss a file can have its length but none of its bytes."""
-    playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
-    child = start(playground)
+    playground.hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    child = downloads.start()
     playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
-    child.kill()
-    child.communicate()
+    kill(child)
     playground.hub.faults.clear()
     (data,) = (playground.repo_dir / "blobs").glob("*.part")
     data.write_bytes(bytes(len(playground.content)))
-    finish(playground)
+    downloads.finish()

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import multiprocessing
 import struct
 import textwrap
 import uuid
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -93,16 +93,14 @@ exec(compile(code, "<child>", "exec"), variables)
 
 
 @pytest.fixture(scope="session")
-def run_child(tmp_path_factory: pytest.TempPathFactory) -> RunChild:
-    """Run code in a process of its own, which may die of it. They are forked from one that has imported llama_cpp."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llama_cpp", "modeldeck.llama.handle", "modeldeck.llama.loading"])
+def run_child(tmp_path_factory: pytest.TempPathFactory, forkserver: ForkServerContext) -> RunChild:
+    """Run code in a process of its own, which may die of it."""
     folder = tmp_path_factory.mktemp("children")
 
     def run(code: str, *, timeout: float = 100.0, **variables: object) -> Outcome:
         output_path = folder / f"{uuid.uuid4().hex}.txt"
         namespace = {"code": textwrap.dedent(code), "variables": variables, "output_path": str(output_path)}
-        process = context.Process(target=exec, args=(_CHILD, namespace))
+        process = forkserver.Process(target=exec, args=(_CHILD, namespace))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

@@ -178,6 +178,8 @@ async def test_a_killed_engine_is_started_again_and_the_download_ends_exact(
     old = (await engine.status()).pid
     killed_at = time.monotonic()
     os.kill(old, signal.SIGKILL)
+    await asyncio.to_thread(engines.wait_until, lambda: bool(notices))
+    slow_hub.faults.clear()
     last = await engine.wait(job.job_id)
     assert last.state is DownloadState.READY
     assert_exact(request)
@@ -203,12 +205,14 @@ async def test_a_new_engine_keeps_the_limits(engine: EngineClient) -> None:
 async def test_a_killed_engine_gets_the_token_again(
     engines: Engines, make_request: RequestFactory, slow_hub: LocalHub
 ) -> None:
-    slow_down(slow_hub, 1e6)
+    slow_down(slow_hub, 1e5)
     engine = engines.connect()
     job = await engine.submit(make_request(repo_id="gated/name"), token=TOKEN)
     states: list[DownloadState] = []
     engine.subscribe(lambda snapshot: states.append(snapshot.state))
     os.kill((await engine.status()).pid, signal.SIGKILL)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.notice == RESTARTED_NOTICE)
+    slow_hub.faults.clear()
     assert (await engine.wait(job.job_id)).state is DownloadState.READY
     assert DownloadState.FAILED not in states
     await engine.aclose()
@@ -356,7 +360,7 @@ def test_the_download_outlives_the_kernel(
     end: Callable[["subprocess.Popen[str]"], None],
 ) -> None:
     slow_down(slow_hub, 1e5)
-    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.2")
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.1")
     request = make_request()
     kernel = start_kernel(engines, request, rest, start_new_session=True)
     end(kernel)
@@ -375,9 +379,9 @@ def test_the_download_outlives_the_kernel(
 async def test_an_idle_engine_leaves_only_without_clients_and_work(
     engines: Engines, make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.3")
+    monkeypatch.setenv("MODELDECK_ENGINE_IDLE_SECONDS", "0.1")
     engine = engines.connect()
-    await asyncio.sleep(1.0)  # longer than the idle time
+    await asyncio.sleep(0.4)  # longer than the idle time
     assert len(engines.processes()) == 1
     await engine.aclose()
     await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
@@ -444,7 +448,7 @@ def test_no_client_meets_an_engine_that_leaves(engines: Engines, monkeypatch: py
 async def test_stop_pauses_what_runs_and_nothing_is_left(
     engines: Engines, engine: EngineClient, make_request: RequestFactory, slow_hub: LocalHub
 ) -> None:
-    slow_down(slow_hub, 1e6)
+    slow_down(slow_hub, 1e5)
     request = make_request()
     job = await engine.submit(request)
     pid = pid_of(engines)
@@ -456,6 +460,7 @@ async def test_stop_pauses_what_runs_and_nothing_is_left(
     assert (await engine.wait(job.job_id)).state is DownloadState.PAUSED
     await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE)
 
+    slow_hub.faults.clear()
     await engine.act(job.job_id, "resume")  # the next request starts an engine, which knows the paused download
     assert engine.notice is None
     assert (await engine.wait(job.job_id)).state is DownloadState.READY
