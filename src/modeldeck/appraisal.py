@@ -84,6 +84,10 @@ class Appraiser:
             await self._check_all(details, facts)
         return await self._judge(details, facts, n_ctx)
 
+    def forget(self, details: RepoDetails) -> None:
+        """Read the headers of a repository anew the next time: its files may have changed."""
+        self._facts.pop((details.repo_id, details.commit_hash, details.is_from_cache), None)
+
     async def find_problem(self, details: RepoDetails, variant: Variant) -> str | None:
         """Return why a variant cannot be used, in a sentence that also says what to do; ``None`` for a sound one.
 

@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -335,9 +335,12 @@ class Session:
         from modeldeck.hub.cache import list_models
 
         names = await self._names_of(repo_id)
-        return await anyio.to_thread.run_sync(
+        details = await anyio.to_thread.run_sync(
             lambda: describe_cached(list_models(self.settings.cache_dir, names), revision, selector, because=because)
         )
+        if details is not None:
+            self._judge.forget(details)
+        return details
 
     async def _removed_on_hub(self, details: RepoDetails) -> tuple[str, ...]:
         """Return the labels of what the cache has and the Hub no longer lists."""
@@ -420,7 +423,8 @@ class Session:
                 measured=None if store is None else store.find(path),
             )
 
-        return await anyio.to_thread.run_sync(judge)
+        with _telling_how_to_mend(model):
+            return await anyio.to_thread.run_sync(judge)
 
     async def reassess(self, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
         """Judge a repository for another context length, or exactly. What was fetched before is not fetched again.
@@ -1440,7 +1444,9 @@ class Session:
         if isinstance(model, LockedModel):
             n_ctx = model.n_ctx if n_ctx is None else n_ctx
             model = await self._bring(model, download_progress)
-        path, own_projector = await self._model_paths(model, download_progress, on_notice)
+        found = await self._found(model, download_progress, on_notice)
+        path = found if isinstance(found, Path) else found.path
+        own_projector = None if isinstance(found, Path) else next(iter(found.sidecar_paths), None)
         measurements = await anyio.to_thread.run_sync(self._measurements)
 
         async def attempt(projector: str | Path | None) -> Llama:
@@ -1458,7 +1464,8 @@ class Session:
             return await run_cancellable(load, cancel, discard=lambda loaded: loaded.unload())
 
         try:
-            return await attempt(mmproj or own_projector)
+            with _telling_how_to_mend(found):
+                return await attempt(mmproj or own_projector)
         except LoadFailedError as error:
             if mmproj is not None or own_projector is None:
                 raise
@@ -1525,18 +1532,16 @@ class Session:
         history = SpeedHistory() if store is None else store.speed_history()
         return replace(history, memory_bandwidth=find_bandwidth(find_state_directory(self.settings.cache_dir)))
 
-    async def _model_paths(
+    async def _found(
         self, model: LocalModel | str | Path, progress: ProgressCallback | None, on_notice: Callable[[str], object]
-    ) -> tuple[Path, Path | None]:
+    ) -> LocalModel | Path:
+        """Return the model of the cache that is meant, or the path of a file elsewhere."""
         if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
             model = await self._obtain(model, progress, on_notice)
-        if not isinstance(model, LocalModel):
-            path = _file_named(model)
-            known = await anyio.to_thread.run_sync(self._cached_at, path)
-            if known is None:
-                return path, None
-            model = known
-        return model.path, next(iter(model.sidecar_paths), None)
+        if isinstance(model, LocalModel):
+            return model
+        path = _file_named(model)
+        return await anyio.to_thread.run_sync(self._cached_at, path) or path
 
     def _cached_at(self, path: Path) -> LocalModel | None:
         """Return the model of the cache that has a file at this path."""
@@ -1576,6 +1581,18 @@ def _nothing_to_recommend(details: RepoDetails) -> ModelDeckError:
         f"This machine can load no variant of {details.repo_id}. To download one anyway, name it: "
         f"{', '.join(dict.fromkeys(choice.label for choice in details.variants))}."
     )
+
+
+@contextmanager
+def _telling_how_to_mend(model: LocalModel | str | Path) -> Iterator[None]:
+    """Add to an error about a model of the cache how it is mended if its files are damaged."""
+    try:
+        yield
+    except GGUFError as error:
+        if not isinstance(model, LocalModel):
+            raise
+        advice = f"`modeldeck verify {model.repo_id}:{model.label} --repair` mends it if it is damaged."
+        raise GGUFError(f"{error.message} It is in the cache: {advice}", **error.details) from error
 
 
 def _leave(engine: Future[EngineClient]) -> None:

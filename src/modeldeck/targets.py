@@ -31,6 +31,8 @@ def parse_target(target: str, variant: str | None = None, *, endpoint: str) -> M
     from modeldeck.hub.addresses import ModelAddress, is_web_address, model_address
     from modeldeck.hub.urls import check_repo_id
 
+    if not isinstance(target, str):
+        raise InvalidRequestError(f"A repository is named by a text such as 'OWNER/NAME:LABEL', not by {target!r}.")
     address = model_address(target, endpoint)
     if address is None and is_web_address(target):
         raise InvalidRequestError(

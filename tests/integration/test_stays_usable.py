@@ -145,6 +145,7 @@ ANSWERS: dict[str, tuple[Reply | None, type[ModelDeckError]]] = {
     "server error": (Reply(500), ServerError),
     "overloaded": (Reply(503), ServerError),
     "captive portal": (PORTAL, ServerError),
+    "unusable token": (None, UnauthorizedError),
     "no connection": (None, NetworkError),
     "offline mode": (None, OfflineError),
 }
@@ -159,6 +160,7 @@ async def test_every_verb_uses_the_cache_and_says_why(
     if reply is not None:
         hub.faults.add(reply)
     changes: dict[str, dict[str, Any]] = {
+        "unusable token": {"token": "hf token"},
         "no connection": {"endpoint": "http://127.0.0.1:9"},
         "offline mode": {"is_offline": True},
     }
@@ -304,6 +306,21 @@ async def test_a_damaged_header_is_told_by_describe_and_download(own_copy: Sessi
     assert f"{KEPT} in the cache cannot be used." in (fit.reason or "")
     with pytest.raises(GGUFError, match="in the cache cannot be used"):
         own_copy.request_for(details, details.variants[0])
+    for name in (model, model.path, f"{REPO}:Q8_0"):
+        with pytest.raises(GGUFError, match=f"modeldeck verify {REPO}:Q8_0 --repair` mends it"):
+            await own_copy.fit(name)
+    damage(model, 0)
+    details = await own_copy.describe(REPO, exact=False, on_notice=lambda _: None)
+    assert details.fits[KEPT].verdict == "fits", "the header is read anew"
+
+
+async def test_a_truncated_file_is_told_from_a_missing_one(own_copy: Session, hub: LocalHub) -> None:
+    (model,) = await own_copy.local_models()
+    request = await own_copy.request(f"{REPO}:Q8_0", revision=model.commit_hash)
+    os.truncate(model.path, 1000)
+    hub.faults.add(Reply(404, {"x-error-code": "RepoNotFound"}))
+    with pytest.raises(IntegrityError, match="is damaged, and cannot be repaired now"):
+        await (await own_copy.start(request)).result()
 
 
 async def test_without_links_verify_says_that_there_is_no_digest(own_copy: Session, hub: LocalHub) -> None:

@@ -23,6 +23,8 @@ def named(selector: str | None = None, revision: str | None = None) -> ModelAddr
         ("o/n:BF16/m-00001-of-00002.gguf", named("BF16/m-00001-of-00002.gguf")),
         ("o/n:", named("")),
         ("hf.co/o/n", named()),
+        ("www.huggingface.co/o/n", named()),
+        ("\ufeffo/n:Q4_K_M\u200b", named("Q4_K_M")),
         ("hf.co/o/n:Q4_K_M", named("Q4_K_M")),
         ("  HF.co/o/n:Q4_K_M ", named("Q4_K_M")),
         ("huggingface.co/o/n", named()),

@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeldeck._errors import InvalidRequestError
+from modeldeck._errors import InvalidRequestError, UnauthorizedError
 from modeldeck._types import SearchFilters, SearchQuery
 from modeldeck.hub import urls
 
@@ -271,7 +271,7 @@ def test_the_token_is_one_word_and_stays_out_of_the_message() -> None:
     headers = urls.authorization_headers(ENDPOINT, endpoint=ENDPOINT, token="hf_x\n")
     assert headers == {"Authorization": "Bearer hf_x"}
     for token in ("hf_secret\nX-Evil: 1", "hf_secrét", "hf_secret x"):
-        with pytest.raises(InvalidRequestError) as caught:
+        with pytest.raises(UnauthorizedError) as caught:
             urls.authorization_headers(ENDPOINT, endpoint=ENDPOINT, token=token)
         assert "hf_secr" not in caught.value.message
     assert urls.authorization_headers(ENDPOINT, endpoint=ENDPOINT, token=None) == {}

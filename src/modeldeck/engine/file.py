@@ -163,7 +163,7 @@ class FileDownload:
             try:
                 await self.resolve()
             except ModelDeckError as error:
-                if self._verification.actual is None:
+                if not self._verification.has_found_damage:
                     raise
                 raise IntegrityError(
                     f"{self.file.filename} in the cache is damaged, and cannot be repaired now: {error.message} "

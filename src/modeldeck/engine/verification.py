@@ -33,6 +33,8 @@ class Verification:
         Bytes read so far.
     actual : str or None
         The digest of the file that was read last.
+    has_found_damage : bool
+        Whether a file had the wrong size or digest.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Verification:
     ) -> None:
         self.position = 0
         self.actual: str | None = None
+        self.has_found_damage = False
         self._source = source
         self._store = resources.block_digests
         self._threads = resources.threads
@@ -53,12 +56,14 @@ class Verification:
         status = await self._threads.run(path.stat)
         digest, size = self._source.digest, status.st_size
         if self._source.size not in (None, size):
+            self.has_found_damage = True
             return False
         if digest is None:
             return self._source.is_resolved or not self._always_reads
         if not self._always_reads and await self._threads.run(self._was_read, digest, status):
             return True
         self.actual = await self._digest_of(path, status, digest)
+        self.has_found_damage |= self.actual != digest
         return self.actual == digest
 
     def _was_read(self, digest: str, status: os.stat_result) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -11,7 +12,9 @@ import httpx
 from modeldeck._errors import InvalidRequestError
 from modeldeck.hub.urls import check_repo_id
 
-_PUBLIC_HOSTS = ("huggingface.co", "hf.co")
+_PUBLIC_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_INVISIBLE = "\ufeff\u200b\u2060"
+"""Characters that come along when a name is copied from a page or a chat."""
 _PLAIN = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(:(?P<selector>.*))?", re.ASCII | re.DOTALL)
 _NOT_OWNERS = frozenset(
     [
@@ -79,7 +82,7 @@ def model_address(text: str, endpoint: str) -> ModelAddress | None:
     >>> model_address(" hf.co/o/n:Q4_K_M", "https://hub.example")
     ModelAddress(repo_id='o/n', selector='Q4_K_M', revision=None)
     """
-    text = text.strip()
+    text = text.strip(_INVISIBLE + string.whitespace)
     if text.lower().startswith("hf://"):
         return _of_file_system(text[len("hf://") :])
     parts = _path_at_hub(text, endpoint)

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from modeldeck._errors import InvalidRequestError
+from modeldeck._errors import InvalidRequestError, UnauthorizedError
 from modeldeck._types import MAX_PAGE_SIZE, SearchFilters, SearchQuery, SortKey
 
 PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
@@ -289,7 +289,7 @@ def authorization_headers(url: str | httpx.URL, *, endpoint: str, token: str | N
 
     Raises
     ------
-    InvalidRequestError
+    UnauthorizedError
         When the token has characters that a header may not have. The token is not in the message.
     """
     if not token or not is_same_origin(url, endpoint):
@@ -297,7 +297,7 @@ def authorization_headers(url: str | httpx.URL, *, endpoint: str, token: str | N
     token = token.strip()
     is_basic = _BASIC.fullmatch(token) is not None
     if not is_basic and not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise InvalidRequestError(
+        raise UnauthorizedError(
             "The token contains invalid characters. Copy it again from your Hub settings into HF_TOKEN."
         )
     return {"Authorization": token if is_basic else f"Bearer {token}"}
