@@ -405,6 +405,7 @@ class Session:
         """
         from modeldeck.local_fit import judge_file
 
+        read_n_ctx(n_ctx, own=0)
         if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
             model = await self._local(model)
         if not isinstance(model, LocalModel):
