@@ -67,7 +67,9 @@ class Notebook:
         page.set_default_timeout(TIMEOUT_SECONDS * 1000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.console_errors.append(str(error)))
-        page.goto(server.page(path, application=application))
+        # In the default workspace, JupyterLab brings back the notebooks of earlier tests, and starts a kernel for each.
+        folder = f"lab/workspaces/{Path(path).stem}/tree" if application == LAB else application
+        page.goto(server.page(path, application=folder))
         self._wait_until_ready()
 
     def _on_console(self, message: ConsoleMessage) -> None:
