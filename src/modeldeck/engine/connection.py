@@ -8,6 +8,7 @@ httpcore's.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from enum import Enum
@@ -37,8 +38,21 @@ class _State(Enum):
 class DirectPool(httpcore.AsyncConnectionPool):
     """httpcore's pool with the connections of this module."""
 
+    def __init__(
+        self,
+        ssl_context: ssl.SSLContext,
+        backend: httpcore.AsyncNetworkBackend,
+        *,
+        max_idle: int,
+        keep_alive_seconds: float,
+    ) -> None:
+        super().__init__(ssl_context, max_connections=None, max_keepalive_connections=max_idle)
+        self._tls = ssl_context
+        self._backend = backend
+        self._keep_alive_seconds = keep_alive_seconds
+
     def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        return _DirectConnection(origin, self._network_backend, self._ssl_context, self._keepalive_expiry)
+        return _DirectConnection(origin, self._backend, self._tls, self._keep_alive_seconds)
 
 
 class _DirectConnection(httpcore.AsyncConnectionInterface):
@@ -46,13 +60,13 @@ class _DirectConnection(httpcore.AsyncConnectionInterface):
         self,
         origin: httpcore.Origin,
         backend: httpcore.AsyncNetworkBackend,
-        ssl_context: object,
-        keepalive_expiry: float | None,
+        ssl_context: ssl.SSLContext,
+        keep_alive_seconds: float,
     ) -> None:
         self._origin = origin
         self._backend = backend
         self._ssl_context = ssl_context
-        self._keepalive_expiry = keepalive_expiry
+        self._keep_alive_seconds = keep_alive_seconds
         self._stream: SocketStream | None = None
         self._state = _State.NEW
         self._alive_at = 0.0
@@ -115,7 +129,7 @@ class _DirectConnection(httpcore.AsyncConnectionInterface):
         if self._origin.scheme != b"https":
             return stream
         return await stream.start_tls(
-            self._ssl_context,  # type: ignore[arg-type]
+            self._ssl_context,
             server_hostname=self._origin.host.decode("ascii"),
             timeout=timeout,
         )
@@ -175,8 +189,7 @@ class _DirectConnection(httpcore.AsyncConnectionInterface):
         if is_reusable and self._state is _State.ACTIVE:
             self._state = _State.IDLE
             self._alive_at = time.monotonic()
-            if self._keepalive_expiry is not None:
-                self._expires_at = self._alive_at + self._keepalive_expiry
+            self._expires_at = self._alive_at + self._keep_alive_seconds
 
     async def finish(self, number: int) -> None:
         """End a request. If part of its answer was not read, the connection cannot be used again."""

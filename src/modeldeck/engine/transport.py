@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import httpcore
 import httpx
 
 from modeldeck.engine.connection import DirectPool
@@ -15,6 +18,10 @@ from modeldeck.hub.proxies import proxy_for
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32
+_HTTPCORE_ERRORS = (
+    *(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError),
+    *(httpcore.ProxyError, httpcore.UnsupportedProtocol),
+)
 
 
 class EngineTransport(httpx.AsyncBaseTransport):
@@ -28,7 +35,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="modeldeck-connection")
         # Reading the certificate authorities takes a tenth of a second, so it begins before it is needed.
         self._ssl_context = self._threads.submit(lambda: ssl_context or _default_ssl_context())
-        self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
+        self._transports: dict[str | None, httpx.AsyncBaseTransport] = {}
         self._proxies: dict[tuple[str, bytes], str | None] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -55,7 +62,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         await self.hang_up()
         self._threads.shutdown(wait=True)
 
-    def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
         address = (url.scheme, url.netloc)
         if address not in self._proxies:  # reading it takes half a millisecond
             self._proxies[address] = proxy_for(url)
@@ -71,25 +78,81 @@ def _default_ssl_context() -> ssl.SSLContext:
     return context
 
 
-def _transport(ssl_context: ssl.SSLContext, proxy: str | None, threads: ThreadPoolExecutor) -> httpx.AsyncHTTPTransport:
-    """Return httpx's transport, which maps httpcore's exceptions, with our own connections below it.
+def _transport(ssl_context: ssl.SSLContext, proxy: str | None, threads: ThreadPoolExecutor) -> httpx.AsyncBaseTransport:
+    """Return a transport over our own connections, or, through a plain proxy, over our own streams.
 
-    httpx has no argument for that. Through a proxy it opens its own connections, over our streams. Only a proxy that
-    itself uses TLS needs TLS inside TLS, and so httpcore's own streams.
+    A proxy that itself uses TLS needs TLS inside TLS, and SOCKS a protocol of its own: those are httpx's.
     """
-    limits = httpx.Limits(
-        max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS
-    )
-    transport = httpx.AsyncHTTPTransport(verify=ssl_context, limits=limits, proxy=proxy)
+    if proxy is not None and not proxy.startswith("http:"):
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS
+        )
+        return httpx.AsyncHTTPTransport(verify=ssl_context, limits=limits, proxy=proxy)
     backend = ThreadedBackend(threads)
     if proxy is None:
-        transport._pool = DirectPool(
+        return PooledTransport(
+            DirectPool(ssl_context, backend, max_idle=MAX_IDLE_CONNECTIONS, keep_alive_seconds=KEEP_ALIVE_SECONDS)
+        )
+    parsed = httpx.Proxy(proxy)
+    return PooledTransport(
+        httpcore.AsyncHTTPProxy(
+            str(parsed.url),
+            proxy_auth=parsed.raw_auth,
+            proxy_headers=parsed.headers.raw,
             ssl_context=ssl_context,
             max_connections=None,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_SECONDS,
             network_backend=backend,
         )
-    elif not proxy.startswith("https:"):
-        transport._pool._network_backend = backend
-    return transport
+    )
+
+
+class PooledTransport(httpx.AsyncBaseTransport):
+    """httpx over a pool of httpcore. httpx has no argument for the streams of a pool, so its own transport cannot."""
+
+    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        asked = httpcore.Request(
+            request.method, url, headers=request.headers.raw, content=request.stream, extensions=request.extensions
+        )
+        with _as_httpx_errors():
+            answer = await self._pool.handle_async_request(asked)
+        return httpx.Response(
+            answer.status, headers=answer.headers, stream=_Body(answer.stream), extensions=answer.extensions
+        )
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: object) -> None:
+        assert isinstance(stream, AsyncIterable)
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx_errors():
+            async for block in self._stream:
+                yield block
+
+    async def aclose(self) -> None:
+        if hasattr(self._stream, "aclose"):
+            await self._stream.aclose()
+
+
+@contextmanager
+def _as_httpx_errors() -> Iterator[None]:
+    """Raise httpcore's exceptions as httpx's, which have the same names."""
+    try:
+        yield
+    except _HTTPCORE_ERRORS as error:
+        raise getattr(httpx, type(error).__name__)(str(error)) from error
