@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,8 +73,10 @@ class Notebook:
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.console_errors.append(str(error)))
         # In the default workspace, JupyterLab brings back the notebooks of earlier tests, and starts a kernel for each.
-        folder = f"lab/workspaces/{Path(path).stem}/tree" if application == LAB else application
-        page.goto(server.page(path, application=folder))
+        workspace = re.sub(r"\W", "-", path)
+        page.goto(
+            server.page(path, application=f"lab/workspaces/{workspace}/tree" if application == LAB else application)
+        )
         self._wait_until_ready()
 
     def _on_console(self, message: ConsoleMessage) -> None:
