@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from tools.localhub.tiny_models import CHAT_TEMPLATE
 
 SIZE_BYTES = 24 << 20
 FILE = "model-Q4_K_M.gguf"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "the condition did not hold in time"
+        time.sleep(0.01)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from distributed import Client
 
 from modeldeck import GatedError, RemoteFileNotFoundError, cluster
 from modeldeck._types import DownloadState
-from tests.cluster.conftest import FILE, SIZE_BYTES, MakeSite, Site
+from tests.cluster.conftest import FILE, SIZE_BYTES, MakeSite, Site, wait_until
 from tools.localhub.faults import LimitConcurrency, Throttle
 
 HEADER_BYTES = 2 << 20
@@ -35,13 +34,6 @@ def forget_faults(site: Site) -> None:
     """Leave the limit to one connection: beyond it, what is on its way when a range is split is sent twice."""
     site.hub.faults.clear()
     site.hub.faults.add(LimitConcurrency(1), origin="cdn")
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "the condition did not hold in time"
-        time.sleep(0.01)
 
 
 def pull(site: Site, repo_id: str, **options: Any) -> Any:

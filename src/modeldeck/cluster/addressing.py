@@ -4,6 +4,8 @@ from __future__ import annotations
 
 HANDLER = "modeldeck"
 """The worker's handler: the ``op`` of every message. `plugin_shell` spells it out, because it may import nothing."""
+RESOURCE = "modeldeck"
+"""The resource of a worker that has a model. Each prompt takes all of it, so one prompt runs at a time."""
 
 
 def lease_key(fleet_id: str, worker: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modeldeck._errors import ClusterError, ModelDeckError, error_from_info
+from modeldeck._loop import wait_for_future
 from modeldeck._types import ErrorInfo
 from modeldeck.cluster.addressing import HANDLER
 from modeldeck.cluster.plugin_shell import make_agent_plugin
@@ -48,6 +49,12 @@ def client_of(client: Any) -> Any:
 def start_on_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
     """Run a coroutine on the client's loop, from any thread."""
     return asyncio.run_coroutine_threadsafe(coroutine, client.loop.asyncio_loop)
+
+
+def run_as_dask_does(client: Any, coroutine: Coroutine[Any, Any, T]) -> Any:
+    """Run a coroutine on the client's loop and wait for it, or return an awaitable with an asynchronous client."""
+    future = start_on_loop(client, coroutine)
+    return asyncio.wrap_future(future) if client.asynchronous else wait_for_future(future)
 
 
 async def register_plugin(client: Any, plugin: Any) -> None:

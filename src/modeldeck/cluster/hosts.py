@@ -55,7 +55,7 @@ async def survey(client: Any, *, workers: Sequence[str] | None, cache_dir: str |
         If there are no workers.
     """
     await register_agent(client)
-    present = list((await client.scheduler.identity(n_workers=-1))["workers"])
+    present = await workers_of(client)
     chosen = present if workers is None else [address for address in present if address in set(workers)]
     if not chosen:
         raise ClusterError(
@@ -71,6 +71,11 @@ async def survey(client: Any, *, workers: Sequence[str] | None, cache_dir: str |
     finally:
         await ask_workers(client, chosen, "clean", markers=[info.marker for info in infos])
     return _hosts(infos, caches)
+
+
+async def workers_of(client: Any) -> list[str]:
+    """Return the addresses of all workers of the cluster."""
+    return list((await client.scheduler.identity(n_workers=-1))["workers"])
 
 
 def _info(address: str, answer: Any) -> WorkerInfo:

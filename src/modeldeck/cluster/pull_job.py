@@ -13,7 +13,7 @@ from modeldeck import bars
 from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import wait_for_future
 from modeldeck._settings import resolve_settings
-from modeldeck.cluster.dask_calls import client_of, start_on_loop
+from modeldeck.cluster.dask_calls import client_of, run_as_dask_does, start_on_loop
 from modeldeck.cluster.pulled import PulledModel, PullSnapshot
 from modeldeck.cluster.pulling import Pulling
 
@@ -114,7 +114,7 @@ class PullJob:
             await asyncio.wait([asyncio.wrap_future(self._future)])
             return self._pulling.snapshot
 
-        return _sync(self._client, stop())
+        return run_as_dask_does(self._client, stop())
 
     def __repr__(self) -> str:
         snapshot = self.snapshot
@@ -213,7 +213,7 @@ def _waited(job: PullJob, progress: Callable[[PullSnapshot], object] | bool | No
     try:
         future = start_on_loop(job._client, job._finished())
         if is_shown:
-            with bars.ProgressBar(lambda: _bar(job.snapshot)) as bar:
+            with bars.ProgressBar(lambda: pull_bar(job.snapshot)) as bar:
                 return _with_warning(wait_for_future(future, meanwhile=bar.refresh))
         return _with_warning(wait_for_future(future))
     except KeyboardInterrupt:
@@ -238,15 +238,8 @@ def _with_warning(model: PulledModel) -> PulledModel:
     return model
 
 
-def _bar(snapshot: PullSnapshot) -> bars.Progress:
+def pull_bar(snapshot: PullSnapshot) -> bars.Progress:
+    """Return what a bar shows of a pull."""
     ready = sum(host.state.value == "ready" for host in snapshot.hosts)
     text = f"{snapshot.target} on {ready} of {len(snapshot.hosts)} hosts"
     return bars.Progress(text, snapshot.received, snapshot.total)
-
-
-def _sync(client: Any, coroutine: Any) -> Any:
-    """Wait for a coroutine as Dask's own methods do: block, or return an awaitable with an asynchronous client."""
-    future = start_on_loop(client, coroutine)
-    if client.asynchronous:
-        return asyncio.wrap_future(future)
-    return wait_for_future(future)

