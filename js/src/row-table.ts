@@ -13,6 +13,7 @@ export interface Asked {
   readonly what: string;
   readonly params?: Methods[Method];
   readonly isWaiting: ReadonlySignal<boolean>;
+  cancel?(): void;
 }
 
 /** One variant of one repository. */

@@ -39,6 +39,8 @@ export interface Pending {
   readonly answer: Promise<void>;
   /** True while Python has not taken the request for longer than a kernel at rest needs. */
   readonly isWaiting: ReadonlySignal<boolean>;
+  /** Stop sending the request again, and wait no longer for its answer. */
+  cancel(): void;
 }
 
 interface Entry {
@@ -72,7 +74,8 @@ export class Rpc {
       this.#entries.set(request.id, { request, isWaiting, timer: undefined, resolve, reject });
     });
     this.#deliver(request.id, 0);
-    return { id: request.id, answer, isWaiting };
+    const cancel = () => this.#take(request.id)?.reject(disconnected("A newer request has taken its place."));
+    return { id: request.id, answer, isWaiting, cancel };
   }
 
   /** Python has the request: no need to send it again, nor to speak of waiting. */
@@ -97,7 +100,7 @@ export class Rpc {
   /** Fail everything that is still unanswered. */
   abandon(message: string): void {
     for (const id of [...this.#entries.keys()]) {
-      this.#take(id)?.reject(new RequestError({ code: "disconnected", message, details: {} }));
+      this.#take(id)?.reject(disconnected(message));
     }
   }
 
@@ -159,6 +162,10 @@ export class Rpc {
       // The comm has carried it.
     }
   }
+}
+
+function disconnected(message: string): RequestError {
+  return new RequestError({ code: "disconnected", message, details: {} });
 }
 
 /** The kernel connection behind the widget manager, in hosts that show it. */

@@ -182,6 +182,8 @@ export class Store {
     if (!this.#isSortChosen && choices.text !== before.text) {
       choices.sort = choices.text ? "downloads" : "trending";
     }
+    // Copies of the older request that are still under way must not begin the older search again.
+    this.#asked.get("search").peek()?.cancel?.();
     void this.#ask("search", "search", choices);
   }
 
@@ -250,7 +252,7 @@ export class Store {
   async #ask<M extends Method>(subject: string, method: M, params: Methods[M]): Promise<boolean> {
     const cell = this.#asked.get(subject);
     const pending = this.connection.request(method, params);
-    const asked: Asked = { what: method, params, isWaiting: pending.isWaiting };
+    const asked: Asked = { what: method, params, isWaiting: pending.isWaiting, cancel: pending.cancel };
     cell.value = asked;
     try {
       await pending.answer;

@@ -319,6 +319,18 @@ describe("cards", () => {
 });
 
 describe("searching", () => {
+  it("does not send an older search again, whose answer comes too late for anybody", async () => {
+    const { model, store } = setUp();
+    store.refine({ text: "a" });
+    store.refine({ text: "ab" });
+    await vi.advanceTimersByTimeAsync(5000);
+    const searches = model.sent.filter((request) => request.method === "search");
+    expect(searches.map(({ params }) => (params as { text: string }).text)).toEqual(["a", "ab", "ab", "ab", "ab"]);
+    model.answer(searches[0] as Request);
+    expect(store.choices.value.text).toBe("ab");
+    expect(store.toasts.shown.value).toEqual([]);
+  });
+
   it("shows what is asked last until that is answered", async () => {
     const { model, store } = setUp();
     store.refine({ text: "a", sort: "downloads" });

@@ -67,3 +67,39 @@ def test_scenes_are_accessible(page: Page, harness: str, theme: str) -> None:
         if scene not in LARGE_SCENES and (problems := violations(page, f"{harness}?scene={scene}&theme={theme}"))
     }
     assert not found
+
+
+_CUT_OFF = """() => {
+  const root = document.querySelector(".modeldeck").shadowRoot;
+  const deck = root.querySelector(".deck").getBoundingClientRect();
+  return [...root.querySelectorAll(".deck *")]
+    .filter((element) => !element.closest(".hidden") && element.checkVisibility())
+    .map((element) => [element, element.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0 && (box.right > deck.right + 1 || box.left < deck.left - 1))
+    .map(([element]) => `${element.tagName.toLowerCase()}.${element.className} ${element.textContent.slice(0, 40)}`);
+}"""
+
+
+SIZES = [(320, 13), (320, 26), (860, 26)]
+"""Widths of the output and sizes of its text, in pixels."""
+
+
+@pytest.mark.parametrize("locale", ["en", "pt-BR"])
+def test_nothing_is_cut_off_in_a_narrow_place_or_with_large_text(page: Page, harness: str, locale: str) -> None:
+    found = {}
+    for scene in names(page, harness, "scenes"):
+        if scene in LARGE_SCENES:
+            continue
+        page.goto(f"{harness}?scene={scene}&locale={locale}")
+        page.locator(".modeldeck").wait_for()
+        for width, font_size in SIZES:
+            page.evaluate(
+                """([width, size]) => {
+                  document.getElementById("output").style.width = `${width}px`;
+                  document.documentElement.style.setProperty("--jp-ui-font-size1", `${size}px`);
+                }""",
+                [width, font_size],
+            )
+            if cut_off := page.evaluate(_CUT_OFF):
+                found[scene, width, font_size] = cut_off
+    assert not found

@@ -35,7 +35,7 @@ const TASKS: Record<string, PlainKey> = {
 
 /** What the Hub tells about a model, and its model card. */
 export function About({ store, model }: { store: Store; model: SummaryView }) {
-  const { t } = useLanguage();
+  const { t, parts } = useLanguage();
   const repoId = model.repo_id;
   const name = t("aboutRepo", { repo: repoId });
   const card = store.about(repoId).value;
@@ -45,12 +45,12 @@ export function About({ store, model }: { store: Store; model: SummaryView }) {
       <Details store={store} model={model} />
       <Button
         tone="quiet disclose"
-        name={name}
+        title={t("modelCard")}
         aria-expanded={isOpen}
         disabled={!store.connection.isUsable.value}
         onClick={() => store.setAbout(repoId, !isOpen)}
       >
-        {t("modelCard")}
+        <span>{parts("aboutRepo", { repo: <span class="hidden">{repoId}</span> })}</span>
         <Icon name="chevron" />
       </Button>
       {card?.state === "failed" && card.error ? (

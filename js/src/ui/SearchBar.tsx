@@ -111,6 +111,7 @@ export function SearchBar({ store }: { store: Store }) {
             tone="filter"
             name={t("filters")}
             aria-expanded={isOpen.value}
+            data-count={filterCount || undefined}
             disabled={isOff}
             onClick={() => {
               isOpen.value = !isOpen.value;
@@ -118,7 +119,6 @@ export function SearchBar({ store }: { store: Store }) {
           >
             <Icon name="filter" />
             {t("filters")}
-            {filterCount > 0 ? <span class="count">{language.format.number(filterCount)}</span> : null}
           </Button>
         </div>
         {/* The filters have it while they are open. */}

@@ -1,4 +1,4 @@
-import { type Signal, useSignal } from "@preact/signals";
+import { type Signal, useComputed, useSignal } from "@preact/signals";
 import { type ComponentChildren, createContext } from "preact";
 import { useContext, useLayoutEffect, useRef } from "preact/hooks";
 
@@ -58,10 +58,10 @@ function Tip({ text, target, hide }: Shown & { hide: () => void }) {
 export function Explained({ text, children }: { text: string | null; children: ComponentChildren }) {
   const shown = useContext(TipContext);
   const target = useRef<HTMLSpanElement>(null);
+  const isShown = useComputed(() => (shown?.value ?? null) !== null && shown?.value?.target === target.current);
   if (!text || !shown) {
     return <>{children}</>;
   }
-  const isShown = shown.value?.target === target.current && target.current !== null;
   const show = () => {
     if (target.current) {
       shown.value = { text, target: target.current };
@@ -79,13 +79,13 @@ export function Explained({ text, children }: { text: string | null; children: C
       class="explained"
       // biome-ignore lint/a11y/noNoninteractiveTabindex: the description must be within reach of the keyboard
       tabIndex={0}
-      aria-describedby={isShown ? TIP_ID : undefined}
+      aria-describedby={isShown.value ? TIP_ID : undefined}
       onPointerEnter={show}
       onPointerLeave={hide}
       onFocus={show}
       onBlur={hide}
       onKeyDown={(event) => {
-        if (event.key === "Escape" && isShown) {
+        if (event.key === "Escape" && isShown.value) {
           event.stopPropagation();
           hide();
         }
