@@ -1,6 +1,7 @@
 """Runs every check and every test. The last line counts them."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -106,14 +107,17 @@ def run_tests(run: Run, reports: Path) -> None:
         "vitest", npm("test", "--", "--reporter=default", "--reporter=junit", f"--outputFile.junit={vitest}"), vitest
     )
     pytest: list[str | Path] = [PYTHON, "-m", "pytest"]
-    # The browser tests mostly wait, the others mostly compute.
+    # Most tests wait for timers, processes and throttled downloads, so two at a time take little more of the machine.
+    two_files_at_a_time = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
     with run.tests_beside("browser tests", [*pytest, "tests/browser", f"--junitxml={browser}"], browser):
-        run.tests("pytest", [*pytest, "--ignore=tests/browser", f"--junitxml={tests}"], tests)
+        run.tests("pytest", [*pytest, *two_files_at_a_time, "--ignore=tests/browser", f"--junitxml={tests}"], tests)
         run.tests("notebooks", [*pytest, "--nbval-lax", f"--junitxml={notebooks}", "notebooks"], notebooks)
 
 
 def test() -> int:
     began = time.monotonic()
+    # The tests start more than a thousand processes, each of which would compile the package again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     setup_test()
     say(f"Set up in {time.monotonic() - began:.0f} s")
     run = Run()

@@ -109,11 +109,16 @@ def test_a_process_with_huggingface_hub_wants_the_same_file(playground: Playgrou
 async def test_no_deadlock_with_hf_hub_download_in_the_same_process(playground: Playground, until: Until) -> None:
     from huggingface_hub import hf_hub_download
 
-    playground.hub.faults.add(Throttle(6e6), origin="cdn")
-    async with playground.manager() as manager:
+    async def lift_the_throttle_when_asked_for_more(asked: int) -> None:
+        await until(lambda: len(playground.hub.requests.to("hub")) > asked)
+        playground.hub.faults.clear()
+
+    playground.hub.faults.add(Throttle(1e6), origin="cdn")
+    async with playground.manager() as manager, anyio.create_task_group() as tasks:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
         with anyio.fail_after(100):
+            tasks.start_soon(lift_the_throttle_when_asked_for_more, len(playground.hub.requests.to("hub")))
             found = await anyio.to_thread.run_sync(
                 lambda: hf_hub_download(
                     playground.repo_id,

@@ -164,7 +164,7 @@ def test_the_disk_error_names_no_path(tmp_path: Path) -> None:
 
 
 async def test_a_slow_connection_shows_its_progress_in_small_steps(playground: Playground) -> None:
-    playground.put(playground.content[: 2 << 20])
+    playground.put(playground.content[: 1 << 20])
     playground.hub.faults.add(Throttle(400_000, is_shared=True), origin="cdn")
     received: list[int] = []
     async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:

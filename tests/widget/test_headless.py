@@ -47,7 +47,7 @@ def execute(cells: Sequence[str]) -> None:
 @pytest.mark.usefixtures("variables")
 def test_waiting_for_a_click_fails_soon_and_names_the_call_that_needs_none() -> None:
     with pytest.raises(CellExecutionError, match=r"modeldeck\.load") as failure:
-        execute([SHOW, "await browser"])
+        execute(["from modeldeck.widget import handover\nhandover.HELLO_TIMEOUT_SECONDS = 0.5", SHOW, "await browser"])
     assert failure.value.ename == "NoFrontEndError"
 
 
