@@ -470,7 +470,7 @@ async def test_stop_pauses_what_runs_and_nothing_is_left(
 @pytest.mark.anyio
 async def test_requests_that_come_at_once_after_a_stop_start_one_engine(engines: Engines, engine: EngineClient) -> None:
     assert await stop_engine(engines.settings)
-    await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE)
+    await asyncio.to_thread(engines.wait_until, lambda: engine.notice == STOPPED_NOTICE and not engines.processes())
     is_released = threading.Event()
     engine._thread.post(is_released.wait)  # the client's thread is busy when they come
     requests = asyncio.gather(*(engine.status() for _ in range(5)))
