@@ -397,7 +397,7 @@ async def test_a_repair_is_a_job_with_states_and_progress(workshop: Workshop) ->
         manager.subscribe(seen.append)
         job = await manager.submit(await workshop.request())
         assert job.request.purpose == "repair"
-        assert job.actions == ("pause", "cancel")
+        assert job.actions == ("move_up", "move_down", "pause", "cancel")
         done = await manager.wait(job.job_id)
     workshop.playground.assert_exact(done)
     assert 0 < done.repaired_bytes[0] <= done.bytes_fetched <= 2 * MIB

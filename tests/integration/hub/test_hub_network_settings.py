@@ -137,7 +137,7 @@ async def test_a_password_in_the_endpoint_authenticates_and_appears_nowhere(loca
         seen = f"{session.settings!r} {snapshot!r} {model!r}"
         local.faults.add(Reply(500), path="/api/*")
         with pytest.raises(ModelDeckError) as caught:
-            await session.describe("o/n")
+            await session.describe("o/not-in-the-cache")
         seen += f" {caught.value!r} {caught.value.details}"
     basic = b64encode(b"someone:sesame").decode()
     assert {record.headers.get("authorization") for record in local.requests.to("hub")} == {f"Basic {basic}"}
