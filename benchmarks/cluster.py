@@ -50,7 +50,7 @@ def open_site(workers: int) -> Iterator[tuple[Client, SpecCluster, LocalHub, Pat
         with (
             SpecCluster(
                 workers={number: host(number) for number in range(workers)},
-                scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
+                scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}},
             ) as dask_cluster,
             Client(dask_cluster) as client,
         ):

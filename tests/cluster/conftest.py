@@ -102,7 +102,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
         site = Site(None, None, hub, folder, worker_spec)
         sites.append(site)
         site.cluster = SpecCluster(
-            scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
+            scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}},
             workers={name: worker_spec(name) for name in names},
             silence_logs=logging.CRITICAL,
         )

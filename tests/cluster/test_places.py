@@ -80,7 +80,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
         start(
             "dask_scheduler",
-            *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", scheduler_file),
+            *(
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--dashboard-address",
+                "127.0.0.1:0",
+                "--scheduler-file",
+                scheduler_file,
+            ),
             *preload("scheduler", WITHOUT_MODELDECK),
         )
         for name, (code, limit) in WORKERS.items():

@@ -91,7 +91,9 @@ def test_the_hub_serves_a_model_once_whatever_the_number_of_hosts(site: Site) ->
 
 def test_a_worker_that_joins_later_takes_the_model_from_a_host(site: Site) -> None:
     content = site.put("late/model")
-    pull(site, "late/model")
+    given = read_from_peers(site, lambda: pull(site, "late/model"))
+    assert max(given.values()) <= len(content), "a chain: no host sends more than one copy"
+    assert sum(given.values()) == 3 * len(content)
     site.hub.requests.clear()
     site.add_worker("e")
     model = pull(site, "late/model")
