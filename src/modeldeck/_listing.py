@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from modeldeck._tables import Table, Tabular, format_count, format_duration, format_rate, format_size
-from modeldeck._types import DownloadSnapshot, LocalModel, LockedModel, VerifiedFile
+from modeldeck._types import DownloadSnapshot, LocalModel, LockedModel, VerifiedFile, fields_of
 
 T = TypeVar("T")
 
@@ -14,6 +14,9 @@ class Listing(tuple[T, ...], Tabular, Generic[T]):
     """A tuple of local or locked models, downloads or verified files that shows itself as a table."""
 
     __slots__ = ()
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [_record(item) for item in self]
 
     def _table(self) -> Table:
         first = self[0] if self else None
@@ -24,6 +27,24 @@ class Listing(tuple[T, ...], Tabular, Generic[T]):
         if isinstance(first, LockedModel):
             return _locked_table([item for item in self if isinstance(item, LockedModel)])
         return _models_table([item for item in self if isinstance(item, LocalModel)])
+
+
+def _record(item: Any) -> dict[str, Any]:
+    """Return an item as plain values, without other objects in it."""
+    values = fields_of(item)
+    if isinstance(item, DownloadSnapshot):
+        request, error = values.pop("request"), values.pop("error")
+        about = {"repo_id": request.repo_id, "label": request.label, "variant_id": request.variant_id}
+        return {**about, **values, "percent": item.percent, "error": error.message if error else None}
+    if isinstance(item, VerifiedFile):
+        return {**values, "is_valid": item.is_valid}
+    if isinstance(item, LockedModel):
+        del values["files"]
+        return {**values, "variant_id": item.variant_id, "size": item.size}
+    if isinstance(item, LocalModel):
+        for name in ("paths", "sidecar_paths"):
+            values[name] = tuple(map(str, values[name]))
+    return values
 
 
 def _models_table(models: list[LocalModel]) -> Table:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from importlib import import_module
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _GB_BYTES = 10**9
 _MB_BYTES = 10**6
@@ -17,12 +21,16 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as text. The columns in ``numeric`` are aligned to the right."""
+    """A table as text. The columns in ``numeric`` are aligned to the right.
+
+    ``groups`` has the name of each row's group, if there are groups. A line with the name stands before each.
+    """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     caption: str = ""
+    groups: Sequence[str] = ()
 
     def __str__(self) -> str:
         lines = [self.headings, *self.rows]
@@ -34,7 +42,15 @@ class Table:
             ).rstrip()
             for line in lines
         ]
-        return "\n".join([*([self.caption] if self.caption else []), *text])
+        body = [part for name, row in self._grouped(text[1:]) for part in ([name, row] if name else [row])]
+        return "\n".join([*([self.caption] if self.caption else []), text[0], *body])
+
+    def _grouped(self, rows: Sequence[T]) -> Iterator[tuple[str, T]]:
+        """Yield the rows, each with the name of its group if it is the first one of it."""
+        before = ""
+        for row, group in zip_longest(rows, self.groups, fillvalue=""):
+            yield (group if group != before else ""), row  # type: ignore[misc]
+            before = group
 
     def to_html(self) -> str:
         """Return the table as HTML for a notebook, which gives it the colours of its theme. All text is escaped."""
@@ -44,7 +60,12 @@ class Table:
             return "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for style, cell in zip(styles, cells, strict=True))
 
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
-        body = "".join(f"<tr>{line('td', row)}</tr>" for row in self.rows)
+        width = len(self.headings)
+        body = "".join(
+            (f'<tr><th colspan="{width}" style="text-align: left">{escape(name)}</th></tr>' if name else "")
+            + f"<tr>{line('td', row)}</tr>"
+            for name, row in self._grouped(self.rows)
+        )
         return f"<table>{caption}<thead><tr>{line('th', self.headings)}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -101,6 +122,30 @@ class Tabular:
 
     def _table(self) -> Table:
         raise NotImplementedError
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Return the rows as plain values, by the names that they have in Python."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a ``pandas.DataFrame``, with unformatted values. It needs pandas, which is not installed
+        with modeldeck.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each of the table.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+
+        Examples
+        --------
+        >>> modeldeck.local_models().to_pandas()["size"].sum()  # doctest: +SKIP
+        """
+        return import_module("pandas").DataFrame(self._records())
 
     def __str__(self) -> str:
         return str(self._table())

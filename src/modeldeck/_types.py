@@ -7,7 +7,8 @@ An unknown value is ``None``, never 0. Everything that crosses a process border 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -200,6 +201,9 @@ class SearchPage(Tabular):
     query: SearchQuery
     models: tuple[ModelSummary, ...]
     next_cursor: str | None = None
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [fields_of(model) for model in self.models]
 
     def _table(self) -> Table:
         return Table(
@@ -557,6 +561,26 @@ class RepoDetails(Tabular):
         """
         return next((variant for variant in self.variants if variant.variant_id == variant_id), None)
 
+    def _records(self) -> list[dict[str, Any]]:
+        records = []
+        for variant in self.variants:
+            fit = self.fits.get(variant.variant_id) or FitEstimate(verdict="unknown", n_ctx=0)
+            records.append(
+                {
+                    "variant_id": variant.variant_id,
+                    "label": variant.label,
+                    "quantization": variant.quantization,
+                    "size": variant.size,
+                    "is_recommended": variant.variant_id == self.recommended,
+                    "verdict": fit.verdict,
+                    "needed_bytes": fit.needed_bytes,
+                    "available_bytes": fit.available_bytes,
+                    "max_n_ctx": fit.max_n_ctx,
+                    "tokens_per_second": fit.tokens_per_second,
+                }
+            )
+        return records
+
     def _table(self) -> Table:
         rows = []
         for variant in self.variants:
@@ -573,12 +597,30 @@ class RepoDetails(Tabular):
                     variant.variant_id,
                 )
             )
+        groups = [_bits_text(variant) for variant in self.variants] if len(rows) > _LONG_LIST else []
+        order = sorted(range(len(rows)), key=lambda index: groups.index(groups[index])) if groups else range(len(rows))
         return Table(
             headings=("", "Variant", "Size", "Fit", "Memory", "Speed", "File"),
-            rows=rows,
+            rows=[rows[index] for index in order],
+            groups=[groups[index] for index in order] if groups else (),
             numeric=frozenset({"Size", "Memory", "Speed"}),
             caption=f"{self.repo_id} at {self.commit_hash}{', from the cache' if self.is_from_cache else ''}",
         )
+
+
+_LONG_LIST = 8
+"""A table with more variants is grouped by their bits."""
+
+
+def _bits_text(variant: Variant) -> str:
+    """Name the group of a variant by the bits of each weight that its label tells."""
+    name = (variant.quantization or variant.label).upper().removeprefix("UD-")
+    if re.match(r"BF16|FP?16|FP?32", name):
+        return "16 or 32 bits"
+    match = re.match(r"(?:I?Q|TQ|MXFP|NVFP)(\d)", name)
+    if match is None:
+        return "Unknown bits"
+    return "1 bit" if match[1] == "1" else f"{match[1]} bits"
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------
@@ -988,6 +1030,12 @@ class LoadProgress:
 
     stage: Literal["reading", "opening", "loading", "ready"]
     fraction: float | None = None
+
+
+def fields_of(item: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, with paths as text."""
+    values = {field.name: getattr(item, field.name) for field in fields(item)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def total_size(files: tuple[GGUFFile, ...]) -> int | None:

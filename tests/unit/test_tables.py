@@ -1,5 +1,7 @@
 """Tables, sizes and the command's line of progress, as people read them."""
 
+from dataclasses import replace
+
 import pytest
 
 from modeldeck._listing import Listing
@@ -8,9 +10,12 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
+    GGUFFile,
     ModelSummary,
+    RepoDetails,
     SearchPage,
     SearchQuery,
+    Variant,
 )
 from modeldeck.bars import download_progress
 from modeldeck.cli.output import progress_line
@@ -123,3 +128,26 @@ def test_a_bar_is_full_only_when_the_files_are_verified() -> None:
     assert verifying.done == 4_950_000_000
     ready = download_progress(snapshot(DownloadState.READY, received=5_000_000_000))
     assert ready.done == ready.total == 5_000_000_000
+
+
+def test_a_long_list_of_variants_is_grouped_by_bits() -> None:
+    labels = ["BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "UD-Q3_K_XL", "IQ2_M", "TQ1_0", "Q4_0", "other"]
+    variants = tuple(
+        Variant(
+            variant_id=f"model-{label}.gguf",
+            label=label,
+            quantization=None if label == "other" else label,
+            files=(GGUFFile(filename=f"model-{label}.gguf", size=1),),
+        )
+        for label in labels
+    )
+    details = RepoDetails(repo_id="o/n", revision="main", commit_hash="0" * 40, variants=variants)
+    lines = [line.split()[0] if "model-" in line else line for line in str(details).splitlines()[2:]]
+    assert lines == (
+        ["16 or 32 bits", "BF16", "8 bits", "Q8_0", "6 bits", "Q6_K", "5 bits", "Q5_K_M"]
+        + ["4 bits", "Q4_K_M", "IQ4_XS", "Q4_0", "3 bits", "UD-Q3_K_XL", "2 bits", "IQ2_M", "1 bit", "TQ1_0"]
+        + ["Unknown bits", "other"]
+    )
+    assert details._repr_html_().count('<th colspan="7"') == 9
+    short = replace(details, variants=variants[:8])
+    assert "bits" not in str(short)
