@@ -2,3 +2,5 @@ import type { BuildOptions } from "esbuild";
 
 export function here(path: string): string;
 export function buildOptions(options?: { entry?: string; minify?: boolean }): BuildOptions;
+
+export function translationsText(): Promise<string>;

@@ -18,6 +18,35 @@ const cssText = (minify) => ({
   },
 });
 
+/** Read the table that a module of texts exports. */
+async function readTable(path) {
+  const { code } = await esbuild.transform(await readFile(path, "utf8"), { loader: "ts", format: "esm" });
+  return Object.values(await import(`data:text/javascript,${encodeURIComponent(code)}`))[0];
+}
+
+/** Names of texts that cannot be anything else: `loadMore`, but not `load`, which is a request too. */
+const isLongName = (name) => /^[a-z]+[A-Z]\w*$/.test(name);
+
+/** In the bundle, long names of texts are short. */
+const shortTexts = {
+  name: "short-texts",
+  setup(build) {
+    const english = readTable(here("src/texts/en.ts"));
+    const short = (name, index) => (isLongName(name) ? `$${index.toString(36)}` : name);
+    build.onLoad({ filter: /[\\/]src[\\/].*\.tsx?$/ }, async ({ path }) => {
+      const texts = Object.entries(await english);
+      const loader = path.endsWith("x") ? "tsx" : "ts";
+      if (path === here("src/texts/en.ts")) {
+        const table = Object.fromEntries(texts.map(([name, text], index) => [short(name, index), text]));
+        return { contents: `export const EN = ${JSON.stringify(table)};`, loader };
+      }
+      const names = new Map(texts.map(([name], index) => [name, short(name, index)]));
+      const source = await readFile(path, "utf8");
+      return { contents: source.replace(/(?<=")\w+(?=")/g, (name) => names.get(name) ?? name), loader };
+    });
+  },
+};
+
 /** @returns {esbuild.BuildOptions} */
 export function buildOptions({ entry = "src/widget.tsx", minify = true } = {}) {
   return {
@@ -36,6 +65,12 @@ export function buildOptions({ entry = "src/widget.tsx", minify = true } = {}) {
     legalComments: "none",
     // A host's AMD loader must not catch a dependency's UMD wrapper.
     define: { "define.amd": "false" },
-    plugins: [cssText(minify)],
+    plugins: [cssText(minify), ...(minify ? [shortTexts] : [])],
   };
+}
+
+/** The other languages, as JSON that Python sends with the state of a widget. */
+export async function translationsText() {
+  const texts = Object.values(await readTable(here("src/texts/pt-BR.ts")));
+  return JSON.stringify({ "pt-BR": { texts, python: await readTable(here("src/texts/python.pt-BR.ts")) } });
 }

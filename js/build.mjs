@@ -3,8 +3,10 @@
 //   node build.mjs --watch    readable, rebuilt on every change
 //   node build.mjs --harness  serves the harness page instead (PORT, else 5199)
 
+import { mkdir, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
 import * as esbuild from "esbuild";
-import { buildOptions, here } from "./build-options.mjs";
+import { buildOptions, here, translationsText } from "./build-options.mjs";
 
 const outfile = here("../src/modeldeck/widget/static/widget.js");
 
@@ -21,8 +23,15 @@ if (process.argv.includes("--harness")) {
   });
   console.log(`http://127.0.0.1:${port}/`);
 } else if (process.argv.includes("--watch")) {
+  await writeTranslations();
   const context = await esbuild.context({ ...buildOptions({ minify: false }), outfile, logLevel: "info" });
   await context.watch();
 } else {
+  await writeTranslations();
   await esbuild.build({ ...buildOptions(), outfile, logLevel: "info" });
+}
+
+async function writeTranslations() {
+  await mkdir(dirname(outfile), { recursive: true });
+  await writeFile(here("../src/modeldeck/widget/static/texts.json"), await translationsText());
 }

@@ -14,5 +14,10 @@ export default defineConfig({
       },
     },
   ],
-  test: { environment: "happy-dom", include: ["tests/**/*.test.{ts,tsx}"], restoreMocks: true },
+  test: {
+    environment: "happy-dom",
+    include: ["tests/**/*.test.{ts,tsx}"],
+    setupFiles: "tests/setup.ts",
+    restoreMocks: true,
+  },
 });

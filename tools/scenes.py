@@ -20,9 +20,11 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
+    EngineLimits,
     FitEstimate,
     GGUFFile,
     IncompleteShards,
+    LocalModel,
     ModelSummary,
     ModelTraits,
     RecommendationReason,
@@ -31,22 +33,31 @@ from modeldeck._types import (
     Variant,
 )
 from modeldeck._wire import JobView
+from modeldeck.cache_contents import CacheContents, Leftover, LeftoverKind, Proof, StoredBlob, StoredModel
 from modeldeck.engine.state import actions_of
 from modeldeck.llama import Measurement
 from modeldeck.widget.model_card import parse_model_card
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.repos import repo_view, variant_view
+from modeldeck.widget.shelf import library_view
 from modeldeck.widget.traits import (
     AboutView,
+    ChatMessageView,
+    ChatView,
+    CheckView,
     DeckState,
     DeckView,
     DownloadsView,
     EngineView,
     FiltersView,
     GpuView,
+    LibraryView,
     LlamaView,
+    LoadChoices,
     LoadView,
     MachineView,
+    ModelKey,
+    PlanView,
     RepoView,
     SearchView,
     SummaryView,
@@ -407,6 +418,108 @@ def _about(text: str) -> AboutView:
     return AboutView(state="open", tokens=tokens, is_cut=is_cut)
 
 
+_QUEUE = DownloadsView(
+    jobs=(
+        _job(_S.DOWNLOADING, MISTRAL, received=1.214e9, total=4.683e9, **_MOVING),
+        _job(_S.QUEUED, LLAMA, "x.gguf", "Q8_0", total=3.42e9, queue_position=0),
+        _job(_S.QUEUED, GEMMA, "y.gguf", "Q4_K_M", total=2.49e9, queue_position=1),
+        _job(_S.PAUSED, QWEN, _qwen_file("Q6_K"), "Q6_K", received=3.8e9, total=6.25e9),
+        _job(_S.READY, SMOL, "y.gguf", "F16", received=2.7e8, total=2.7e8, finished_at=1_795_000_000.0),
+    )
+)
+_QUEUE_VIEW = replace(
+    _VIEW, engine=EngineView(mode="process", limits=EngineLimits(bandwidth_bytes_per_second=20_000_000))
+)
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+def _stored(
+    repo_id: str, variant_id: str, label: str, size: int, proof: Proof | None, *, users: int = 1
+) -> StoredModel:
+    path = Path("/cache", repo_id, variant_id)
+    return StoredModel(
+        model=LocalModel(
+            repo_id=repo_id,
+            commit_hash=_COMMIT,
+            variant_id=variant_id,
+            label=label,
+            filenames=(variant_id,),
+            path=path,
+            paths=(path,),
+            size=size,
+            revision="main",
+        ),
+        blobs=(StoredBlob(key=variant_id, size=size, users=users),),
+        last_used=1_795_200_000.0,
+        proof=proof,
+    )
+
+
+def _leftover(kind: LeftoverKind, repo_id: str, name: str, size: int, *, is_in_use: bool = False) -> Leftover:
+    return Leftover(
+        path=Path("/cache", name),
+        repo_id=repo_id,
+        kind=kind,
+        name=name,
+        size=size,
+        modified_at=1_794_000_000.0,
+        is_in_use=is_in_use,
+    )
+
+
+_PROVEN = Proof(at=1_795_100_000.0, by="download", is_valid=True)
+_DAMAGED = Proof(at=1_795_100_000.0, by="verify", is_valid=False)
+_CONTENTS = CacheContents(
+    models=(
+        _stored(
+            SMOL, "model-Q4_K_M.gguf", "Q4_K_M", 105_454_432, Proof(at=1_795_100_000.0, by="download", is_valid=True)
+        ),
+        _stored(QWEN, _qwen_file("Q4_K_M"), "Q4_K_M", 4_683_074_240, None),
+        _stored(
+            LLAMA, "Llama-3.2-3B-Q8_0.gguf", "Q8_0", 3_421_898_816, Proof(at=1_795.1e6, by="verify", is_valid=False)
+        ),
+        _stored(MISTRAL, "mistral-7b-Q4_K_M.gguf", "Q4_K_M", 4_368_439_584, None, users=2),
+    ),
+    leftovers=(
+        _leftover("partial", QWEN, _qwen_file("Q6_K"), 3_800_000_000, is_in_use=True),
+        _leftover("incomplete", MISTRAL, f"{'3e0c' * 16}.incomplete", 912_000_000),
+    ),
+    free_bytes=81_200_000_000,
+    total_bytes=494_000_000_000,
+)
+
+
+def _library(load: LoadView | None = None) -> LibraryView:
+    key = ModelKey(repo_id=MISTRAL, variant_id="mistral-7b-Q4_K_M.gguf", commit_hash=_COMMIT)
+    checks = {key: CheckView(is_repair=False, fraction=0.37)}
+    return library_view(_CONTENTS, cache_dir=Path("/cache"), load=load, checks=checks)
+
+
+_PLAN = PlanView(
+    repo_id=SMOL,
+    variant_id="model-Q4_K_M.gguf",
+    commit_hash=_COMMIT,
+    taken=LoadChoices(n_ctx=4096, n_gpu_layers=31, n_threads=8, flash_attn=True, kv_type="f16"),
+    fit=_fit(0.3),
+    max_n_ctx=8192,
+    max_gpu_layers=31,
+    max_threads=8,
+)
+_TALK = ChatView(
+    messages=(
+        ChatMessageView(role="user", content="Why is the sky blue?"),
+        ChatMessageView(
+            role="assistant",
+            content="Air scatters short waves of light more than long ones, so blue light reaches us from everywhere.",
+        ),
+    ),
+    first_token_seconds=0.31,
+    tokens_per_second=42.0,
+)
+_CHATTING = replace(_SMOL_LOADED, kind="chat")
+
 _UNFOLDED = DeckState(
     view=_VIEW,
     search=_RESULTS,
@@ -462,6 +575,20 @@ SCENES: dict[str, DeckState] = {
     "loaded": DeckState(
         view=_LOCAL_VIEW, search=_RESULTS, repos={SMOL: _opened(_SMOL_DETAILS, _SMOL_LOADED)}, load=_SMOL_LOADED
     ),
+    "chat": DeckState(view=_VIEW, search=_RESULTS, load=_CHATTING, chat=_TALK),
+    "chat-waiting": DeckState(
+        view=_VIEW, search=_RESULTS, load=_CHATTING, chat=replace(_TALK, state="waiting", messages=_TALK.messages[:1])
+    ),
+    "embedding": DeckState(
+        view=_VIEW, search=_RESULTS, load=replace(_SMOL_LOADED, kind="embedding"), chat=ChatView(similarity=0.83)
+    ),
+    "library": DeckState(view=_VIEW, search=_RESULTS, library=_library()),
+    "library-options": DeckState(view=_GPU_VIEW, search=_RESULTS, library=_library(), plan=_PLAN),
+    "library-empty": DeckState(view=_VIEW, library=LibraryView(is_known=True, free_bytes=81_200_000_000)),
+    "offline": DeckState(
+        view=_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info()), library=_library()
+    ),
+    "queue": DeckState(view=_QUEUE_VIEW, search=_RESULTS, downloads=_QUEUE),
     "notices": DeckState(
         view=replace(
             _VIEW,

@@ -4,6 +4,7 @@ import widget from "../src/widget";
 import type { DeckState, Locale } from "../src/wire";
 import { FakeModel } from "./fake-model";
 import { SCENES } from "./scenes";
+import "../tests/setup";
 import { applyTheme, THEMES } from "./themes";
 
 const query = new URLSearchParams(location.search);

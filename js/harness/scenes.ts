@@ -18,6 +18,10 @@ function dumped(name: string): Partial<DeckState> {
   return traits;
 }
 
+function openTab(tab: string): NonNullable<Scene["play"]> {
+  return (_, page) => setTimeout(() => page.querySelector<HTMLElement>(`[data-tab=${tab}]`)?.click());
+}
+
 const MANY = "owner/Many-GGUF";
 const labels = Array.from({ length: 100 }, (_, index) => `Q4_K_M-${index}`);
 
@@ -39,6 +43,16 @@ export const SCENES: Record<string, Scene> = {
       setTimeout(() => page.querySelector<HTMLElement>("li:nth-child(3) ~ .row .explained")?.focus(), 50);
     },
   },
+  library: { traits: dumped("library"), play: openTab("library") },
+  "library-options": {
+    traits: dumped("library-options"),
+    play: (model, page) => {
+      openTab("library")(model, page);
+      setTimeout(() => page.querySelector<HTMLElement>(".library [aria-expanded]")?.click(), 50);
+    },
+  },
+  "library-empty": { traits: dumped("library-empty"), play: openTab("library") },
+  queue: { traits: dumped("queue"), play: openTab("downloads") },
   lost: {
     traits: dumped("downloading"),
     play: (model) => {

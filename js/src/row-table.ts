@@ -26,6 +26,9 @@ export interface Row {
   readonly error: Signal<ErrorInfo | null>;
 }
 
+/** What a request about a variant can say beside its action. */
+export type ActMore = Pick<Methods["act_on_variant"], "commit_hash" | "choices">;
+
 /** An answer may overtake the state that it leads to by this much. */
 const SETTLE_MS = 1500;
 
@@ -107,11 +110,16 @@ export class RowTable {
   }
 
   /** Do what a button of a row says. */
-  act(connection: Connection, row: Row, action: ButtonAction): void {
+  act(connection: Connection, row: Row, action: ButtonAction, more: ActMore): void {
     row.error.value = null;
     const pending = isOfDownload(action)
       ? connection.request("act", { job_id: row.job.peek()?.job_id ?? "", action })
-      : connection.request("act_on_variant", { repo_id: row.repoId, variant_id: row.variantId, action });
+      : connection.request("act_on_variant", {
+          repo_id: row.repoId,
+          variant_id: row.variantId,
+          action,
+          ...more,
+        });
     const asked: Asked = { what: action, isWaiting: pending.isWaiting };
     row.asked.value = asked;
     const settle = () => {

@@ -6,11 +6,12 @@ import { batch, computed, type ReadonlySignal, type Signal, signal } from "@prea
 import type { ButtonAction } from "./buttons";
 import { Connection } from "./connection";
 import { Family } from "./family";
+import { modelKey } from "./library";
 import { isBoolean, isTexts, remembered } from "./remembered";
-import { type Asked, type Row, RowTable, rowKey } from "./row-table";
+import { type ActMore, type Asked, type Row, RowTable, rowKey } from "./row-table";
 import type { RequestError } from "./rpc";
 import { share } from "./share";
-import { hostLanguage, languageOf } from "./texts/language";
+import { addTranslations, hostLanguage, languageOf } from "./texts/language";
 import { ToastList } from "./toast-list";
 import {
   type AboutView,
@@ -18,8 +19,10 @@ import {
   EMPTY_STATE,
   type ErrorInfo,
   type FiltersView,
+  type LeftoverView,
   type Method,
   type Methods,
+  type ModelKey,
   type RepoView,
   type SortKey,
   type Traits,
@@ -35,6 +38,8 @@ export interface SearchChoices {
 
 const RECENT_SEARCHES = 6;
 
+export type Tab = "discover" | "library" | "downloads";
+
 export class Store {
   readonly view = signal(EMPTY_STATE.view);
   readonly search = signal(EMPTY_STATE.search);
@@ -42,6 +47,7 @@ export class Store {
   readonly library = signal(EMPTY_STATE.library);
   readonly plan = signal(EMPTY_STATE.plan);
   readonly chat = signal(EMPTY_STATE.chat);
+  readonly tab = signal<Tab>("discover");
   readonly fitsOnly = signal(false);
   /** Whether only models that are on this machine are shown. */
   readonly localOnly = signal(false);
@@ -51,6 +57,8 @@ export class Store {
   readonly loadWhenReady = remembered("modeldeck-load-when-ready", true, isBoolean);
   readonly toasts = new ToastList();
   readonly connection: Connection;
+  /** Whether requests make no sense, so that buttons are disabled. */
+  readonly isOff = computed(() => !this.connection.isUsable.value);
   /** The language that Python asks for, else that of the page around the widget. */
   readonly language = computed(() => languageOf(this.view.value.locale ?? hostLanguage()));
 
@@ -67,6 +75,7 @@ export class Store {
 
   constructor(model: AnyModel<Traits>, abort: AbortSignal) {
     this.#model = model;
+    addTranslations(model.get("_texts") as Parameters<typeof addTranslations>[0]);
     this.connection = new Connection({
       model,
       abort,
@@ -157,8 +166,20 @@ export class Store {
   /** Unfinished downloads whose row is not among the results: of other searches and sessions, of folded cards. */
   readonly strayRows = computed(() => this.#rows.open.filter(({ key }) => !this.shownKeys.value.has(key)));
 
-  /** Finished downloads whose row is not among the results. */
-  readonly finishedRows = computed(() => this.#rows.finished.filter(({ key }) => !this.shownKeys.value.has(key)));
+  /** Unfinished downloads in their order: those that run, those that wait, and those that are stopped. */
+  readonly openRows = computed(() => {
+    const place = ({ job }: Row) => {
+      const { queue_position, state } = job.value ?? {};
+      return queue_position ?? (state === "paused" || state === "failed" ? Number.MAX_SAFE_INTEGER : -1);
+    };
+    return [...this.#rows.open].sort((a, b) => place(a) - place(b));
+  });
+
+  /** Finished downloads, the newest first. */
+  readonly historyRows = computed(() => {
+    const end = ({ job }: Row) => job.value?.finished_at ?? 0;
+    return [...this.#rows.finished].sort((a, b) => end(b) - end(a));
+  });
 
   /** The error of the last load, until it is dismissed or another load begins. */
   readonly loadError = computed(() => {
@@ -184,7 +205,7 @@ export class Store {
     }
     // Copies of the older request that are still under way must not begin the older search again.
     this.#asked.get("search").peek()?.cancel?.();
-    void this.#ask("search", "search", choices);
+    void this.ask("search", "search", choices);
   }
 
   /** Keep the text of a search that led somewhere. */
@@ -197,11 +218,11 @@ export class Store {
   }
 
   searchMore(): void {
-    void this.#ask("more", "search_more", {});
+    void this.ask("more", "search_more", {});
   }
 
   setContext(n_ctx: number): void {
-    void this.#ask("n_ctx", "set_n_ctx", { n_ctx });
+    void this.ask("n_ctx", "set_n_ctx", { n_ctx });
   }
 
   /** Show or hide the files of a card. Without a kernel only files that are already on the page can be shown. */
@@ -213,7 +234,7 @@ export class Store {
     }
     if (this.connection.isUsable.peek()) {
       const method = isUnfolded ? "open_repo" : "close_repo";
-      const isDone = await this.#ask(`repo ${repoId}`, method, { repo_id: repoId });
+      const isDone = await this.ask(`repo ${repoId}`, method, { repo_id: repoId });
       if (!isDone && isUnfolded) {
         fold.value = undefined;
       }
@@ -222,7 +243,7 @@ export class Store {
 
   /** Show or hide the model card of a repository. */
   setAbout(repoId: string, isShown: boolean): void {
-    void this.#ask(`about ${repoId}`, isShown ? "open_about" : "close_about", { repo_id: repoId });
+    void this.ask(`about ${repoId}`, isShown ? "open_about" : "close_about", { repo_id: repoId });
   }
 
   /** Somebody may want this repository: have Python find out what is recommended of it. */
@@ -235,8 +256,29 @@ export class Store {
   }
 
   /** Do what a button of a row says. */
-  act(row: Row, action: ButtonAction): void {
-    this.#rows.act(this.connection, row, action);
+  act(row: Row, action: ButtonAction, more: ActMore = {}): void {
+    this.#rows.act(this.connection, row, action, more);
+  }
+
+  /** Show another tab. The library is looked at again, as other programs may have changed the cache. */
+  open(tab: Tab): void {
+    this.tab.value = tab;
+    if (tab === "library" && this.connection.isUsable.peek()) {
+      this.keep("refresh");
+    }
+  }
+
+  /** Do something with models of the cache, or with what is left over in it. */
+  keep(
+    action: Methods["act_on_library"]["action"],
+    models: readonly ModelKey[] = [],
+    leftovers: readonly LeftoverView[] = [],
+  ): void {
+    void this.ask("library", "act_on_library", {
+      action,
+      models: models.map(modelKey),
+      leftovers: leftovers.map(({ leftover_id }) => leftover_id),
+    });
   }
 
   dismissError(row: Row): void {
@@ -249,7 +291,7 @@ export class Store {
   }
 
   /** Send a request about a subject. Returns whether it was granted. Errors are shown where the subject is, or as a toast. */
-  async #ask<M extends Method>(subject: string, method: M, params: Methods[M]): Promise<boolean> {
+  async ask<M extends Method>(subject: string, method: M, params: Methods[M]): Promise<boolean> {
     const cell = this.#asked.get(subject);
     const pending = this.connection.request(method, params);
     const asked: Asked = { what: method, params, isWaiting: pending.isWaiting, cancel: pending.cancel };

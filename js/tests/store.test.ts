@@ -210,7 +210,7 @@ describe("rows", () => {
     const { model, store, last } = setUp({ search: search(MODELS), downloads: { jobs: [running, finished] } });
     const strays = () => store.strayRows.value.map(({ variantId }) => variantId);
     expect(strays()).toEqual([running.variant_id]);
-    expect(store.finishedRows.value.map(({ variantId }) => variantId)).toEqual(["c"]);
+    expect(store.historyRows.value.map(({ variantId }) => variantId)).toEqual(["c"]);
     model.write({ repos: { [QWEN]: QWEN_REPO } });
     expect(strays()).toEqual([]);
     void store.setUnfolded(QWEN, false);

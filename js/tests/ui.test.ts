@@ -859,13 +859,13 @@ describe("focus", () => {
     expect(focused(mounted)).toBe(`Remove Q2_K of ${QWEN}`);
   });
 
-  it("goes to the finished ones with a download that has left the list", async () => {
+  it("stays in the list that a finished download has left", async () => {
     const jobs = (state: "downloading" | "ready") => ({ downloads: { jobs: [job({ repo_id: "a/b", state })] } });
     const mounted = show({ view: view(), ...jobs("downloading") });
     get(mounted.root, "button", "Pause Q4_K_M of a/b").focus();
     mounted.write(jobs("ready"));
     await settle();
-    expect(focused(mounted)).toBe("Finished (1)");
+    expect(mounted.root.activeElement?.className).toBe("body");
   });
 
   it("stays at the end of the results when the last page has come", async () => {
@@ -897,22 +897,14 @@ describe("downloads without a card", () => {
 
   it("are listed on top with their buttons", () => {
     const { root } = show({ ...opened, downloads: { jobs: [stray] } });
-    const section = root.querySelector("[aria-label=Downloads]") as HTMLElement;
+    const section = root.querySelector("section[aria-label=Downloads]") as HTMLElement;
     expect(text(section)).toContain("other/Repo-GGUF");
     expect(get(section, "button", "Pause Q4_K_M of other/Repo-GGUF")).toBeDefined();
   });
 
-  it("include the finished, folded away", () => {
-    const finished = {
-      ...stray,
-      job_id: "2",
-      variant_id: "y.gguf",
-      state: "ready" as const,
-    };
-    const { root, write } = show({ ...opened, downloads: { jobs: [finished] } });
-    expect(text(root.querySelector("summary"))).toBe("Finished (1)");
-    write({ downloads: { jobs: [] } });
-    expect(root.querySelector("[aria-label=Downloads]")).toBeNull();
+  it("leave the finished to their tab", () => {
+    const { root } = show({ ...opened, downloads: { jobs: [job({ ...stray, state: "ready" })] } });
+    expect(root.querySelector("section[aria-label=Downloads]")).toBeNull();
   });
 });
 
@@ -944,14 +936,7 @@ describe("loading", () => {
     expect(written).toEqual([root.querySelector("pre")?.textContent]);
     expect(written[0]).toContain("browser.llm.create_chat_completion(");
     expect(text(get(root, "button", "Copy the code"))).toBe("Copied");
-    const traits = {
-      architecture: "bert",
-      name: null,
-      context_length: null,
-      is_embedding: true,
-      has_chat_template: null,
-    };
-    write({ repos: { [QWEN]: repo(variants, { model: traits }) } });
+    write({ load: load({ ...names, state: "ready", kind: "embedding" }) });
     expect(text(root.querySelector("pre"))).toContain("browser.llm.create_embedding(");
     vi.unstubAllGlobals();
   });
@@ -1009,7 +994,8 @@ describe("toasts", () => {
 });
 
 describe("without a kernel", () => {
-  const isOff = (root: ParentNode) => all(root, "button").filter((button) => !(button as HTMLButtonElement).disabled);
+  const isOff = (root: ParentNode) =>
+    all(root, "button").filter((button) => button.role !== "tab" && !(button as HTMLButtonElement).disabled);
 
   it("the last state stays readable and the buttons are off, saying why", async () => {
     const { root } = show(withJob(), { isLive: false });

@@ -58,7 +58,7 @@ def test_the_wheel_holds_the_bundle_and_only_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert archive.read(BUNDLE) == (ROOT / "src" / BUNDLE).read_bytes(), "the bundle is not of these sources"
-    assert "modeldeck/py.typed" in names
+    assert {"modeldeck/py.typed", "modeldeck/widget/static/texts.json"} <= set(names)
     roots = {name.split("/")[0] for name in names}
     assert {root for root in roots if not root.endswith(".dist-info")} == {"modeldeck"}
 

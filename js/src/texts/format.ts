@@ -159,6 +159,9 @@ export function formatFor(tag: string, t: Language["t"]) {
     return relative.format(-(Math.floor(days / 365.25) || 1), "year");
   }
 
+  /** The same for seconds since the epoch. */
+  const since = (seconds: number): string => ago(new Date(seconds * 1000).toISOString()) ?? "";
+
   /** Seconds as a countdown: "4 s". */
   function seconds(value: number): string {
     return value < MINUTE_SECONDS ? `${Math.max(0, Math.ceil(value))} s` : duration(value);
@@ -167,5 +170,20 @@ export function formatFor(tag: string, t: Language["t"]) {
   /** A whole number, or one with two digits after the point. */
   const number = (value: number): string => plain.format(value);
 
-  return { number, fixed, fileSize, received, rate, gib, memoryOf, duration, count, parameters, tokens, ago, seconds };
+  return {
+    number,
+    fixed,
+    fileSize,
+    received,
+    rate,
+    gib,
+    memoryOf,
+    duration,
+    count,
+    parameters,
+    tokens,
+    ago,
+    since,
+    seconds,
+  };
 }

@@ -1,11 +1,9 @@
 // The languages of the page: which one is shown, and how its texts and numbers are written.
 
 import type { ComponentChildren } from "preact";
-import type { ErrorCode, ErrorInfo, FitReasonCode, NoticeCode, ReasonCode, ToastCode } from "../wire";
+import type { ErrorCode, ErrorInfo, FitReasonCode, Locale, NoticeCode, ReasonCode, ToastCode } from "../wire";
 import { EN, type Message } from "./en";
 import { type Format, formatFor } from "./format";
-import { PT_BR } from "./pt-BR";
-import { PYTHON_PT_BR } from "./python.pt-BR";
 
 export type Key = keyof typeof EN;
 export type Texts = Record<Key, Message>;
@@ -46,16 +44,25 @@ export interface Language {
   error(error: ErrorInfo): string;
 }
 
-const TABLES = { en: EN, "pt-BR": PT_BR } as const satisfies Record<string, Texts>;
-export type Locale = keyof typeof TABLES;
+export type { Locale };
 
-const PYTHON_TABLES: Record<Exclude<Locale, "en">, PythonTexts> = { "pt-BR": PYTHON_PT_BR };
+/** A translation: its texts in the order of the English ones, and its sentences for what Python says. */
+export interface Translation {
+  texts: readonly Message[];
+  python: PythonTexts;
+}
 
 const made = new Map<Locale, Language>();
+const translations: Partial<Record<Locale, Translation>> = {};
 
-/** The language of a tag: its own if there is a table for it, else English. */
+/** Learn other languages than English, which only come with the state of a widget: they are data, and not code. */
+export function addTranslations(more: typeof translations | undefined): void {
+  Object.assign(translations, more);
+}
+
+/** The language of a tag: its own if there is a translation, else English. */
 export function languageOf(tag: string): Language {
-  const locale = /^pt(?![a-z])/i.test(tag) ? "pt-BR" : "en";
+  const locale = translations["pt-BR"] && /^pt(?![a-z])/i.test(tag) ? "pt-BR" : "en";
   let language = made.get(locale);
   if (!language) {
     language = makeLanguage(locale);
@@ -70,7 +77,11 @@ export function hostLanguage(): string {
 }
 
 function makeLanguage(tag: Locale): Language {
-  const table: Texts = TABLES[tag];
+  const translation = translations[tag];
+  const keys = Object.keys(EN) as Key[];
+  const table: Texts = translation
+    ? (Object.fromEntries(keys.map((key, index) => [key, translation.texts[index] ?? EN[key]])) as Texts)
+    : EN;
   const rules = new Intl.PluralRules(tag);
   const parts = <V>(key: Key, values: Record<string, V> = {}): (string | V)[] => {
     const message = table[key];
@@ -90,7 +101,7 @@ function makeLanguage(tag: Locale): Language {
   const format = formatFor(tag, t as Language["t"]);
 
   const said = (kind: keyof PythonTexts, code: string | null, english: string, values: object = {}): string => {
-    const sentences: Record<string, string> | undefined = tag === "en" ? undefined : PYTHON_TABLES[tag][kind];
+    const sentences: Record<string, string> | undefined = translation?.python[kind];
     const sentence = sentences && Object.hasOwn(sentences, code ?? "") ? sentences[code ?? ""] : undefined;
     if (sentence === undefined) {
       return english;

@@ -47,7 +47,7 @@ export function About({ store, model }: { store: Store; model: SummaryView }) {
         tone="quiet disclose"
         title={t("modelCard")}
         aria-expanded={isOpen}
-        disabled={!store.connection.isUsable.value}
+        disabled={store.isOff.value}
         onClick={() => store.setAbout(repoId, !isOpen)}
       >
         <span>{parts("aboutRepo", { repo: <span class="hidden">{repoId}</span> })}</span>
@@ -57,7 +57,7 @@ export function About({ store, model }: { store: Store; model: SummaryView }) {
         <ErrorBox
           error={card.error}
           name={name}
-          isOff={!store.connection.isUsable.value}
+          isOff={store.isOff.value}
           onRetry={() => store.setAbout(repoId, true)}
         />
       ) : null}

@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { BUTTONS, type ButtonAction } from "../buttons";
-import type { Row } from "../row-table";
+import type { ActMore, Row } from "../row-table";
 import type { Store } from "../store";
 import { Button } from "./Button";
 import { Icon } from "./icons";
@@ -15,10 +15,11 @@ interface ActionsProps {
   size?: number | null;
   /** How the Download button looks. */
   downloadTone?: string | undefined;
+  more?: ActMore | undefined;
 }
 
 /** The buttons of a row, which change with its state. */
-export function Actions({ store, row, name, actions, size = null, downloadTone }: ActionsProps) {
+export function Actions({ store, row, name, actions, size = null, downloadTone, more }: ActionsProps) {
   const { t } = useLanguage();
   /** `null` until Remove is pressed for the first time. */
   const isConfirming = useSignal<boolean | null>(null);
@@ -32,7 +33,7 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
           onAnswer={(isSure) => {
             isConfirming.value = false;
             if (isSure) {
-              store.act(row, "remove");
+              store.act(row, "remove", more);
             }
           }}
         />
@@ -45,7 +46,7 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
             aria-disabled={asked === action}
             // After "Keep" the focus goes back to where it came from.
             data-first={action === "remove" && isConfirming.value === false ? "" : undefined}
-            disabled={!store.connection.isUsable.value}
+            disabled={store.isOff.value}
             onClick={({ detail }) => {
               // The second click of a double click was meant for the button that was here before, not for a Cancel in its place.
               if (detail > 1) {
@@ -54,7 +55,7 @@ export function Actions({ store, row, name, actions, size = null, downloadTone }
               if (action === "remove") {
                 isConfirming.value = true;
               } else if (asked !== action) {
-                store.act(row, action);
+                store.act(row, action, more);
               }
             }}
           >
@@ -73,7 +74,7 @@ interface ConfirmationProps {
 }
 
 /** Removing asks once more, in place. "Keep" stands where "Remove" stood, so that a double click removes nothing. */
-function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
+export function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
   const { t, format } = useLanguage();
   return (
     <fieldset
@@ -86,10 +87,10 @@ function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
         }
       }}
     >
-      <Button tone="danger" data-tone="bad" name={`${t("reallyRemove")} ${name}`} onClick={() => onAnswer(true)}>
+      <Button tone="danger" data-tone="bad" name={`${t("reallyRemove")} ${name}`.trim()} onClick={() => onAnswer(true)}>
         {size === null ? t("reallyRemove") : t("reallyRemoveSize", { size: format.fileSize(size) })}
       </Button>
-      <Button data-first name={`${t("keep")} ${name}`} onClick={() => onAnswer(false)}>
+      <Button data-first name={`${t("keep")} ${name}`.trim()} onClick={() => onAnswer(false)}>
         {t("keep")}
       </Button>
     </fieldset>

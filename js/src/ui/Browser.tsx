@@ -3,12 +3,17 @@ import { endpointName } from "../links";
 import type { Store } from "../store";
 import { Banners } from "./Banners";
 import { Icon } from "./icons";
+import { Library } from "./Library";
 import { LoadPanel } from "./LoadPanel";
 import { LanguageContext, useLanguage } from "./language";
+import { Queue } from "./Queue";
 import { Results } from "./Results";
 import { JobRows } from "./Rows";
 import { SearchBar } from "./SearchBar";
+
+import { TabPanel, Tabs } from "./Tabs";
 import { TipArea } from "./Tip";
+
 import { Toasts } from "./Toasts";
 
 export function Browser({ store }: { store: Store }) {
@@ -24,12 +29,18 @@ export function Browser({ store }: { store: Store }) {
         <TipArea>
           <Header store={store} />
           <Banners store={store} />
-          <SearchBar store={store} />
-          <div class="body">
-            <LoadPanel store={store} />
-            <Downloads store={store} />
-            <Results store={store} />
-          </div>
+          <Tabs store={store} />
+          {store.tab.value === "library" ? (
+            <Library store={store} />
+          ) : store.tab.value === "downloads" ? (
+            <Queue store={store} />
+          ) : (
+            <TabPanel name="discover" bar={<SearchBar store={store} />}>
+              <LoadPanel store={store} />
+              <Downloads store={store} />
+              <Results store={store} />
+            </TabPanel>
+          )}
           <Toasts store={store} />
         </TipArea>
       </section>
@@ -73,21 +84,11 @@ function Header({ store }: { store: Store }) {
 /** Downloads that no card shows: of other sessions, other searches and folded cards. */
 function Downloads({ store }: { store: Store }) {
   const { t } = useLanguage();
-  const open = store.strayRows.value;
-  const finished = store.finishedRows.value;
-  if (open.length + finished.length === 0) {
-    return null;
-  }
-  return (
+  const rows = store.strayRows.value;
+  return rows.length === 0 ? null : (
     <section class="panel downloads" aria-label={t("downloads")}>
       <h2>{t("downloads")}</h2>
-      <JobRows store={store} rows={open} />
-      {finished.length > 0 ? (
-        <details>
-          <summary>{t("finished", { count: finished.length })}</summary>
-          <JobRows store={store} rows={finished} />
-        </details>
-      ) : null}
+      <JobRows store={store} rows={rows} />
     </section>
   );
 }

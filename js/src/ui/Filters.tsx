@@ -19,7 +19,7 @@ export function Filters({ store, onClose }: FiltersProps) {
   const language = useLanguage();
   const { t } = language;
   const { filters } = store.choices.value;
-  const isOff = !store.connection.isUsable.value;
+  const isOff = store.isOff.value;
   const change = (changes: Partial<FiltersView>) => store.refine({ filters: { ...filters, ...changes } });
   const { min_parameters, max_parameters } = filters;
   const group = useRef<HTMLFieldSetElement>(null);
@@ -185,7 +185,7 @@ export function Switch({ of, help, children }: SwitchProps) {
 export function Chips({ store }: { store: Store }) {
   const language = useLanguage();
   const { t } = language;
-  const isOff = !store.connection.isUsable.value;
+  const isOff = store.isOff.value;
   const chips = chipsOf(store.choices.value.filters, language).map(({ name, rest }) => ({
     name,
     remove: () => store.refine({ filters: rest }),

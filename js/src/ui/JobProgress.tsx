@@ -10,7 +10,11 @@ export function JobProgress({ job, name }: { job: JobView; name: string }) {
   const parts = describeJob(job, language);
   return (
     <div>
-      <Progress label={t("downloadOf", { name })} percent={job.percent} text={parts.join(", ")} />
+      <Progress
+        label={t(job.purpose === "repair" ? "repairOf" : "downloadOf", { name })}
+        percent={job.percent}
+        text={parts.join(", ")}
+      />
       <p class="line small">
         {job.percent === null ? null : <span class="percent">{t("percent", { percent: job.percent })}</span>}
         {parts.map((part, index) => (

@@ -8,6 +8,7 @@ import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
 import { useLanguage } from "./language";
 import { Progress } from "./Progress";
+import { Trial } from "./Trial";
 
 const CHAT = `browser.llm.create_chat_completion(
     messages=[{"role": "user", "content": "Hello!"}]
@@ -26,7 +27,7 @@ export function LoadPanel({ store }: { store: Store }) {
   const row = store.row(repo_id, variant_id);
   const name = t("variantOf", { label: load.label ?? variant_id, repo: repo_id });
   // The row on its card shows the buttons and the error already.
-  const isShown = store.shownKeys.value.has(row.key);
+  const isShown = store.tab.value === "discover" && store.shownKeys.value.has(row.key);
   const error = isShown ? null : (row.error.value ?? store.loadError.value);
   if (state === "failed" && !error) {
     return null;
@@ -40,7 +41,7 @@ export function LoadPanel({ store }: { store: Store }) {
           {parts(title, { name: <b>{name}</b> })}
           {isReady && load.n_ctx ? <span class="muted">{t("withContext", { count: load.n_ctx })}</span> : null}
         </p>
-        {isShown || store.pickKeys.value.has(row.key) ? null : (
+        {isShown || (store.tab.value === "discover" && store.pickKeys.value.has(row.key)) ? null : (
           <Actions store={store} row={row} name={name} actions={load.actions} />
         )}
       </div>
@@ -48,13 +49,16 @@ export function LoadPanel({ store }: { store: Store }) {
         <ErrorBox
           error={error}
           name={name}
-          isOff={!store.connection.isUsable.value}
+          isOff={store.isOff.value}
           onRetry={() => store.act(row, "load")}
           onDismiss={() => store.dismissError(row)}
         />
       ) : null}
       {isReady ? (
-        <Snippet code={store.repo(repo_id).value?.model?.is_embedding ? EMBEDDING : CHAT} />
+        <>
+          {load.kind ? <Trial key={row.key} store={store} name={name} kind={load.kind} /> : null}
+          <Snippet code={load.kind === "embedding" ? EMBEDDING : CHAT} />
+        </>
       ) : state === "loading" ? (
         <>
           <Progress

@@ -39,7 +39,7 @@ export function ModelCard({ store, model, isFirst }: ModelCardProps) {
   const repoId = model.repo_id;
   const isUnfolded = store.isUnfolded(repoId);
   const slash = repoId.indexOf("/") + 1;
-  const isOff = !store.connection.isUsable.value && !store.repo(repoId).value;
+  const isOff = store.isOff.value && !store.repo(repoId).value;
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const peekAfter = (milliseconds: number) => {
     clearTimeout(timer.current);
@@ -154,7 +154,7 @@ function Files({ store, model }: { store: Store; model: SummaryView }) {
         <ErrorBox
           error={repo.error}
           name={repoId}
-          isOff={!store.connection.isUsable.value}
+          isOff={store.isOff.value}
           onRetry={() => store.setUnfolded(repoId, true)}
         />
       </div>

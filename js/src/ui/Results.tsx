@@ -6,6 +6,7 @@ import type { SearchView, SummaryView } from "../wire";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
 import { Icon } from "./icons";
+import { LibraryRows } from "./Library";
 import { useLanguage } from "./language";
 import { ModelCard } from "./ModelCard";
 
@@ -58,10 +59,17 @@ export function Results({ store }: { store: Store }) {
         <ErrorBox
           error={error}
           name={t("theSearch")}
-          isOff={!store.connection.isUsable.value}
+          isOff={store.isOff.value}
           // If the next page could not be read, "Load more" below asks for it again.
           onRetry={has_more ? undefined : () => store.refine({})}
         />
+      ) : null}
+      {/* Without the Hub: what is here can be loaded. */}
+      {state === "failed" && models.length === 0 && store.library.value.models.length > 0 ? (
+        <section class="panel downloads" aria-label={t("onThisMachine")}>
+          <h2>{t("withoutHub")}</h2>
+          <LibraryRows store={store} models={store.library.value.models} />
+        </section>
       ) : null}
       {/* Takes the focus when there are no more pages: the end of the list, not its beginning. */}
       <div tabIndex={-1}>{has_more ? <More store={store} /> : null}</div>
@@ -100,7 +108,7 @@ function More({ store }: { store: Store }) {
     <Button
       tone="more"
       aria-disabled={asked !== undefined}
-      disabled={!store.connection.isUsable.value}
+      disabled={store.isOff.value}
       onClick={() => {
         if (!asked) {
           store.searchMore();

@@ -1,7 +1,8 @@
+import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import type { ButtonAction } from "../buttons";
 import { describeFit, describeFitReason, describeMeasured, describeSpeed } from "../describe";
-import { openJob, type Row } from "../row-table";
+import { type ActMore, openJob, type Row } from "../row-table";
 import type { Store } from "../store";
 import type { Language, PlainKey } from "../texts/language";
 import { meaningOf } from "../variant-list";
@@ -16,9 +17,11 @@ import type {
   VariantState,
 } from "../wire";
 import { Actions } from "./Actions";
+import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
-import type { IconName } from "./icons";
+import { Icon, type IconName } from "./icons";
 import { JobProgress } from "./JobProgress";
+import { LoadOptions } from "./LoadOptions";
 import { useLanguage } from "./language";
 import { Pill } from "./Pill";
 import { Explained } from "./Tip";
@@ -131,33 +134,47 @@ function FitPill({ fit }: { fit: FitEstimate }) {
 
 /** Downloads without their cards. */
 export function JobRows({ store, rows }: { store: Store; rows: Row[] }) {
-  const labels = rows.map(({ job, repoId }) => `${job.value?.label} ${repoId}`);
+  const ambiguous = ambiguousKeys(rows.map(({ key, job, repoId }) => [key, `${job.value?.label} ${repoId}`]));
   return (
     <ul>
-      {rows.map((row, index) => (
-        <JobRow
-          key={row.key}
-          store={store}
-          row={row}
-          isAmbiguous={labels.indexOf(labels[index] as string) !== labels.lastIndexOf(labels[index] as string)}
-        />
+      {rows.map((row) => (
+        <JobRow key={row.key} store={store} row={row} isAmbiguous={ambiguous.has(row.key)} />
       ))}
     </ul>
   );
 }
 
-function JobRow({ store, row, isAmbiguous }: { store: Store; row: Row; isAmbiguous: boolean }) {
-  const { t } = useLanguage();
+/** The keys of those whose names others have too. */
+export function ambiguousKeys(names: (readonly [key: string, name: string])[]): Set<string> {
+  const counts = new Map<string, number>();
+  for (const [, name] of names) {
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+  return new Set(names.filter(([, name]) => (counts.get(name) ?? 0) > 1).map(([key]) => key));
+}
+
+interface JobRowProps {
+  store: Store;
+  row: Row;
+  isAmbiguous: boolean;
+  /** What stands beside the buttons. */
+  beside?: (name: string) => ComponentChildren;
+}
+
+export function JobRow({ store, row, isAmbiguous, beside }: JobRowProps) {
+  const { t, format } = useLanguage();
   const job = row.job.value;
   if (!job) {
     return null;
   }
   const label = rowName(job.label, job.variant_id, isAmbiguous);
+  const name = t("variantOf", { label, repo: job.repo_id });
   return (
     <RowShell
       store={store}
       row={row}
-      name={t("variantOf", { label, repo: job.repo_id })}
+      name={name}
+      beside={beside?.(name)}
       state={job.state}
       actions={job.actions}
       job={openJob(job)}
@@ -166,6 +183,13 @@ function JobRow({ store, row, isAmbiguous }: { store: Store; row: Row; isAmbiguo
       title={<b>{label}</b>}
     >
       <span>{job.repo_id}</span>
+      {job.purpose === "repair" ? <Pill>{t("aRepair")}</Pill> : null}
+      {job.finished_at === null ? null : (
+        <>
+          <span>{format.fileSize(job.total)}</span>
+          <span>{format.since(job.finished_at)}</span>
+        </>
+      )}
     </RowShell>
   );
 }
@@ -174,7 +198,7 @@ function rowName(label: string, variantId: string, isAmbiguous: boolean): string
   return isAmbiguous ? `${label} (${variantId})` : label;
 }
 
-interface RowShellProps {
+export interface RowShellProps {
   store: Store;
   row: Row;
   name: string;
@@ -184,19 +208,56 @@ interface RowShellProps {
   size: number | null;
   error: ErrorInfo | null;
   downloadTone?: string | undefined;
+  more?: ActMore | undefined;
   title: ComponentChildren;
   children: ComponentChildren;
+  /** What stands beside the buttons, and below the row. */
+  beside?: ComponentChildren;
+  below?: ComponentChildren;
 }
 
-function RowShell(props: RowShellProps) {
+/** A row of a list: title, facts and buttons; below them what its state adds. */
+export function RowShell(props: RowShellProps) {
   const { t } = useLanguage();
-  const { store, row, name, state, actions, job, size, downloadTone } = props;
+  const { store, row, name, state, job, size, downloadTone, more } = props;
+  // The order of the queue belongs to its own list.
+  const actions = props.actions.filter((action) => action !== "move_up" && action !== "move_down");
+  const canLoad = actions.includes("load");
+  const isOpen = useSignal(false);
   const error = row.error.value ?? props.error;
   return (
     <li class="row" data-state={state} tabIndex={-1}>
       <div class="line">{props.title}</div>
       <div class="line small facts">{props.children}</div>
-      <Actions store={store} row={row} name={name} actions={actions} size={size} downloadTone={downloadTone} />
+      <div class="actions">
+        {props.beside}
+        {canLoad ? (
+          <Button
+            tone="quiet square"
+            name={t("loadOptionsOf", { name })}
+            aria-expanded={isOpen.value}
+            disabled={store.isOff.value}
+            onClick={() => {
+              isOpen.value = !isOpen.value;
+            }}
+          >
+            <Icon name="tune" />
+          </Button>
+        ) : null}
+        <Actions
+          store={store}
+          row={row}
+          name={name}
+          actions={actions}
+          size={size}
+          downloadTone={downloadTone}
+          more={more}
+        />
+      </div>
+      {canLoad && isOpen.value ? (
+        <LoadOptions store={store} row={row} name={name} commitHash={more?.commit_hash} />
+      ) : null}
+      {props.below}
       {job ? <JobProgress job={job} name={name} /> : null}
       {row.asked.value?.isWaiting.value ? <p class="fair">{t("waitingForCell")}</p> : null}
       {error ? (

@@ -26,7 +26,7 @@ export function SearchBar({ store }: { store: Store }) {
   const { t } = language;
   const { text } = store.search.value;
   const { sort, filters } = store.choices.value;
-  const isOff = !store.connection.isUsable.value;
+  const isOff = store.isOff.value;
   const draft = useSignal(text);
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const input = useRef<HTMLInputElement>(null);
@@ -156,7 +156,7 @@ function ContextControl({ store }: { store: Store }) {
         aria-label={t("contextLength")}
         aria-busy={asked !== undefined}
         value={String(n_ctx)}
-        disabled={!store.connection.isUsable.value}
+        disabled={store.isOff.value}
         onChange={(event) => store.setContext(Number(event.currentTarget.value))}
       >
         {sizes.map((size) => (

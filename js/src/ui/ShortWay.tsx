@@ -32,7 +32,7 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
       tone={`${BUTTONS[look].tone ?? ""} short`}
       title={size || undefined}
       aria-disabled={isAsked}
-      disabled={!store.connection.isUsable.value}
+      disabled={store.isOff.value}
       onClick={({ detail }) => {
         if (detail <= 1 && !isAsked) {
           store.act(row, sent);

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import anywidget
+import msgspec
 import traitlets
 
 from modeldeck._context_length import read_n_ctx
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from modeldeck.llama import Llama
 
 _BUNDLE = Path(__file__).parent / "static" / "widget.js"
+_TRANSLATIONS = _BUNDLE.with_name("texts.json")
 _WAKE_SECONDS = 0.25
 
 
@@ -36,6 +38,12 @@ def _bundle_text() -> str:
             "an installed wheel always has it, so reinstall modeldeck."
         )
     return _BUNDLE.read_text(encoding="utf-8")
+
+
+def _translations() -> dict[str, Any]:
+    """The texts of the page in other languages than English."""
+    translations: dict[str, Any] = msgspec.json.decode(_TRANSLATIONS.read_bytes()) if _TRANSLATIONS.is_file() else {}
+    return translations
 
 
 class _Live(traitlets.TraitType[Any, Any]):
@@ -115,6 +123,7 @@ class ModelBrowser(anywidget.AnyWidget):
     _library = traitlets.Dict().tag(sync=True)
     _plan = traitlets.Dict().tag(sync=True)
     _chat = traitlets.Dict().tag(sync=True)
+    _texts = traitlets.Dict().tag(sync=True)
 
     llm = _Live(help="The loaded model, or None.")
     downloads = _Live(help="The downloads that are running, paused, failed and finished.")
@@ -146,6 +155,7 @@ class ModelBrowser(anywidget.AnyWidget):
         if locale is not None and locale not in get_args(Locale):
             raise InvalidRequestError(f"There is no locale {locale!r}. Use one of: {', '.join(get_args(Locale))}.")
         self._esm = _bundle_text()
+        self._texts = _translations()
         self._loop = shared_loop()
         comm_id = uuid.uuid4().hex
         self._bridge = Bridge(

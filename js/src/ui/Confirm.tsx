@@ -1,0 +1,35 @@
+import { useSignal } from "@preact/signals";
+import { Confirmation } from "./Actions";
+import { Button } from "./Button";
+
+interface ConfirmProps {
+  /** The button. */
+  text: string;
+  /** The bytes that come free. */
+  size: number;
+  isOff: boolean;
+  onSure: () => void;
+}
+
+/** A button that removes several things, and asks once more in its place. */
+export function Confirm({ text, size, isOff, onSure }: ConfirmProps) {
+  const isAsking = useSignal(false);
+  const answer = (isSure: boolean) => {
+    isAsking.value = false;
+    if (isSure) {
+      onSure();
+    }
+  };
+  return isAsking.value ? (
+    <Confirmation name="" size={size} onAnswer={answer} />
+  ) : (
+    <Button
+      disabled={isOff}
+      onClick={() => {
+        isAsking.value = true;
+      }}
+    >
+      {text}
+    </Button>
+  );
+}

@@ -1,0 +1,108 @@
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { describeFit } from "../describe";
+import type { Row } from "../row-table";
+import type { Store } from "../store";
+import type { KVType, LoadChoices } from "../wire";
+import { Button } from "./Button";
+import { useLanguage } from "./language";
+import { NumberField } from "./NumberField";
+
+interface LoadOptionsProps {
+  store: Store;
+  row: Row;
+  name: string;
+  commitHash?: string | null | undefined;
+}
+
+const AUTOMATIC: LoadChoices = { n_ctx: null, n_gpu_layers: null, n_threads: null, flash_attn: null, kv_type: null };
+const KV_TYPES: KVType[] = ["f16", "q8_0", "q4_0"];
+
+/** How to load a model: each choice with the value that would be taken, and the memory that they make. */
+export function LoadOptions({ store, row, name, commitHash = null }: LoadOptionsProps) {
+  const language = useLanguage();
+  const { t } = language;
+  const choices = useSignal(AUTOMATIC);
+  const ask = () =>
+    void store.ask("plan", "plan_load", {
+      repo_id: row.repoId,
+      variant_id: row.variantId,
+      commit_hash: commitHash,
+      choices: choices.peek(),
+    });
+  useEffect(ask, []);
+  const choose = (change: Partial<LoadChoices>) => {
+    choices.value = { ...choices.peek(), ...change };
+    ask();
+  };
+  const plan = store.plan.value;
+  const isMine = plan.repo_id === row.repoId && plan.variant_id === row.variantId && plan.commit_hash === commitHash;
+  const { taken, fit, error, max_gpu_layers, max_threads } = isMine
+    ? plan
+    : { ...plan, taken: null, fit: null, error: null };
+  const isOff = store.isOff.value;
+
+  const numeric = (field: "n_ctx" | "n_gpu_layers" | "n_threads", text: string, min: number, max?: number | null) => (
+    <NumberField
+      text={text}
+      min={min}
+      max={max ?? undefined}
+      placeholder={`${t("automatic")}${taken?.[field] == null ? "" : ` (${taken[field]})`}`}
+      disabled={isOff}
+      value={choices.value[field]}
+      onValue={(value) => choose({ [field]: value })}
+    />
+  );
+  const select = (
+    text: string,
+    value: string,
+    known: string | null,
+    options: string[],
+    onValue: (value: string) => void,
+  ) => (
+    <label>
+      <span>{text}</span>
+      <select
+        aria-label={text}
+        disabled={isOff}
+        value={value}
+        onChange={({ currentTarget }) => onValue(currentTarget.value)}
+      >
+        {["", ...options].map((option) => (
+          <option key={option} value={option}>
+            {option || `${t("automatic")}${known ? ` (${known})` : ""}`}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+  const [on, off] = [t("on"), t("off")];
+  const flash = (is: boolean | null | undefined) => (is == null ? "" : is ? on : off);
+
+  return (
+    <fieldset class="filters options" aria-label={t("loadOptionsOf", { name })}>
+      {numeric("n_ctx", t("contextLength"), 1)}
+      {max_gpu_layers === null ? null : numeric("n_gpu_layers", t("gpuLayersName"), 0, max_gpu_layers)}
+      {numeric("n_threads", t("threads"), 1, max_threads)}
+      {select(t("flashAttention"), flash(choices.value.flash_attn), flash(taken?.flash_attn), [on, off], (value) =>
+        choose({ flash_attn: value === "" ? null : value === on }),
+      )}
+      {select(t("kvType"), choices.value.kv_type ?? "", taken?.kv_type ?? null, KV_TYPES, (value) =>
+        choose({ kv_type: (value || null) as KVType | null }),
+      )}
+      <div class="line wide">
+        <p class="grow small" aria-live="polite" data-error={error ? "" : undefined}>
+          {error ? language.said("errors", error.code, error.message) : fit ? describeFit(fit, language) : "…"}
+        </p>
+        <Button
+          tone="filled"
+          name={t("loadWithOptions", { name })}
+          disabled={isOff || error !== null || fit?.verdict === "too_large"}
+          onClick={() => store.act(row, "load", { commit_hash: commitHash, choices: choices.peek() })}
+        >
+          {t("load")}
+        </Button>
+      </div>
+    </fieldset>
+  );
+}

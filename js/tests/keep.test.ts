@@ -1,0 +1,229 @@
+import { act } from "preact/test-utils";
+import { describe, expect, it } from "vitest";
+import { DUMPED_SCENES, job, load, view } from "../harness/samples";
+import { chooseModels, freedBytes } from "../src/library";
+import type { DeckState, LibraryRowView } from "../src/wire";
+import { all, click, get, nameOf, settle, show, type } from "./dom";
+
+const SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF";
+const LLAMA = "unsloth/Llama-3.2-3B-Instruct-GGUF";
+const scene = (name: string) => DUMPED_SCENES[name] as DeckState;
+const MODELS = scene("library").library.models;
+const text = (element: Element | null | undefined) => (element?.textContent ?? "").replace(/\s+/g, " ").trim();
+
+const wholeText = (root: ShadowRoot) => text(root.querySelector(".deck"));
+
+function open(tab: string, traits: Partial<DeckState>) {
+  const mounted = show(traits);
+  click(mounted.root.querySelector<HTMLElement>(`[data-tab=${tab.toLowerCase()}]`) as HTMLElement);
+  return mounted;
+}
+
+function press(element: Element, key: string): void {
+  act(() => void element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true })));
+}
+
+function enter(element: HTMLElement, value: string): void {
+  act(() => {
+    (element as HTMLInputElement).value = value;
+    element.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
+
+describe("tabs", () => {
+  it("have counts, and arrow keys go round", () => {
+    const { root } = show(scene("queue"));
+    expect(all(root, "tab").map(nameOf)).toEqual(["Discover", "Library", "Downloads"]);
+    expect(all(root, "tab").map(({ dataset }) => dataset.count)).toEqual([undefined, undefined, "4"]);
+    const [discover, library, downloads] = all(root, "tab") as [HTMLElement, HTMLElement, HTMLElement];
+    discover.focus();
+    press(discover, "ArrowLeft");
+    expect(root.activeElement).toBe(downloads);
+    expect(downloads.getAttribute("aria-selected")).toBe("true");
+    expect(get(root, "tabpanel", "Downloads")).toBeDefined();
+    press(downloads, "ArrowRight");
+    press(discover, "ArrowRight");
+    expect(root.activeElement).toBe(library);
+    expect([discover.tabIndex, library.tabIndex]).toEqual([-1, 0]);
+  });
+});
+
+describe("the library", () => {
+  it("looks at the cache again when it is opened", () => {
+    const { request } = open("Library", scene("library"));
+    expect(request("act_on_library")?.params).toMatchObject({ action: "refresh" });
+  });
+
+  it("says what is verified, by what, and offers what each model allows", () => {
+    const { root } = open("Library", scene("library"));
+    const rows = [...root.querySelectorAll(".library .row")];
+    const row = (repo: string) => rows.find((row) => text(row).includes(repo)) as HTMLElement;
+    expect(text(row("SmolLM2"))).toMatch(/105 MB.*verified .* when downloaded/);
+    expect(text(row("Qwen2.5"))).toContain("not verified here");
+    expect(text(row("Llama-3.2"))).toContain("damaged");
+    expect(get(row("Llama-3.2"), "button", `Repair Q8_0 of ${LLAMA}`)).toBeDefined();
+    expect(all(row("SmolLM2"), "button", `Repair Q4_K_M of ${SMOL}`)).toEqual([]);
+    expect(get(row("Mistral"), "progressbar").getAttribute("aria-valuenow")).toBe("37");
+    expect(wholeText(root)).toContain("81 of 494 GB free");
+  });
+
+  it("acts on the commit of the row, and removes after another question with the bytes that come free", () => {
+    const { root, acted } = open("Library", scene("library"));
+    const { commit_hash, variant_id } = MODELS[0] as LibraryRowView;
+    click(get(root, "button", `Verify Q4_K_M of ${SMOL}`));
+    expect(acted("verify")?.params).toEqual({ repo_id: SMOL, variant_id, action: "verify", commit_hash });
+    click(get(root, "button", `Remove Q4_K_M of ${SMOL}`));
+    expect(acted("remove")).toBeUndefined();
+    expect(text(get(root, "button", `Really remove Q4_K_M of ${SMOL}`))).toBe("Really remove 105 MB");
+    click(get(root, "button", `Really remove Q4_K_M of ${SMOL}`));
+    expect(acted("remove")?.params).toMatchObject({ commit_hash });
+  });
+
+  it("verifies and removes all that the search leaves", () => {
+    const { root, request } = open("Library", scene("library"));
+    type(get(root, "searchbox", "Search the library"), "qwen q4");
+    expect(root.querySelectorAll(".library .row")).toHaveLength(1);
+    click(get(root, "button", "Verify 1 model"));
+    expect(request("act_on_library")?.params).toMatchObject({
+      action: "verify",
+      models: [{ repo_id: MODELS[1]?.repo_id }],
+    });
+    type(get(root, "searchbox", "Search the library"), "");
+    click(get(root, "button", "Remove 3 models…"));
+    click(get(root, "button", "Really remove"));
+    const { models } = (request("act_on_library")?.params as { models: unknown[] }) ?? {};
+    expect(models).toHaveLength(3);
+  });
+
+  it("removes leftovers that nobody uses", () => {
+    const { root, request } = open("Library", scene("library"));
+    click(get(root, "button", "Remove all leftovers…"));
+    click(get(root, "button", "Really remove"));
+    expect(request("act_on_library")?.params).toMatchObject({
+      action: "remove_leftovers",
+      leftovers: [scene("library").library.leftovers.find(({ is_in_use }) => !is_in_use)?.leftover_id],
+    });
+  });
+
+  it("is shown where the Hub cannot be reached", () => {
+    const { root } = show(scene("offline"));
+    expect(get(root, "button", `Load Q4_K_M of ${SMOL}`)).toBeDefined();
+  });
+
+  it("counts bytes that models share once, and frees them with the last", () => {
+    const [model] = MODELS as [LibraryRowView];
+    const shared = { key: "b", size: 10, users: 2 };
+    const a = { ...model, blobs: [{ key: "a", size: 5, users: 1 }, shared] };
+    const b = { ...model, commit_hash: "f".repeat(40), blobs: [shared] };
+    expect([freedBytes([a]), freedBytes([b]), freedBytes([a, b]), freedBytes([a, b], true)]).toEqual([5, 0, 15, 15]);
+    expect(chooseModels(MODELS, "", "size")[0]?.size).toBe(4_683_074_240);
+    expect(chooseModels(MODELS, "LLAMA q8", "name").map(({ repo_id }) => repo_id)).toEqual([LLAMA]);
+  });
+});
+
+describe("the queue", () => {
+  it("has an order that buttons change, and the focus goes along", async () => {
+    const { root, acted, write } = open("Downloads", scene("queue"));
+    const jobs = scene("queue").downloads.jobs;
+    const up = get(root, "button", "Move up Q4_K_M of ggml-org/gemma-3-4b-it-GGUF");
+    expect(get(root, "button", `Move up Q8_0 of ${LLAMA}`).getAttribute("aria-disabled")).toBe("true");
+    up.focus();
+    click(up);
+    expect(acted("move_up")?.params).toEqual({ job_id: jobs[2]?.job_id, action: "move_up" });
+    const place = [null, 1, 0, null, null];
+    write({ downloads: { jobs: jobs.map((job, index) => ({ ...job, queue_position: place[index] ?? null })) } });
+    await settle();
+    expect([...root.querySelectorAll("li b")].map(text).slice(0, 3)).toEqual(["Q4_K_M", "Q4_K_M", "Q8_0"]);
+    expect(nameOf(root.activeElement as Element)).toBe("Move up Q4_K_M of ggml-org/gemma-3-4b-it-GGUF");
+  });
+
+  it("has limits that can be changed", () => {
+    const { root, request } = open("Downloads", scene("queue"));
+    const [atOnce, bandwidth] = [...root.querySelectorAll<HTMLInputElement>("input[type=number]")];
+    expect([atOnce && nameOf(atOnce), atOnce?.value, bandwidth?.value]).toEqual(["Downloads at once", "3", "20"]);
+    enter(atOnce as HTMLElement, "5");
+    expect(request("set_limits")?.params).toEqual({ max_active_jobs: 5, bandwidth_bytes_per_second: 20_000_000 });
+    enter(bandwidth as HTMLElement, "");
+    expect(request("set_limits")?.params).toEqual({ max_active_jobs: 3, bandwidth_bytes_per_second: null });
+  });
+
+  it("is paused, resumed and cleared as a whole", () => {
+    const { root, request } = open("Downloads", scene("queue"));
+    for (const [name, action] of [
+      ["Pause all", "pause"],
+      ["Resume all", "resume"],
+      ["Dismiss", "dismiss"],
+    ]) {
+      click(get(root, "button", name));
+      expect(request("act_on_downloads")?.params).toEqual({ action });
+    }
+  });
+
+  it("says of a repair that it is one", () => {
+    const { root } = open("Downloads", { view: view(), downloads: { jobs: [job({ purpose: "repair" })] } });
+    expect(nameOf(get(root, "progressbar"))).toMatch(/^Repair of /);
+  });
+});
+
+describe("load options", () => {
+  it("show what would be taken and what it makes, and are sent with the load", async () => {
+    const { root, request, acted } = open("Library", scene("library-options"));
+    click(get(root, "button", `Load options of Q4_K_M of ${SMOL}`));
+    await settle();
+    expect(request("plan_load")?.params).toMatchObject({ repo_id: SMOL, choices: { n_ctx: null } });
+    const context = root.querySelector<HTMLInputElement>(".options [aria-label='Context length']");
+    expect(context?.placeholder).toBe("automatic (4096)");
+    expect(root.querySelector(".options [aria-label='GPU layers']")).not.toBeNull();
+    expect(text(root.querySelector(".options"))).toContain("fits: 0.3 of 7.2 GiB");
+    enter(context as HTMLElement, "2048");
+    expect(request("plan_load")?.params).toMatchObject({ choices: { n_ctx: 2048 } });
+    click(get(root, "button", `Load Q4_K_M of ${SMOL} with these options`));
+    expect(acted("load")?.params).toMatchObject({ choices: { n_ctx: 2048, kv_type: null } });
+  });
+});
+
+describe("trying a model", () => {
+  const names = { repo_id: SMOL, variant_id: "x", label: "Q4_K_M" };
+
+  it("sends what is typed, and stops", async () => {
+    const { root, request, write } = show(scene("chat"));
+    const region = root.querySelector(`[aria-label='Try Q4_K_M of ${SMOL}']`) as HTMLElement;
+    expect(text(region.querySelector("[role=log]"))).toContain("Why is the sky blue?");
+    expect(text(region)).toContain("42 tokens/s");
+    const box = region.querySelector("[aria-label=Message]") as HTMLTextAreaElement;
+    type(box, " Hello? ");
+    press(box, "Enter");
+    expect(request("try")?.params).toEqual({ text: "Hello?", system: "", temperature: 0.7 });
+    expect(box.value).toBe("");
+    write({ chat: { ...scene("chat").chat, state: "answering" } });
+    click(get(region, "button", "Stop"));
+    expect(request("act_on_chat")?.params).toEqual({ action: "stop" });
+    write({ chat: scene("chat-waiting").chat });
+    expect(text(region)).toContain("Waiting: a cell is using the model");
+  });
+
+  it("gives the message back when it could not be sent", async () => {
+    const { root, model, request } = show(scene("chat"));
+    const box = root.querySelector("[aria-label=Message]") as HTMLTextAreaElement;
+    type(box, "Hello?");
+    press(box, "Enter");
+    act(() => model.refuse(request("try") as never, "invalid_request", "No."));
+    await settle();
+    expect(box.value).toBe("Hello?");
+  });
+
+  it("compares two texts with an embedding model", () => {
+    const { root, request } = show(scene("embedding"));
+    expect(wholeText(root)).toContain("Similarity 0.83");
+    type(root.querySelector("[aria-label='First text']") as HTMLElement, "a");
+    type(root.querySelector("[aria-label='Second text']") as HTMLElement, "b");
+    act(() => void root.querySelector(".trial form")?.dispatchEvent(new Event("submit", { cancelable: true })));
+    expect(request("compare")?.params).toEqual({ first: "a", second: "b" });
+  });
+
+  it("goes on with a text for a base model, without a system prompt", () => {
+    const { root } = show({ view: view(), load: load({ ...names, state: "ready", kind: "completion" }) });
+    expect(root.querySelector("[aria-label=Message]")).not.toBeNull();
+    expect(root.querySelector("[aria-label='System prompt']")).toBeNull();
+  });
+});
