@@ -96,6 +96,7 @@ class Crew:
         self._joining: set[str] = set()
         self._join_lock = asyncio.Lock()
         self._chores: set[asyncio.Task[Any]] = set()
+        self._gathers: set[asyncio.Future[Any]] = set()
         self._stop_listening: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
         self.is_closed = False
@@ -336,9 +337,14 @@ class Crew:
 
     async def _collect(self, member: Member, key: str, assignment: _Assignment) -> None:
         dispatch, index = assignment.dispatch, assignment.index
+        # Never cancelled, because it then leaves complaints in the log. It ends when its future is cancelled.
+        gathering = asyncio.ensure_future(self._client.gather(assignment.future, asynchronous=True))
+        self._gathers.add(gathering)
+        gathering.add_done_callback(self._forget_gather)
+        await asyncio.wait([gathering])
         answer: dict[str, Any] = {}
         try:
-            answer = await self._client.gather(assignment.future, asynchronous=True)
+            answer = gathering.result()
         except CancelledError:
             answer = {"is_cancelled": True}  # the cluster is being restarted, or somebody cancelled the task
         except Exception as error:  # noqa: BLE001 - whatever Dask found, the prompt's place in the results has it
@@ -364,6 +370,11 @@ class Crew:
             member.busy_seconds += answer["seconds"]
             dispatch.succeed(index, answer["value"], answer["tokens"])
         self.fill()
+
+    def _forget_gather(self, gathering: asyncio.Future[Any]) -> None:
+        self._gathers.discard(gathering)
+        if not gathering.cancelled():
+            gathering.exception()
 
     async def _rejoin(self, address: str) -> None:
         """Load again on a worker that has lost its model, if it is still there."""
