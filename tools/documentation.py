@@ -18,6 +18,7 @@ def docs() -> int:
 def shots() -> int:
     setup_test()
     run([PYTHON, "-m", "tools.shots"])
+    run([PYTHON, "-m", "tools.film"])
     return 0
 
 
