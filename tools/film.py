@@ -4,6 +4,7 @@ It is filmed in Notebook 7, with the local hub at the speed of the demo and the 
 """
 
 import io
+import json
 import os
 import sys
 import tempfile
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -72,6 +72,14 @@ class Camera:
         first.save(path, save_all=True, append_images=rest, duration=milliseconds, loop=0, quality=55, method=4)
 
 
+def write_notebook(path: Path) -> None:
+    empty: dict[str, object] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    cells = [{**empty, "id": f"cell-{number}", "source": source} for number, source in enumerate(CELLS)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
 def film(page: Page, camera: Camera) -> None:
     page.locator(".jp-Notebook .jp-Cell").first.click()
     page.keyboard.press("Control+Enter")
@@ -112,14 +120,13 @@ def main() -> int:
         hub.faults.add(Throttle(3 * BYTES_PER_SECOND, is_shared=True), origin="cdn")
         home = Path(folder, "home")
         home.mkdir()
-        cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), home / "first-model.ipynb")
+        write_notebook(home / "first-model.ipynb")
         with jupyter_server(root=home, home=home, environment=environment) as server:
             browser = playwright.chromium.launch(
                 executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
             )
             page = browser.new_page(viewport={"width": WIDTH_PIXELS, "height": HEIGHT_PIXELS})
+            page.set_default_timeout(LONGEST_SECONDS * 1000)
             page.goto(server.page("first-model.ipynb", application="notebooks"))
             page.locator(".jp-Notebook .jp-Cell").nth(1).wait_for()
             page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
