@@ -36,6 +36,8 @@ from modeldeck._wire import JobView
 from modeldeck.cache_contents import CacheContents, Leftover, LeftoverKind, Proof, StoredBlob, StoredModel
 from modeldeck.engine.state import actions_of
 from modeldeck.llama import Measurement
+from modeldeck.lockfile import lock_entry, pin
+from modeldeck.snippets import llama_cpp_code, modeldeck_code
 from modeldeck.widget.model_card import parse_model_card
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.repos import repo_view, variant_view
@@ -45,6 +47,7 @@ from modeldeck.widget.traits import (
     ChatMessageView,
     ChatView,
     CheckView,
+    CodeView,
     DeckState,
     DeckView,
     DownloadsView,
@@ -497,6 +500,13 @@ def _library(load: LoadView | None = None) -> LibraryView:
     return library_view(_CONTENTS, cache_dir=Path("/cache"), load=load, checks=checks)
 
 
+_PINNED = pin(
+    SMOL,
+    _COMMIT,
+    "Q4_K_M",
+    [GGUFFile(filename="model-Q4_K_M.gguf", size=105_454_432, sha256="5" * 64)],
+    n_ctx=4096,
+)
 _PLAN = PlanView(
     repo_id=SMOL,
     variant_id="model-Q4_K_M.gguf",
@@ -506,6 +516,7 @@ _PLAN = PlanView(
     max_n_ctx=8192,
     max_gpu_layers=31,
     max_threads=8,
+    code=CodeView(modeldeck=modeldeck_code(_PINNED), llama_cpp=llama_cpp_code(_PINNED), lock_entry=lock_entry(_PINNED)),
 )
 _TALK = ChatView(
     messages=(

@@ -430,6 +430,7 @@ export interface PlanView {
   max_n_ctx: number | null;
   max_gpu_layers: number | null;
   max_threads: number | null;
+  code: CodeView | null;
   error: ErrorInfo | null;
 }
 
@@ -443,6 +444,13 @@ export interface LoadChoices {
 }
 
 export type KVType = "f16" | "q4_0" | "q8_0";
+
+/** Texts to copy that repeat a load elsewhere, pinned to the commit. */
+export interface CodeView {
+  modeldeck: string;
+  llama_cpp: string;
+  lock_entry: string | null;
+}
 
 /** The trait `_chat`: trying the loaded model. */
 export interface ChatView {
@@ -590,6 +598,7 @@ export const EMPTY_STATE: DeckState = {
     max_n_ctx: null,
     max_gpu_layers: null,
     max_threads: null,
+    code: null,
     error: null,
   },
   chat: {

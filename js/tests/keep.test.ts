@@ -1,5 +1,5 @@
 import { act } from "preact/test-utils";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { DUMPED_SCENES, job, load, view } from "../harness/samples";
 import { chooseModels, freedBytes } from "../src/library";
 import type { DeckState, LibraryRowView } from "../src/wire";
@@ -179,6 +179,22 @@ describe("load options", () => {
     expect(request("plan_load")?.params).toMatchObject({ choices: { n_ctx: 2048 } });
     click(get(root, "button", `Load Q4_K_M of ${SMOL} with these options`));
     expect(acted("load")?.params).toMatchObject({ choices: { n_ctx: 2048, kv_type: null } });
+  });
+
+  it("copy the code and the lock entry of what they make", async () => {
+    const written: string[] = [];
+    vi.stubGlobal("navigator", { clipboard: { writeText: async (text: string) => void written.push(text) } });
+    const { root } = open("Library", scene("library-options"));
+    click(get(root, "button", `Load options of Q4_K_M of ${SMOL}`));
+    await settle();
+    const code = scene("library-options").plan?.code;
+    for (const name of ["code", "code without modeldeck", "lock entry"]) {
+      click(get(root, "button", `Copy ${name} for Q4_K_M of ${SMOL}`));
+    }
+    await settle();
+    expect(written).toEqual([code?.modeldeck, code?.llama_cpp, code?.lock_entry]);
+    expect(text(root.querySelector(".options"))).toContain("Copied");
+    vi.unstubAllGlobals();
   });
 });
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,10 @@ def test_a_load_is_planned_before_it_is_made(page: Page, demo_hub: LocalHub, cac
     plain = page.traits["plan"]
     assert (plain["taken"]["n_ctx"], plain["taken"]["kv_type"], plain["taken"]["flash_attn"]) == (1024, "f16", True)
     assert plain["fit"]["verdict"] == "fits"
+    assert "n_ctx=1024" in plain["code"]["modeldeck"]
+    assert "n_ctx=1024" in plain["code"]["llama_cpp"]
+    [entry] = tomllib.loads(plain["code"]["lock_entry"])["model"]
+    assert (entry["repo"], entry["n_ctx"]) == (key(page)["repo_id"], 1024)
     choices = {"n_ctx": 2048, "n_threads": 1, "kv_type": "q8_0"}
     page.ask("plan_load", **key(page), choices=choices)
     chosen = page.traits["plan"]

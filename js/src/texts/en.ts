@@ -195,6 +195,11 @@ export const EN = {
   copied: "Copied",
   copyFailed: "Copy failed",
   copyCode: "Copy the code",
+  copyCodeFor: "Copy code for {name}",
+  copyPlainCode: "Without modeldeck",
+  copyPlainCodeFor: "Copy code without modeldeck for {name}",
+  copyLockEntry: "Copy lock entry",
+  copyLockEntryFor: "Copy lock entry for {name}",
 
   // Downloads
   downloads: "Downloads",

@@ -5,6 +5,7 @@ import type { Row } from "../row-table";
 import type { Store } from "../store";
 import type { KVType, LoadChoices } from "../wire";
 import { Button } from "./Button";
+import { CopyButton } from "./CopyButton";
 import { useLanguage } from "./language";
 import { NumberField } from "./NumberField";
 
@@ -37,9 +38,9 @@ export function LoadOptions({ store, row, name, commitHash = null }: LoadOptions
   };
   const plan = store.plan.value;
   const isMine = plan.repo_id === row.repoId && plan.variant_id === row.variantId && plan.commit_hash === commitHash;
-  const { taken, fit, error, max_gpu_layers, max_threads } = isMine
+  const { taken, fit, code, error, max_gpu_layers, max_threads } = isMine
     ? plan
-    : { ...plan, taken: null, fit: null, error: null };
+    : { ...plan, taken: null, fit: null, code: null, error: null };
   const isOff = store.isOff.value;
 
   const numeric = (field: "n_ctx" | "n_gpu_layers" | "n_threads", text: string, min: number, max?: number | null) => (
@@ -103,6 +104,15 @@ export function LoadOptions({ store, row, name, commitHash = null }: LoadOptions
           {t("load")}
         </Button>
       </div>
+      {code ? (
+        <div class="line wide">
+          <CopyButton name={t("copyCodeFor", { name })} label={t("copyCode")} text={code.modeldeck} />
+          <CopyButton name={t("copyPlainCodeFor", { name })} label={t("copyPlainCode")} text={code.llama_cpp} />
+          {code.lock_entry ? (
+            <CopyButton name={t("copyLockEntryFor", { name })} label={t("copyLockEntry")} text={code.lock_entry} />
+          ) : null}
+        </div>
+      ) : null}
     </fieldset>
   );
 }

@@ -1,11 +1,8 @@
-import { useSignal } from "@preact/signals";
-import { copy } from "../clipboard";
 import { describeStage } from "../describe";
 import type { Store } from "../store";
 import { Actions } from "./Actions";
-import { Button } from "./Button";
+import { CopyButton } from "./CopyButton";
 import { ErrorBox } from "./ErrorBox";
-import { Icon } from "./icons";
 import { useLanguage } from "./language";
 import { Progress } from "./Progress";
 import { Trial } from "./Trial";
@@ -76,22 +73,10 @@ export function LoadPanel({ store }: { store: Store }) {
 /** Code for the next cell, with a button that copies it. */
 function Snippet({ code }: { code: string }) {
   const { t } = useLanguage();
-  const outcome = useSignal<"copy" | "copied" | "copyFailed">("copy");
   return (
     <div class="snippet">
       <pre class="code">{code}</pre>
-      <Button
-        name={t("copyCode")}
-        onClick={async () => {
-          outcome.value = (await copy(code)) ? "copied" : "copyFailed";
-          setTimeout(() => {
-            outcome.value = "copy";
-          }, 2000);
-        }}
-      >
-        <Icon name={outcome.value === "copied" ? "check" : "copy"} />
-        {t(outcome.value)}
-      </Button>
+      <CopyButton name={t("copyCode")} text={code} />
     </div>
   );
 }

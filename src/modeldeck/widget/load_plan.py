@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any, get_args
 
+import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
 
-from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._errors import InvalidRequestError, LockError, ModelDeckError
+from modeldeck._types import GGUFFile, LocalModel
 from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
+from modeldeck.llama import LoadPlan
+from modeldeck.lockfile import lock_entry, pin
 from modeldeck.session import Session
+from modeldeck.snippets import llama_cpp_code, modeldeck_code
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
-from modeldeck.widget.traits import KVType, LoadChoices, PlanView
+from modeldeck.widget.traits import CodeView, KVType, LoadChoices, PlanView
 
 _ALL_LAYERS = -1
 
@@ -60,7 +66,30 @@ class PlanOwner:
             max_n_ctx=plan.context_length,
             max_gpu_layers=all_layers if plan.has_gpu and plan.block_count else None,
             max_threads=plan.processors,
+            code=await anyio.to_thread.run_sync(_code_of, model, plan),
         )
+
+
+def _code_of(model: LocalModel, plan: LoadPlan) -> CodeView:
+    """Return code that repeats a planned load. Blocks for the sizes of the files."""
+    paths = (*model.paths, *model.sidecar_paths)
+    files = [
+        GGUFFile(filename=filename, size=path.stat().st_size, sha256=sha256)
+        for filename, path, sha256 in zip(model.filenames, paths, model.sha256s or repeat(None), strict=False)
+        if filename not in model.own_filenames
+    ]
+    options = plan.options
+    pinned = pin(model.repo_id, model.commit_hash, model.label, files, n_ctx=options["n_ctx"])
+    try:
+        entry = lock_entry(pinned)
+    except LockError:
+        entry = None
+    layers = options["n_gpu_layers"] if plan.has_gpu else 0
+    return CodeView(
+        modeldeck=modeldeck_code(pinned),
+        llama_cpp=llama_cpp_code(pinned, is_embedding=options.get("embedding", False), n_gpu_layers=layers),
+        lock_entry=entry,
+    )
 
 
 def load_arguments(choices: LoadChoices) -> dict[str, Any]:

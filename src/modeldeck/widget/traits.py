@@ -326,11 +326,22 @@ class LoadChoices(msgspec.Struct, frozen=True, kw_only=True):
     kv_type: KVType | None = None
 
 
+class CodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """Texts to copy that repeat a load elsewhere, pinned to the commit.
+
+    ``lock_entry`` is ``None`` if the digest of a file is not known.
+    """
+
+    modeldeck: str
+    llama_cpp: str
+    lock_entry: str | None = None
+
+
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """The trait ``_plan``: what a load with some choices would take, before the click.
 
     ``taken`` are the values that would be taken. The maxima are those of the model and of this machine;
-    ``max_gpu_layers`` is ``None`` without a GPU.
+    ``max_gpu_layers`` is ``None`` without a GPU. ``code`` repeats the load elsewhere.
     """
 
     repo_id: str | None = None
@@ -342,6 +353,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     max_n_ctx: int | None = None
     max_gpu_layers: int | None = None
     max_threads: int | None = None
+    code: CodeView | None = None
     error: ErrorInfo | None = None
 
 
