@@ -689,6 +689,9 @@ class DownloadRequest:
         A repair reads the files that are in the cache, and fetches only what is damaged or missing.
     is_offline : bool
         Whether offline mode is on, so that the engine only verifies what the cache has and sends nothing.
+    is_frugal : bool
+        Whether the Hub must not send a byte twice, because many hosts share it. The end of a download may take longer
+        then: no connection takes over part of what another one has requested.
     key
     """
 
@@ -702,6 +705,7 @@ class DownloadRequest:
     cache_dir: str
     purpose: Literal["download", "repair"] = "download"
     is_offline: bool = False
+    is_frugal: bool = False
 
     @property
     def key(self) -> tuple[str, ...]:

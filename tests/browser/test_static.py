@@ -59,9 +59,10 @@ def test_an_exported_notebook_shows_the_last_state_and_its_buttons_are_off(
     page.goto(exported.as_uri())
     expect(page.get_by_role("note")).to_contain_text("buttons are disabled", timeout=TIMEOUT_MS)
     expect(page.get_by_role("heading", name=READY)).to_be_visible()
-    expect(page.locator("div.modeldeck")).to_contain_text("Q8_0")
     expect(page.get_by_role("searchbox", name="Search models")).to_be_disabled()
     buttons = page.get_by_role("button", name="Show files of").all()
     assert buttons
     assert all(button.is_disabled() for button in buttons)
+    page.get_by_role("tab", name="Library").click()
+    expect(page.get_by_role("list", name="Library")).to_contain_text("Q8_0")
     page.close()

@@ -14,7 +14,7 @@ from distributed import Client
 from modeldeck import GatedError, RemoteFileNotFoundError, cluster
 from modeldeck._types import DownloadState
 from tests.cluster.conftest import FILE, SIZE_BYTES, MakeSite, Site, wait_until
-from tools.localhub.faults import LimitConcurrency, Throttle
+from tools.localhub.faults import Throttle
 
 HEADER_BYTES = 2 << 20
 
@@ -31,9 +31,7 @@ def site(whole_site: Site) -> Site:
 
 
 def forget_faults(site: Site) -> None:
-    """Leave the limit to one connection: beyond it, what is on its way when a range is split is sent twice."""
     site.hub.faults.clear()
-    site.hub.faults.add(LimitConcurrency(1), origin="cdn")
 
 
 def pull(site: Site, repo_id: str, **options: Any) -> Any:
@@ -161,7 +159,7 @@ def test_a_host_that_sends_wrong_bytes_is_left_out(site: Site) -> None:
 def test_a_paused_pull_goes_on_from_what_the_hosts_have(site: Site) -> None:
     content = site.put("half/model")
     pull(site, "half/model", workers=[site.address("a")])
-    slow_host(site, "a")
+    slow_host(site, "a", 1.5)
     job = pull(site, "half/model", wait=False)
     wait_until(lambda: all(host.received for host in job.snapshot.hosts) and job.snapshot.hosts)
     job._stop("pause")

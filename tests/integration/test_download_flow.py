@@ -230,3 +230,11 @@ def test_too_many_open_files_are_named_and_a_retry_goes_on(playground: Playgroun
     assert crowded == "ready None" or "Too many files and connections are open" in crowded, crowded
     assert alone == "ready None"
     assert playground.pointer.read_bytes() == playground.content
+
+
+async def test_a_frugal_download_has_the_hub_send_each_byte_once(playground: Playground) -> None:
+    async with playground.manager() as manager:
+        job = await manager.submit(playground.request(is_frugal=True))
+        done = await manager.wait(job.job_id)
+    playground.assert_exact(done)
+    assert sum(record.bytes_sent for record in playground.hub.requests.to("cdn")) == len(playground.content)

@@ -66,7 +66,7 @@ def test_the_files_and_names_that_a_document_mentions_exist(document: Path) -> N
 def test_each_picture_is_used_and_each_used_picture_exists() -> None:
     used = set()
     for document in DOCUMENTS:
-        for name in re.findall(r"images/[\w-]+\.png", document.read_text(encoding="utf-8")):
+        for name in re.findall(r"images/[\w-]+\.(?:png|webp)", document.read_text(encoding="utf-8")):
             used.add(ROOT / "docs" / name)
     assert used == set((ROOT / "docs" / "images").iterdir())
 

@@ -204,7 +204,7 @@ class _Reports:
 
 def request_from(message: dict[str, Any], cache_dir: str) -> DownloadRequest:
     """Return a request that arrived as plain data, for the cache of this host."""
-    return msgspec.convert({**message, "cache_dir": cache_dir}, DownloadRequest)
+    return msgspec.convert({**message, "cache_dir": cache_dir, "is_frugal": True}, DownloadRequest)
 
 
 def worker_cache_dir(cache_dir: str | None) -> Path:

@@ -30,6 +30,7 @@ from modeldeck.cluster.topics import listen
 SHORTEST_INTERVAL_SECONDS = 0.25
 REPORTS_PER_SECOND = 20
 """Reports of all hosts together. Each costs the scheduler about a millisecond."""
+_STOPPED = {"pause": DownloadState.PAUSED, "cancel": DownloadState.CANCELLED}
 _LEFT = "The worker {worker} left the cluster or cannot be reached. Pull again: what it received is kept on its disk."
 
 
@@ -127,16 +128,18 @@ class Pulling:
     async def stop(self, action: str) -> None:
         """End it on all hosts: "pause" keeps what was received, "cancel" deletes it."""
         self._stop_action = action
-        for copy in self._copies:
-            if not copy.is_settled and self._message:
-                await ask_workers(
-                    self._client,
-                    [copy.host.lead.address],
-                    "stop",
-                    request=self._message,
-                    cache_dir=copy.host.lead.cache_dir,
-                    action=action,
-                )
+        if not self._message:
+            return
+        rest = [copy for copy in self._copies if not copy.is_settled]
+        for copy in reversed(rest):  # the end of the chain first, because a host whose source has ended would fail
+            await ask_workers(
+                self._client,
+                [copy.host.lead.address],
+                "stop",
+                request=self._message,
+                cache_dir=copy.host.lead.cache_dir,
+                action=action,
+            )
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -269,6 +272,9 @@ class Pulling:
         if snapshot.state is DownloadState.READY:
             copy.is_settled = True
             self._change(copy, state=DownloadState.READY)
+        elif self._stop_action is not None and _has_lost_peers(snapshot):
+            copy.is_settled = True  # its source was stopped before it
+            self._change(copy, state=_STOPPED[self._stop_action])
         elif snapshot.error is None or self._stop_action is not None:
             copy.is_settled = True
             self._change(copy, state=snapshot.state, error=snapshot.error)
@@ -328,3 +334,7 @@ def _sealed(settings: Settings) -> Any:
     from distributed.protocol import to_serialize
 
     return to_serialize(settings)
+
+
+def _has_lost_peers(snapshot: DownloadSnapshot) -> bool:
+    return snapshot.error is not None and snapshot.error.code == PeersLostError.code

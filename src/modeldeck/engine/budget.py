@@ -98,8 +98,9 @@ class DownloadShare:
         What all files have learned about their server.
     """
 
-    def __init__(self, budget: ConnectionBudget) -> None:
+    def __init__(self, budget: ConnectionBudget, *, is_frugal: bool = False) -> None:
         self.sizer = RequestSizer()
+        self._is_frugal = is_frugal
         self._budget = budget
         self._users: list[ConnectionUser] = []
         self._waiting: list[ConnectionUser] = []
@@ -137,9 +138,9 @@ class DownloadShare:
         return self._budget.is_machine_busy
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether a file has no connection yet."""
-        return bool(self._waiting)
+    def may_split(self) -> bool:
+        """Whether a connection may take over part of a request: not while a file has none, and not if frugal."""
+        return not self._waiting and not self._is_frugal
 
     def allowance(self, user: ConnectionUser) -> int:
         """Return how many connections a file may have now."""

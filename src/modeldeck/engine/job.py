@@ -300,7 +300,7 @@ class Job:
         )
         self._meter = RateMeter()
         try:
-            with DownloadShare(self._resources.budget) as share:
+            with DownloadShare(self._resources.budget, is_frugal=request.is_frugal) as share:
                 files = [self._file(hub, file, share) for file in request.files]
                 self._fetched_before, self._files = self.bytes_fetched, files
                 await self._check_room()

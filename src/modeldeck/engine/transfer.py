@@ -145,7 +145,7 @@ class Transfer:
     async def _work(self) -> None:
         try:
             while self.failure is None and self.working <= self._target():
-                may_split = self._server.serves_ranges and not self._share.has_waiting
+                may_split = self._server.serves_ranges and self._share.may_split
                 split_bytes = self._share.sizer.split_bytes if may_split else None
                 lease = self._planner.take(self._wanted(), split_bytes=split_bytes)
                 if lease is None or not await self._attempt(lease):
