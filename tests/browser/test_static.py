@@ -18,7 +18,7 @@ READY = "modeldeck-demo/tiny-chat-GGUF"
 CELLS = (
     SHOW,
     f"import modeldeck\nmodeldeck.download('{READY}:Q8_0')",
-    "import time\nwhile browser._search['state'] != 'done' or not browser._downloads['jobs']:\n    time.sleep(0.1)",
+    "import time\nwhile browser._search['state'] != 'done' or not browser._library['models']:\n    time.sleep(0.1)",
 )
 
 
