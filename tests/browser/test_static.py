@@ -8,24 +8,28 @@ from pathlib import Path
 import nbformat
 from playwright.sync_api import Browser, Route, expect
 
-from tests.browser.busy import SHOW
 from tests.browser.deck import TIMEOUT_MS
 from tools.html_manager import local_copy
 from tools.localhub import LocalHub
 from tools.processes import run_environment, without_hub_settings
 
 READY = "modeldeck-demo/tiny-chat-GGUF"
-CELLS = (
-    SHOW,
-    f"import modeldeck\nmodeldeck.download('{READY}:Q8_0')",
-    "import time\nwhile browser._search['state'] != 'done' or not browser._library['models']:\n    time.sleep(0.1)",
-    "pass  # what was published before this cell is read before its end",
-)
+CELL = f"""
+import time
+import modeldeck
+
+browser = modeldeck.ModelBrowser()
+display(browser)
+modeldeck.download("{READY}:Q8_0")
+while browser._search["state"] != "done" or not browser._library["models"]:
+    time.sleep(0.1)
+"""
+"""One cell: nbconvert drops what a widget publishes on behalf of an earlier cell."""
 
 
 def export(folder: Path, endpoint: str) -> Path:
     """Run a notebook without a page, and export it with the state of its widgets."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     nbformat.write(notebook, folder / "notebook.ipynb")
     user = {
         "HF_ENDPOINT": endpoint,
