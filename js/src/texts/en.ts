@@ -195,6 +195,7 @@ export const EN = {
   copied: "Copied",
   copyFailed: "Copy failed",
   copyCode: "Copy the code",
+  copyCodeShort: "Copy code",
   copyCodeFor: "Copy code for {name}",
   copyPlainCode: "Without modeldeck",
   copyPlainCodeFor: "Copy code without modeldeck for {name}",

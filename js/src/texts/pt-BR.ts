@@ -193,6 +193,7 @@ export const PT_BR: Texts = {
   copied: "Copiado",
   copyFailed: "Falha ao copiar",
   copyCode: "Copiar o código",
+  copyCodeShort: "Copiar o código",
   copyCodeFor: "Copiar o código de {name}",
   copyPlainCode: "Sem o modeldeck",
   copyPlainCodeFor: "Copiar o código sem o modeldeck de {name}",

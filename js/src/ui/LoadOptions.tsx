@@ -106,7 +106,7 @@ export function LoadOptions({ store, row, name, commitHash = null }: LoadOptions
       </div>
       {code ? (
         <div class="line wide">
-          <CopyButton name={t("copyCodeFor", { name })} label={t("copyCode")} text={code.modeldeck} />
+          <CopyButton name={t("copyCodeFor", { name })} label={t("copyCodeShort")} text={code.modeldeck} />
           <CopyButton name={t("copyPlainCodeFor", { name })} label={t("copyPlainCode")} text={code.llama_cpp} />
           {code.lock_entry ? (
             <CopyButton name={t("copyLockEntryFor", { name })} label={t("copyLockEntry")} text={code.lock_entry} />
