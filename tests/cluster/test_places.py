@@ -30,7 +30,7 @@ WORKERS = {
     "plain": (WITHOUT_MODELDECK, "0"),
     "bare": (WITHOUT_LLAMA, "0"),
     "other": (OTHER_VERSION, "0"),
-    "small": ("", "350MB"),
+    "small": ("", "310MB"),
 }
 
 
@@ -144,7 +144,7 @@ def test_a_model_is_loaded_only_where_it_leaves_the_worker_alone(place: Place) -
     text = str(caught[0].message)
     assert "The worker bare" in text
     assert "llama-cpp-python" in text
-    assert "memory_limit is 0.35 GB and distributed.worker.memory.pause 0.8" in text
+    assert "memory_limit is 0.31 GB and distributed.worker.memory.pause 0.8" in text
     status = place.client.run(lambda dask_worker: dask_worker.status.name)
     assert set(status.values()) == {"running"}, "no worker was paused"
 

@@ -37,18 +37,16 @@ def hub(effect: Any, **how: Any) -> dict[str, Any]:
 HASTY = Patience(connect_seconds=5.0, silence_seconds=0.3, drip_seconds=0.6, drip_bytes=1000)
 """For what is silent until the connection is given up."""
 
-WAITS = {
-    "stall in the middle",
-    "stall before the answer",
-    "slow drip",
-    "silence",
-    "silence after the head",
-    "bytes without end, one at a time",
+DRIP_WATCHING = Patience(connect_seconds=5.0, silence_seconds=5.0, drip_seconds=0.6, drip_bytes=1000)
+"""For what goes on, but too slowly. Its head may come late on a busy machine."""
+PATIENCE = {
+    **dict.fromkeys(("stall in the middle", "stall before the answer", "silence", "silence after the head"), HASTY),
+    **dict.fromkeys(("slow drip", "bytes without end, one at a time"), DRIP_WATCHING),
 }
 
 
 def patience_for(name: str) -> dict[str, Patience]:
-    return {"patience": HASTY} if name in WAITS else {}
+    return {"patience": PATIENCE[name]} if name in PATIENCE else {}
 
 
 SURVIVED: dict[str, list[dict[str, Any]]] = {
