@@ -527,7 +527,8 @@ async def test_the_queue_has_an_order_that_can_be_changed_and_that_a_restart_kee
     first, *waiting = several(playground, 4)
     playground.hub.faults.add(Stall(0), origin="cdn", times=1)
     limits = EngineLimits(max_active_jobs=1)
-    async with playground.manager(state_dir=playground.state_dir, limits=limits) as manager:
+    patience = Patience()  # the first one stands still for as long as this takes
+    async with playground.manager(state_dir=playground.state_dir, limits=limits, patience=patience) as manager:
         await manager.submit(first)
         a, b, c = [(await manager.submit(request)).job_id for request in waiting]
         places: dict[str, int | None] = {}

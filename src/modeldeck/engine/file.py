@@ -158,30 +158,36 @@ class FileDownload:
         """
         self._enter(Phase.RESOLVING)
         try:
-            if await self._is_in_snapshot(self._request.commit_hash):
-                return
             try:
-                await self.resolve()
-            except ModelDeckError as error:
-                if not self._verification.has_found_damage:
-                    raise
-                raise IntegrityError(
-                    f"{self.file.filename} in the cache is damaged, and cannot be repaired now: {error.message} "
-                    "Then run `modeldeck verify --repair`.",
-                    expected=self.source.digest,
-                    actual=self._verification.actual,
-                ) from error
-            if await self._is_in_snapshot(self.source.resolved.commit_hash):
-                return
-            async with self._resources.only_writer(self._blob(self.partial_name)):
-                # While this one waited, another download may have mended the file.
-                if self._damaged is not None and await self._is_in_snapshot(self.source.resolved.commit_hash):
-                    return
-                if not await self._link_existing_blob():
-                    await self._complete()
+                await self._bring()
+            except FileNotFoundError:  # another job for the same file took it away to mend it
+                await self._bring()
         except OSError as exc:
             missing = None if self.size is None else max(0, self.size - self._received)
             raise error_from_write(exc, self._blobs_dir, missing=missing) from exc
+
+    async def _bring(self) -> None:
+        if await self._is_in_snapshot(self._request.commit_hash):
+            return
+        try:
+            await self.resolve()
+        except ModelDeckError as error:
+            if not self._verification.has_found_damage:
+                raise
+            raise IntegrityError(
+                f"{self.file.filename} in the cache is damaged, and cannot be repaired now: {error.message} "
+                "Then run `modeldeck verify --repair`.",
+                expected=self.source.digest,
+                actual=self._verification.actual,
+            ) from error
+        if await self._is_in_snapshot(self.source.resolved.commit_hash):
+            return
+        async with self._resources.only_writer(self._blob(self.partial_name)):
+            # While this one waited, another download may have mended the file.
+            if self._damaged is not None and await self._is_in_snapshot(self.source.resolved.commit_hash):
+                return
+            if not await self._link_existing_blob():
+                await self._complete()
 
     async def resolve(self) -> None:
         """Get the file's address and digest, with the same patience as for its bytes."""
