@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -927,6 +928,25 @@ class LocalModel:
     bytes_fetched: int | None = None
     own_filenames: tuple[str, ...] = ()
     sha256s: tuple[str | None, ...] = ()
+
+    def hub_files(self) -> list[tuple[str, Path, str | None]]:
+        """Return the files, without those that the user put there.
+
+        Returns
+        -------
+        list[tuple[str, Path, str or None]]
+            For each file its name in the repository, its path, and its SHA-256 if the cache tells it.
+
+        Examples
+        --------
+        >>> [filename for filename, path, sha256 in model.hub_files()]  # doctest: +SKIP
+        """
+        paths = (*self.paths, *self.sidecar_paths)
+        return [
+            (filename, path, sha256)
+            for filename, path, sha256 in zip(self.filenames, paths, self.sha256s or repeat(None), strict=False)
+            if filename not in self.own_filenames
+        ]
 
     def has_content_of(self, variant: Variant) -> bool:
         """Tell whether its files are those that the Hub lists for a variant, whatever the commit.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,13 +126,7 @@ def _as_listed(file: CachedFile) -> GGUFFile:
 
 def without_own_files(model: LocalModel) -> LocalModel | None:
     """Return a model without the files that the user put there, or ``None`` when they are all its files."""
-    kept = [
-        (name, path, sha256)
-        for name, path, sha256 in zip(
-            model.filenames, (*model.paths, *model.sidecar_paths), model.sha256s or repeat(None), strict=False
-        )
-        if name not in model.own_filenames
-    ]
+    kept = model.hub_files()
     if not kept:
         return None
     return replace(

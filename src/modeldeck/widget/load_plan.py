@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any, get_args
 
 import anyio.to_thread
@@ -72,11 +71,9 @@ class PlanOwner:
 
 def _code_of(model: LocalModel, plan: LoadPlan) -> CodeView:
     """Return code that repeats a planned load. Blocks for the sizes of the files."""
-    paths = (*model.paths, *model.sidecar_paths)
     files = [
         GGUFFile(filename=filename, size=path.stat().st_size, sha256=sha256)
-        for filename, path, sha256 in zip(model.filenames, paths, model.sha256s or repeat(None), strict=False)
-        if filename not in model.own_filenames
+        for filename, path, sha256 in model.hub_files()
     ]
     options = plan.options
     pinned = pin(model.repo_id, model.commit_hash, model.label, files, n_ctx=options["n_ctx"])
