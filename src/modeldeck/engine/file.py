@@ -245,13 +245,10 @@ class FileDownload:
 
     async def _is_sound(self, path: Path) -> bool:
         """Return whether a file of the cache is what the Hub has. If not, and the Hub was asked, it is to be mended."""
-        try:
-            if await self._verification.is_sound(path):
-                return True
-            if self.source.is_resolved and await self._threads.run(may_be_mended, path, self.source.digest):
-                self._damaged, self.is_mending = path, True
-        except FileNotFoundError:  # a repair has just taken it away to mend it, or the user has removed it
-            pass
+        if await self._verification.is_sound(path):
+            return True
+        if self.source.is_resolved and await self._threads.run(may_be_mended, path, self.source.digest):
+            self._damaged, self.is_mending = path, True
         return False
 
     async def _link_existing_blob(self) -> bool:
