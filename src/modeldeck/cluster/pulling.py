@@ -132,14 +132,13 @@ class Pulling:
             return
         rest = [copy for copy in self._copies if not copy.is_settled]
         for copy in reversed(rest):  # the end of the chain first, because a host whose source has ended would fail
-            await ask_workers(
-                self._client,
-                [copy.host.lead.address],
-                "stop",
-                request=self._message,
-                cache_dir=copy.host.lead.cache_dir,
-                action=action,
-            )
+            await self._tell(copy, "stop", action=action)
+
+    async def _tell(self, copy: _Copy, method: str, **arguments: Any) -> Any:
+        """Send a message about this pull to the worker that acts for a cache, and return the answer or the error."""
+        lead = copy.host.lead
+        message = {"request": self._message, "cache_dir": lead.cache_dir, **arguments}
+        return (await ask_workers(self._client, [lead.address], method, **message)).get(lead.address)
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -199,11 +198,7 @@ class Pulling:
         for copy in self._copies:
             if copy.is_settled:
                 continue
-            lead = copy.host.lead
-            answers = await ask_workers(
-                self._client, [lead.address], "find", request=self._message, cache_dir=lead.cache_dir
-            )
-            answer = answers.get(lead.address)
+            answer = await self._tell(copy, "find")
             if isinstance(answer, dict):
                 copy.has_all, copy.received = answer["has_all"], answer["received"]
 
@@ -226,8 +221,7 @@ class Pulling:
             chains[index % len(chains)].append(copy)
         expecting = [copy for chain in chains for copy in chain if not copy.is_ready]
         for copy in expecting:
-            lead = copy.host.lead
-            await ask_workers(self._client, [lead.address], "expect", request=self._message, cache_dir=lead.cache_dir)
+            await self._tell(copy, "expect")
         pulls = []
         for chain in chains:
             if not chain[0].is_ready:
