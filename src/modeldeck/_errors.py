@@ -376,7 +376,7 @@ class ContentChangedError(ModelDeckError):
 class LockError(ModelDeckError):
     """A lock file cannot be used, or what it demands is not here or no longer on the Hub.
 
-    The message says which. `sync` brings what is missing, and `lock` writes the file anew.
+    The message says which. `sync` brings what is missing, and `lock` writes the file again.
 
     Attributes
     ----------

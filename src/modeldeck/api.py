@@ -661,7 +661,7 @@ def lock(
 ) -> tuple[LockedModel, ...]:
     """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
 
-    Models that the file already has stay; the ones that are named are added, or locked anew.
+    Models that the file already has stay. The named ones are added, or locked again at the present commit.
 
     Parameters
     ----------

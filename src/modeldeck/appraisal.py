@@ -85,7 +85,7 @@ class Appraiser:
         return await self._judge(details, facts, n_ctx)
 
     def forget(self, details: RepoDetails) -> None:
-        """Read the headers of a repository anew the next time: its files may have changed."""
+        """Read the headers of a repository again the next time, because its files may have changed."""
         self._facts.pop((details.repo_id, details.commit_hash, details.is_from_cache), None)
 
     async def find_problem(self, details: RepoDetails, variant: Variant) -> str | None:

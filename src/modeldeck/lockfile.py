@@ -145,7 +145,9 @@ def read_lock_file(path: Path) -> LockFile:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise LockError(f"There is no lock file {str(path)!r}. `modeldeck lock OWNER/NAME:LABEL` writes one.") from None
+        raise LockError(
+            f"There is no lock file {str(path)!r}. Write one with `modeldeck lock OWNER/NAME:LABEL`."
+        ) from None
     except OSError as error:
         raise LockError(f"The lock file {str(path)!r} cannot be read: {error.strerror}.") from error
     try:
@@ -156,7 +158,7 @@ def read_lock_file(path: Path) -> LockFile:
     if type(found) is int and found != _FORMAT:
         raise LockError(
             f"The lock file {str(path)!r} has version {found}, and this modeldeck ({__version__}) knows version "
-            f"{_FORMAT}. Update modeldeck, or write the file anew with `modeldeck lock`."
+            f"{_FORMAT}. Update modeldeck, or write the file again with `modeldeck lock`."
         )
     try:
         parsed = msgspec.convert(values, _Content)
@@ -260,6 +262,6 @@ def _checked(entry: _ModelEntry) -> LockedModel:
 
 def _is_wrong(path: Path, problem: str) -> LockError:
     return LockError(
-        f"The lock file {os.fspath(path)!r} is not right. {problem.rstrip('.')}. Correct it, or write it anew with "
+        f"The lock file {os.fspath(path)!r} is not right. {problem.rstrip('.')}. Correct it, or write it again with "
         "`modeldeck lock`."
     )

@@ -81,7 +81,7 @@ async def test_what_was_locked_is_what_is_brought_although_the_repository_moved_
     assert [found.path for found in await session.sync()] == [model.path], "what is here needs no Hub"
 
 
-async def test_models_are_added_and_locked_anew_and_the_file_is_the_same_each_time(
+async def test_models_are_added_and_locked_again_and_the_file_is_the_same_each_time(
     session: Session, hub: LocalHub, tmp_path: Path
 ) -> None:
     path = tmp_path / "modeldeck.lock"

@@ -311,7 +311,7 @@ async def test_a_damaged_header_is_told_by_describe_and_download(own_copy: Sessi
             await own_copy.fit(name)
     damage(model, 0)
     details = await own_copy.describe(REPO, exact=False, on_notice=lambda _: None)
-    assert details.fits[KEPT].verdict == "fits", "the header is read anew"
+    assert details.fits[KEPT].verdict == "fits", "the header is read again"
 
 
 async def test_a_truncated_file_is_told_from_a_missing_one(own_copy: Session, hub: LocalHub) -> None:
