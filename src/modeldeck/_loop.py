@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import inspect
 import math
 import threading
 import time
@@ -54,6 +55,21 @@ def wait_for_future(
     except BaseException:
         future.cancel()
         raise
+
+
+async def _cancel_others() -> None:
+    """Cancel the other tasks of this loop, and wait for them."""
+    # A task group of anyio wraps the coroutines that it starts. A wrapper that is cancelled before its first step would
+    # leave a coroutine that was never awaited.
+    tasks = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if _has_started(task)]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(asyncio.sleep(0), *tasks, return_exceptions=True)
+
+
+def _has_started(task: asyncio.Task[Any]) -> bool:
+    coroutine = task.get_coro()
+    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
 
 
 class LoopThread:
@@ -141,10 +157,8 @@ class LoopThread:
         try:
             self._run_until_stopped()
         finally:
-            while tasks := asyncio.all_tasks(self.loop):
-                for task in tasks:
-                    task.cancel()
-                self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            while asyncio.all_tasks(self.loop):
+                self.loop.run_until_complete(_cancel_others())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 

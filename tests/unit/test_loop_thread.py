@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from concurrent.futures import CancelledError
 
+import anyio
 import pytest
 
 from modeldeck._errors import EngineLostError
@@ -84,3 +86,38 @@ def test_what_is_started_while_it_cleans_up_ends_too() -> None:
     assert begun.wait(10)
     thread.stop()
     assert followers[0].cancelled()
+
+
+def test_stopping_awaits_what_a_task_group_has_only_just_started() -> None:
+    """Otherwise Python warns of a coroutine that was never awaited, and pytest makes that an error."""
+    thread = LoopThread("test")
+    stopping = threading.Thread(target=thread.stop)
+    starts: list[str] = []
+
+    async def child() -> None:
+        starts.append("child")
+        await forever()
+
+    async def parent(resume: asyncio.Event, waits: threading.Event) -> None:
+        waits.set()
+        await resume.wait()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(child)
+
+    def resume_and_stop(resume: asyncio.Event) -> None:
+        """Leave two things for the next turn of the loop: the parent starts its children, and the loop ends."""
+        resume.set()
+        stopping.start()
+        while thread.is_alive:
+            time.sleep(0.001)
+
+    resume, waits = asyncio.Event(), threading.Event()
+    running = thread.start(parent(resume, waits))
+    assert waits.wait(10)
+    thread.post(resume_and_stop, resume)
+    with pytest.raises(CancelledError):
+        running.result(10)
+    stopping.join(10)
+    assert starts == ["child"] * 3
+    gc.collect()
