@@ -1,3 +1,4 @@
+import { useSignal } from "@preact/signals";
 import { chipsOf } from "../filters";
 import { mayFit } from "../fits";
 import type { Store } from "../store";
@@ -19,6 +20,7 @@ export function Results({ store }: { store: Store }) {
   const { state, text, filters, models, error, has_more } = store.search.value;
   const asked = store.asked("search").value;
   const isSearching = state === "searching" || asked !== undefined;
+  const dismissed = useSignal<SearchView["error"]>(null);
   const { hardware } = store.view.value;
   const local = new Set(store.localOnly.value ? store.search.value.local : []);
   const shown = models.filter(
@@ -55,13 +57,20 @@ export function Results({ store }: { store: Store }) {
           </div>
         ))}
       </div>
-      {state === "failed" && error ? (
+      {state === "failed" && error && error !== dismissed.value ? (
         <ErrorBox
           error={error}
           name={t("theSearch")}
           isOff={store.isOff.value}
-          // If the next page could not be read, "Load more" below asks for it again.
-          onRetry={has_more ? undefined : () => store.refine({})}
+          // In offline mode another attempt ends in the same way. If the next page could not be read, "Load more" below
+          // asks for it again.
+          {...(error.details.is_offline_mode
+            ? {
+                onDismiss: () => {
+                  dismissed.value = error;
+                },
+              }
+            : { onRetry: has_more ? undefined : () => store.refine({}) })}
         />
       ) : null}
       {/* Without the Hub: what is here can be loaded. */}
