@@ -34,12 +34,14 @@ from modeldeck._types import (
 )
 from modeldeck._wire import JobView
 from modeldeck.cache_contents import CacheContents, Leftover, LeftoverKind, Proof, StoredBlob, StoredModel
+from modeldeck.cluster import HostPull, PullSnapshot
 from modeldeck.engine.state import actions_of
 from modeldeck.llama import Measurement
 from modeldeck.lockfile import lock_entry, pin
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
 from modeldeck.widget.model_card import parse_model_card
 from modeldeck.widget.publisher import as_json
+from modeldeck.widget.pulls import host_views, pull_view
 from modeldeck.widget.repos import repo_view, variant_view
 from modeldeck.widget.shelf import library_view
 from modeldeck.widget.traits import (
@@ -47,6 +49,7 @@ from modeldeck.widget.traits import (
     ChatMessageView,
     ChatView,
     CheckView,
+    ClusterView,
     CodeView,
     DeckState,
     DeckView,
@@ -308,6 +311,19 @@ _DISK_FULL = DiskFullError(
 # --- downloads --------------------------------------------------------------------------------------------------------
 
 
+def _request(repo_id: str, variant_id: str, label: str) -> DownloadRequest:
+    return DownloadRequest(
+        repo_id=repo_id,
+        revision="main",
+        commit_hash=_COMMIT,
+        variant_id=variant_id,
+        label=label,
+        files=(),
+        endpoint=_ENDPOINT,
+        cache_dir="",
+    )
+
+
 def _job(
     state: DownloadState,
     repo_id: str = QWEN,
@@ -321,16 +337,7 @@ def _job(
 ) -> JobView:
     snapshot = DownloadSnapshot(
         job_id=f"{state}-{repo_id}-{variant_id}",
-        request=DownloadRequest(
-            repo_id=repo_id,
-            revision="main",
-            commit_hash=_COMMIT,
-            variant_id=variant_id,
-            label=label,
-            files=(),
-            endpoint=_ENDPOINT,
-            cache_dir="",
-        ),
+        request=_request(repo_id, variant_id, label),
         state=state,
         received=int(received),
         total=None if total is None else int(total),
@@ -429,6 +436,49 @@ _QUEUE = DownloadsView(
         _job(_S.PAUSED, QWEN, _qwen_file("Q6_K"), "Q6_K", received=3.8e9, total=6.25e9),
         _job(_S.READY, SMOL, "y.gguf", "F16", received=2.7e8, total=2.7e8, finished_at=1_795_000_000.0),
     )
+)
+
+
+# --- a Dask cluster ---------------------------------------------------------------------------------------------------
+
+
+def _host(name: str, state: DownloadState, source: str | None, received: float, **changes: Any) -> HostPull:
+    return HostPull(
+        host=name,
+        workers=(f"tcp://{name}:40001",),
+        state=state,
+        source=source,
+        received=int(received),
+        total=4_683_074_240,
+        **changes,
+    )
+
+
+_PULLING = PullSnapshot(
+    target=f"{QWEN}:Q4_K_M",
+    hosts=(
+        _host("node1", _S.DOWNLOADING, "hub", 2.914e9, rate=98.2e6),
+        _host("node2", _S.DOWNLOADING, "peer node1", 2.901e9, rate=97.4e6),
+        _host("node3", _S.READY, "already there", 4.683_074_240e9),
+        _host("node4", _S.READY, "shared cache", 4.683_074_240e9),
+    ),
+)
+_PARTLY_PULLED = PullSnapshot(
+    target=f"{QWEN}:Q6_K",
+    hosts=(
+        _host("node1", _S.READY, "hub", 4.683_074_240e9),
+        _host("node2", _S.FAILED, "peer node1", 1.204e9, error=_DISK_FULL.to_info()),
+    ),
+)
+_PULL_REQUESTS = {label: _request(QWEN, _qwen_file(label), label) for label in ("Q4_K_M", "Q6_K")}
+_PULLS = DownloadsView(
+    jobs=(
+        pull_view("pull-1", _PULL_REQUESTS["Q4_K_M"], _PULLING),
+        pull_view("pull-2", _PULL_REQUESTS["Q6_K"], _PARTLY_PULLED, end=_S.FAILED),
+    )
+)
+_CLUSTER = ClusterView(
+    is_used=True, pulls={"pull-1": host_views(_PULLING.hosts), "pull-2": host_views(_PARTLY_PULLED.hosts)}
 )
 _QUEUE_VIEW = replace(
     _VIEW, engine=EngineView(mode="process", limits=EngineLimits(bandwidth_bytes_per_second=20_000_000))
@@ -599,6 +649,7 @@ SCENES: dict[str, DeckState] = {
     "offline": DeckState(
         view=_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info()), library=_library()
     ),
+    "cluster": replace(_UNFOLDED, downloads=_PULLS, cluster=_CLUSTER),
     "queue": DeckState(view=_QUEUE_VIEW, search=_RESULTS, downloads=_QUEUE),
     "notices": DeckState(
         view=replace(

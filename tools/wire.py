@@ -31,7 +31,16 @@ from modeldeck.widget import requests
 from modeldeck.widget.licences import LicenceKind
 from modeldeck.widget.model_card import CardTag
 from modeldeck.widget.publisher import as_json
-from modeldeck.widget.traits import DeckState, EngineMode, KVType, Locale, ModelKind, VariantAction, VariantState
+from modeldeck.widget.traits import (
+    DeckState,
+    EngineMode,
+    HostSource,
+    KVType,
+    Locale,
+    ModelKind,
+    VariantAction,
+    VariantState,
+)
 
 PATH = Path(__file__).resolve().parent.parent / "js" / "src" / "wire.ts"
 _WIDTH = 120
@@ -45,6 +54,7 @@ _NAMED = {
     "VariantAction": VariantAction,
     "VariantState": VariantState,
     "EngineMode": EngineMode,
+    "HostSource": HostSource,
     "KVType": KVType,
     "ModelKind": ModelKind,
     "ReasonCode": ReasonCode,

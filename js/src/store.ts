@@ -47,6 +47,7 @@ export class Store {
   readonly library = signal(EMPTY_STATE.library);
   readonly plan = signal(EMPTY_STATE.plan);
   readonly chat = signal(EMPTY_STATE.chat);
+  readonly cluster = signal(EMPTY_STATE.cluster);
   readonly tab = signal<Tab>("discover");
   readonly fitsOnly = signal(false);
   /** Whether only models that are on this machine are shown. */
@@ -92,6 +93,7 @@ export class Store {
       library: () => this.#read("library"),
       plan: () => this.#read("plan"),
       chat: () => this.#read("chat"),
+      cluster: () => this.#read("cluster"),
       about: () => this.#abouts.replace(new Map(Object.entries(this.#model.get("_about") ?? {}))),
     };
     for (const [name, read] of Object.entries(readers)) {
@@ -345,7 +347,7 @@ export class Store {
     this.load.value = share(this.load.peek(), { ...EMPTY_STATE.load, ...this.#model.get("_load") });
   }
 
-  #read<Part extends "library" | "plan" | "chat">(part: Part): void {
+  #read<Part extends "library" | "plan" | "chat" | "cluster">(part: Part): void {
     const cell = this[part] as Signal<DeckState[Part]>;
     cell.value = share(cell.peek(), { ...EMPTY_STATE[part], ...this.#model.get(`_${part}`) });
   }

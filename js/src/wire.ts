@@ -13,6 +13,7 @@ export interface DeckState {
   library: LibraryView;
   plan: PlanView;
   chat: ChatView;
+  cluster: ClusterView;
 }
 
 /** The trait `_view`: the endpoint, the context length in tokens, and what is known of the machine. */
@@ -300,7 +301,7 @@ export type CardTag =
   | "tr"
   | "ul";
 
-/** The trait `_downloads`. */
+/** The trait `_downloads`. Those to a Dask cluster are among them. */
 export interface DownloadsView {
   jobs: JobView[];
 }
@@ -469,6 +470,26 @@ export interface ChatMessageView {
   content: string;
 }
 
+/** The trait `_cluster`: what is known of a Dask cluster. `pulls` has the hosts of each download to it. */
+export interface ClusterView {
+  is_used: boolean;
+  pulls: Record<string, HostPullView[]>;
+}
+
+/** A host of a Dask cluster that gets a model. Sizes are in bytes, `rate` is in bytes per second. */
+export interface HostPullView {
+  host: string;
+  state: DownloadState;
+  source: HostSource | null;
+  peer: string | null;
+  received: number;
+  total: number | null;
+  rate: number | null;
+  error: ErrorInfo | null;
+}
+
+export type HostSource = "already there" | "hub" | "peer" | "shared cache";
+
 /** The request has arrived. The answer follows when it is carried out. */
 export interface AckMessage {
   kind: "modeldeck-ack";
@@ -609,6 +630,10 @@ export const EMPTY_STATE: DeckState = {
     tokens_per_second: null,
     similarity: null,
     error: null,
+  },
+  cluster: {
+    is_used: false,
+    pulls: {},
   },
 };
 

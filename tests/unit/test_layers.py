@@ -65,7 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bars": BASE,
     "api": BASE | {"session", "download_handle", "lockfile", "llama", "bars"},
     "cluster": BASE | {"session", "bars", "library", "local_fit", "service", "engine", "llama", "hub", "sizing"},
-    "widget": BASE | {"session", "cache_contents", "lockfile", "snippets", "service", "llama", "sizing", "gguf"},
+    "widget": BASE
+    | {"cluster", "session", "cache_contents", "lockfile", "snippets", "service", "llama", "sizing", "gguf"},
     "cli": BASE | {"session", "download_handle", "lockfile", "service", "llama", "sizing"},
     "__main__": {"cli"},
 }

@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from modeldeck.widget.bridge import Bridge
@@ -35,6 +36,9 @@ class Page:
             self.history.append((name, value))
             self.threads.add(threading.current_thread().name)
             self._changed.notify_all()
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def send_message(self, content: dict[str, Any]) -> None:
         with self._changed:

@@ -222,6 +222,14 @@ export const EN = {
   sizeUnknown: "size unknown",
   today: "today",
 
+  // A Dask cluster
+  hostsReady: { one: "On {ready} of {count} host", other: "On {ready} of {count} hosts" },
+  hostsOf: "Hosts of {name}",
+  fromHub: "from the Hub",
+  fromHost: "from {host}",
+  wasThere: "was there already",
+  sharedCache: "shares a cache",
+
   // Tabs, library and queue
   discover: "Discover",
   library: "Library",

@@ -220,6 +220,14 @@ export const PT_BR: Texts = {
   sizeUnknown: "tamanho desconhecido",
   today: "hoje",
 
+  // A Dask cluster
+  hostsReady: { one: "Em {ready} de {count} host", other: "Em {ready} de {count} hosts" },
+  hostsOf: "Hosts de {name}",
+  fromHub: "do Hub",
+  fromHost: "de {host}",
+  wasThere: "já estava lá",
+  sharedCache: "cache compartilhado",
+
   // Tabs, library and queue
   discover: "Descobrir",
   library: "Biblioteca",

@@ -19,6 +19,7 @@ import type {
 import { Actions } from "./Actions";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
+import { HostRows } from "./HostRows";
 import { Icon, type IconName } from "./icons";
 import { JobProgress } from "./JobProgress";
 import { LoadOptions } from "./LoadOptions";
@@ -225,6 +226,7 @@ export function RowShell(props: RowShellProps) {
   const canLoad = actions.includes("load");
   const isOpen = useSignal(false);
   const error = row.error.value ?? props.error;
+  const hosts = store.cluster.value.pulls[row.job.value?.job_id ?? ""];
   return (
     <li class="row" data-state={state} tabIndex={-1}>
       <div class="line">{props.title}</div>
@@ -259,6 +261,7 @@ export function RowShell(props: RowShellProps) {
       ) : null}
       {props.below}
       {job ? <JobProgress job={job} name={name} /> : null}
+      {hosts ? <HostRows hosts={hosts} name={name} /> : null}
       {row.asked.value?.isWaiting.value ? <p class="fair">{t("waitingForCell")}</p> : null}
       {error ? (
         <ErrorBox

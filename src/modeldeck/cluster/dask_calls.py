@@ -40,7 +40,7 @@ def client_of(client: Any) -> Any:
                 "There is no Dask client. Make one first: from distributed import Client; client = Client()."
             ) from None
     if not isinstance(client, distributed.Client):
-        raise ClusterError(f"The first argument is a Dask client, not {type(client).__name__}. Pass Client(...).")
+        raise ClusterError(f"The client is to be one of Dask, not {type(client).__name__}. Pass Client(...).")
     if client.status not in ("running", "connecting", "newly-created"):
         raise ClusterError("This Dask client is closed. Make a new one: client = Client(...).")
     return client

@@ -48,6 +48,21 @@ class PullJob:
         """The state of the pull now, a `PullSnapshot` with one entry for each host."""
         return self._pulling.snapshot
 
+    def done(self) -> bool:
+        """Tell whether the pull has ended, well or not.
+
+        Returns
+        -------
+        bool
+            ``True`` when `result` returns or raises at once.
+
+        Examples
+        --------
+        >>> job.done()  # doctest: +SKIP
+        False
+        """
+        return self._future.done()
+
     def cancel(self) -> Any:
         """Stop the pull on all hosts, and delete what the unfinished ones have received.
 
@@ -106,7 +121,9 @@ class PullJob:
         return await asyncio.shield(asyncio.wrap_future(self._future))
 
     def __await__(self) -> Generator[Any, None, PulledModel]:
-        return asyncio.wrap_future(start_on_loop(self._client, self._finished())).__await__()
+        # What has ended can be had without the client, which may be closed.
+        future = self._future if self.done() else start_on_loop(self._client, self._finished())
+        return asyncio.wrap_future(future).__await__()
 
     def _stop(self, action: str) -> Any:
         async def stop() -> PullSnapshot:

@@ -12,6 +12,7 @@ import msgspec
 
 from modeldeck._errors import (
     ClusterError,
+    DownloadCancelledError,
     HubError,
     ModelDeckError,
     NetworkError,
@@ -111,11 +112,17 @@ class Pulling:
             self._message = msgspec.to_builtins(self.request)
             await self._find()
             while rest := [copy for copy in self._copies if not copy.is_settled]:
-                await self._run_round(rest)
+                if self._stop_action is not None:  # before it had begun
+                    self._settle_stopped(rest, _STOPPED[self._stop_action])
+                else:
+                    await self._run_round(rest)
         finally:
             stop()
         if not any(copy.is_ready for copy in self._copies):
-            raise next(error_from_info(copy.view.error) for copy in self._copies if copy.view.error is not None)
+            failures = [copy.view.error for copy in self._copies if copy.view.error is not None]
+            if failures:
+                raise error_from_info(failures[0])
+            raise DownloadCancelledError(f"The pull of {self._target} was stopped. Pull again if you still want it.")
         return PulledModel(
             target=self._target,
             repo_id=self.request.repo_id,
@@ -286,6 +293,11 @@ class Pulling:
             for other in self._copies:  # the Hub would refuse them, too
                 if not other.is_settled:
                     self._settle(other, error)
+
+    def _settle_stopped(self, copies: list[_Copy], state: DownloadState) -> None:
+        for copy in copies:
+            copy.is_settled = True
+            self._change(copy, state=state)
 
     def _settle(self, copy: _Copy, error: ModelDeckError) -> None:
         copy.is_settled = True

@@ -10,6 +10,7 @@ from modeldeck._types import DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget import requests
 from modeldeck.widget.about import AboutOwner
+from modeldeck.widget.cluster_owner import ClusterOwner
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.downloads import DownloadsOwner
 from modeldeck.widget.inbox import Inbox
@@ -20,7 +21,7 @@ from modeldeck.widget.repos import ReposOwner
 from modeldeck.widget.search import SearchOwner
 from modeldeck.widget.shelf import LibraryOwner
 from modeldeck.widget.tasks import Tasks, guard
-from modeldeck.widget.traits import DeckState, Locale, ModelKey
+from modeldeck.widget.traits import ClusterView, DeckState, Locale, ModelKey
 from modeldeck.widget.trial import ChatOwner
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Bridge:
         The language of the page, instead of its host's.
     comm_id : str, optional
         The widget's comm. The page needs it for its first message, which may find the shell busy.
+    client : distributed.Client, optional
+        Models go to all hosts of its Dask cluster instead of this machine.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Bridge:
         n_ctx: int,
         locale: Locale | None = None,
         comm_id: str | None = None,
+        client: Any = None,
     ) -> None:
         self._loop = loop
         self._session = session
@@ -82,6 +86,15 @@ class Bridge:
             session, publisher, loop, self._tasks, self._deck, self._repos, self._library, self._chat
         )
         self._downloads = DownloadsOwner(session, publisher, loop, self._deck, self._repos, self._load)
+        if client is not None:
+            self._downloads.cluster = ClusterOwner(
+                client,
+                session,
+                publisher,
+                self._tasks,
+                self._repos,
+                on_change=lambda patience: self._downloads.mark(patience_seconds=patience),
+            )
         self.ready = self._load.handover.wait
 
     @property
@@ -111,7 +124,8 @@ class Bridge:
 
     def initial_state(self) -> dict[str, dict[str, Any]]:
         """The traits before anything has happened."""
-        state = DeckState(view=self._deck.view, search=self._search.view)
+        cluster = ClusterView() if self._downloads.cluster is None else self._downloads.cluster.view
+        state = DeckState(view=self._deck.view, search=self._search.view, cluster=cluster)
         return {f"_{name}": value for name, value in as_json(state).items()}
 
     def post(self, content: object) -> None:

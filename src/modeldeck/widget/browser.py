@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -83,6 +84,8 @@ class ModelBrowser(anywidget.AnyWidget):
         English where that is another one.
     inline : bool, optional
         Download on a thread of the kernel, instead of in the engine's own process.
+    client : distributed.Client, optional
+        The client of a Dask cluster. Get and Download then bring a model to all of its hosts instead of this machine.
     limits : EngineLimits, optional
         What the download engine may use. They apply to every program that uses this engine, and stay until they are
         changed. ``None`` leaves the engine's own.
@@ -95,6 +98,8 @@ class ModelBrowser(anywidget.AnyWidget):
         The loaded model; ``None`` before a model is loaded.
     downloads : tuple[DownloadSnapshot, ...]
         The downloads that run, are paused, have failed or are finished.
+    client : distributed.Client or None
+        The client that was given.
     chat : list[dict[str, str]]
         The conversation of the loaded model's panel, as ``create_chat_completion`` takes it.
     error : ModelDeckError or None
@@ -123,6 +128,7 @@ class ModelBrowser(anywidget.AnyWidget):
     _library = traitlets.Dict().tag(sync=True)
     _plan = traitlets.Dict().tag(sync=True)
     _chat = traitlets.Dict().tag(sync=True)
+    _cluster = traitlets.Dict().tag(sync=True)
     _texts = traitlets.Dict().tag(sync=True)
 
     llm = _Live(help="The loaded model, or None.")
@@ -145,6 +151,7 @@ class ModelBrowser(anywidget.AnyWidget):
         locale: Locale | None = None,
         inline: bool | None = None,
         limits: EngineLimits | None = None,
+        client: Any = None,
         **options: Any,
     ) -> None:
         for name in options:
@@ -154,6 +161,11 @@ class ModelBrowser(anywidget.AnyWidget):
             raise InvalidRequestError(f"page_size must be between 1 and {MAX_PAGE_SIZE}.")
         if locale is not None and locale not in get_args(Locale):
             raise InvalidRequestError(f"There is no locale {locale!r}. Use one of: {', '.join(get_args(Locale))}.")
+        if client is not None:
+            from modeldeck.cluster.dask_calls import client_of
+
+            client_of(client)  # refuses what cannot be used
+        self.client = client
         self._esm = _bundle_text()
         self._texts = _translations()
         self._loop = shared_loop()
@@ -167,6 +179,7 @@ class ModelBrowser(anywidget.AnyWidget):
             n_ctx=read_n_ctx(n_ctx),
             locale=locale,
             comm_id=comm_id,
+            client=client,
         )
         self.on_msg(self._on_message)
         super().__init__(model_id=comm_id, **self._bridge.initial_state(), **options)
@@ -251,6 +264,10 @@ class _Traits:
 
     def publish(self, name: str, value: dict[str, Any]) -> None:
         setattr(self._widget, f"_{name}", value)
+
+    def together(self) -> AbstractContextManager[None]:
+        holding: AbstractContextManager[None] = self._widget.hold_sync()
+        return holding
 
     def send_message(self, content: dict[str, Any]) -> None:
         self._widget.send(content)

@@ -14,6 +14,7 @@ from modeldeck._loop import LoopThread
 from modeldeck._types import Action, DownloadSnapshot, DownloadState
 from modeldeck._wire import JobView
 from modeldeck.session import Session
+from modeldeck.widget.cluster_owner import ClusterOwner
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.load import LoadOwner
 from modeldeck.widget.pacer import Pacer
@@ -43,6 +44,9 @@ class DownloadsOwner:
         Loads what is to be loaded when it is ready.
     """
 
+    cluster: ClusterOwner | None = None
+    """Set where models go to a Dask cluster instead of this machine."""
+
     def __init__(
         self,
         session: Session,
@@ -61,6 +65,7 @@ class DownloadsOwner:
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._announced: tuple[DownloadSnapshot, ...] = ()
         self._pacer = Pacer(self._publish)
+        self.mark = self._pacer.mark
 
     @property
     def snapshots(self) -> tuple[DownloadSnapshot, ...]:
@@ -70,13 +75,20 @@ class DownloadsOwner:
     async def start(self, repo_id: str, variant_id: str, *, load_when_ready: bool = False) -> None:
         """Download a variant that a card shows."""
         details, variant = self._repos.variant(repo_id, variant_id)
-        download = await self._session.start(self._session.request_for(details, variant))
+        request = self._session.request_for(details, variant)
+        if self.cluster is not None:
+            self.cluster.pulls.start(request)
+            return
+        download = await self._session.start(request)
         if load_when_ready:
             self._load.wish(repo_id, variant_id)
         self._take(download.snapshot)
 
     async def act(self, job_id: str, action: Action) -> None:
         """Do what a button of a download says."""
+        if self.cluster is not None and job_id in self.cluster.pulls:
+            await self.cluster.pulls.act(job_id, action)
+            return
         snapshot = await self._session.act(job_id, action)
         if snapshot is not None:
             self._take(snapshot)
@@ -89,6 +101,8 @@ class DownloadsOwner:
         snapshots = [snapshot for snapshot in self.snapshots if action in snapshot.actions]
         if action == "dismiss":
             snapshots = [snapshot for snapshot in snapshots if snapshot.state is DownloadState.READY]
+            if self.cluster is not None:
+                await self.cluster.pulls.dismiss_ready()
         for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.state is not DownloadState.QUEUED):
             with suppress(InvalidRequestError):  # it has ended meanwhile
                 await self.act(snapshot.job_id, action)
@@ -182,14 +196,18 @@ class DownloadsOwner:
 
     def _publish(self) -> None:
         snapshots = self.snapshots
-        self._publisher.publish("downloads", downloads_view(snapshots))
+        with self._publisher.together():
+            pulls = () if self.cluster is None else self.cluster.pulls.jobs
+            self._publisher.publish("downloads", downloads_view(snapshots, pulls))
+            if self.cluster is not None:
+                self.cluster.publish()
         before, self._announced = self._announced, snapshots
         self._publisher.announce("downloads", before, snapshots)
 
 
-def downloads_view(snapshots: tuple[DownloadSnapshot, ...]) -> DownloadsView:
-    """The view of some downloads."""
-    return DownloadsView(jobs=tuple(JobView.of(snapshot) for snapshot in snapshots))
+def downloads_view(snapshots: tuple[DownloadSnapshot, ...], pulls: tuple[JobView, ...] = ()) -> DownloadsView:
+    """The view of some downloads, those to a cluster included."""
+    return DownloadsView(jobs=(*(JobView.of(snapshot) for snapshot in snapshots), *pulls))
 
 
 def _patience(before: DownloadSnapshot | None, now: DownloadSnapshot) -> float | None:

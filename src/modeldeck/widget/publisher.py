@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -20,6 +21,8 @@ class Display(Protocol):
     """What the publisher writes to: the widget's traits, its message channel, and those who observe it in Python."""
 
     def publish(self, name: str, value: dict[str, Any]) -> None: ...
+
+    def together(self) -> AbstractContextManager[None]: ...
 
     def send_message(self, content: dict[str, Any]) -> None: ...
 
@@ -42,6 +45,10 @@ class Publisher:
     def publish(self, name: str, state: msgspec.Struct | Mapping[str, msgspec.Struct]) -> None:
         """Write one trait."""
         self._display.publish(name, as_json(state))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let several traits reach the page in one message, in a ``with`` block."""
+        return self._display.together()
 
     def announce(self, name: str, old: object, new: object) -> None:
         """Tell observers in Python that ``llm``, ``downloads`` or ``error`` has changed."""

@@ -16,6 +16,7 @@ from modeldeck._notices import NoticeCode, notice_code
 from modeldeck._types import (
     DEFAULT_N_CTX,
     BaseModelRelation,
+    DownloadState,
     EngineLimits,
     ErrorInfo,
     FitEstimate,
@@ -38,6 +39,8 @@ VariantAction: TypeAlias = Literal[
 ]
 """``get`` is a download that is loaded when it is verified; it belongs to the short way of a card, not to its rows."""
 
+HostSource: TypeAlias = Literal["hub", "peer", "already there", "shared cache"]
+"""Where a host of a Dask cluster has a model from."""
 KVType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 """The types of the key-value cache that people choose between."""
 ModelKind: TypeAlias = Literal["chat", "completion", "embedding"]
@@ -239,8 +242,31 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     incomplete: tuple[IncompleteView, ...] = ()
 
 
+class HostPullView(msgspec.Struct, frozen=True, kw_only=True):
+    """A host of a Dask cluster that gets a model. Sizes are in bytes, ``rate`` is in bytes per second.
+
+    ``peer`` is the host that it takes the model from, if the source is one.
+    """
+
+    host: str
+    state: DownloadState
+    source: HostSource | None
+    peer: str | None
+    received: int
+    total: int | None
+    rate: float | None
+    error: ErrorInfo | None
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_cluster``: what is known of a Dask cluster. ``pulls`` has the hosts of each download to it."""
+
+    is_used: bool = False
+    pulls: dict[str, tuple[HostPullView, ...]] = {}
+
+
 class DownloadsView(msgspec.Struct, frozen=True, kw_only=True):
-    """The trait ``_downloads``."""
+    """The trait ``_downloads``. Those to a Dask cluster are among them."""
 
     jobs: tuple[JobView, ...] = ()
 
@@ -422,3 +448,4 @@ class DeckState(msgspec.Struct, frozen=True, kw_only=True):
     library: LibraryView = LibraryView()
     plan: PlanView = PlanView()
     chat: ChatView = ChatView()
+    cluster: ClusterView = ClusterView()
