@@ -208,7 +208,22 @@ def test_a_grammar_of_another_type_is_refused(llm: Any, grammar: object) -> None
         llm("x", grammar=grammar)
 
 
-def test_a_schema_that_the_converter_does_not_know_allows_any_json(llm: Any) -> None:
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"$ref": "https://127.0.0.1:9/nowhere"}, "Fetching remote schemas is not allowed"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}}, "Error resolving ref"),
+        ({"type": "string", "pattern": "[a-z]+"}, "Pattern must start with"),
+    ],
+)
+def test_a_schema_that_the_converter_does_not_know_allows_any_json_and_says_so(
+    llm: Any, schema: dict[str, Any], reason: str
+) -> None:
     """llama-cpp-python then constrains the answer to any JSON, and the tiny model's usual answer is not JSON."""
-    options = {"response_format": {"type": "json_object", "schema": {"$ref": "https://127.0.0.1:9/nowhere"}}}
-    assert llm.create_chat_completion(MESSAGES, max_tokens=5, **options)["choices"][0]["message"]["content"] != ANSWER
+    options = {"response_format": {"type": "json_object", "schema": schema}, "max_tokens": 5}
+    with pytest.warns(UserWarning, match=f"cannot convert the JSON schema .*{reason}.* any JSON is allowed") as warned:
+        assert llm.create_chat_completion(MESSAGES, **options)["choices"][0]["message"]["content"] != ANSWER
+    assert [warning.filename for warning in warned] == [__file__]
+    with pytest.warns(UserWarning, match="any JSON is allowed"):
+        list(llm.create_chat_completion(MESSAGES, stream=True, **options))
+    assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import inspect
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -359,6 +360,9 @@ class Llama(_Mixin):  # type: ignore[misc]
         finally:
             if stream is None:
                 execution.lock.release(hold)
+            notices, execution.thread.notices = execution.thread.notices, []
+        for notice in dict.fromkeys(notices):
+            warnings.warn(notice, stacklevel=3)
         return stream or result
 
     def _run_stoppable(self, function: Callable[[], T]) -> T:

@@ -99,9 +99,18 @@ def _hook_schema_converter(llama_cpp: ModuleType) -> None:
     original = module.json_schema_to_gbnf
 
     def json_schema_to_gbnf(schema: str, prop_order: list[str] | None = None) -> str:
-        convert = original if current_thread() is None else convert_schema
-        text: str = convert(schema, prop_order)
-        return text
+        thread = current_thread()
+        if thread is None:
+            text: str = original(schema, prop_order)
+            return text
+        try:
+            return convert_schema(schema, prop_order)
+        except ValueError as error:
+            thread.notices.append(
+                f"llama-cpp-python cannot convert the JSON schema ({error}), so any JSON is allowed. Correct the "
+                "schema, or check the answer against it yourself."
+            )
+            raise
 
     module.json_schema_to_gbnf = json_schema_to_gbnf
 

@@ -121,6 +121,8 @@ class NativeThread:
         Whether llama.cpp's log is printed too.
     crash
         The reason why llama.cpp would have ended the process, once that has happened.
+    notices
+        What the caller should be warned of when its call has ended.
     """
 
     def __init__(self) -> None:
@@ -128,6 +130,7 @@ class NativeThread:
         self.on_progress: Callable[[float], bool] = lambda fraction: True
         self.is_verbose = False
         self.crash: str | None = None
+        self.notices: list[str] = []
         self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
         self._current: _Call[Any] | None = None
         self._process = os.getpid()
