@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,13 +25,14 @@ import trustme
 
 COMMIT = "c0ffee" + "0" * 34
 REPO_ID = "bench/model"
+LABEL = "Q4_K_M"
 WINDOW_BYTES = 1 << 20
 
 _CONFIG = """
 worker_processes 1;
 daemon off;{user}
 pid {folder}/nginx.pid;
-error_log stderr error;
+error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off;
@@ -43,6 +46,8 @@ http {{
   ssl_protocols TLSv1.2 TLSv1.3;
   server {{
     listen 127.0.0.1:{hub_port} ssl;
+    location = /api/models/{repo_id}/revision/main {{ default_type application/json; alias {folder}/info.json; }}
+    location = /api/models/{repo_id}/tree/{commit} {{ default_type application/json; alias {folder}/tree.json; }}
     {resolves}
   }}
   server {{
@@ -92,12 +97,25 @@ def free_port() -> int:
         return port
 
 
+def gguf_header(size: int) -> bytes:
+    """Return the header of a model with one tensor, for a file of this size."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    keys = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+    weights = size - 256  # the data begins before, as the header is padded to 32 bytes
+    tensor = text("token_embd.weight") + struct.pack("<IQIQ", 1, weights, 24, 0)  # type 24 is I8
+    return b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + keys + tensor
+
+
 def write_file(path: Path, size: int) -> str:
-    """Write random bytes after GGUF's magic, and return their sha256."""
+    """Write a header and random bytes, and return their sha256."""
     digest = hashlib.sha256()
     block = os.urandom(8 << 20)
+    header = gguf_header(size)
     with path.open("wb") as file:
-        left, piece = size, b"GGUF" + block[4:]
+        left, piece = size, header + block[len(header) :]
         while left:
             piece = piece[: min(left, len(piece))]
             file.write(piece)
@@ -132,7 +150,7 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
         (folder / "files").mkdir()
         files = []
         for number, size in enumerate(sizes, 1):
-            name = f"m-{number:05}-of-{len(sizes):05}.gguf"
+            name = f"m-{LABEL}-{number:05}-of-{len(sizes):05}.gguf"
             files.append(File(name=name, size=size, sha256=write_file(folder / "files" / name, size)))
         hub_port, cdn_port = free_port(), free_port()
         open_port = cdn_port
@@ -155,11 +173,22 @@ def stage(sizes: list[int], *, limit_bytes_per_second: int | None = None, rtt_se
             for f in files
             for revision in ("main", COMMIT)
         )
+        (folder / "info.json").write_text(json.dumps({"id": REPO_ID, "sha": COMMIT, "gated": False}))
+        (folder / "tree.json").write_text(
+            json.dumps(
+                [
+                    {"type": "file", "path": f.name, "size": f.size, "lfs": {"oid": f.sha256, "size": f.size}}
+                    for f in files
+                ]
+            )
+        )
         config = folder / "nginx.conf"
         config.write_text(
             _CONFIG.format(
                 user="user root;" if os.geteuid() == 0 else "",
                 folder=folder,
+                repo_id=REPO_ID,
+                commit=COMMIT,
                 hub_port=hub_port,
                 cdn_port=cdn_port,
                 resolves=resolves,

@@ -439,10 +439,7 @@ def start_download(
 
 
 def _start(session: Session, repo_id: str, variant: str | None, **options: Any) -> DownloadJob:
-    async def start() -> Download:
-        return await session.start(await session.request(repo_id, variant, **options))
-
-    return DownloadJob(shared_loop().wait(start()))
+    return DownloadJob(shared_loop().wait(session.start_download(repo_id, variant, **options)))
 
 
 @overload

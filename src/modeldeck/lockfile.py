@@ -24,10 +24,8 @@ bytes.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +140,8 @@ def read_lock_file(path: Path) -> LockFile:
     LockError
         If it is missing, cannot be read, is of another version, or has something wrong in it.
     """
+    import tomllib  # here, because most programs read no lock file
+
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -207,6 +207,8 @@ def lock_entry(model: LockedModel) -> str:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions that decide about results: of modeldeck, and of llama-cpp-python if it is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # here, because its import takes long
+
     try:
         return {_LIBRARY: version(_LIBRARY), "modeldeck": __version__}
     except PackageNotFoundError:

@@ -162,12 +162,7 @@ class Session:
 
     async def engine(self) -> EngineClient:
         """Start or join the download engine on first use, and return the client to it."""
-        engine = self._engine
-        if engine is None:
-            from modeldeck.service.connect import connect_engine
-
-            connect = partial(connect_engine, self.settings, inline=self._inline, limits=self._limits)
-            engine = self._engine = in_daemon_thread(connect)
+        engine = self._begin_engine()
         try:
             # Shielded: a caller that is cancelled leaves the client, its thread and its connection to the session.
             return await asyncio.shield(asyncio.wrap_future(engine))
@@ -175,6 +170,14 @@ class Session:
             if self._engine is engine:
                 self._engine = None  # the next call tries again
             raise
+
+    def _begin_engine(self) -> Future[EngineClient]:
+        if self._engine is None:
+            from modeldeck.service.connect import connect_engine
+
+            connect = partial(connect_engine, self.settings, inline=self._inline, limits=self._limits)
+            self._engine = in_daemon_thread(connect)
+        return self._engine
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -662,6 +665,50 @@ class Session:
         snapshot = await engine.submit(request, token=self.settings.token)
         return Download(engine, snapshot, self.act)
 
+    async def start_download(
+        self,
+        repo_id: str,
+        variant: str | None = None,
+        *,
+        filename: str | None = None,
+        revision: str = "main",
+        on_notice: Callable[[str], object] = warnings.warn,
+    ) -> Download:
+        """Make a request as `request` does, and start it as `start` does. The engine starts while the Hub is asked.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"owner/name"``, or ``"owner/name:LABEL"`` with the variant.
+        variant : str, optional
+            A label such as ``"Q4_K_M"``, or a ``variant_id``. Without it and ``filename``, the recommended variant.
+        filename : str, optional
+            The path of a file in the repository, instead of a variant.
+        revision : str
+            A branch, a tag or a commit.
+        on_notice : callable
+            Called with a sentence that says why the cache is used and the Hub not followed.
+
+        Returns
+        -------
+        Download
+            The running download. Await it to get the model.
+
+        Raises
+        ------
+        ModelDeckError
+            For the reasons that `request` and `start` name.
+
+        Examples
+        --------
+        >>> download = await session.start_download("owner/name", "Q4_K_M")  # doctest: +SKIP
+        >>> model = await download  # doctest: +SKIP
+        """
+        self._begin_engine()
+        return await self.start(
+            await self.request(repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
+        )
+
     async def download(
         self,
         repo_id: str,
@@ -715,8 +762,7 @@ class Session:
         --------
         >>> model = await session.download("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
-        request = await self.request(repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
-        job = await self.start(request)
+        job = await self.start_download(repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
         return await job.result(progress=progress)
 
     async def downloads(self) -> tuple[DownloadSnapshot, ...]:
@@ -1557,13 +1603,13 @@ class Session:
         self, target: str, progress: ProgressCallback | None, on_notice: Callable[[str], object]
     ) -> LocalModel:
         """Download, or take an older one that is complete in the cache if the new one cannot be had."""
-        request = await self.request(target, on_notice=on_notice)
+        download = await self.start_download(target, on_notice=on_notice)
         try:
-            return await (await self.start(request)).result(progress=progress)
+            return await download.result(progress=progress)
         except (HubError, NetworkError, PermissionDeniedError) as error:
             address = parse_target(target, endpoint=self.settings.endpoint)
             local = _preferred(await self._select(await self.local_models(), address))
-            if local is None or local.commit_hash == request.commit_hash:
+            if local is None or local.commit_hash == download.snapshot.request.commit_hash:
                 raise
             on_notice(f"{target} is taken from the cache, at an older commit. {error.message}")
             return local

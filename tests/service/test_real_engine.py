@@ -28,7 +28,7 @@ from modeldeck.service.observe import engine_status, stop_engine
 from modeldeck.session import Session
 from tests.service.engines import Engines
 from tools.localhub import LocalHub
-from tools.localhub.faults import Throttle
+from tools.localhub.faults import Latency, Throttle
 
 TOKEN = "hf_testtesttest"
 FILENAME = "model-Q4_K_M.gguf"
@@ -64,6 +64,35 @@ def blob_of(request: DownloadRequest) -> Path:
 
 def content(path: Path) -> bytes:
     return path.read_bytes()
+
+
+@pytest.mark.anyio
+async def test_the_engine_starts_while_the_hub_is_asked(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
+    hub.faults.add(Latency(seconds=3600), path="/api/*")
+    async with Session(endpoint=hub.endpoint, cache_dir=cache_dir, token=False) as session:
+        starting = asyncio.ensure_future(session.start_download("owner/name", "Q4_K_M"))
+        await asyncio.to_thread(engines.wait_until, lambda: bool(engines.processes()))
+        assert not starting.done()
+        starting.cancel()
+        await asyncio.wait([starting])
+
+
+def test_a_download_imports_only_what_it_needs(engines: Engines, demo_hub: LocalHub, cache_dir: Path) -> None:
+    script = """if True:
+        import sys
+        import modeldeck
+        modeldeck.download("modeldeck-demo/tiny-chat-GGUF:Q8_0", token=False, progress=False)
+        for name in ("modeldeck.sizing", "modeldeck.engine.manager", "modeldeck.widget", "modeldeck.llama",
+                     "huggingface_hub.errors", "httpx2", "tqdm", "psutil", "filelock", "tomllib",
+                     "importlib.metadata", "llama_cpp", "anywidget", "IPython"):
+            if name in sys.modules:
+                print(name)
+    """
+    environment = {**os.environ, "HF_ENDPOINT": demo_hub.endpoint, "HF_HUB_CACHE": str(cache_dir)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == ""
 
 
 @pytest.mark.anyio

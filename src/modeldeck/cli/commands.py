@@ -66,10 +66,9 @@ async def fit(session: Session, arguments: argparse.Namespace, output: Output) -
 
 
 async def download(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    request = await session.request(
+    download = await session.start_download(
         arguments.target, filename=arguments.filename, revision=arguments.revision, on_notice=output.note
     )
-    download = await session.start(request)
     model = await _until_interrupted(download, output)
     if model is None:
         output.note("Interrupted. Downloaded data is kept: run the same command to continue.")

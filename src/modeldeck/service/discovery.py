@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Literal
 
 from modeldeck._errors import EngineLostError
 from modeldeck._files import nearest_existing
 from modeldeck._version import __version__
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 RUNTIME_VARIABLE = "MODELDECK_RUNTIME_DIR"
 STATE_VARIABLE = "MODELDECK_STATE_DIR"
@@ -69,6 +70,8 @@ def lock_place(place: EnginePlace) -> FileLock | None:
     An engine that leaves deletes the lock's file, so a lock may turn out to be on a file that is not there any more. It
     counts only when the file that is there now cannot be locked again.
     """
+    from filelock import FileLock, Timeout  # here, because a client locks nothing
+
     lock = FileLock(place.lock_path)
     try:
         lock.acquire(timeout=0)
