@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stage import COMMIT, REPO_ID, Stage, stage
+from stage import COMMIT, LABEL, REPO_ID, Stage, stage
 
 MEGABYTE = 1_000_000
 
@@ -132,6 +132,24 @@ def python_child(kind: str) -> Callable[[Stage, Path, Case], Outcome]:
     return run
 
 
+def command(place: Stage, target: Path, case: Case) -> Outcome:
+    """Run `modeldeck download` as a shell does. The engine runs already; its CPU time is not counted."""
+    environment = {
+        "HF_ENDPOINT": place.endpoint,
+        "HF_HUB_CACHE": str(target / "cache"),
+        "SSL_CERT_FILE": str(place.ca),
+        "MODELDECK_RUNTIME_DIR": str(target / "run"),
+        "MODELDECK_STATE_DIR": str(target / "state"),
+        "PYTHONDONTWRITEBYTECODE": "",  # compiled modules, as pip installs them
+    }
+    modeldeck = [sys.executable, "-m", "modeldeck"]
+    measured([*modeldeck, "downloads"], environment)  # starts the engine
+    try:
+        return measured([*modeldeck, "download", f"{REPO_ID}:{LABEL}"], environment, ballast(place, target))
+    finally:
+        measured([*modeldeck, "engine", "stop"], environment)
+
+
 TOOLS: dict[str, Callable[[Stage, Path, Case], Outcome]] = {
     "curl": curl,
     "aria2c -x8": aria2c,
@@ -140,6 +158,8 @@ TOOLS: dict[str, Callable[[Stage, Path, Case], Outcome]] = {
     "modeldeck unverified": python_child("unverified"),
     "bare Python": python_child("bare"),
 }
+WHOLE = {"modeldeck command": command}
+"""The tools of one whole process, for the cases with one variant."""
 PARTS = {"parts": python_child("parts")}
 
 
@@ -156,7 +176,7 @@ def run_case(case: Case, tools: list[str], runs: int, folder: Path | None) -> di
                 target = Path(tempfile.mkdtemp(prefix="modeldeck-bench-", dir=folder))
                 try:
                     before = place.server_cpu_seconds()
-                    outcome = (TOOLS | PARTS)[tool](place, target, case)
+                    outcome = (TOOLS | WHOLE | PARTS)[tool](place, target, case)
                     used = place.server_cpu_seconds() - before
                     outcomes[tool].append(replace(outcome, server_cpu_seconds=used))
                 finally:
@@ -230,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="abcde", help="which of them, such as 'ac'")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--tools", default=",".join(TOOLS), help="comma-separated")
+    parser.add_argument("--tools", default=",".join(TOOLS), help=f"comma-separated; also {', '.join(WHOLE)}")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all sizes")
     parser.add_argument("--parts", action="store_true", help="tell where modeldeck's CPU time goes, instead")
     parser.add_argument("--folder", type=Path, help="where the files go; a folder of the temporary directory's disk")

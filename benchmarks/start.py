@@ -93,11 +93,8 @@ class Caller:
 def report(runs: Mapping[str, list[Run]]) -> None:
     print("| program | seconds (least, median) | CPU seconds (least, median) |\n|---|---|---|")
     for name, found in runs.items():
-        wall = [run.seconds for run in found]
-        cpu = [run.cpu_seconds for run in found]
-        print(
-            f"| {name} | {min(wall):.3f}, {statistics.median(wall):.3f} | {min(cpu):.3f}, {statistics.median(cpu):.3f} |"
-        )
+        columns = ([run.seconds for run in found], [run.cpu_seconds for run in found])
+        print(f"| {name} | " + " | ".join(f"{min(each):.3f}, {statistics.median(each):.3f}" for each in columns) + " |")
 
 
 def report_parts(caller: Caller, runs: int) -> None:
