@@ -65,6 +65,19 @@ def test_it_climbs_while_each_connection_brings_its_share() -> None:
     assert seen[-1] > 4 * START_CONNECTIONS
 
 
+def test_it_climbs_sooner_where_much_arrives() -> None:
+    fast, slow = Link(lambda connections: connections * 20e6), Link(each_brings_its_share)
+    assert fast.run(1.75, limit=16)[-1] == 16
+    assert slow.run(1.75, limit=16)[-1] == START_CONNECTIONS + STEP_CONNECTIONS
+
+
+def test_a_full_fast_line_gets_one_trial_too() -> None:
+    seen = Link(lambda connections: 400e6).run(10)
+    assert seen[-1] == START_CONNECTIONS
+    assert max(seen) == START_CONNECTIONS + STEP_CONNECTIONS
+    assert Link(lambda connections: min(connections, 12) * 20e6).run(12)[-1] == 12
+
+
 def test_it_climbs_as_far_as_it_may() -> None:
     link = Link(each_brings_its_share)
     assert link.run(60, limit=16)[-1] == 16

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 START_CONNECTIONS = 8
 STEP_CONNECTIONS = 4
 FEWEST_CONNECTIONS = 2
-SETTLE_SECONDS = 0.25
+SETTLE_SECONDS = 0.2
 """Connections are opened, and reach their speed, before they are judged."""
 WINDOW_SECONDS = 0.75
+FAST_WINDOW_SECONDS = 0.25
+FAST_BYTES = 4 << 20
+"""More connections are judged after the shorter window if each has brought this much and they pay already."""
 FIRST_BUSY_WINDOW_SECONDS = 0.1
 BUSY_WINDOW_SECONDS = 0.25
 """Longer later on, when connections may begin their next requests together, which is a burst of work."""
@@ -69,6 +72,7 @@ class ConnectionTuner:
     def __init__(self, processors: int) -> None:
         self._processors = max(1, processors)
         self._floor = min(START_CONNECTIONS, max(FEWEST_CONNECTIONS, processors - 1))
+        self._settled_at: float | None = None
         self._begun: _Look | None = None
         self._watched: _Look | None = None
         self._busy_window_seconds = FIRST_BUSY_WINDOW_SECONDS
@@ -80,6 +84,10 @@ class ConnectionTuner:
 
     def interrupt(self) -> None:
         """Begin a new measurement, because other downloads run now."""
+        self._unsettle()
+
+    def _unsettle(self) -> None:
+        self._settled_at = None
         self._begun = None
 
     def update(self, now: float, *, fetched: int, cpu_seconds: float, is_settled: bool, limit: int) -> None:
@@ -101,13 +109,24 @@ class ConnectionTuner:
         look = _Look(now, fetched, cpu_seconds)
         self._watch_machine(look)
         if not is_settled:
-            self._begun = None
+            self._unsettle()
+        elif self._settled_at is None:
+            self._settled_at = now
         elif self._begun is None:
-            self._begun = _Look(now + SETTLE_SECONDS, fetched, cpu_seconds)
-        elif now <= self._begun.at:
-            self._begun = _Look(self._begun.at, fetched, cpu_seconds)
-        elif now - self._begun.at >= WINDOW_SECONDS:
+            if now - self._settled_at >= SETTLE_SECONDS:
+                self._begun = look
+        elif self._is_clear(look, self._begun):
             self._judge(now, look.rate_since(self._begun), limit)
+
+    def _is_clear(self, look: _Look, begun: _Look) -> bool:
+        """Return whether enough was measured to judge. A step up that pays is clear sooner than one that does not."""
+        seconds = look.at - begun.at
+        if seconds >= WINDOW_SECONDS:
+            return True
+        if seconds < FAST_WINDOW_SECONDS or look.fetched - begun.fetched < FAST_BYTES * self.wanted:
+            return False
+        trial = self._trial
+        return trial is None or (self.wanted > trial.connections and _pays(trial, self.wanted, look.rate_since(begun)))
 
     def _watch_machine(self, look: _Look) -> None:
         """Notice from the first bytes on if the machine is the limit, and go down at once."""
@@ -127,10 +146,10 @@ class ConnectionTuner:
     def _step(self, connections: int, rate: float) -> None:
         self._trial = _Trial(self.wanted, rate)
         self.wanted = connections
-        self._begun = None
+        self._unsettle()
 
     def _judge(self, now: float, rate: float, limit: int) -> None:
-        self._begun = None
+        self._unsettle()
         trial, self._trial = self._trial, None
         if trial is not None and not _pays(trial, self.wanted, rate):
             self.wanted = trial.connections
