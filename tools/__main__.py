@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": (environment.demo, "set up what is needed, start the local hub and JupyterLab on the quickstart"),
     "test": (suite.test, "set up everything, run every test"),
     "check": (suite.check, "set up everything, run the linters and type checkers only"),
+    "hosts": (suite.hosts, "set up everything and other notebooks, run the widget's tests in them"),
     "docs": (documentation.docs, "set up everything, build the documentation site"),
     "shots": (documentation.shots, "set up everything, take the pictures of the README and the documentation"),
     "setup": (environment.setup, "set up everything"),

@@ -13,17 +13,19 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools import html_manager, older
+from tools import hosts, html_manager, older
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PYTHON = hosts.python_of(VENV)
 BASE_PYTHON = Path(sys.executable).resolve()
 """The interpreter that .venv is made with, also when this runs in an active .venv that must be recreated."""
 JAVASCRIPT = ROOT / "js"
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "constraints.txt"
+HOSTS_CONSTRAINTS = ROOT / "constraints-hosts.txt"
+"""What the hosts need besides the packages of ``constraints.txt``."""
 MADE_HERE = (
     *(VENV, ROOT / ".cache", JAVASCRIPT / "node_modules", ROOT / "src" / "modeldeck" / "widget" / "static"),
     *(ROOT / name for name in ("dist", "build", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")),
@@ -155,6 +157,27 @@ def install_older(python: str | Path = PYTHON) -> None:
             run([python, "-m", "pip", "install", *quietly, "--target", folder, *packages])
 
         once(older.FOLDER / f"{name}.stamp", [*packages, sys.version], install)
+
+
+def install_hosts() -> None:
+    """Install the hosts that have an environment of their own, and modeldeck into it."""
+    texts = [sys.version, str(ROOT), llama_cmake_args(), *hosts.PACKAGES]
+    inputs: list[str | Path] = [*texts, PYPROJECT, CONSTRAINTS, HOSTS_CONSTRAINTS]
+
+    def install() -> None:
+        say(f"Installing {', '.join(hosts.PACKAGES)} and modeldeck into an environment of their own")
+        shutil.rmtree(hosts.FOLDER, ignore_errors=True)
+        run([BASE_PYTHON, "-m", "venv", hosts.FOLDER])
+        python = hosts.python_of(hosts.FOLDER)
+        constraints = ("--constraint", CONSTRAINTS, "--constraint", HOSTS_CONSTRAINTS)
+        pip_install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints)
+        run([*pip_install, *build_requirements()])
+        run(
+            [*pip_install, "--no-build-isolation", llama_wheel(), "--editable", f"{ROOT}[demo]", *hosts.PACKAGES],
+            HATCH_BUILD_NO_HOOKS="true",
+        )
+
+    once(hosts.FOLDER.with_suffix(".stamp"), inputs, install)
 
 
 def install_html_manager() -> None:

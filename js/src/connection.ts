@@ -5,11 +5,19 @@ import { computed, type ReadonlySignal, signal } from "@preact/signals";
 import { kernelOf, type Pending, Rpc, type RpcOptions } from "./rpc";
 import type { Message, Method, Methods, ToastMessage, Traits } from "./wire";
 
-/** `connecting`: hello is not answered yet. `static`: the page has no kernel. `lost`: it had one. */
-export type ConnectionState = "connecting" | "live" | "static" | "lost";
+/**
+ * `connecting`: hello is not answered yet. `silent`: nor is it after a while, because a cell runs or because the page is a
+ * saved one. `static`: the host says that there is no kernel. `lost`: there was one.
+ */
+export type ConnectionState = "connecting" | "live" | "silent" | "static" | "lost";
 
-/** If hello is not answered within this time and no kernel is in sight, the page is a saved one. */
-const STATIC_AFTER_MS = 5000;
+/** If hello is not answered within this time and no kernel is in sight, there may be none. */
+const SILENT_AFTER_MS = 5000;
+
+/** Colab shows what a thread publishes when the kernel next answers the page, so there the page keeps asking. */
+const ASK_EVERY_MS = 2000;
+/** It stops when there has been no news, and nothing has been asked for, for this long. */
+const ASK_FOR_MS = 60_000;
 
 export interface ConnectionOptions {
   model: AnyModel<Traits>;
@@ -22,10 +30,12 @@ export interface ConnectionOptions {
 export class Connection {
   readonly #state = signal<ConnectionState>("connecting");
   /** Whether requests make sense. Buttons are disabled if not. */
-  readonly isUsable = computed(() => ["connecting", "live"].includes(this.#state.value));
+  readonly isUsable = computed(() => !["static", "lost"].includes(this.#state.value));
 
   readonly #options: ConnectionOptions;
   readonly #rpc: Rpc;
+  #isGreeting = false;
+  #askUntil = 0;
 
   constructor(options: ConnectionOptions) {
     const { model, commId } = options;
@@ -50,12 +60,14 @@ export class Connection {
     this.#watchKernel();
     this.#greet();
     const timer = setTimeout(() => {
-      if (!kernelOf(model)) {
-        this.markStatic();
+      if (!kernelOf(model) && this.#state.peek() === "connecting") {
+        this.#state.value = "silent";
       }
-    }, STATIC_AFTER_MS);
+    }, SILENT_AFTER_MS);
+    const asking = isColab() ? setInterval(() => this.#ask(), ASK_EVERY_MS) : undefined;
     abort.addEventListener("abort", () => {
       clearTimeout(timer);
+      clearInterval(asking);
       this.#rpc.abandon("The widget was removed.");
     });
   }
@@ -68,17 +80,19 @@ export class Connection {
   }
 
   request<M extends Method>(method: M, params: Methods[M]): Pending {
+    this.#expectNews();
     return this.#rpc.request(method, params);
   }
 
-  /** Python has been heard. */
+  /** Python has written a trait. */
   revive(): void {
+    this.#expectNews();
     this.#state.value = "live";
   }
 
-  /** The host has marked the widget as having no kernel, or nobody answers. */
+  /** The host has marked the widget as having no kernel. */
   markStatic(): void {
-    if (this.#state.peek() === "connecting") {
+    if (["connecting", "silent"].includes(this.#state.peek())) {
       this.#state.value = "static";
     }
   }
@@ -91,24 +105,44 @@ export class Connection {
   }
 
   #greet(): void {
-    this.#rpc.request("hello", {}).answer.then(
-      () => this.revive(),
-      () => {},
-    );
+    this.#isGreeting = true;
+    this.#rpc
+      .request("hello", {})
+      .answer.then(
+        () => this.#hear(),
+        () => {},
+      )
+      .finally(() => {
+        this.#isGreeting = false;
+      });
+  }
+
+  #expectNews(): void {
+    this.#askUntil = Date.now() + ASK_FOR_MS;
+  }
+
+  #ask(): void {
+    if (!this.#isGreeting && !document.hidden && Date.now() < this.#askUntil) {
+      this.#greet();
+    }
+  }
+
+  #hear(): void {
+    this.#state.value = "live";
   }
 
   #receive(message: Message): void {
     switch (message?.kind) {
       case "modeldeck-answer":
-        this.revive();
+        this.#hear();
         this.#rpc.settle(message);
         break;
       case "modeldeck-ack":
-        this.revive();
+        this.#hear();
         this.#rpc.acknowledge(message.id);
         break;
       case "modeldeck-toast":
-        this.revive();
+        this.#hear();
         this.#options.onToast(message);
         break;
       case "modeldeck-ping":
@@ -125,4 +159,8 @@ export class Connection {
     disposed?.connect(lose);
     abort.addEventListener("abort", () => disposed?.disconnect(lose));
   }
+}
+
+function isColab(): boolean {
+  return Boolean((window as { google?: { colab?: unknown } }).google?.colab);
 }

@@ -4,11 +4,13 @@ import type { AnyModel, InitializeProps, RenderProps } from "@anywidget/types";
 import { render as mount } from "preact";
 import { keepFocus } from "./focus";
 import { keepKeys } from "./keys";
+import { tellMarimo } from "./marimo";
 import { Store } from "./store";
 import styles from "./styles.css";
 import { followTheme } from "./theme";
 import { Browser } from "./ui/Browser";
 import { iconStyles } from "./ui/icons";
+import { keepWheel } from "./wheel";
 import type { Traits } from "./wire";
 
 export default () => {
@@ -21,6 +23,7 @@ export default () => {
   return {
     initialize({ model, signal = never() }: InitializeProps<Traits>): void {
       storeOf(model, signal);
+      tellMarimo(model, signal);
     },
 
     render({ model, el, signal = never() }: RenderProps<Traits>): () => void {
@@ -42,6 +45,7 @@ export default () => {
       followTheme(host, view.signal);
       keepFocus(root, view.signal);
       keepKeys(host, root, view.signal);
+      keepWheel(root, view.signal);
       if (el.closest(".jupyter-widgets-disconnected")) {
         shared.connection.markStatic();
       }

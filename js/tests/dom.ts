@@ -20,7 +20,10 @@ export interface Mounted {
 }
 
 /** Put a widget on the page whose hello is answered. */
-export function show(traits: Partial<DeckState>, options: { kernel?: FakeKernel; isLive?: boolean } = {}): Mounted {
+export function show(
+  traits: Partial<DeckState>,
+  options: { kernel?: FakeKernel; isLive?: boolean; isSaved?: boolean } = {},
+): Mounted {
   const model = new FakeModel(traits, options.kernel);
   if (options.isLive ?? true) {
     model.onRequest = (request) => {
@@ -31,6 +34,7 @@ export function show(traits: Partial<DeckState>, options: { kernel?: FakeKernel;
   }
   const abort = new AbortController();
   const el = document.createElement("div");
+  el.classList.toggle("jupyter-widgets-disconnected", options.isSaved ?? false);
   document.body.append(el);
   const { initialize, render } = widget();
   const common = { model: model.asModel(), signal: abort.signal, experimental: null as never };

@@ -105,10 +105,12 @@ describe("connection", () => {
     expect(store.connection.state.value).toBe("live");
   });
 
-  it("is static when nobody answers and the host shows no kernel, and live when somebody does after all", async () => {
+  it("is silent when nobody answers and the host shows no kernel, and live when somebody does after all", async () => {
     const { model, store, last } = setUp();
     await vi.advanceTimersByTimeAsync(6000);
-    expect(store.connection.state.value).toBe("static");
+    expect(store.connection.state.value).toBe("silent");
+    expect(store.connection.isUsable.value).toBe(true);
+    store.connection.markStatic();
     expect(store.connection.isUsable.value).toBe(false);
     model.answer(last("hello"));
     expect(store.connection.state.value).toBe("live");
@@ -118,6 +120,32 @@ describe("connection", () => {
     const { store } = setUp({}, fakeKernel());
     await vi.advanceTimersByTimeAsync(60_000);
     expect(store.connection.state.value).toBe("connecting");
+  });
+
+  it("is asked again and again in Colab, until there has been no news for a minute", async () => {
+    vi.stubGlobal("google", { colab: {} });
+    const { model, last, abort } = setUp();
+    const hellos = () => model.sent.filter((request) => request.method === "hello").length;
+    model.answer(last("hello"));
+    model.write({ view: view() });
+    model.onRequest = (request) => model.answer(request);
+    await vi.advanceTimersByTimeAsync(70_000);
+    const asked = hellos();
+    expect(asked).toBeGreaterThan(20);
+    await vi.advanceTimersByTimeAsync(70_000);
+    expect(hellos()).toBe(asked);
+    model.write({ view: view() });
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(hellos()).toBeGreaterThan(asked);
+    abort.abort();
+    vi.unstubAllGlobals();
+  });
+
+  it("is not asked again elsewhere", async () => {
+    const { model, last } = setUp();
+    model.answer(last("hello"));
+    await vi.advanceTimersByTimeAsync(70_000);
+    expect(model.sent.filter((request) => request.method === "hello")).toHaveLength(1);
   });
 
   it("is lost when the kernel restarts, and asks whether it is back", async () => {

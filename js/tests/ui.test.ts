@@ -998,12 +998,19 @@ describe("without a kernel", () => {
     all(root, "button").filter((button) => button.role !== "tab" && !(button as HTMLButtonElement).disabled);
 
   it("the last state stays readable and the buttons are off, saying why", async () => {
-    const { root } = show(withJob(), { isLive: false });
-    await wait(6000);
+    const { root } = show(withJob(), { isLive: false, isSaved: true });
+    await settle();
     expect(text(root)).toContain("No kernel. Showing the last saved state; buttons are disabled.");
     expect(get(root, "progressbar").getAttribute("aria-valuenow")).toBe("25");
     expect(isOff(root).map(nameOf)).toEqual([`Show files of ${QWEN}`]);
     expect((get(root, "searchbox") as HTMLInputElement).disabled).toBe(true);
+  });
+
+  it("a kernel that does not answer may be busy: the buttons stay on", async () => {
+    const { root } = show(withJob(), { isLive: false });
+    await wait(6000);
+    expect(text(root)).toContain("The kernel has not answered yet");
+    expect((get(root, "searchbox") as HTMLInputElement).disabled).toBe(false);
   });
 
   it("a restarted kernel is said aloud, with the way back", async () => {

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,10 +49,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def start_jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., JupyterServer]]:
-    """Start one more Jupyter server, with these settings of JupyterLab."""
+    """Start one more Jupyter server, with these settings of JupyterLab, from the environment of an interpreter."""
     with contextlib.ExitStack() as stack:
 
-        def start(*, settings: Mapping[str, object] | None = None) -> JupyterServer:
+        def start(*, settings: Mapping[str, object] | None = None, python: str = sys.executable) -> JupyterServer:
             folder = tmp_path_factory.mktemp("jupyter")
             root, home = folder / "notebooks", folder / "home"
             root.mkdir()
@@ -69,6 +70,7 @@ def start_jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
                     home=home,
                     environment=environment,
                     settings=settings,
+                    python=python,
                     arguments=(
                         "--ServerApp.port=0",
                         "--LabApp.expose_app_in_browser=True",

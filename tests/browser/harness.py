@@ -1,10 +1,11 @@
-"""A notebook open in a real JupyterLab or Notebook 7, in a real Chromium, driven as its user would."""
+"""A notebook open in a real JupyterLab, Notebook 7 or nbclassic, in a real Chromium, driven as its user would."""
 
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,9 @@ from tools.jupyter import JupyterServer
 
 LAB = "lab/tree"
 NOTEBOOK_7 = "notebooks"
+CLASSIC = "nbclassic/notebooks"
 TIMEOUT_SECONDS = 60.0
 VIEWPORT: ViewportSize = {"width": 1280, "height": 960}
-
-_IS_READY = """path => {
-  const panel = window.jupyterapp?.shell.currentWidget;
-  const kernel = panel?.sessionContext?.session?.kernel;
-  return panel?.context?.path === path && panel.context.isReady && panel.sessionContext.isReady
-    && kernel?.connectionStatus === "connected" && kernel.status === "idle";
-}"""
-
-_START = """index => {
-  const notebook = window.jupyterapp.shell.currentWidget.content;
-  notebook.deselectAll();
-  notebook.activeCellIndex = index;
-  const runs = (window.modeldeckRuns ??= {});
-  runs[index] = "running";
-  window.jupyterapp.commands.execute("notebook:run-cell").finally(() => { runs[index] = "finished"; });
-}"""
-
-_IS_FINISHED = 'index => window.modeldeckRuns?.[index] === "finished"'
-
-_OUTPUTS = "index => window.jupyterapp.shell.currentWidget.content.widgets[index].model.outputs.toJSON()"
-
-_APPEND = """source => {
-  const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel;
-  cells.insertCell(cells.cells.length, {cell_type: "code", source});
-  return cells.cells.length - 1;
-}"""
 
 _LOST = "Error displaying widget: model not found"
 _ARE_WIDGETS_THERE = """() => [...document.querySelectorAll(".jp-OutputArea-output")]
@@ -50,6 +26,65 @@ _ARE_WIDGETS_THERE = """() => [...document.querySelectorAll(".jp-OutputArea-outp
 
 _SET_SOURCE = """([index, source]) =>
   window.jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel.setSource(source)"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Application:
+    """How a notebook is driven from its page: JavaScript functions of its path or of the index of a cell."""
+
+    cell: str
+    """The CSS selector of a cell."""
+    output: str
+    is_ready: str
+    start: str
+    is_finished: str
+    outputs: str
+    append: str
+
+
+_NEW = _Application(
+    cell=".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell",
+    output=".jp-OutputArea",
+    is_ready="""path => {
+      const panel = window.jupyterapp?.shell.currentWidget;
+      const kernel = panel?.sessionContext?.session?.kernel;
+      return panel?.context?.path === path && panel.context.isReady && panel.sessionContext.isReady
+        && kernel?.connectionStatus === "connected" && kernel.status === "idle";
+    }""",
+    start="""index => {
+      const notebook = window.jupyterapp.shell.currentWidget.content;
+      notebook.deselectAll();
+      notebook.activeCellIndex = index;
+      const runs = (window.modeldeckRuns ??= {});
+      runs[index] = "running";
+      window.jupyterapp.commands.execute("notebook:run-cell").finally(() => { runs[index] = "finished"; });
+    }""",
+    is_finished='index => window.modeldeckRuns?.[index] === "finished"',
+    outputs="index => window.jupyterapp.shell.currentWidget.content.widgets[index].model.outputs.toJSON()",
+    append="""source => {
+      const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel;
+      cells.insertCell(cells.cells.length, {cell_type: "code", source});
+      return cells.cells.length - 1;
+    }""",
+)
+
+_OLD = _Application(
+    cell="#notebook-container > .cell",
+    output=".output_wrapper",
+    is_ready="""path => {
+      const notebook = window.Jupyter?.notebook;
+      return notebook?.notebook_path === path && notebook._fully_loaded && notebook.kernel?.is_connected()
+        && notebook.kernel.info_reply.protocol_version !== undefined;
+    }""",
+    start="index => window.Jupyter.notebook.get_cell(index).execute()",
+    is_finished='index => window.Jupyter.notebook.get_cell(index).input_prompt_number !== "*"',
+    outputs="index => window.Jupyter.notebook.get_cell(index).output_area.toJSON()",
+    append="""source => {
+      const notebook = window.Jupyter.notebook;
+      notebook.insert_cell_at_bottom("code").set_text(source);
+      return notebook.get_cells().length - 1;
+    }""",
+)
 
 
 class CellError(AssertionError):
@@ -69,6 +104,7 @@ class Notebook:
         self.console_errors: list[str] = []
         self._server = server
         self._application = application
+        self._scripts = _OLD if application == CLASSIC else _NEW
         page.set_default_timeout(TIMEOUT_SECONDS * 1000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.console_errors.append(str(error)))
@@ -84,18 +120,18 @@ class Notebook:
             self.console_errors.append(message.text)
 
     def _wait_until_ready(self) -> None:
-        self.page.wait_for_function(_IS_READY, arg=self.path)
+        self.page.wait_for_function(self._scripts.is_ready, arg=self.path)
 
     def cell(self, index: int) -> Locator:
-        return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell").nth(index)
+        return self.page.locator(self._scripts.cell).nth(index)
 
     def widget(self, index: int) -> Locator:
         """The output area of a cell, in which its widget is."""
-        return self.cell(index).locator(".jp-OutputArea").first
+        return self.cell(index).locator(self._scripts.output).first
 
     def append(self, source: str) -> int:
         """Add a code cell at the end, and say its index."""
-        index: int = self.page.evaluate(_APPEND, source)
+        index: int = self.page.evaluate(self._scripts.append, source)
         return index
 
     def set_source(self, index: int, source: str) -> None:
@@ -103,14 +139,14 @@ class Notebook:
 
     def start(self, index: int) -> None:
         """Run a cell and do not wait for it."""
-        self.page.evaluate(_START, index)
+        self.page.evaluate(self._scripts.start, index)
 
     def is_finished(self, index: int) -> bool:
-        return bool(self.page.evaluate(_IS_FINISHED, index))
+        return bool(self.page.evaluate(self._scripts.is_finished, index))
 
     def wait(self, index: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
         """Wait for a started cell, and return its text or raise `CellError`."""
-        self.page.wait_for_function(_IS_FINISHED, arg=index, timeout=timeout_seconds * 1000)
+        self.page.wait_for_function(self._scripts.is_finished, arg=index, timeout=timeout_seconds * 1000)
         outputs = self.outputs(index)
         for output in outputs:
             if output["output_type"] == "error":
@@ -135,7 +171,7 @@ class Notebook:
 
     def outputs(self, index: int) -> list[dict[str, Any]]:
         """The outputs of a cell in the notebook format."""
-        outputs: list[dict[str, Any]] = self.page.evaluate(_OUTPUTS, index)
+        outputs: list[dict[str, Any]] = self.page.evaluate(self._scripts.outputs, index)
         return outputs
 
     def command(self, name: str, arguments: Mapping[str, object] | None = None) -> None:
@@ -243,11 +279,11 @@ class Notebooks:
         python
             The kernel's interpreter.
         application
-            `LAB` or `NOTEBOOK_7`.
+            `LAB`, `NOTEBOOK_7` or `CLASSIC`.
         """
         name = f"{self._name}-{len(self.opened)}"
-        _write_kernel(self._server, name, python=python, environment={**self._environment, **(environment or {})})
-        _write_notebook(self._server.root / f"{name}.ipynb", notebook, kernel=name)
+        write_kernel(self._server, name, python=python, environment={**self._environment, **(environment or {})})
+        write_notebook(self._server.root / f"{name}.ipynb", notebook, kernel=name)
         page = self._browser.new_context(viewport=VIEWPORT).new_page()
         opened = Notebook(page, self._server, f"{name}.ipynb", application=application)
         self.opened.append(opened)
@@ -258,7 +294,7 @@ class Notebooks:
             notebook.shut_down()
 
 
-def _write_notebook(path: Path, notebook: Path | Sequence[str], *, kernel: str) -> None:
+def write_notebook(path: Path, notebook: Path | Sequence[str], *, kernel: str) -> None:
     if isinstance(notebook, Path):
         content = nbformat.read(notebook, as_version=4)
     else:
@@ -267,7 +303,7 @@ def _write_notebook(path: Path, notebook: Path | Sequence[str], *, kernel: str) 
     nbformat.write(content, path)
 
 
-def _write_kernel(server: JupyterServer, name: str, *, python: str, environment: Mapping[str, str]) -> None:
+def write_kernel(server: JupyterServer, name: str, *, python: str, environment: Mapping[str, str]) -> None:
     folder = server.home / "data" / "kernels" / name
     folder.mkdir(parents=True)
     specification = {

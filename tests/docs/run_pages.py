@@ -36,6 +36,9 @@ async def run_page(blocks: list[tuple[str, str]], names: dict[str, str]) -> str 
     for value in namespace.values():
         if hasattr(value, "unload"):
             value.unload()
+        if isinstance(value, modeldeck.ModelBrowser):
+            value.unobserve_all()  # those that print would go on beside the other pages
+            value.close()
     return None
 
 

@@ -87,6 +87,8 @@ def test_observers_are_called_on_the_kernels_thread_and_the_traits_are_read_only
     import pytest, traitlets
     with pytest.raises(traitlets.TraitError):
         browser.llm = 1
+    with pytest.raises(traitlets.TraitError):
+        browser.loaded = {}
     """
     execute([SHOW, PRESS, textwrap.dedent(observe), textwrap.dedent(check)])
 
@@ -113,8 +115,10 @@ def test_a_cell_that_is_run_again_shows_the_loaded_model_and_can_unload_it() -> 
     check = """
     await until(lambda: browser._load["state"] == "ready")
     assert browser.llm is llm
+    assert (browser.loaded["repo_id"], browser.loaded["label"]) == ("modeldeck-demo/tiny-chat-GGUF", "F16")
     press(browser, "act_on_variant", repo_id="o/n", variant_id="x", action="unload")
     await until(lambda: browser.llm is None)
+    await until(lambda: browser.loaded is None)
     await until(lambda: not llm.is_loaded)
     """
     execute([SHOW, PRESS, LOAD, "llm = browser.llm", SHOW, textwrap.dedent(check)])

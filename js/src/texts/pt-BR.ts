@@ -10,6 +10,8 @@ export const PT_BR: Texts = {
   kernelLostDownloads:
     "O kernel foi reiniciado ou parou. Os downloads continuam em segundo plano. Execute a célula de novo para reconectar.",
   noKernel: "Sem kernel. Mostrando o último estado salvo; os botões estão desativados. Execute a célula para conectar.",
+  noAnswer:
+    "O kernel ainda não respondeu; talvez esteja executando uma célula. Se esta página não tem kernel, execute a célula.",
   waitingForCell: "Aguardando o fim da célula em execução",
   newTab: "(abre em uma nova aba)",
   close: "Fechar",

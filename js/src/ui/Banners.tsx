@@ -13,6 +13,9 @@ export function Banners({ store }: { store: Store }) {
   if (connection === "static") {
     return <Banner text={t("noKernel")} />;
   }
+  if (connection === "silent") {
+    return <Banner text={t("noAnswer")} />;
+  }
   return (
     <>
       {engine.notice ? <Banner text={said("notices", engine.notice_code, engine.notice)} /> : null}

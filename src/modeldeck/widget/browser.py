@@ -104,11 +104,15 @@ class ModelBrowser(anywidget.AnyWidget):
         The conversation of the loaded model's panel, as ``create_chat_completion`` takes it.
     error : ModelDeckError or None
         The last error of a search, a download or a load.
+    loaded : dict or None
+        What ``llm`` is: ``repo_id``, ``variant_id``, ``label``, ``commit_hash`` and ``n_ctx``. The page knows it too:
+        when it changes, marimo runs the cells that use the widget.
 
     Notes
     -----
     ``llm``, ``downloads``, ``chat`` and ``error`` are read-only traits. In a kernel their observers are called on its
-    main thread, in the order of the changes, and not before the running cell has ended.
+    main thread, in the order of the changes, and not before the running cell has ended. ``loaded`` is a read-only trait
+    too. Its observers are called at once, on the widget's own thread.
 
     Examples
     --------
@@ -131,6 +135,7 @@ class ModelBrowser(anywidget.AnyWidget):
     _cluster = traitlets.Dict().tag(sync=True)
     _texts = traitlets.Dict().tag(sync=True)
 
+    loaded = traitlets.Dict(allow_none=True, default_value=None, read_only=True).tag(sync=True)
     llm = _Live(help="The loaded model, or None.")
     downloads = _Live(help="The downloads that are running, paused, failed and finished.")
     chat = _Live(help="The conversation with the loaded model.")
@@ -252,6 +257,12 @@ class ModelBrowser(anywidget.AnyWidget):
         return f"ModelBrowser(endpoint={self._bridge.endpoint!r})"
 
 
+def _loaded(load: dict[str, Any]) -> dict[str, Any] | None:
+    """The trait ``loaded``, which is a part of the trait ``_load``."""
+    names = ("repo_id", "variant_id", "label", "commit_hash", "n_ctx")
+    return {name: load[name] for name in names} if load["state"] == "ready" else None
+
+
 class _Traits:
     """The bridge's way to the widget."""
 
@@ -264,6 +275,8 @@ class _Traits:
 
     def publish(self, name: str, value: dict[str, Any]) -> None:
         setattr(self._widget, f"_{name}", value)
+        if name == "load":
+            self._widget.set_trait("loaded", _loaded(value))
 
     def together(self) -> AbstractContextManager[None]:
         holding: AbstractContextManager[None] = self._widget.hold_sync()

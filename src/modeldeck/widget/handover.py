@@ -10,6 +10,7 @@ import anyio
 from modeldeck._errors import NoFrontEndError
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.requests import PingMessage
+from modeldeck.widget.waiting import why_no_cell_can_wait
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
@@ -29,6 +30,7 @@ class Handover:
         self._has_news = asyncio.Event()
         self._was_greeted = asyncio.Event()
         self._is_closed = False
+        self._why_not = why_no_cell_can_wait()
         self.is_expected = False
         """A model is being loaded, or will be when it is downloaded: nobody has to press Load."""
 
@@ -85,6 +87,8 @@ class Handover:
 
     async def _check_page(self) -> None:
         """Make sure that a click could reach Python now, while a cell waits for it."""
+        if self._why_not:
+            raise NoFrontEndError(f"{self._why_not}, or {_HEADLESS}")
         was_greeted = self._was_greeted.is_set()
         self._was_greeted.clear()
         self._publisher.send(PingMessage())
