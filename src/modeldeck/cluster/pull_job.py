@@ -128,7 +128,7 @@ class PullJob:
     def _stop(self, action: str) -> Any:
         async def stop() -> PullSnapshot:
             await self._pulling.stop(action)
-            await asyncio.wait([asyncio.wrap_future(self._future)])
+            await asyncio.gather(asyncio.wrap_future(self._future), return_exceptions=True)
             return self._pulling.snapshot
 
         return run_as_dask_does(self._client, stop())

@@ -23,7 +23,7 @@ from modeldeck._errors import (
 )
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, total_size
-from modeldeck.cluster.dask_calls import ask_worker, ask_workers
+from modeldeck.cluster.dask_calls import agents_on_workers, ask_worker, ask_workers, to_the_end
 from modeldeck.cluster.hosts import Host, survey
 from modeldeck.cluster.pulled import HostPull, PulledModel, PullSnapshot
 from modeldeck.cluster.topics import listen
@@ -101,23 +101,11 @@ class Pulling:
         Raises
         ------
         ModelDeckError
-            If no host has the model in the end. The first host's error says why.
+            If no host has the model in the end. The first host's error says why, or that the pull was stopped.
         """
-        self.hosts = await survey(self._client, workers=self._workers, cache_dir=self._cache_dir)
-        self._copies = self._plan_copies()
-        self._publish()
-        stop = listen(self._client, self._topic, self._take_report)
-        try:
-            self.request = await self._resolve()
-            self._message = msgspec.to_builtins(self.request)
-            await self._find()
-            while rest := [copy for copy in self._copies if not copy.is_settled]:
-                if self._stop_action is not None:  # before it had begun
-                    self._settle_stopped(rest, _STOPPED[self._stop_action])
-                else:
-                    await self._run_round(rest)
-        finally:
-            stop()
+        async with agents_on_workers(self._client):
+            await self._run()
+        assert self.request is not None
         if not any(copy.is_ready for copy in self._copies):
             failures = [copy.view.error for copy in self._copies if copy.view.error is not None]
             if failures:
@@ -132,6 +120,26 @@ class Pulling:
             hosts=self.snapshot.hosts,
         )
 
+    async def _run(self) -> None:
+        self.hosts = await survey(self._client, workers=self._workers, cache_dir=self._cache_dir)
+        self._copies = self._plan_copies()
+        self._publish()
+        stop_listening = listen(self._client, self._topic, self._take_report)
+        try:
+            self.request = await self._resolve()
+            self._message = msgspec.to_builtins(self.request)
+            await self._find()
+            while rest := [copy for copy in self._copies if not copy.is_settled]:
+                if self._stop_action is not None:  # before it had begun
+                    self._settle_stopped(rest, _STOPPED[self._stop_action])
+                else:
+                    await self._run_round(rest)
+        except asyncio.CancelledError:
+            await to_the_end(self.stop("pause"))
+            raise
+        finally:
+            stop_listening()
+
     async def stop(self, action: str) -> None:
         """End it on all hosts: "pause" keeps what was received, "cancel" deletes it."""
         self._stop_action = action
@@ -139,7 +147,7 @@ class Pulling:
             return
         rest = [copy for copy in self._copies if not copy.is_settled]
         for copy in reversed(rest):  # the end of the chain first, because a host whose source has ended would fail
-            await self._tell(copy, "stop", action=action)
+            await self._tell(copy, "stop", topic=self._topic, action=action)
 
     async def _tell(self, copy: _Copy, method: str, **arguments: Any) -> Any:
         """Send a message about this pull to the worker that acts for a cache, and return the answer or the error."""
@@ -202,10 +210,9 @@ class Pulling:
 
     async def _find(self) -> None:
         """Ask the hosts what they have."""
-        for copy in self._copies:
-            if copy.is_settled:
-                continue
-            answer = await self._tell(copy, "find")
+        rest = [copy for copy in self._copies if not copy.is_settled]
+        answers = await asyncio.gather(*(self._tell(copy, "find") for copy in rest))
+        for copy, answer in zip(rest, answers, strict=True):
             if isinstance(answer, dict):
                 copy.has_all, copy.received = answer["has_all"], answer["received"]
 
@@ -227,8 +234,7 @@ class Pulling:
         for index, copy in enumerate(rest):
             chains[index % len(chains)].append(copy)
         expecting = [copy for chain in chains for copy in chain if not copy.is_ready]
-        for copy in expecting:
-            await self._tell(copy, "expect")
+        await asyncio.gather(*(self._tell(copy, "expect") for copy in expecting))
         pulls = []
         for chain in chains:
             if not chain[0].is_ready:
@@ -241,6 +247,9 @@ class Pulling:
             self._barren.update(id(holder) for holder in holders)
 
     async def _pull(self, copy: _Copy, peers: list[_Copy] | None) -> None:
+        if self._stop_action is not None:
+            self._settle_stopped([copy], _STOPPED[self._stop_action])
+            return
         lead = copy.host.lead
         source = "hub" if peers is None else f"peer {peers[0].host.name}" if peers else "already there"
         self._change(copy, source=source, state=DownloadState.RESOLVING)

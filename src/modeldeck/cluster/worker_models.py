@@ -17,6 +17,7 @@ from modeldeck._errors import (
     GenerationCancelledError,
     LlamaCrashedError,
     ModelDeckError,
+    ModelUnloadedError,
 )
 from modeldeck._tables import format_memory
 from modeldeck._types import DEFAULT_N_CTX, FitEstimate, LocalModel
@@ -49,12 +50,14 @@ class WorkerModels:
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self._loaded: dict[str, _LoadedModel] = {}
+        self._loading: dict[str, threading.Event] = {}
         self._lock = asyncio.Lock()
         self._chores: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        for fleet_id in list(self._loaded):
+        for fleet_id in {*self._loaded, *self._loading}:
             await self.unload(fleet_id)
+        await asyncio.gather(*self._chores)
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -78,22 +81,26 @@ class WorkerModels:
         """
         from modeldeck import llama
 
-        async with self._lock:
-            await self._unload(fleet_id)
-            model = await asyncio.to_thread(_find_model, cache_dir, repo_id, commit_hash, variant_id)
-            await asyncio.to_thread(self._judge, model, n_ctx)
-            chosen = {"n_threads": n_threads, "n_threads_batch": n_threads, **options}
-
-            def load() -> Llama:
-                return llama.load(model.path, n_ctx=n_ctx, **chosen)
-
-            loaded = _LoadedModel(fleet_id, model, {"n_ctx": n_ctx, **chosen}, await asyncio.to_thread(load))
-            self._loaded[fleet_id] = loaded
-            if lease_key(fleet_id, self._worker.address) not in self._worker.data:
+        stop = self._loading.setdefault(fleet_id, threading.Event())
+        try:
+            async with self._lock:
                 await self._unload(fleet_id)
-                raise ClusterError("The client left while the model was being loaded, so it was unloaded.")
-            await self._worker.set_resources(**{RESOURCE: 1})
-            return {"incarnation": loaded.incarnation, "n_ctx": loaded.llama.n_ctx()}
+                model = await asyncio.to_thread(_find_model, cache_dir, repo_id, commit_hash, variant_id)
+                await asyncio.to_thread(self._judge, model, n_ctx)
+                chosen = {"n_threads": n_threads, "n_threads_batch": n_threads, **options}
+
+                def load() -> Llama:
+                    return llama.load(model.path, n_ctx=n_ctx, cancel=stop, **chosen)
+
+                loaded = _LoadedModel(fleet_id, model, {"n_ctx": n_ctx, **chosen}, await asyncio.to_thread(load))
+                self._loaded[fleet_id] = loaded
+                if stop.is_set() or lease_key(fleet_id, self._worker.address) not in self._worker.data:
+                    await self._unload(fleet_id)
+                    raise ClusterError("The client left while the model was being loaded, so it was unloaded.")
+                await self._worker.set_resources(**{RESOURCE: 1})
+                return {"incarnation": loaded.incarnation, "n_ctx": loaded.llama.n_ctx()}
+        finally:
+            self._loading.pop(fleet_id, None)
 
     def _judge(self, model: LocalModel, n_ctx: int | None) -> None:
         from modeldeck.local_fit import judge_file
@@ -111,7 +118,9 @@ class WorkerModels:
             raise problem
 
     async def unload(self, fleet_id: str) -> None:
-        """Free what a fleet has here. What is being answered ends with an error."""
+        """Free what a fleet has here. What is being answered goes back to the fleet, and a load ends."""
+        if fleet_id in self._loading:
+            self._loading[fleet_id].set()
         async with self._lock:
             await self._unload(fleet_id)
 
@@ -140,6 +149,8 @@ class WorkerModels:
                 if key in loaded.dropped:
                     raise GenerationCancelledError("This prompt was cancelled.")
                 return _generate(loaded.llama, message)
+            except ModelUnloadedError:
+                return {"is_stale": True}
             except LlamaCrashedError as error:
                 self._replace(loaded)
                 return {"error": _portable(error)}
@@ -160,12 +171,13 @@ class WorkerModels:
 
     def follow_task(self, fleet_id: str, key: str, start: str, finish: str) -> None:
         """Stop the answer to a prompt whose task was cancelled, and free the model when the client is gone."""
+        if key == lease_key(fleet_id, self._worker.address) and finish in ("released", "forgotten"):
+            self._do_chore(self.unload(fleet_id))
+            return
         loaded = self._loaded.get(fleet_id)
         if loaded is None:
             return
-        if key == lease_key(fleet_id, self._worker.address) and finish in ("released", "forgotten"):
-            self._do_chore(self.unload(fleet_id))
-        elif start == "executing" and finish in ("released", "cancelled", "forgotten"):
+        if start == "executing" and finish in ("released", "cancelled", "forgotten"):
             loaded.dropped.add(key)
             self._do_chore(self._cancel(loaded, key))
 
@@ -184,7 +196,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
     """Answer a prompt. Runs in the task."""
     from distributed import get_worker
 
-    agent = getattr(get_worker().plugins.get("modeldeck"), "agent", None)
+    agent = get_worker().extensions.get("modeldeck")
     if agent is None:
         return {"is_stale": True}
     result: dict[str, Any] = agent.models.answer(message)
