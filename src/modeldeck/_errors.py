@@ -31,6 +31,7 @@
     ├── LoadFailedError             load_failed
     ├── LoadCancelledError          load_cancelled
     ├── LlamaMissingError           llama_missing
+    │   └── LlamaInstallingError    llama_installing    (remaining_seconds)
     ├── LlamaCrashedError           llama_crashed
     ├── ModelUnloadedError          model_unloaded
     ├── GenerationCancelledError    generation_cancelled
@@ -446,6 +447,20 @@ class LlamaMissingError(ModelDeckError):
     """
 
     code = "llama_missing"
+
+
+class LlamaInstallingError(LlamaMissingError):
+    """llama-cpp-python is being installed by another program.
+
+    Load the model again when it is there. The process need not be restarted.
+
+    Attributes
+    ----------
+    remaining_seconds : float or None
+        How long this still takes, as an estimate.
+    """
+
+    code = "llama_installing"
 
 
 class LlamaCrashedError(ModelDeckError):

@@ -32,7 +32,11 @@ while browser._view["hardware"] is None or browser._view["engine"]["mode"] is No
 browser._view = {
     **browser._view,
     "hardware": {**browser._view["hardware"], "notice": "The installed llama-cpp-python cannot use this GPU. " * 3},
-    "llama": {"is_available": False, "message": "Loading a model needs llama-cpp-python, in either of two ways. " * 3},
+    "llama": {
+        **browser._view["llama"],
+        "is_available": False,
+        "message": "Loading a model needs llama-cpp-python, in either of two ways. " * 3,
+    },
 }
 """
 

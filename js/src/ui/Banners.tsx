@@ -20,7 +20,7 @@ export function Banners({ store }: { store: Store }) {
     <>
       {engine.notice ? <Banner text={said("notices", engine.notice_code, engine.notice)} /> : null}
       {hardware?.notice ? <Banner text={said("notices", hardware.notice_code, hardware.notice)} /> : null}
-      {!llama.is_available && llama.message ? <Banner text={said("errors", "llama_missing", llama.message)} /> : null}
+      {!llama.is_available && llama.message ? <Banner text={said("errors", llama.code, llama.message, llama)} /> : null}
     </>
   );
 }

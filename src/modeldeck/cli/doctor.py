@@ -14,7 +14,7 @@ from urllib.request import getproxies
 import anyio
 import anyio.to_thread
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import LlamaMissingError, ModelDeckError
 from modeldeck._files import nearest_existing
 from modeldeck._settings import Settings
 from modeldeck._tables import format_size
@@ -114,7 +114,7 @@ def _llama() -> str:
 
     found = availability()
     if not found.is_available:
-        return "not installed"
+        return "not installed" if found.code == LlamaMissingError.code else str(found.message)
     try:
         features = import_llama_cpp().llama_print_system_info().decode()
     except ModelDeckError as error:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from modeldeck._errors import LlamaMissingError
+from modeldeck._errors import LlamaInstallingError, LlamaMissingError
 from modeldeck.sizing.ask_child import is_llama_cpp_installed
+from modeldeck.sizing.llama_installation import InstallationState, read_installation
 
 _HOW_TO_INSTALL = (
     'Install it with pip install "modeldeck[llama]", which needs a C++ compiler and CMake and takes some minutes, or '
@@ -25,6 +26,7 @@ _SYSTEM_PACKAGES = {
     "libcu": "the CUDA version that this llama-cpp-python was built for, or a CPU build of llama-cpp-python",
 }
 _MISSING = f"llama-cpp-python is not installed. {_HOW_TO_INSTALL}"
+_DOING: dict[InstallationState, str] = {"downloading": "downloaded", "building": "built", "installing": "installed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +41,17 @@ class LlamaAvailability:
         Its version, where its metadata says it.
     message : str or None
         What to do when it is not installed.
+    code : str or None
+        The code of the error that a load raises when it is not installed.
+    remaining_seconds : float or None
+        How long its installation still takes, if it is being installed.
     """
 
     is_available: bool
     version: str | None = None
     message: str | None = None
+    code: str | None = None
+    remaining_seconds: float | None = None
 
 
 def availability() -> LlamaAvailability:
@@ -60,7 +68,8 @@ def availability() -> LlamaAvailability:
     True
     """
     if not is_llama_cpp_installed():
-        return LlamaAvailability(is_available=False, message=_MISSING)
+        error = _missing_error()
+        return LlamaAvailability(is_available=False, message=error.message, code=error.code, **error.details)
     try:
         return LlamaAvailability(is_available=True, version=version("llama-cpp-python"))
     except PackageNotFoundError:
@@ -68,9 +77,15 @@ def availability() -> LlamaAvailability:
 
 
 def require_llama_cpp() -> None:
-    """Raise `LlamaMissingError` when llama-cpp-python is not installed, without importing it."""
+    """Raise `LlamaMissingError` when llama-cpp-python is not installed, without importing it.
+
+    Raises
+    ------
+    LlamaInstallingError
+        When another program installs it just now.
+    """
     if not is_llama_cpp_installed():
-        raise LlamaMissingError(_MISSING)
+        raise _missing_error()
 
 
 def import_llama_cpp() -> ModuleType:
@@ -89,6 +104,27 @@ def import_llama_cpp() -> ModuleType:
         raise LlamaMissingError(_import_failure(str(error))) from error
     module: ModuleType = llama_cpp
     return module
+
+
+def _missing_error() -> LlamaMissingError:
+    installation = read_installation()
+    if installation is None:
+        return LlamaMissingError(_MISSING)
+    if not installation.is_running:
+        return LlamaMissingError(f"llama-cpp-python could not be installed. {installation.message or _HOW_TO_INSTALL}")
+    left = "" if installation.remaining_seconds is None else f", {_about(installation.remaining_seconds)} left"
+    return LlamaInstallingError(
+        f"llama-cpp-python is being {_DOING[installation.state]}{left}. Load the model again when it is there; the "
+        "kernel need not be restarted.",
+        remaining_seconds=installation.remaining_seconds,
+    )
+
+
+def _about(seconds: float) -> str:
+    if seconds < 55:
+        return "less than a minute"
+    minutes = round(seconds / 60)
+    return "about 1 minute" if minutes == 1 else f"about {minutes} minutes"
 
 
 def _import_failure(reason: str) -> str:

@@ -140,7 +140,7 @@ class Bridge:
         """Serve the widget until cancelled."""
         try:
             async with self._session, self._tasks:
-                self._tasks.start(self._deck.look_at_machine)
+                self._tasks.start(self._deck.follow_machine)
                 self._tasks.start(self._downloads.follow)
                 self._tasks.start(self._repos.files.follow)
                 self._tasks.start(self._search.run)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import anyio
 import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
 
+from modeldeck._errors import LlamaInstallingError
 from modeldeck._settings import DEFAULT_ENDPOINT
 from modeldeck._types import EngineLimits
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.traits import DeckView, EngineMode, EngineView, LlamaView, Locale, MachineView
+
+_INSTALLATION_SECONDS = 2.0
 
 
 class DeckOwner:
@@ -52,6 +56,13 @@ class DeckOwner:
                 llama=msgspec.convert(availability(), LlamaView, from_attributes=True),
             )
         )
+
+    async def follow_machine(self) -> None:
+        """Measure the memory, and show how the installation of llama-cpp-python proceeds until it has ended."""
+        await self.look_at_machine()
+        while self.view.llama.code == LlamaInstallingError.code:
+            await anyio.sleep(_INSTALLATION_SECONDS)
+            await self.look_at_machine()
 
     def _show(self, view: DeckView) -> None:
         self.view = view

@@ -81,10 +81,12 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaView(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether models can be loaded here. ``message`` says what to do if not."""
+    """Whether models can be loaded here. ``message`` says what to do if not, and ``code`` is that of the error."""
 
     is_available: bool = True
     message: str | None = None
+    code: str | None = None
+    remaining_seconds: float | None = None
 
 
 class EngineView(msgspec.Struct, frozen=True, kw_only=True):
