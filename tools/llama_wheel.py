@@ -42,6 +42,7 @@ TYPICAL_CPU_SECONDS = 600.0
 BUILD_STEP = re.compile(r"^\s*\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
 """The progress lines of Ninja and of Make."""
 LAST_LINES = 12
+MAX_COLUMNS = 200
 
 HEARTBEAT_SECONDS = 2.0
 TELL_SECONDS = 20.0
@@ -243,7 +244,7 @@ def _failure(lines: list[str], status: int) -> str:
     return "\n".join(
         [
             f"llama-cpp-python could not be built (exit status {status}). The last lines of the build:",
-            *(f"  {line}" for line in lines[-LAST_LINES:]),
+            *(f"  {line.strip()[:MAX_COLUMNS]}" for line in lines[-LAST_LINES:]),
             *(advice[:1] or ["The lines above say why."]),
             f"All that the build printed is in {log_path()}",
         ]
