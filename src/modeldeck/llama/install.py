@@ -114,7 +114,7 @@ def _missing_error() -> LlamaMissingError:
         return LlamaMissingError(f"llama-cpp-python could not be installed. {installation.message or _HOW_TO_INSTALL}")
     left = "" if installation.remaining_seconds is None else f", {_about(installation.remaining_seconds)} left"
     return LlamaInstallingError(
-        f"llama-cpp-python is being {_DOING[installation.state]}{left}. Load the model again when it is there; the "
+        f"llama-cpp-python is being {_DOING[installation.state]}{left}. Load a model when it is there; the "
         "kernel need not be restarted.",
         remaining_seconds=installation.remaining_seconds,
     )
