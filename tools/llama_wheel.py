@@ -230,7 +230,7 @@ def _run_build(command: Sequence[str], work: Path, tell: Tell) -> None:
                 if estimate.read(line):
                     tell("building", estimate.remaining_seconds)
             status = process.wait()
-        except KeyboardInterrupt:
+        except BaseException:
             process.terminate()
             raise
     shutil.rmtree(temporary)

@@ -567,6 +567,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.llama
 def test_a_load_during_the_installation_of_llama_says_so_and_works_after_it(installation: Path, page: Page) -> None:
     page.until(lambda: page.traits["view"]["llama"]["code"] == "llama_installing")
     assert "is being built, about 3 minutes left" in page.traits["view"]["llama"]["message"]
