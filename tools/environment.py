@@ -168,19 +168,22 @@ def install_older(python: str | Path = PYTHON) -> None:
 
 def install_hosts() -> None:
     """Install the hosts that have an environment of their own, and modeldeck into it."""
-    texts = [sys.version, str(ROOT), llama_cmake_args(), *hosts.PACKAGES]
+    from tools import llama_wheel
+
+    texts = [sys.version, str(ROOT), llama_wheel.cmake_args(), *hosts.PACKAGES]
     inputs: list[str | Path] = [*texts, PYPROJECT, CONSTRAINTS, HOSTS_CONSTRAINTS]
 
     def install() -> None:
         say(f"Installing {', '.join(hosts.PACKAGES)} and modeldeck into an environment of their own")
         shutil.rmtree(hosts.FOLDER, ignore_errors=True)
+        wheel = llama_wheel.build(llama_wheel.Teller())
         run([BASE_PYTHON, "-m", "venv", hosts.FOLDER])
         python = hosts.python_of(hosts.FOLDER)
         constraints = ("--constraint", CONSTRAINTS, "--constraint", HOSTS_CONSTRAINTS)
         pip_install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints)
         run([*pip_install, *build_requirements()])
         run(
-            [*pip_install, "--no-build-isolation", llama_wheel(), "--editable", f"{ROOT}[demo]", *hosts.PACKAGES],
+            [*pip_install, "--no-build-isolation", wheel, "--editable", f"{ROOT}[demo]", *hosts.PACKAGES],
             HATCH_BUILD_NO_HOOKS="true",
         )
 
