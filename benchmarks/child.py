@@ -27,6 +27,28 @@ def hub(work: dict[str, Any], repo_id: str) -> dict[str, float]:
     return {}
 
 
+def xet(work: dict[str, Any]) -> dict[str, float]:
+    """Put the files together as huggingface_hub does where hf_xet is installed, from a store of this machine."""
+    import hf_xet
+
+    store = Path(work["xet_store"])
+    hashes = json.loads((store / "hashes.json").read_text())
+    with hf_xet.XetSession().new_file_download_group(endpoint=f"local://{store}") as group:
+        for file in work["files"]:
+            info = hf_xet.XetFileInfo(hashes[file["name"]], file["size"])
+            group.start_download_file(info, str(Path(work["cache_dir"]) / file["name"]))
+    return {}
+
+
+def fill_xet_store(files: Path, store: Path) -> None:
+    import hf_xet
+
+    with hf_xet.XetSession().new_upload_commit(endpoint=f"local://{store}") as commit:
+        uploads = {path.name: commit.start_upload_file(str(path)) for path in files.iterdir()}
+    hashes = {name: upload.result().xet_info.hash for name, upload in uploads.items()}
+    (store / "hashes.json").write_text(json.dumps(hashes))
+
+
 async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[str, float]:
     from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
     from modeldeck.engine.manager import DownloadManager
@@ -68,6 +90,8 @@ def main() -> None:
     kind, work, repo_id, commit_hash = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
     if kind == "hub":
         import huggingface_hub  # noqa: F401 - its import is not part of the download
+    elif kind == "xet":
+        import hf_xet  # noqa: F401
     else:
         import modeldeck.engine.manager  # noqa: F401
 
@@ -82,6 +106,8 @@ def main() -> None:
     match kind:
         case "hub":
             told = hub(work, repo_id)
+        case "xet":
+            told = xet(work)
         case "bare":
             told = fetch_all(work)
         case _:
@@ -147,4 +173,8 @@ def _clock(parts: dict[str, float], name: str, owner: object, attribute: str) ->
     setattr(owner, attribute, clocked)
 
 
-main()
+if __name__ == "__main__":
+    if sys.argv[1] == "fill-xet-store":
+        fill_xet_store(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()
