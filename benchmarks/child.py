@@ -50,20 +50,22 @@ def fill_xet_store(files: Path, store: Path) -> None:
 
 
 async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[str, float]:
-    from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
+    from modeldeck._types import DownloadRequest, DownloadState, EngineLimits, GGUFFile
     from modeldeck.engine.manager import DownloadManager
+    from modeldeck.engine.transfer import Transfer
 
     files = [GGUFFile(filename=f["name"], size=f["size"], sha256=f["sha256"]) for f in work["files"]]
     groups = [files] if work["is_one_variant"] else [[file] for file in files]
-    complete: dict[str, float] = {}
-    """Return when the last byte of each job was received."""
+    last_byte_at = 0.0
+    run = Transfer.run
 
-    def watch(snapshot: DownloadSnapshot) -> None:
-        if snapshot.state is DownloadState.VERIFYING:
-            complete.setdefault(snapshot.job_id, time.perf_counter())
+    async def run_and_note_end(transfer: Transfer) -> None:
+        nonlocal last_byte_at
+        await run(transfer)
+        last_byte_at = time.perf_counter()
 
+    Transfer.run = run_and_note_end  # type: ignore[method-assign]
     async with DownloadManager(limits=EngineLimits(max_active_jobs=8)) as manager:
-        manager.subscribe(watch)
         jobs = []
         for group in groups:
             request = DownloadRequest(
@@ -82,7 +84,7 @@ async def engine(work: dict[str, Any], repo_id: str, commit_hash: str) -> dict[s
             if done.state is not DownloadState.READY:
                 raise SystemExit(f"{done.state}: {done.error}")
         ready = time.perf_counter()
-    return {"tail_seconds": ready - max(complete.values()), "ready": ready}
+    return {"tail_seconds": ready - last_byte_at, "ready": ready}
 
 
 def main() -> None:

@@ -209,8 +209,8 @@ def report(case: Case, outcomes: dict[str, list[Outcome]]) -> None:
         middle = statistics.median(seconds)
         pairs = [mine and theirs / mine for theirs, mine in zip(seconds, own, strict=False)]
         ratio = f"{statistics.median(pairs):.2f}" if pairs else "-"
-        tails = [100 * o.tail_seconds / o.seconds for o in found if o.tail_seconds is not None]
-        tail = f"{statistics.median(tails):.1f} %" if tails else "-"
+        tails = [1000 * outcome.tail_seconds for outcome in found if outcome.tail_seconds is not None]
+        tail = f"{statistics.median(tails):.0f} ms" if tails else "-"
         cpu = statistics.median(outcome.cpu_seconds for outcome in found) / (total / 1e9)
         server = statistics.median(outcome.server_cpu_seconds for outcome in found) / (total / 1e9)
         peak = max(outcome.peak_bytes for outcome in found) / 2**20

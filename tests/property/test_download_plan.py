@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from modeldeck.engine.plan import (
+    FAIRNESS_RATIO,
     LARGEST_REQUEST_BYTES,
     SMALLEST_REQUEST_BYTES,
     Lease,
@@ -54,7 +55,8 @@ def test_the_order_of_adding_does_not_matter(pairs: list[tuple[int, int]]) -> No
 def test_request_sizes_stay_within_bounds(rate: float, wait: float, waiting: int, workers: int) -> None:
     wanted = request_bytes(rate, wait)
     assert SMALLEST_REQUEST_BYTES <= wanted <= LARGEST_REQUEST_BYTES
-    assert SMALLEST_REQUEST_BYTES <= fair_request_bytes(wanted, waiting=waiting, workers=workers) <= wanted
+    fair = fair_request_bytes(wanted, waiting=waiting, workers=workers, smallest=wanted // FAIRNESS_RATIO)
+    assert SMALLEST_REQUEST_BYTES <= fair <= wanted
 
 
 class PlannerMachine(RuleBasedStateMachine):

@@ -11,7 +11,7 @@ import anyio
 from modeldeck._errors import IntegrityError
 from modeldeck.engine.budget import DownloadShare
 from modeldeck.engine.digest import STEP_BYTES, FrontHasher
-from modeldeck.engine.disk import error_from_write
+from modeldeck.engine.disk import error_from_write, write_back
 from modeldeck.engine.front_hashing import Front
 from modeldeck.engine.journal import Block
 from modeldeck.engine.ownership import OwnershipLostError
@@ -24,7 +24,7 @@ from modeldeck.engine.transfer import UNKNOWN_SIZE, Transfer
 MAX_MENDINGS = 2
 WRITEBACK_BYTES = 16 << 20
 """Written back to the disk in the background this often, so that little is left to wait for at the end."""
-WRITEBACK_SECONDS = 0.2
+WRITEBACK_SECONDS = 0.05
 """How often the file's progress is compared with that."""
 
 
@@ -133,7 +133,19 @@ class Completion:
         else:
             await self._fetch(missing, hasher)
         self._enter(Phase.VERIFYING)
-        return await self._prove(hasher)
+        if hasher.position == self._source.size:
+            return await self._prove(hasher)
+        flushing = self._threads.submit(self._flush)  # while the rest is hashed
+        try:
+            return await self._prove(hasher)
+        finally:
+            await self._threads.finish(flushing)
+
+    def _flush(self) -> None:
+        try:
+            write_back(self._partial.descriptor)
+        except OSError as exc:
+            raise error_from_write(exc, self._partial.data_path, missing=0) from exc
 
     @property
     def _size(self) -> int:

@@ -12,7 +12,7 @@ LARGEST_REQUEST_BYTES = 64 << 20
 OVERHEAD_RATIO = 50
 """A request should last this many times the wait for its first byte, so that the wait costs 2 %."""
 FAIRNESS_RATIO = 3
-"""Requests shrink to the wanted size divided by this, so that near the end the wait costs 6 %."""
+"""Near the end, requests shrink to the size that the wait justifies divided by this, so that the wait costs 6 %."""
 SMALLEST_SPLIT_BYTES = 1 << 20
 SPLIT_SECONDS = 0.1
 """A part taken from a running request must be worth a connection: the old one is closed with its unread rest."""
@@ -224,8 +224,9 @@ class RequestSizer:
         """
         if self._wait_seconds is None:
             return max(SMALLEST_REQUEST_BYTES, min(FIRST_REQUEST_BYTES, waiting // max(1, workers)))
-        wanted = LARGEST_REQUEST_BYTES if is_machine_busy else request_bytes(self._rate, self._wait_seconds)
-        return fair_request_bytes(wanted, waiting=waiting, workers=workers)
+        needed = request_bytes(self._rate, self._wait_seconds)
+        wanted = LARGEST_REQUEST_BYTES if is_machine_busy else needed
+        return fair_request_bytes(wanted, waiting=waiting, workers=workers, smallest=needed // FAIRNESS_RATIO)
 
     @property
     def split_bytes(self) -> int:
@@ -239,10 +240,9 @@ def request_bytes(rate: float, wait_seconds: float) -> int:
     return max(SMALLEST_REQUEST_BYTES, min(wanted, LARGEST_REQUEST_BYTES))
 
 
-def fair_request_bytes(wanted: int, *, waiting: int, workers: int) -> int:
-    """Return the request size with which all connections end together: it shrinks with what is left, but not too far.
+def fair_request_bytes(wanted: int, *, waiting: int, workers: int, smallest: int) -> int:
+    """Return the request size with which all connections end together: it shrinks with what is left, down to a limit.
 
     This is guided self-scheduling: each takes its share of what remains (Polychronopoulos and Kuck, 1987).
     """
-    smallest = max(SMALLEST_REQUEST_BYTES, wanted // FAIRNESS_RATIO)
-    return min(max(wanted, SMALLEST_REQUEST_BYTES), max(smallest, waiting // max(1, workers)))
+    return max(SMALLEST_REQUEST_BYTES, min(wanted, max(smallest, waiting // max(1, workers))))
