@@ -24,6 +24,7 @@ bytes.
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -140,8 +141,6 @@ def read_lock_file(path: Path) -> LockFile:
     LockError
         If it is missing, cannot be read, is of another version, or has something wrong in it.
     """
-    import tomllib  # here, because most programs read no lock file
-
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -83,7 +83,7 @@ def test_a_download_imports_only_what_it_needs(engines: Engines, demo_hub: Local
         import modeldeck
         modeldeck.download("modeldeck-demo/tiny-chat-GGUF:Q8_0", token=False, progress=False)
         for name in ("modeldeck.sizing", "modeldeck.engine.manager", "modeldeck.widget", "modeldeck.llama",
-                     "huggingface_hub.errors", "httpx2", "tqdm", "psutil", "filelock", "tomllib",
+                     "huggingface_hub.errors", "httpx2", "tqdm", "psutil", "filelock",
                      "importlib.metadata", "llama_cpp", "anywidget", "IPython"):
             if name in sys.modules:
                 print(name)
