@@ -21,7 +21,11 @@ if (query.has("width")) {
 const locale = query.get("locale") as Locale | null;
 const traits = locale && scene.traits.view ? { ...scene.traits, view: { ...scene.traits.view, locale } } : scene.traits;
 const model = new FakeModel(traits);
-model.onRequest = (request) => queueMicrotask(() => model.answer(request));
+model.onRequest = (request) => {
+  if (!window.harnessIsBusy) {
+    queueMicrotask(() => model.answer(request));
+  }
+};
 const { initialize, render } = widget();
 const { signal } = new AbortController();
 initialize({ model: model.asModel(), signal, experimental: null as never });
@@ -33,6 +37,8 @@ if (page) {
 
 declare global {
   interface Window {
+    /** The kernel runs a cell, and answers nothing. */
+    harnessIsBusy?: boolean;
     harness: { model: FakeModel; traits: Partial<DeckState>; scenes: string[]; themes: string[] };
   }
 }

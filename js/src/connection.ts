@@ -58,6 +58,7 @@ export class Connection {
       this.#greet();
     });
     this.#watchKernel();
+    this.#expectNews();
     this.#greet();
     const timer = setTimeout(() => {
       if (!kernelOf(model) && this.#state.peek() === "connecting") {

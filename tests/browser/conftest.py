@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +27,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
 ]
 TEST_SECONDS = 300
+JS = Path(__file__).parents[2] / "js"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +48,20 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="package")
+def harness() -> Iterator[str]:
+    """The address of the harness's page."""
+    command = ["node", "build.mjs", "--harness"]
+    with subprocess.Popen(
+        command, cwd=JS, env={**os.environ, "PORT": "0"}, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="package")

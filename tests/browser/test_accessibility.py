@@ -1,36 +1,19 @@
 """What axe finds in the scenes of the harness, in the themes of every front end."""
 
-import os
-import signal
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-JS = Path(__file__).parents[2] / "js"
+from tests.browser.conftest import JS
+
 AXE = JS / "node_modules" / "axe-core" / "axe.min.js"
 # The page around the widget is the host's: its landmarks and headings are not the widget's business.
 _RUN_AXE = """() => axe.run("#output", {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]})"""
 THEMES = ["lab-light", "lab-dark", "vscode-dark", "vscode-hc", "plain"]
 LARGE_SCENES = {"many", "busy"}
 """More of the same, to measure frames with."""
-
-
-@pytest.fixture(scope="module")
-def harness() -> Iterator[str]:
-    """The address of the harness's page."""
-    command = ["node", "build.mjs", "--harness"]
-    with subprocess.Popen(
-        command, cwd=JS, env={**os.environ, "PORT": "0"}, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture

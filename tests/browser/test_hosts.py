@@ -99,6 +99,21 @@ def test_the_user_script_in_jupyter(notebooks: Notebooks, application: str) -> N
     assert notebook.execute("print(browser.llm, browser.loaded)").split() == ["None", "None"]
 
 
+def test_the_theme_is_that_of_the_page_and_not_of_a_dark_system(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW], application=CLASSIC, python=hosts_python())
+    notebook.page.emulate_media(color_scheme="dark")
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    host = deck.root.locator(".modeldeck")
+    expect(host).to_have_attribute("data-theme", "light")
+    pill = deck.root.locator(".pill").first
+    assert pill.evaluate("pill => getComputedStyle(pill).colorScheme") == "light"
+    # A light page that turns dark, as with a theme of nbclassic.
+    notebook.page.add_style_tag(content="body, #notebook, #notebook-container, .cell { background: #111 !important }")
+    notebook.page.evaluate("() => document.body.classList.add('dark')")
+    expect(host).to_have_attribute("data-theme", "dark")
+
+
 def test_the_user_script_in_voila(browser: Browser, server: JupyterServer, variables: dict[str, str]) -> None:
     with voila_app(browser, server, [SHOW, USE_WHEN_LOADED], "voila-script", variables) as app:
         deck = Deck(app, 0)

@@ -207,6 +207,27 @@ def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> 
     assert icon["x"] + icon["width"] <= box["x"] + before_text, "in large type the icon stands on the text"
 
 
+def test_jupyterlabs_shortcuts_work_on_buttons_and_typed_letters_are_none(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW_WIDGET.format(query="tiny-chat"), "1"])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    is_dirty = "() => window.jupyterapp.shell.currentWidget.context.model.dirty"
+    assert notebook.page.evaluate(is_dirty)
+    deck.root.get_by_role("button", name="Filters").click()
+    notebook.page.keyboard.press("d")
+    notebook.page.keyboard.press("d")
+    notebook.page.keyboard.press("Control+s")
+    notebook.page.wait_for_function(f"() => !({is_dirty})()")
+    deck.root.get_by_role("button", name="Filters").focus()
+    notebook.page.keyboard.press("Control+Shift+c")
+    expect(notebook.page.locator(".lm-CommandPalette-input")).to_be_visible(timeout=TIMEOUT_MS)
+    notebook.page.keyboard.press("Escape")
+    deck.search_box.click()
+    notebook.page.keyboard.type("dd")
+    expect(deck.search_box).to_have_value("tiny-chatdd")
+    expect(notebook.cell(1)).to_be_visible()
+
+
 def test_the_name_on_a_card_can_be_selected(notebooks: Notebooks) -> None:
     notebook = notebooks.open([SHOW_WIDGET.format(query="tiny-chat")])
     notebook.run(0)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
+from nbconvert.exporters import HTMLExporter, SlidesExporter
 from playwright.sync_api import Browser, Route, expect
 
 from tests.browser.deck import TIMEOUT_MS
@@ -27,20 +29,22 @@ while browser._search["state"] != "done" or not browser._library["models"]:
 """One cell: nbconvert drops what a widget publishes on behalf of an earlier cell."""
 
 
-def export(folder: Path, endpoint: str) -> Path:
-    """Run a notebook without a page, and export it with the state of its widgets."""
+@pytest.fixture(scope="module")
+def executed(slow_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    """The notebook, run without a page and saved with the state of its widgets."""
+    folder = tmp_path_factory.mktemp("executed")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     nbformat.write(notebook, folder / "notebook.ipynb")
     user = {
-        "HF_ENDPOINT": endpoint,
+        "HF_ENDPOINT": slow_hub.endpoint,
         "HF_HOME": str(folder),
         "IPYTHONDIR": str(folder / "ipython"),
         **{f"MODELDECK_{kind}_DIR": str(folder / kind.lower()) for kind in ("RUNTIME", "STATE")},
     }
     with run_environment({**without_hub_settings(os.environ), **user}) as environment:
-        command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "notebook.ipynb"]
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--inplace", "--to", "notebook", "notebook.ipynb"]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    return folder / "notebook.html"
+    return nbformat.read(folder / "notebook.ipynb", as_version=4)
 
 
 def answer(route: Route) -> None:
@@ -55,14 +59,27 @@ def answer(route: Route) -> None:
         route.fulfill(path=path, content_type="text/javascript")
 
 
+@pytest.mark.parametrize(
+    ("exporter", "theme"),
+    [
+        (HTMLExporter(template_name="lab"), "light"),
+        (HTMLExporter(template_name="lab", theme="dark"), "dark"),
+        (HTMLExporter(template_name="classic"), "light"),
+        (SlidesExporter(), "light"),
+    ],
+    ids=["lab", "lab-dark", "classic", "slides"],
+)
 def test_an_exported_notebook_shows_the_last_state_and_its_buttons_are_off(
-    browser: Browser, slow_hub: LocalHub, tmp_path: Path
+    browser: Browser, executed: nbformat.NotebookNode, tmp_path: Path, exporter: HTMLExporter, theme: str
 ) -> None:
-    exported = export(tmp_path, slow_hub.endpoint)
-    page = browser.new_page()
+    exported = tmp_path / "notebook.html"
+    exported.write_text(exporter.from_notebook_node(executed)[0], encoding="utf-8")
+    # The page has its own background, whatever the system prefers.
+    page = browser.new_page(color_scheme="light" if theme == "dark" else "dark")
     page.route(lambda address: address.startswith("https:"), answer)
     page.goto(exported.as_uri())
     expect(page.get_by_role("note")).to_contain_text("buttons are disabled", timeout=TIMEOUT_MS)
+    expect(page.locator(".modeldeck")).to_have_attribute("data-theme", theme)
     expect(page.get_by_role("heading", name=READY)).to_be_visible()
     expect(page.get_by_role("searchbox", name="Search models")).to_be_disabled()
     buttons = page.get_by_role("button", name="Show files of").all()
