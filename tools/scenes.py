@@ -9,6 +9,7 @@ that is computed, come from the code that the widget runs.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ from modeldeck._wire import JobView
 from modeldeck.cache_contents import CacheContents, Leftover, LeftoverKind, Proof, StoredBlob, StoredModel
 from modeldeck.cluster import HostPull, PullSnapshot
 from modeldeck.engine.state import actions_of
+from modeldeck.hub.errors import refused_token_error
 from modeldeck.llama import Measurement
 from modeldeck.lockfile import lock_entry, pin
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
+from modeldeck.widget.account import steps_to, tokens_url
 from modeldeck.widget.model_card import parse_model_card
 from modeldeck.widget.publisher import as_json
 from modeldeck.widget.pulls import host_views, pull_view
@@ -46,6 +49,7 @@ from modeldeck.widget.repos import repo_view, variant_view
 from modeldeck.widget.shelf import library_view
 from modeldeck.widget.traits import (
     AboutView,
+    AccountView,
     ChatMessageView,
     ChatView,
     CheckView,
@@ -65,6 +69,7 @@ from modeldeck.widget.traits import (
     ModelKey,
     PlanView,
     RepoView,
+    SaidView,
     SearchView,
     SummaryView,
     VariantRowView,
@@ -286,7 +291,8 @@ _SMOL_LOADED = replace(_SMOL_LOADING, state="ready", stage="ready", fraction=1.0
 
 def _opened(details: RepoDetails, load: LoadView | None = None) -> RepoView:
     local = _SMOL_LOCAL if details is _SMOL_DETAILS else {}
-    return repo_view(details, endpoint=_ENDPOINT, local=local, load=load or LoadView())
+    steps = steps_to(details, _ENDPOINT, has_token=True)
+    return repo_view(details, steps=steps, local=local, load=load or LoadView())
 
 
 def _pick(details: RepoDetails, load: LoadView | None = None) -> VariantRowView:
@@ -299,6 +305,23 @@ def _pick(details: RepoDetails, load: LoadView | None = None) -> VariantRowView:
 _GATED = GatedError(
     "The licence of this model must be accepted first. Open its page, accept it, and set HF_TOKEN.",
     url=f"{_ENDPOINT}/{GEMMA}",
+    status_code=403,
+)
+_GEMMA_DETAILS = dataclasses.replace(
+    _details(
+        GEMMA,
+        {_variant("Q4_K_M", "gemma-3-4b-it-Q4_K_M.gguf", 2_489_757_760): _fit(3.1, method="size")},
+        "gemma-3-4b-it-Q4_K_M.gguf",
+    ),
+    gated="manual",
+    has_access=False,
+    access_error=_GATED.to_info(),
+)
+_ACCOUNT = AccountView(
+    state="known",
+    name="ana-souza",
+    lines=(SaidView.of("account_file"), SaidView.of("account_reads_gated")),
+    url=tokens_url(_ENDPOINT),
 )
 _OFFLINE = OfflineError("Cannot reach 127.0.0.1:8451. Check the network or the endpoint, then try again.")
 _DISK_FULL = DiskFullError(
@@ -602,6 +625,28 @@ SCENES: dict[str, DeckState] = {
     ),
     "search-failed": DeckState(
         view=_LOCAL_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info())
+    ),
+    "gated": DeckState(
+        view=_VIEW,
+        account=_ACCOUNT,
+        search=SearchView(text="gemma", state="done", models=_MODELS[2:3]),
+        repos={GEMMA: _opened(_GEMMA_DETAILS)},
+        picks={GEMMA: _pick(_GEMMA_DETAILS)},
+    ),
+    "account": DeckState(
+        view=_VIEW,
+        account=AccountView(
+            state="failed",
+            lines=(SaidView.of("account_environment"),),
+            url=tokens_url(_ENDPOINT),
+            error=refused_token_error(_ENDPOINT).to_info(),
+        ),
+        search=_RESULTS,
+    ),
+    "no-account": DeckState(
+        view=_VIEW,
+        account=AccountView(lines=(SaidView.of("account_none"),), url=tokens_url(_ENDPOINT)),
+        search=_RESULTS,
     ),
     "about": replace(_UNFOLDED, about={QWEN: _about(_MODEL_CARD)}),
     "long": DeckState(

@@ -42,6 +42,7 @@ export type Tab = "discover" | "library" | "downloads";
 
 export class Store {
   readonly view = signal(EMPTY_STATE.view);
+  readonly account = signal(EMPTY_STATE.account);
   readonly search = signal(EMPTY_STATE.search);
   readonly load = signal(EMPTY_STATE.load);
   readonly library = signal(EMPTY_STATE.library);
@@ -90,6 +91,7 @@ export class Store {
       picks: () => this.#readPicks(),
       downloads: () => this.#readDownloads(),
       load: () => this.#readLoad(),
+      account: () => this.#read("account"),
       library: () => this.#read("library"),
       plan: () => this.#read("plan"),
       chat: () => this.#read("chat"),
@@ -347,7 +349,7 @@ export class Store {
     this.load.value = share(this.load.peek(), { ...EMPTY_STATE.load, ...this.#model.get("_load") });
   }
 
-  #read<Part extends "library" | "plan" | "chat" | "cluster">(part: Part): void {
+  #read<Part extends "account" | "library" | "plan" | "chat" | "cluster">(part: Part): void {
     const cell = this[part] as Signal<DeckState[Part]>;
     cell.value = share(cell.peek(), { ...EMPTY_STATE[part], ...this.#model.get(`_${part}`) });
   }

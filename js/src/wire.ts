@@ -4,6 +4,7 @@
 /** All of the widget's state. Each field is a trait, named with an underscore before it. */
 export interface DeckState {
   view: DeckView;
+  account: AccountView;
   search: SearchView;
   repos: Record<string, RepoView>;
   about: Record<string, AboutView>;
@@ -47,11 +48,24 @@ export interface GpuView {
 }
 
 export type NoticeCode =
+  | "account_argument"
+  | "account_colab"
+  | "account_endpoint"
+  | "account_environment"
+  | "account_file"
+  | "account_none"
+  | "account_reads_gated"
+  | "account_reads_no_gated"
   | "download_shared"
   | "engine_inline"
   | "engine_lost"
   | "engine_restarted"
   | "engine_stopped"
+  | "gated_accept"
+  | "gated_granted"
+  | "gated_log_in"
+  | "gated_other_token"
+  | "gated_wait"
   | "gpu_cpu_build"
   | "gpu_without_llama"
   | "without_projector";
@@ -79,6 +93,28 @@ export interface EngineLimits {
   max_active_jobs: number;
   max_connections: number;
   bandwidth_bytes_per_second: number | null;
+}
+
+/** The trait `_account`: whose token is in use, never the token. `url` is where tokens are made. */
+export interface AccountView {
+  state: "asking" | "failed" | "known" | "unknown";
+  name: string | null;
+  lines: SaidView[];
+  url: string | null;
+  error: ErrorInfo | null;
+}
+
+/** A sentence, with its code for translation. */
+export interface SaidView {
+  code: NoticeCode;
+  text: string;
+}
+
+/** A `ModelDeckError` as plain data. */
+export interface ErrorInfo {
+  code: string;
+  message: string;
+  details: Record<string, unknown>;
 }
 
 /** The trait `_search`: what was searched for, and the results so far. */
@@ -133,20 +169,11 @@ export type LicenceKind = "non_commercial" | "own_terms" | "permissive" | "share
 
 export type BaseModelRelation = "adapter" | "finetune" | "merge" | "quantized";
 
-/** A `ModelDeckError` as plain data. */
-export interface ErrorInfo {
-  code: string;
-  message: string;
-  details: Record<string, unknown>;
-}
-
 /** A card that is unfolded. The trait `_repos` maps `OWNER/NAME` to one of these. */
 export interface RepoView {
   state: "failed" | "open" | "opening";
   error: ErrorInfo | null;
-  gated: Gated;
-  license: string | null;
-  license_url: string | null;
+  steps: StepView[];
   recommended: string | null;
   recommended_reason: ReasonView | null;
   model: HeaderView | null;
@@ -154,6 +181,14 @@ export interface RepoView {
   only_in_cache: string[];
   variants: VariantRowView[];
   incomplete: IncompleteView[];
+}
+
+/** A step on the way to a gated model, with the page on which it is done. */
+export interface StepView {
+  code: NoticeCode;
+  text: string;
+  state: "done" | "later" | "now";
+  url: string | null;
 }
 
 /** Why a variant is recommended: a code with its values, for translation, and the English sentence. */
@@ -562,6 +597,13 @@ export const EMPTY_STATE: DeckState = {
       notice_code: null,
     },
   },
+  account: {
+    state: "unknown",
+    name: null,
+    lines: [],
+    url: null,
+    error: null,
+  },
   search: {
     text: "",
     sort: "downloads",
@@ -705,6 +747,8 @@ export interface Methods {
   open_about: { repo_id: string };
   /** Hide the model card of a repository. */
   close_about: { repo_id: string };
+  /** Find out whose token is in use. */
+  look_at_account: Record<string, never>;
   /** Do what a button of a download says. */
   act: { job_id: string; action: Action };
   /** Do what a button of a variant says. */

@@ -67,9 +67,9 @@ afterEach(() => {
 describe("header", () => {
   it("says what is browsed and what memory there is", () => {
     const { root, write } = show({ view: view() });
-    expect(text(root.querySelector("header"))).toBe("modeldeckBrowsing huggingface.coRAM 7.2 of 15.5 GiB free");
+    expect(text(root.querySelector("header"))).toBe("modeldeckBrowsing huggingface.coRAM 7.2 of 15.5 GiB freeAccount");
     write({ view: view({ endpoint: "http://127.0.0.1:8451/", is_default_endpoint: false, hardware: null }) });
-    expect(text(root.querySelector("header"))).toBe("modeldeckBrowsing 127.0.0.1:8451");
+    expect(text(root.querySelector("header"))).toBe("modeldeckBrowsing 127.0.0.1:8451Account");
   });
 });
 
@@ -443,15 +443,53 @@ describe("cards", () => {
       ]),
       repos: {
         [`a/${evil}`]: repo([variant(evil, { filenames: [evil] })], {
-          license: evil,
-          gated: true,
-          license_url: "javascript:alert(1)",
+          steps: [{ code: "gated_accept", text: evil, state: "now", url: "javascript:alert(1)" }],
         }),
       },
     });
     expect(root.querySelector("img")).toBeNull();
     expect(root.querySelector("h3")?.textContent).toBe(`a/${evil}`);
     expect(all(root, "link")).toEqual([]);
+  });
+});
+
+describe("the account", () => {
+  it("is looked at when it is opened, and says its name, what the token may read and where tokens are made", () => {
+    const { root, request, write } = show({ ...(DUMPED_SCENES["no-account"] as DeckState) });
+    expect(request("look_at_account")).toBeUndefined();
+    click(get(root, "button", "Account"));
+    expect(request("look_at_account")).toBeDefined();
+    expect(text(get(root, "region", "Account"))).toContain("No token is in use.");
+    write({ account: (DUMPED_SCENES.gated as DeckState).account });
+    const region = get(root, "region", "Account");
+    expect(text(region)).toContain("The token in use belongs to ana-souza.");
+    expect(text(region)).toContain("It may read gated models");
+    expect(get(region, "link", "Tokens on the Hub (opens in a new tab)")).toBeDefined();
+    click(get(root, "button", "Account ana-souza"));
+    expect(all(root, "region").map(nameOf)).not.toContain("Account");
+  });
+
+  it("says that its token is refused, and asks again on request", () => {
+    const { root, model } = show(DUMPED_SCENES.account as DeckState);
+    click(get(root, "button", "Account"));
+    expect(text(get(root, "alert"))).toContain("does not accept the token");
+    click(get(root, "button", "Retry Account"));
+    expect(model.sent.filter(({ method }) => method === "look_at_account")).toHaveLength(2);
+  });
+
+  it("has the steps to a gated model in order, with the one to do now, and asks the Hub again", () => {
+    const GEMMA = "ggml-org/gemma-3-4b-it-GGUF";
+    const { root, model } = show(DUMPED_SCENES.gated as DeckState);
+    const steps = [...root.querySelectorAll<HTMLElement>(`ol[aria-label="Steps to ${GEMMA}"] li`)];
+    expect(steps.map((step) => [step.dataset.state, step.getAttribute("aria-current")])).toEqual([
+      ["done", null],
+      ["now", "step"],
+      ["later", null],
+    ]);
+    expect(text(steps[1])).toContain("Accept the conditions on the model's page.");
+    expect(steps[1]?.querySelector("a")?.href).toBe(`https://huggingface.co/${GEMMA}`);
+    click(get(root, "button", "Check again"));
+    expect(model.sent.at(-1)).toMatchObject({ method: "open_repo", params: { repo_id: GEMMA } });
   });
 });
 

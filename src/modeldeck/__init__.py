@@ -55,6 +55,7 @@ from modeldeck._errors import (
     WorkersLostError,
 )
 from modeldeck._types import (
+    Account,
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from modeldeck.widget.browser import ModelBrowser
 
 __all__ = [
+    "Account",
     "AmbiguousVariantError",
     "CacheContents",
     "ChatTemplateError",

@@ -7,11 +7,24 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 NoticeCode: TypeAlias = Literal[
+    "account_argument",
+    "account_colab",
+    "account_endpoint",
+    "account_environment",
+    "account_file",
+    "account_none",
+    "account_reads_gated",
+    "account_reads_no_gated",
     "download_shared",
     "engine_inline",
     "engine_lost",
     "engine_restarted",
     "engine_stopped",
+    "gated_accept",
+    "gated_granted",
+    "gated_log_in",
+    "gated_other_token",
+    "gated_wait",
     "gpu_cpu_build",
     "gpu_without_llama",
     "without_projector",
@@ -28,11 +41,27 @@ WITHOUT_PROJECTOR_NOTICE = "Loaded without its vision projector, for text only."
 
 NOTICES: Mapping[NoticeCode, str] = MappingProxyType(
     {
+        "account_argument": "The token was given to modeldeck as the argument token=.",
+        "account_colab": "The token is Colab's secret HF_TOKEN.",
+        "account_endpoint": "The user and the password are those in the address of the endpoint.",
+        "account_environment": "The token was found in the environment (HF_TOKEN).",
+        "account_file": "The token was found in the file that `hf auth login` writes.",
+        "account_none": "No token is in use. Open models need none. To use one, create it in your Hub settings, run "
+        "`hf auth login` in a terminal, and run this cell again.",
+        "account_reads_gated": "It may read gated models, once your account has access to them.",
+        "account_reads_no_gated": "It is a fine-grained token that may not read gated models. Allow it in its settings "
+        "on the Hub.",
         "download_shared": SHARED_NOTICE,
         "engine_inline": INLINE_NOTICE,
         "engine_lost": LOST_NOTICE,
         "engine_restarted": RESTARTED_NOTICE,
         "engine_stopped": STOPPED_NOTICE,
+        "gated_accept": "Accept the conditions on the model's page.",
+        "gated_granted": "Your account has access to this gated model.",
+        "gated_log_in": "Log in: create a token in your Hub settings, run `hf auth login` in a terminal, and run this "
+        "cell again.",
+        "gated_other_token": "Log in with another token: the one in use may not read gated models.",
+        "gated_wait": "Wait for the author's approval.",
         "gpu_cpu_build": CPU_BUILD_NOTICE,
         "gpu_without_llama": WITHOUT_LLAMA_NOTICE,
         "without_projector": WITHOUT_PROJECTOR_NOTICE,

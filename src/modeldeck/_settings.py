@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._types import EngineLimits
+from modeldeck._types import EngineLimits, TokenSource
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
@@ -29,6 +29,7 @@ class Settings:
     cache_dir: Path
     token: str | None = field(default=None, repr=False)
     is_offline: bool = False
+    token_source: TokenSource | None = None
 
 
 def resolve_settings(
@@ -50,11 +51,13 @@ def resolve_settings(
     from huggingface_hub import constants
 
     address, basic = _split_credentials((endpoint or "").strip() or constants.ENDPOINT.strip() or DEFAULT_ENDPOINT)
+    found, source = (basic, "endpoint") if basic else _resolve_token(token)
     return Settings(
         endpoint=address,
         cache_dir=_absolute(Path(cache_dir or constants.HF_HUB_CACHE)),
-        token=basic or _resolve_token(token),
+        token=found,
         is_offline=bool(constants.HF_HUB_OFFLINE),
+        token_source=source,
     )
 
 
@@ -130,20 +133,26 @@ def _absolute(cache_dir: Path) -> Path:
         ) from error
 
 
-def _resolve_token(token: str | bool | None) -> str | None:
+def _resolve_token(token: str | bool | None) -> tuple[str | None, TokenSource | None]:
+    """Return the token with the place where it was found."""
     from huggingface_hub import constants
 
     if isinstance(token, str):
-        return token
+        return (token, "argument") if token else (token, None)
     is_unwanted = token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
-    if is_unwanted or not _may_be_logged_in(Path(constants.HF_TOKEN_PATH)):
-        return None
+    source = None if is_unwanted else _likely_source(Path(constants.HF_TOKEN_PATH))
+    if source is None:
+        return None, None
     from huggingface_hub import get_token  # here, because its import takes long
 
-    return get_token()
+    found = get_token()
+    return found, source if found else None
 
 
-def _may_be_logged_in(token_path: Path) -> bool:
-    """Return whether huggingface_hub may know a token: from the environment, a file, or Colab's secrets."""
-    is_in_environment = any(os.environ.get(name) for name in _TOKEN_VARIABLES)
-    return is_in_environment or os.path.exists(token_path) or "google.colab" in sys.modules
+def _likely_source(token_path: Path) -> TokenSource | None:
+    """Return where huggingface_hub looks for a token first, of the places that may have one."""
+    if any(os.environ.get(name) for name in _TOKEN_VARIABLES):
+        return "environment"
+    if os.path.exists(token_path):
+        return "file"
+    return "colab" if "google.colab" in sys.modules else None

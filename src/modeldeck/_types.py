@@ -19,6 +19,9 @@ from modeldeck._tables import UNKNOWN, Table, Tabular, format_count, format_size
 Gated: TypeAlias = Literal["auto", "manual"] | bool | None
 """Access: ``False`` (open), "auto" (accept the terms), "manual" (wait for approval), ``None`` (unknown)."""
 
+TokenSource: TypeAlias = Literal["argument", "environment", "file", "colab", "endpoint"]
+"""Where a token was found: given to modeldeck, in a variable such as HF_TOKEN, in the file that ``hf auth login``
+writes, in Colab's secrets, or in the address of the endpoint."""
 SortKey: TypeAlias = Literal["trending", "downloads", "likes", "modified", "created"]
 BaseModelRelation: TypeAlias = Literal["quantized", "finetune", "adapter", "merge"]
 SidecarKind: TypeAlias = Literal["mmproj", "drafter", "imatrix", "adapter"]
@@ -218,6 +221,26 @@ class SearchPage(Tabular):
             ],
             numeric=frozenset({"Downloads", "Likes", "Parameters", "Context"}),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose token is in use. The token itself is not part of it.
+
+    Attributes
+    ----------
+    name : str or None
+        The name of the user or organization; ``None`` without a token.
+    source : {"argument", "environment", "file", "colab", "endpoint"} or None
+        Where the token was found; ``None`` without one.
+    can_read_gated : bool or None
+        Whether the token's own permissions include gated models. The account needs access to each of them besides.
+        ``None`` if the Hub does not tell it.
+    """
+
+    name: str | None = None
+    source: TokenSource | None = None
+    can_read_gated: bool | None = None
 
 
 # --- a repository -----------------------------------------------------------------------------------------------------
@@ -505,6 +528,10 @@ class RepoDetails(Tabular):
         The labels of variants that are complete in the cache and that the Hub no longer lists.
     incomplete : tuple[IncompleteShards, ...]
         Split models of which parts are missing on the Hub. They cannot be used, so they are not among the variants.
+    has_access : bool or None
+        Whether the Hub lets this token read the files; ``None`` if that is not known.
+    access_error : ErrorInfo or None
+        Why it does not. In ``details``, ``is_pending`` tells that access was asked for and not decided yet.
     is_from_cache
     notice
 
@@ -527,6 +554,8 @@ class RepoDetails(Tabular):
     hub_error: ErrorInfo | None = None
     only_in_cache: tuple[str, ...] = ()
     incomplete: tuple[IncompleteShards, ...] = ()
+    has_access: bool | None = None
+    access_error: ErrorInfo | None = None
 
     @property
     def is_from_cache(self) -> bool:

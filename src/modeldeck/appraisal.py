@@ -12,8 +12,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from modeldeck._errors import GGUFError, ModelDeckError
-from modeldeck._types import FitEstimate, GGUFFile, RepoDetails, Variant
+from modeldeck._errors import GatedError, GGUFError, ModelDeckError, UnauthorizedError
+from modeldeck._types import ErrorInfo, FitEstimate, GGUFFile, RepoDetails, Variant
 from modeldeck.remote_headers import RemoteHeaders
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class _Facts:
     """Facts about the model in a repository. Its quantizations share the header except for the tensors' types.
 
     ``problems`` has a sentence for each variant that cannot be used, ``checked`` the variants whose headers were read.
+    ``access_error`` tells why the Hub does not let this token read them.
     """
 
     metadata: GGUFMetadata | None = None
@@ -41,6 +42,7 @@ class _Facts:
     string_arrays: Mapping[str, StringArray] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
+    access_error: ErrorInfo | None = None
     is_sampled: bool = False
     is_exact: bool = False
 
@@ -88,6 +90,12 @@ class Appraiser:
         """Read the headers of a repository again the next time, because its files may have changed."""
         self._facts.pop((details.repo_id, details.commit_hash, details.is_from_cache), None)
 
+    def ask_again(self, details: RepoDetails) -> None:
+        """Read a header the next time, if the Hub refused it: access may have been granted since."""
+        facts = self._facts_of(details)
+        if facts.access_error is not None:
+            facts.access_error, facts.is_sampled = None, False
+
     async def find_problem(self, details: RepoDetails, variant: Variant) -> str | None:
         """Return why a variant cannot be used, in a sentence that also says what to do; ``None`` for a sound one.
 
@@ -119,8 +127,10 @@ class Appraiser:
                 facts.metadata = read_metadata(await self._headers.read_quickly(details, variant.files[0]))
             except GGUFError as error:
                 facts.problems[variant.variant_id] = _problem(details, variant.files[0], error)
-            except ModelDeckError:
-                return  # A gated repository, or a Hub without ranges: the sizes still allow an estimate.
+            except ModelDeckError as refusal:  # a gated repository, or a Hub without ranges: sizes allow an estimate
+                if isinstance(refusal, GatedError | UnauthorizedError):
+                    facts.access_error = refusal.to_info()
+                return
             else:
                 return
 
@@ -227,7 +237,15 @@ class Appraiser:
             recommended=None if recommendation is None else recommendation.variant_id,
             recommended_reason=None if recommendation is None else recommendation.reason,
             model=None if facts.metadata is None else model_traits(facts.metadata),
+            has_access=_has_access(details, facts),
+            access_error=facts.access_error,
         )
+
+
+def _has_access(details: RepoDetails, facts: _Facts) -> bool | None:
+    if facts.access_error is not None:
+        return False
+    return True if facts.metadata is not None and not details.is_from_cache else None
 
 
 def _samples(details: RepoDetails, facts: _Facts) -> list[Variant]:

@@ -42,6 +42,7 @@ from modeldeck._settings import check_limits, resolve_settings
 from modeldeck._types import (
     DEFAULT_N_CTX,
     MAX_PAGE_SIZE,
+    Account,
     Action,
     DownloadRequest,
     DownloadSnapshot,
@@ -130,6 +131,7 @@ class Session:
         self._engine: Future[EngineClient] | None = None
         self._appraiser: Appraiser | None = None
         self._rename_store: RenameStore | None = None
+        self._account: Account | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,7 +289,33 @@ class Session:
             details = replace(details, only_in_cache=await self._removed_on_hub(details))
         if details.notice is not None:
             on_notice(details.notice)
+        self._judge.ask_again(details)
         return await self.reassess(details, n_ctx=n_ctx, exact=exact)
+
+    async def account(self) -> Account:
+        """Tell whose token is in use: the name of the account, and where the token was found.
+
+        Asks the Hub once for as long as the session lives, and not without a token.
+
+        Returns
+        -------
+        Account
+            The account, without the token.
+
+        Raises
+        ------
+        UnauthorizedError
+            If the Hub does not accept the token.
+        HubError, NetworkError
+            If the Hub refuses for another reason, or cannot be reached.
+
+        Examples
+        --------
+        >>> (await session.account()).name  # doctest: +SKIP
+        """
+        if self._account is None:
+            self._account = await self.hub.account()
+        return self._account
 
     async def model_card(self, repo_id: str, revision: str = "main") -> str:
         """Read the model card of a repository: the Markdown of its README.md.

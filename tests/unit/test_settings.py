@@ -103,6 +103,36 @@ def test_an_implicit_token_can_be_disabled(
     assert resolve_settings(endpoint=HUB, token=token).token == expected
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "token", "variable", "is_stored", "source"),
+    [
+        (HUB, "hf_given", "hf_variable", True, "argument"),
+        (HUB, None, "hf_variable", True, "environment"),
+        (HUB, None, "", True, "file"),
+        (HUB, None, "", False, None),
+        (HUB, False, "hf_variable", True, None),
+        ("https://user:secret@hub.example", None, "hf_variable", True, "endpoint"),
+    ],
+)
+def test_it_is_known_where_the_token_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    endpoint: str,
+    token: str | bool | None,
+    variable: str,
+    is_stored: bool,
+    source: str | None,
+) -> None:
+    stored = tmp_path / "token"
+    if is_stored:
+        stored.write_text("hf_stored")
+    monkeypatch.setenv("HF_TOKEN", variable)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(stored))
+    settings = resolve_settings(endpoint=endpoint, token=token)
+    assert settings.token_source == source
+    assert (settings.token is None) == (source is None)
+
+
 TOKENS = """
 import sys
 from modeldeck._settings import resolve_settings

@@ -226,7 +226,13 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
     assert page.traits["repos"]["nobody/nothing"]["error"]["code"] == "repo_not_found"
 
     page.ask("open_repo", repo_id=GATED_REPO_ID)
-    assert page.traits["repos"][GATED_REPO_ID]["license_url"] == f"{demo_hub.endpoint}/{GATED_REPO_ID}"
+    steps = page.traits["repos"][GATED_REPO_ID]["steps"]
+    assert [(step["code"], step["state"]) for step in steps] == [
+        ("gated_log_in", "now"),
+        ("gated_accept", "later"),
+        ("gated_wait", "later"),
+    ]
+    assert steps[1]["url"] == f"{demo_hub.endpoint}/{GATED_REPO_ID}"
     page.act_on(GATED_REPO_ID, page.variant(GATED_REPO_ID, "Q8_0")["variant_id"], "download")
     page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "failed")
     (job,) = page.jobs()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from tools.localhub import documents
-from tools.localhub.catalogue import Blob, Catalogue, Commit, Repo
+from tools.localhub.catalogue import EPOCH, Blob, Catalogue, Commit, Repo
 from tools.localhub.messages import (
     HTTPAnswer,
     HTTPRequest,
@@ -52,6 +52,23 @@ class RateWindow:
         return self.taken <= self.quota, max(0, self.quota - self.taken), max(1, round(left))
 
 
+@dataclass(frozen=True, slots=True)
+class LocalAccount:
+    """Whose a token is. ``can_read_gated`` is told of fine-grained tokens only."""
+
+    name: str = "local-user"
+    can_read_gated: bool | None = None
+
+    def document(self) -> dict[str, object]:
+        """What ``/api/whoami-v2`` answers."""
+        token: dict[str, object] = {"displayName": "local", "createdAt": EPOCH, "role": "read"}
+        if self.can_read_gated is not None:
+            permissions = {"canReadGatedRepos": self.can_read_gated, "global": [], "scoped": []}
+            token.update(role="fineGrained", fineGrained=permissions)
+        auth = {"type": "access_token", "accessToken": token}
+        return {"type": "user", "id": "0" * 24, "name": self.name, "isPro": False, "orgs": [], "auth": auth}
+
+
 @dataclass(slots=True, kw_only=True)
 class Site:
     """The hub's two origins as functions of a request.
@@ -60,6 +77,10 @@ class Site:
     ----------
     tokens : dict of str to set of str
         The bearer tokens this hub knows, each with the gated repositories it may read.
+    accounts : dict of str to LocalAccount
+        Whose the tokens are; those that are not in it have an account like any other.
+    pending : set of (str, str)
+        Tokens with the gated repositories that their accounts have asked for and wait for.
     tree_page_size : int
         Entries of a page of ``/tree``.
     signature_seconds : float
@@ -73,6 +94,8 @@ class Site:
 
     catalogue: Catalogue
     tokens: dict[str, set[str]] = field(default_factory=dict)
+    accounts: dict[str, LocalAccount] = field(default_factory=dict)
+    pending: set[tuple[str, str]] = field(default_factory=set)
     tree_page_size: int = 1000
     signature_seconds: float = 3600.0
     rate_limits: Mapping[str, int] = field(default_factory=dict)
@@ -143,6 +166,8 @@ class Site:
             answer = _error(429, "We had to rate limit you. Retry later or log in.")
         elif request.token is not None and request.token not in self.tokens and bucket != "resolvers":
             answer = _error(401, "Invalid credentials in Authorization header")
+        elif segments == ["api", "whoami-v2"]:
+            answer = self._whoami(request)
         elif segments[:2] == ["api", "models"]:
             answer = self._api(request, segments[2:])
         elif segments[:3] == ["api", "resolve-cache", "models"]:
@@ -157,6 +182,11 @@ class Site:
             ("X-HTTPRequest-Id", f"Root=local-{next(self._numbers)}"),
         )
         return replace(answer, headers=answer.headers + headers)
+
+    def _whoami(self, request: HTTPRequest) -> HTTPAnswer:
+        if request.token is None:
+            return _error(401, "Invalid username or password.", headers=[_AUTHENTICATE])
+        return json_answer(self.accounts.get(request.token, LocalAccount()).document())
 
     def _repo(self, request: HTTPRequest, raw_id: str) -> Repo | HTTPAnswer:
         """Return the repository, the redirect to its present id, or the error."""
@@ -287,7 +317,14 @@ class Site:
             if not is_known:
                 message = f"{restricted}. You must have access to it and be authenticated to access it. Please log in."
                 return _error(401, message, "GatedRepo", headers=[_AUTHENTICATE])
-            if repo.repo_id not in self.tokens[request.token or ""]:
+            token = request.token or ""
+            if (token, repo.repo_id) in self.pending:
+                message = f"Your request to access model {repo.repo_id} is awaiting a review from the repo authors."
+                return _error(403, message, "GatedRepo")
+            if self.accounts.get(token, LocalAccount()).can_read_gated is False:
+                advice = "Please enable access to public gated repositories in your fine-grained token settings"
+                return _error(403, f"{advice} to view this repository.")
+            if repo.repo_id not in self.tokens[token]:
                 where = f"{self.endpoint}/{repo.repo_id}"
                 message = f"{restricted} and you are not in the authorized list. Visit {where} to ask for access."
                 return _error(403, message, "GatedRepo")

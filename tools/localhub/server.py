@@ -20,7 +20,7 @@ from tools.localhub.faults import Faults
 from tools.localhub.gguf_block import gguf_block
 from tools.localhub.log import RequestLog
 from tools.localhub.messages import FileContent, Origin
-from tools.localhub.routes import Site
+from tools.localhub.routes import LocalAccount, Site
 
 _DIGESTS_NAME = ".modeldeck-digests.json"
 _START_SECONDS = 30.0
@@ -246,9 +246,16 @@ class LocalHub:
             raise KeyError(f"{repo_id}@{revision}")
         return found[1].files[filename].sha256
 
-    def grant(self, token: str, *repo_ids: str) -> None:
-        """Make a token known, and let it read some gated repositories."""
+    def grant(self, token: str, *repo_ids: str, account: LocalAccount | None = None) -> None:
+        """Make a token known, let it read some gated repositories, and say whose it is."""
         self._site.tokens.setdefault(token, set()).update(repo_ids)
+        self._site.pending -= {(token, repo_id) for repo_id in repo_ids}
+        if account is not None:
+            self._site.accounts[token] = account
+
+    def ask_for_access(self, token: str, repo_id: str) -> None:
+        """Have a token's account wait for the approval of a gated repository, until `grant`."""
+        self._site.pending.add((token, repo_id))
 
     def expire_signatures(self) -> None:
         """Make every CDN address handed out until now answer 403."""

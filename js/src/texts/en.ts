@@ -16,6 +16,9 @@ export const EN = {
   waitingForCell: "Waiting for the running cell to finish",
   newTab: "(opens in a new tab)",
   close: "Close",
+  account: "Account",
+  tokenOf: "The token in use belongs to {name}.",
+  tokensPage: "Tokens on the Hub",
   times: { one: "({count} time)", other: "({count} times)" },
 
   // Search and results
@@ -93,8 +96,8 @@ export const EN = {
   noChatTemplate: "No chat template: a base model, for completion rather than chat.",
   gated: "gated",
   gatedHelp: "The licence must be accepted on the Hub first",
-  gatedNote: "Gated: accept the licence on the Hub, then download with your token.",
-  gatedNoteLicence: "Gated ({licence}): accept the licence on the Hub, then download with your token.",
+  stepsTo: "Steps to {repo}",
+  checkAgain: "Check again",
   licencePage: "Licence page",
   factParameters: "Parameters",
   factArchitecture: "Architecture",

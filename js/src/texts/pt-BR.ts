@@ -15,6 +15,9 @@ export const PT_BR: Texts = {
   waitingForCell: "Aguardando o fim da célula em execução",
   newTab: "(abre em uma nova aba)",
   close: "Fechar",
+  account: "Conta",
+  tokenOf: "O token em uso pertence a {name}.",
+  tokensPage: "Tokens no Hub",
   times: { one: "({count} vez)", other: "({count} vezes)" },
 
   // Search and results
@@ -92,8 +95,8 @@ export const PT_BR: Texts = {
   noChatTemplate: "Sem template de chat: é um modelo base, para completar textos, não para conversar.",
   gated: "restrito",
   gatedHelp: "É preciso aceitar a licença no Hub antes",
-  gatedNote: "Restrito: aceite a licença no Hub e depois baixe com o seu token.",
-  gatedNoteLicence: "Restrito ({licence}): aceite a licença no Hub e depois baixe com o seu token.",
+  stepsTo: "Passos para acessar {repo}",
+  checkAgain: "Verificar de novo",
   licencePage: "Página da licença",
   factParameters: "Parâmetros",
   factArchitecture: "Arquitetura",

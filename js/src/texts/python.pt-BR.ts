@@ -75,12 +75,28 @@ export const PYTHON_PT_BR: PythonTexts = {
     unknown: "Não se sabe quais variantes cabem. Esta é um bom meio-termo entre tamanho e qualidade.",
   },
   notices: {
+    account_argument: "O token foi passado ao modeldeck no argumento token=.",
+    account_colab: "O token é o secret HF_TOKEN do Colab.",
+    account_endpoint: "O usuário e a senha são os do endereço do endpoint.",
+    account_environment: "O token foi encontrado no ambiente (HF_TOKEN).",
+    account_file: "O token foi encontrado no arquivo que o hf auth login grava.",
+    account_none:
+      "Nenhum token está em uso. Modelos abertos não precisam de um. Para usar um, crie-o nas configurações do Hub, execute hf auth login em um terminal e execute esta célula de novo.",
+    account_reads_gated: "Ele pode ler modelos restritos aos quais a sua conta tem acesso.",
+    account_reads_no_gated:
+      "É um token fine-grained que não pode ler modelos restritos. Permita isso nas configurações dele no Hub.",
     download_shared:
       "Outro notebook também quer este arquivo, por isso o download continua. Cancele de novo para parar os dois.",
     engine_inline: "Os downloads rodam dentro deste kernel: terminam com ele, e uma célula ocupada os atrasa.",
     engine_lost: "O processo de downloads terminou e não pôde ser reiniciado.",
     engine_restarted: "O processo de downloads terminou inesperadamente e foi reiniciado. Os downloads continuam.",
     engine_stopped: "O processo de downloads foi parado. Ele volta com o próximo pedido.",
+    gated_accept: "Aceite as condições na página do modelo.",
+    gated_granted: "Sua conta tem acesso a este modelo restrito.",
+    gated_log_in:
+      "Entre: crie um token nas configurações do Hub, execute hf auth login em um terminal e execute esta célula de novo.",
+    gated_other_token: "Entre com outro token: o que está em uso não pode ler modelos restritos.",
+    gated_wait: "Aguarde a aprovação do autor.",
     gpu_cpu_build: "Há uma GPU, mas o llama-cpp-python instalado é uma versão para CPU. Instale uma versão para GPU.",
     gpu_without_llama: "Há uma GPU. Para usá-la, instale uma versão do llama-cpp-python para GPU.",
     without_projector: "Carregado sem o projetor de visão, apenas para texto.",

@@ -1,6 +1,7 @@
 import { describeMemory } from "../describe";
 import { endpointName } from "../links";
 import type { Store } from "../store";
+import { Account } from "./Account";
 import { Banners } from "./Banners";
 import { Icon } from "./icons";
 import { Library } from "./Library";
@@ -77,6 +78,7 @@ function Header({ store }: { store: Store }) {
             ))
           : null}
       </span>
+      <Account store={store} />
     </header>
   );
 }

@@ -7,7 +7,7 @@ import { openJob } from "../row-table";
 import type { Store } from "../store";
 import type { PlainKey } from "../texts/language";
 import { firstVariants, groupsOf, sidecarsOfAll } from "../variant-list";
-import type { RepoView, SummaryView, VariantRowView } from "../wire";
+import type { RepoView, StepView, SummaryView, VariantRowView } from "../wire";
 import { About } from "./About";
 import { Button } from "./Button";
 import { ErrorBox } from "./ErrorBox";
@@ -206,7 +206,7 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
       {repo.only_in_cache.length > 0 ? (
         <p class="note small">{t("onlyInCache", { labels: repo.only_in_cache.join(", ") })}</p>
       ) : null}
-      {repo.gated ? <Licence repo={repo} /> : null}
+      {repo.steps.length > 0 ? <Steps store={store} repoId={repoId} steps={repo.steps} /> : null}
       {repo.model?.has_chat_template === false && !repo.model.is_embedding ? (
         <p class="note small">{t("noChatTemplate")}</p>
       ) : null}
@@ -260,13 +260,28 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
   );
 }
 
-function Licence({ repo }: { repo: RepoView }) {
-  const { t } = useLanguage();
-  const url = safeLink(repo.license_url);
+/** What to do for a gated model, in order. */
+function Steps({ store, repoId, steps }: RepoProps & { steps: readonly StepView[] }) {
+  const { t, said } = useLanguage();
+  const isWaiting = steps.some(({ state }) => state !== "done");
   return (
-    <p class="note small">
-      {repo.license ? t("gatedNoteLicence", { licence: repo.license }) : t("gatedNote")}{" "}
-      {url ? <Link url={url}>{t("licencePage")}</Link> : null}
-    </p>
+    <div class="note small">
+      <ol class="steps" aria-label={t("stepsTo", { repo: repoId })}>
+        {steps.map(({ code, text, state, url }) => {
+          const page = state === "done" ? null : safeLink(url);
+          return (
+            <li key={code} data-state={state} aria-current={state === "now" ? "step" : undefined}>
+              {state === "done" ? <Icon name="check" /> : null} {said("notices", code, text)}{" "}
+              {page ? <Link url={page}>{t(code === "gated_accept" ? "licencePage" : "tokensPage")}</Link> : null}
+            </li>
+          );
+        })}
+      </ol>
+      {isWaiting ? (
+        <Button disabled={store.isOff.value} onClick={() => store.setUnfolded(repoId, true)}>
+          {t("checkAgain")}
+        </Button>
+      ) : null}
+    </div>
   );
 }

@@ -200,7 +200,7 @@ async def _limit_engine(session: Session, arguments: argparse.Namespace, output:
 async def doctor(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     from modeldeck.cli.doctor import examine
 
-    report = await examine(session.settings)
+    report = await examine(session)
     width = max(map(len, report))
     output.record(report, "\n".join(f"{name:{width}}  {value}" for name, value in report.items()))
     return EXIT_OK

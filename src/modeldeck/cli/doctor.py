@@ -19,19 +19,21 @@ from modeldeck._files import nearest_existing
 from modeldeck._settings import Settings
 from modeldeck._tables import format_size
 from modeldeck._version import __version__
+from modeldeck.session import Session
 
 _PACKAGES = ("huggingface_hub", "httpx", "anywidget", "ipywidgets", "ipykernel", "jupyterlab", "notebook")
 _ANSWER_SECONDS = 5.0
 
 
-async def examine(settings: Settings) -> dict[str, Any]:
+async def examine(session: Session) -> dict[str, Any]:
     """Return the report: a name and a short text for each line."""
+    settings = session.settings
     return {
         "modeldeck": __version__,
         "Python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(filter(None, map(_package, _PACKAGES))),
         "endpoint": _without_login(settings.endpoint) + (" (offline mode)" if settings.is_offline else ""),
-        "token": await _token(settings),
+        "token": await _token(session),
         "proxy": _proxies(),
         "certificates": ", ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
         or "the usual ones",
@@ -59,23 +61,17 @@ def _without_login(address: str) -> str:
     return f"{parts.scheme}://{parts.hostname or '?'}{port}{parts.path}"
 
 
-async def _token(settings: Settings) -> str:
+async def _token(session: Session) -> str:
     """Return whether there is a token and whose it is, never the token itself."""
-    if settings.token is None:
+    if session.settings.token is None:
         return "none"
-    if settings.is_offline:
+    if session.settings.is_offline:
         return "present"
-    from huggingface_hub import HfApi
-
-    def ask() -> str:
-        user = HfApi(endpoint=settings.endpoint, token=settings.token).whoami()
-        return f"present, of {user['name']}"
-
     with anyio.move_on_after(_ANSWER_SECONDS):
         try:
-            return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the report goes on and names its kind
-            return f"present, but the Hub did not tell whose it is ({type(error).__name__})"
+            return f"present, of {(await session.account()).name}"
+        except ModelDeckError as error:
+            return f"present, but the Hub did not tell whose it is ({error.code})"
     return "present, but the Hub did not answer"
 
 

@@ -27,9 +27,10 @@ from modeldeck._errors import (
     NetworkTimeoutError,
     RateLimitedError,
     ServerError,
+    UnauthorizedError,
 )
 from modeldeck._settings import Settings
-from modeldeck._types import GGUFFile, RepoListing, SearchPage, SearchQuery
+from modeldeck._types import Account, GGUFFile, RepoListing, SearchPage, SearchQuery
 from modeldeck._version import __version__
 from modeldeck.hub.addresses import model_address
 from modeldeck.hub.encodings import compressions
@@ -42,6 +43,7 @@ from modeldeck.hub.errors import (
     is_transient,
     not_a_hub_error,
     offline_mode_error,
+    refused_token_error,
 )
 from modeldeck.hub.proxies import ProxyTransport
 from modeldeck.hub.ratelimit import RateLimits
@@ -50,6 +52,8 @@ from modeldeck.hub.shapes import (
     ModelInfo,
     SearchRow,
     TreeEntry,
+    WhoAmI,
+    can_read_gated,
     file_of,
     gated_of,
     is_filename,
@@ -68,6 +72,7 @@ from modeldeck.hub.urls import (
     resolve_url,
     search_url,
     tree_url,
+    whoami_url,
 )
 
 MAX_RANGE_BYTES = 64 * 2**20
@@ -204,6 +209,16 @@ class HubClient:
             models=tuple(summary_of(row) for row in rows if is_repo_id(row.id)),
             next_cursor=link and next_page(*link, first=first, endpoint=self._settings.endpoint),
         )
+
+    async def account(self) -> Account:
+        """Return whose token is in use. Without a token the Hub is not asked."""
+        if self._settings.token is None:
+            return Account()
+        try:
+            found, _ = await self._get_json(whoami_url(self._settings.endpoint), WhoAmI)
+        except UnauthorizedError as error:
+            raise refused_token_error(self._settings.endpoint, **error.details) from error
+        return Account(name=found.name, source=self._settings.token_source, can_read_gated=can_read_gated(found))
 
     async def listing(self, repo_id: str, revision: str = "main") -> RepoListing:
         """Return all files of a repository at the commit that ``revision`` means now, under its canonical id."""

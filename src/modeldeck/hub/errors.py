@@ -47,6 +47,7 @@ _PERMANENT_5XX = (501, 505, 511)
 _LOGIN_HINT = "log in with `hf auth login` or set HF_TOKEN"
 _DISABLED = "Access to this resource is disabled."
 _BAD_TOKEN = "Invalid credentials in Authorization header"
+_PENDING = "awaiting a review"
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def error_from_response(
     host = host_of(endpoint)
     repository = f"repository {repo_id!r}" if repo_id else "repository"
     if code == "GatedRepo" and repo_id:
-        return _gated(status_code, repo_id, endpoint, details)
+        return _gated(status_code, repo_id, endpoint, details, is_pending=_PENDING in reason)
     if reason == _DISABLED:
         return RepoNotFoundError(f"{host} has disabled the {repository}. Choose another one.", **details)
     if code == "RevisionNotFound" and repo_id:
@@ -99,12 +100,9 @@ def error_from_response(
             f"The {repository} has {what} at this revision. List its files and choose one.", **details
         )
     if status_code == 401 and (reason == _BAD_TOKEN or not repo_id):
-        return UnauthorizedError(
-            f"{host} does not accept the token. Create a new one in your Hub settings, then {_LOGIN_HINT}."
-            if reason == _BAD_TOKEN
-            else f"{host} requires a login: {_LOGIN_HINT}.",
-            **details,
-        )
+        if reason == _BAD_TOKEN:
+            return refused_token_error(endpoint, **details)
+        return UnauthorizedError(f"{host} requires a login: {_LOGIN_HINT}.", **details)
     if code == "RepoNotFound" or (status_code in (401, 404) and repo_id):
         return RepoNotFoundError(
             f"{host} has no public {repository}. Check the spelling of owner/name; if it is private, {_LOGIN_HINT}.",
@@ -126,6 +124,14 @@ def error_from_response(
     return _server_error(status_code, fields, details, host)
 
 
+def refused_token_error(endpoint: str, **details: Any) -> UnauthorizedError:
+    """Return the error for a token that the Hub does not know, or no longer."""
+    return UnauthorizedError(
+        f"{host_of(endpoint)} does not accept the token. Create a new one in your Hub settings, then {_LOGIN_HINT}.",
+        **details,
+    )
+
+
 def not_a_hub_error(endpoint: str, what: str, *, status_code: int | None = None) -> ServerError:
     """Return the error for an answer that no Hub sends, such as a web page in place of JSON."""
     details = {} if status_code is None else {"status_code": status_code}
@@ -136,10 +142,13 @@ def not_a_hub_error(endpoint: str, what: str, *, status_code: int | None = None)
     )
 
 
-def _gated(status_code: int, repo_id: str, endpoint: str, details: dict[str, Any]) -> GatedError:
+def _gated(status_code: int, repo_id: str, endpoint: str, details: dict[str, Any], *, is_pending: bool) -> GatedError:
     url = model_page_url(endpoint, repo_id)
     if status_code == 401:
         message = f"{repo_id} is gated. Accept its terms at {url}, then {_LOGIN_HINT}, and try again."
+    elif is_pending:
+        message = f"{repo_id} is gated, and its author has not decided on your request yet. Try again after that."
+        details = {**details, "is_pending": True}
     else:
         message = f"{repo_id} is gated. Accept its terms at {url} or wait for approval, then try again."
     return GatedError(message, url=url, **details)

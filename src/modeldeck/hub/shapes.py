@@ -72,6 +72,13 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     cardData: Any = None  # noqa: N815
 
 
+class WhoAmI(msgspec.Struct, kw_only=True):
+    """The account of a token."""
+
+    name: _Text
+    auth: Any = None
+
+
 class LFSPointer(msgspec.Struct):
     """A file in git-lfs. ``oid`` is the sha256 of its content."""
 
@@ -117,6 +124,17 @@ def summary_of(row: SearchRow) -> ModelSummary:
         languages=tuple(tag for tag in tags if tag in _LANGUAGES),
         filenames=tuple(sibling.rfilename for sibling in siblings),
     )
+
+
+def can_read_gated(account: WhoAmI) -> bool | None:
+    """Return whether the permissions of a token include gated models, or ``None`` when it is not told."""
+    auth: dict[str, Any] = _optional(account.auth, dict[str, Any]) or {}
+    token: dict[str, Any] = _optional(auth.get("accessToken"), dict[str, Any]) or {}
+    if token.get("role") in ("read", "write"):
+        return True
+    permissions: dict[str, Any] = _optional(token.get("fineGrained"), dict[str, Any]) or {}
+    told: bool | None = _optional(permissions.get("canReadGatedRepos"), bool)
+    return told
 
 
 def gated_of(info: ModelInfo) -> Gated:

@@ -224,6 +224,10 @@ def _in_units(count: int, *, round_up: bool) -> str:
     return f"{-(-count // 10**6) if round_up else count // 10**6}M"
 
 
+def whoami_url(endpoint: str) -> str:
+    return f"{endpoint}/api/whoami-v2"
+
+
 def model_info_url(endpoint: str, repo_id: str, revision: str) -> str:
     return f"{endpoint}/api/models/{check_repo_id(repo_id)}/revision/{quote(check_revision(revision), safe='')}"
 

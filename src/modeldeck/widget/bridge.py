@@ -10,6 +10,7 @@ from modeldeck._types import DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
 from modeldeck.widget import requests
 from modeldeck.widget.about import AboutOwner
+from modeldeck.widget.account import AccountOwner
 from modeldeck.widget.cluster_owner import ClusterOwner
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.downloads import DownloadsOwner
@@ -75,6 +76,7 @@ class Bridge:
             publisher, endpoint=session.settings.endpoint, n_ctx=n_ctx, locale=locale, comm_id=comm_id
         )
         self._search = SearchOwner(session, publisher, query)
+        self._account = AccountOwner(session, publisher)
         self._about = AboutOwner(session, publisher, revision=revision)
         self._repos = ReposOwner(
             session, publisher, self._tasks, self._deck, revision=revision, on_local=self._search.show_local
@@ -125,7 +127,7 @@ class Bridge:
     def initial_state(self) -> dict[str, dict[str, Any]]:
         """The traits before anything has happened."""
         cluster = ClusterView() if self._downloads.cluster is None else self._downloads.cluster.view
-        state = DeckState(view=self._deck.view, search=self._search.view, cluster=cluster)
+        state = DeckState(view=self._deck.view, account=self._account.view, search=self._search.view, cluster=cluster)
         return {f"_{name}": value for name, value in as_json(state).items()}
 
     def post(self, content: object) -> None:
@@ -174,6 +176,8 @@ class Bridge:
                 await self._about.open(repo_id)
             case requests.CloseAboutRequest(repo_id):
                 self._about.close(repo_id)
+            case requests.LookAtAccountRequest():
+                await self._account.look()
             case requests.ActRequest(job_id, action):
                 await self._downloads.act(job_id, action)
             case requests.ActOnVariantRequest():

@@ -13,6 +13,7 @@ from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._types import LocalModel, RepoDetails, Variant
 from modeldeck._wire import ReasonView
 from modeldeck.session import Session
+from modeldeck.widget.account import steps_to
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.local_files import LocalFiles
 from modeldeck.widget.publisher import Publisher
@@ -24,6 +25,7 @@ from modeldeck.widget.traits import (
     LoadView,
     MeasuredView,
     RepoView,
+    StepView,
     VariantRowView,
 )
 
@@ -184,7 +186,9 @@ class ReposOwner:
         if isinstance(card, ModelDeckError):
             return RepoView(state="failed", error=card.to_info())
         local = self.files.of(card)
-        return repo_view(card, endpoint=self._deck.view.endpoint, local=local, load=self._load)
+        settings = self._session.settings
+        steps = steps_to(card, settings.endpoint, has_token=settings.token is not None)
+        return repo_view(card, steps=steps, local=local, load=self._load)
 
     def _pick(self, details: RepoDetails) -> VariantRowView | None:
         variant = details.variant(details.recommended) if details.recommended else None
@@ -197,7 +201,7 @@ def _on_card(_notice: str) -> None:
 
 
 def repo_view(
-    details: RepoDetails, *, endpoint: str, local: Mapping[str, Measurement | None], load: LoadView
+    details: RepoDetails, *, steps: tuple[StepView, ...], local: Mapping[str, Measurement | None], load: LoadView
 ) -> RepoView:
     """The view of an opened repository.
 
@@ -205,8 +209,8 @@ def repo_view(
     ----------
     details : RepoDetails
         The repository.
-    endpoint : str
-        Where it has its page.
+    steps : tuple[StepView, ...]
+        What to do for a gated one.
     local : mapping
         The ``variant_id`` of each variant that is complete in the cache, with what its last load took.
     load : LoadView
@@ -214,9 +218,7 @@ def repo_view(
     """
     return RepoView(
         state="open",
-        gated=details.gated,
-        license=details.license,
-        license_url=f"{endpoint}/{details.repo_id}" if details.gated else None,
+        steps=steps,
         recommended=details.recommended,
         recommended_reason=ReasonView.of(details.recommended_reason),
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),

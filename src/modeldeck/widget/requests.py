@@ -78,6 +78,10 @@ class CloseAboutRequest(msgspec.Struct, frozen=True, tag_field="method", tag="cl
     repo_id: str
 
 
+class LookAtAccountRequest(msgspec.Struct, frozen=True, tag_field="method", tag="look_at_account"):
+    """Find out whose token is in use."""
+
+
 class ActRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act"):
     """Do what a button of a download says."""
 
@@ -161,6 +165,7 @@ Request: TypeAlias = (
     | CloseRepoRequest
     | OpenAboutRequest
     | CloseAboutRequest
+    | LookAtAccountRequest
     | ActRequest
     | ActOnVariantRequest
     | SetContextRequest

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import msgspec
 
-from modeldeck._notices import NoticeCode, notice_code
+from modeldeck._notices import NOTICES, NoticeCode, notice_code
 from modeldeck._types import (
     DEFAULT_N_CTX,
     BaseModelRelation,
@@ -116,6 +116,35 @@ class DeckView(msgspec.Struct, frozen=True, kw_only=True):
     hardware: MachineView | None = None
     llama: LlamaView = LlamaView()
     engine: EngineView = EngineView()
+
+
+class SaidView(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentence, with its code for translation."""
+
+    code: NoticeCode
+    text: str
+
+    @classmethod
+    def of(cls, code: NoticeCode, **more: Any) -> Self:
+        """The sentence of a code; ``more`` are the fields of a subclass."""
+        return cls(code=code, text=NOTICES[code], **more)
+
+
+class StepView(SaidView, frozen=True, kw_only=True):
+    """A step on the way to a gated model, with the page on which it is done."""
+
+    state: Literal["done", "now", "later"] = "later"
+    url: str | None = None
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """The trait ``_account``: whose token is in use, never the token. ``url`` is where tokens are made."""
+
+    state: Literal["unknown", "asking", "known", "failed"] = "unknown"
+    name: str | None = None
+    lines: tuple[SaidView, ...] = ()
+    url: str | None = None
+    error: ErrorInfo | None = None
 
 
 class FiltersView(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,9 +261,8 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
 
     state: Literal["opening", "open", "failed"] = "opening"
     error: ErrorInfo | None = None
-    gated: Gated = None
-    license: str | None = None
-    license_url: str | None = None
+    steps: tuple[StepView, ...] = ()
+    """What to do for a gated model, in order."""
     recommended: str | None = None
     recommended_reason: ReasonView | None = None
     model: HeaderView | None = None
@@ -440,6 +468,7 @@ class DeckState(msgspec.Struct, frozen=True, kw_only=True):
     """All of the widget's state. Each field is a trait, named with an underscore before it."""
 
     view: DeckView = DeckView()
+    account: AccountView = AccountView()
     search: SearchView = SearchView()
     repos: dict[str, RepoView] = {}
     about: dict[str, AboutView] = {}

@@ -15,6 +15,7 @@ from modeldeck._types import SearchFilters, SearchQuery
 from modeldeck.hub.client import ClientLimits, HubClient
 from tools.localhub import LocalHub
 from tools.localhub.faults import Cut, MirrorHeaders, RedirectLoop, Reply
+from tools.localhub.routes import LocalAccount
 
 pytestmark = pytest.mark.anyio
 
@@ -274,3 +275,32 @@ async def test_https_to_a_server_that_speaks_http(local: LocalHub, tmp_path: Pat
     client = HubClient(Settings(endpoint=local.endpoint.replace("http", "https"), cache_dir=tmp_path))
     assert (await raised_by(client.listing("o/n"))).code == "tls"
     await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("account", "can_read_gated"),
+    [
+        (LocalAccount("ana"), True),
+        (LocalAccount("ana", can_read_gated=True), True),
+        (LocalAccount("ana", can_read_gated=False), False),
+    ],
+)
+async def test_whose_a_token_is(
+    local: LocalHub, connect: Callable[..., HubClient], account: LocalAccount, can_read_gated: bool
+) -> None:
+    local.grant("hf_of_ana", account=account)
+    found = await connect("hf_of_ana").account()
+    assert (found.name, found.can_read_gated) == ("ana", can_read_gated)
+    assert "hf_of_ana" not in repr(found)
+
+
+async def test_a_refused_token_is_called_that_and_without_one_nobody_is_asked(
+    local: LocalHub, connect: Callable[..., HubClient]
+) -> None:
+    before = len(local.requests)
+    assert (await connect().account()).name is None
+    assert len(local.requests) == before
+    error = await raised_by(connect("hf_old").account())
+    assert error.code == "unauthorized"
+    assert "does not accept the token" in error.message
+    assert "hf_old" not in error.message
