@@ -1,7 +1,7 @@
 // What of a long list of variants is shown first, and what the label of a variant means.
 
 import type { Language, PlainKey } from "./texts/language";
-import type { SidecarView, VariantRowView } from "./wire";
+import type { VariantRowView } from "./wire";
 
 /** A longer list is folded. */
 const LONG_LIST = 8;
@@ -21,15 +21,6 @@ export function firstVariants(
   const fitting = variants.findIndex(({ fit }) => fit?.verdict === "fits");
   const middle = Math.max(NEIGHBOURS, index >= 0 ? index : fitting);
   return variants.filter((variant, place) => Math.abs(place - middle) <= NEIGHBOURS || isInUse(variant));
-}
-
-/** What is downloaded with every variant of a repository. */
-export function sidecarsOfAll(variants: VariantRowView[]): SidecarView[] {
-  const [first, ...others] = variants;
-  return (first?.sidecars ?? []).filter(
-    ({ filename }) =>
-      others.length > 0 && others.every(({ sidecars }) => sidecars.some((sidecar) => sidecar.filename === filename)),
-  );
 }
 
 export type Bits = 1 | 2 | 3 | 4 | 5 | 6 | 8 | 16;

@@ -180,6 +180,8 @@ export interface RepoView {
   hub_error: ErrorInfo | null;
   only_in_cache: string[];
   variants: VariantRowView[];
+  common: SidecarView[];
+  has_projector: boolean;
   incomplete: IncompleteView[];
 }
 
@@ -743,6 +745,8 @@ export interface Methods {
   peek: { repo_id: string };
   /** Fold the card of a repository. */
   close_repo: { repo_id: string };
+  /** Download and load the variants of a repository with their vision projector, or without it. */
+  set_projector: { repo_id: string; is_wanted: boolean };
   /** Show the model card of a repository. */
   open_about: { repo_id: string };
   /** Hide the model card of a repository. */

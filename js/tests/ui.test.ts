@@ -453,6 +453,18 @@ describe("cards", () => {
   });
 });
 
+it("has a box for what goes with every file, which leaves it out", () => {
+  const { root, request, write } = show(DUMPED_SCENES.long as DeckState);
+  const repoId = "unsloth/Llama-3.2-3B-Instruct-GGUF";
+  const box = get(root, "checkbox", "With each file: vision projector, 1.35 GB") as HTMLInputElement;
+  expect(box.checked).toBe(true);
+  click(box);
+  expect(request("set_projector")?.params).toEqual({ repo_id: repoId, is_wanted: false });
+  const before = (DUMPED_SCENES.long as DeckState).repos[repoId] as RepoView;
+  write({ repos: { [repoId]: { ...before, has_projector: false } } });
+  expect(box.checked).toBe(false);
+});
+
 describe("the account", () => {
   it("is looked at when it is opened, and says its name, what the token may read and where tokens are made", () => {
     const { root, request, write } = show({ ...(DUMPED_SCENES["no-account"] as DeckState) });

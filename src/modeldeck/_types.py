@@ -8,7 +8,7 @@ An unknown value is ``None``, never 0. Everything that crosses a process border 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from itertools import repeat
 from pathlib import Path
@@ -591,6 +591,26 @@ class RepoDetails(Tabular):
         """
         return next((variant for variant in self.variants if variant.variant_id == variant_id), None)
 
+    def without_projectors(self) -> RepoDetails:
+        """Return the repository as if its variants had no vision projectors.
+
+        Returns
+        -------
+        RepoDetails
+            The same with other variants. Its estimates are those of before; `Session.reassess` makes new ones.
+
+        Examples
+        --------
+        >>> repo.without_projectors().variants[0].size  # doctest: +SKIP
+        """
+        return replace(
+            self,
+            variants=tuple(
+                replace(variant, sidecars=tuple(sidecar for sidecar in variant.sidecars if sidecar.kind != "mmproj"))
+                for variant in self.variants
+            ),
+        )
+
     def _records(self) -> list[dict[str, Any]]:
         records = []
         for variant in self.variants:
@@ -739,9 +759,10 @@ class DownloadRequest:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Requests with the same key are one job of the engine."""
+        """Requests with the same key are one job of the engine. Those with and without a projector are two."""
         commit = self.commit_hash or self.revision
-        key = (self.purpose, self.endpoint, self.cache_dir, self.repo_id, commit, self.variant_id)
+        filenames = tuple(file.filename for file in self.files)
+        key = (self.purpose, self.endpoint, self.cache_dir, self.repo_id, commit, self.variant_id, *filenames)
         return (*key, "offline") if self.is_offline else key
 
 

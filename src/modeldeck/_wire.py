@@ -22,6 +22,7 @@ from modeldeck._types import (
     ReasonCode,
     RecommendationReason,
     RepoDetails,
+    Sidecar,
     SidecarKind,
     Variant,
     VerifiedFile,
@@ -34,6 +35,10 @@ class SidecarView(msgspec.Struct, frozen=True, kw_only=True):
     kind: SidecarKind
     filename: str
     size: int | None
+
+    @classmethod
+    def of(cls, sidecar: Sidecar) -> Self:
+        return cls(kind=sidecar.kind, filename=sidecar.file.filename, size=sidecar.file.size)
 
 
 class VariantView(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,10 +61,7 @@ class VariantView(msgspec.Struct, frozen=True, kw_only=True):
             quantization=variant.quantization,
             filenames=tuple(file.filename for file in variant.files),
             size=variant.size,
-            sidecars=tuple(
-                SidecarView(kind=sidecar.kind, filename=sidecar.file.filename, size=sidecar.file.size)
-                for sidecar in variant.sidecars
-            ),
+            sidecars=tuple(map(SidecarView.of, variant.sidecars)),
             fit=fit,
             **more,
         )

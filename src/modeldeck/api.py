@@ -382,6 +382,7 @@ def start_download(
     *,
     filename: str | None = None,
     revision: str = "main",
+    projector: bool = True,
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
@@ -401,6 +402,8 @@ def start_download(
         The path of a file in the repository, instead of a variant.
     revision : str
         A branch, a tag or a commit.
+    projector : bool
+        Whether the vision projector that goes with the variant is downloaded too.
     endpoint : str, optional
         The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
     cache_dir : str or Path, optional
@@ -435,7 +438,15 @@ def start_download(
     """
     with _warnings() as on_notice:
         session = _session(endpoint, cache_dir, token, inline)
-        return _start(session, repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
+        return _start(
+            session,
+            repo_id,
+            variant,
+            filename=filename,
+            revision=revision,
+            projector=projector,
+            on_notice=on_notice,
+        )
 
 
 def _start(session: Session, repo_id: str, variant: str | None, **options: Any) -> DownloadJob:
@@ -449,6 +460,7 @@ def download(
     *,
     filename: str | None = ...,
     revision: str = ...,
+    projector: bool = ...,
     progress: ProgressCallback | bool | None = ...,
     wait: Literal[True] = ...,
     endpoint: str | None = ...,
@@ -465,6 +477,7 @@ def download(
     *,
     filename: str | None = ...,
     revision: str = ...,
+    projector: bool = ...,
     wait: bool,
     endpoint: str | None = ...,
     cache_dir: str | Path | None = ...,
@@ -479,6 +492,7 @@ def download(
     *,
     filename: str | None = None,
     revision: str = "main",
+    projector: bool = True,
     progress: ProgressCallback | bool | None = None,
     wait: bool = True,
     endpoint: str | None = None,
@@ -501,6 +515,8 @@ def download(
         The path of a file in the repository, instead of a variant.
     revision : str
         A branch, a tag or a commit.
+    projector : bool
+        Whether the vision projector that goes with the variant is downloaded too.
     progress : bool or callable, optional
         Whether to show a progress bar; by default, if a person looks (in a notebook or at a terminal) and
         ``HF_HUB_DISABLE_PROGRESS_BARS`` is not set. A callable is called with a `DownloadSnapshot` instead, at every
@@ -546,7 +562,15 @@ def download(
         raise InvalidRequestError("With wait=False, progress is never called. Leave it out, and read job.snapshot.")
     with _warnings() as on_notice:
         session = _session(endpoint, cache_dir, token, inline)
-        job = _start(session, repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
+        job = _start(
+            session,
+            repo_id,
+            variant,
+            filename=filename,
+            revision=revision,
+            projector=projector,
+            on_notice=on_notice,
+        )
     if not wait:
         return job
     try:
@@ -561,7 +585,7 @@ def load(
     model: LocalModel | LockedModel | str | Path,
     *,
     n_ctx: int | None = None,
-    mmproj: str | Path | None = None,
+    mmproj: str | Path | Literal[False] | None = None,
     progress: Callable[[LoadProgress], object] | bool | None = None,
     download_progress: ProgressCallback | None = None,
     endpoint: str | None = None,
@@ -582,8 +606,9 @@ def load(
     n_ctx : int, optional
         The context length in tokens; 0 for the model's own. By default that of a locked model, or 4096, or less if the
         model or the memory ends there.
-    mmproj : str or Path, optional
-        The vision projector to load with the model, in place of the one that was downloaded with it.
+    mmproj : str or Path or False, optional
+        The vision projector to load with the model, in place of the one that was downloaded with it. ``False``
+        downloads and loads none.
     progress : bool or callable, optional
         Whether to show a progress bar, also for the download; by default, as for `download`. A callable is called
         with a `LoadProgress` on a worker thread instead. An exception that it raises ends the load.

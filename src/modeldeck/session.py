@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 import anyio.to_thread
@@ -504,6 +504,7 @@ class Session:
         *,
         filename: str | None = None,
         revision: str = "main",
+        projector: bool = True,
         on_notice: Callable[[str], object] = warnings.warn,
     ) -> DownloadRequest:
         """Make the request to download one variant.
@@ -521,6 +522,8 @@ class Session:
             The path of a file in the repository, instead of a variant.
         revision : str
             A branch, a tag or a commit.
+        projector : bool
+            Whether the vision projector that goes with the variant is downloaded too.
         on_notice : callable
             Called with a sentence that says why the cache is used and the Hub not followed.
 
@@ -552,6 +555,8 @@ class Session:
         wanted = address.selector if filename is None else filename
         revision = _revision_of(address, revision)
         details = await self._variants(address.repo_id, revision, wanted)
+        if not projector:
+            details = details.without_projectors()
         try:
             request = await self._request_of(details, wanted)
         except RemoteFileNotFoundError as error:
@@ -559,7 +564,7 @@ class Session:
             cached = await self._variants_in_cache(address.repo_id, revision, wanted, because)
             if cached is None or details.is_from_cache:
                 raise
-            details = cached
+            details = cached if projector else cached.without_projectors()
             request = await self._request_of(details, wanted)
         if details.is_from_cache and details.notice is not None:
             on_notice(details.notice)
@@ -700,6 +705,7 @@ class Session:
         *,
         filename: str | None = None,
         revision: str = "main",
+        projector: bool = True,
         on_notice: Callable[[str], object] = warnings.warn,
     ) -> Download:
         """Make a request as `request` does, and start it as `start` does. The engine starts while the Hub is asked.
@@ -714,6 +720,8 @@ class Session:
             The path of a file in the repository, instead of a variant.
         revision : str
             A branch, a tag or a commit.
+        projector : bool
+            Whether the vision projector that goes with the variant is downloaded too.
         on_notice : callable
             Called with a sentence that says why the cache is used and the Hub not followed.
 
@@ -734,7 +742,9 @@ class Session:
         """
         self._begin_engine()
         return await self.start(
-            await self.request(repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
+            await self.request(
+                repo_id, variant, filename=filename, revision=revision, projector=projector, on_notice=on_notice
+            )
         )
 
     async def download(
@@ -744,6 +754,7 @@ class Session:
         *,
         filename: str | None = None,
         revision: str = "main",
+        projector: bool = True,
         progress: ProgressCallback | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
     ) -> LocalModel:
@@ -762,6 +773,8 @@ class Session:
             The path of a file in the repository, instead of a variant.
         revision : str
             A branch, a tag or a commit.
+        projector : bool
+            Whether the vision projector that goes with the variant is downloaded too.
         progress : callable, optional
             Called with a `DownloadSnapshot` at every change of state, and at most four times a second between. An
             exception that it raises ends the waiting; the download continues.
@@ -790,7 +803,9 @@ class Session:
         --------
         >>> model = await session.download("owner/name", "Q4_K_M")  # doctest: +SKIP
         """
-        job = await self.start_download(repo_id, variant, filename=filename, revision=revision, on_notice=on_notice)
+        job = await self.start_download(
+            repo_id, variant, filename=filename, revision=revision, projector=projector, on_notice=on_notice
+        )
         return await job.result(progress=progress)
 
     async def downloads(self) -> tuple[DownloadSnapshot, ...]:
@@ -1461,7 +1476,7 @@ class Session:
         model: LocalModel | LockedModel | str | Path,
         *,
         n_ctx: int | None = None,
-        mmproj: str | Path | None = None,
+        mmproj: str | Path | Literal[False] | None = None,
         progress: Callable[[LoadProgress], object] | None = None,
         download_progress: ProgressCallback | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
@@ -1480,8 +1495,9 @@ class Session:
         n_ctx : int, optional
             The context length in tokens; 0 for the model's own. By default that of a locked model, or 4096, or less if
             the model or the memory ends there.
-        mmproj : str or Path, optional
-            The vision projector to load with the model, in place of the one that was downloaded with it.
+        mmproj : str or Path or False, optional
+            The vision projector to load with the model, in place of the one that was downloaded with it. ``False``
+            downloads and loads none.
         progress : callable, optional
             Called with a `LoadProgress` on a worker thread. An exception that it raises ends the load.
         download_progress : callable, optional
@@ -1519,9 +1535,11 @@ class Session:
         if isinstance(model, LockedModel):
             n_ctx = model.n_ctx if n_ctx is None else n_ctx
             model = await self._bring(model, download_progress)
-        found = await self._found(model, download_progress, on_notice)
+        wants_projector = mmproj is not False
+        found = await self._found(model, download_progress, on_notice, projector=wants_projector)
         path = found if isinstance(found, Path) else found.path
-        own_projector = None if isinstance(found, Path) else next(iter(found.sidecar_paths), None)
+        sidecars = found.sidecar_paths if isinstance(found, LocalModel) and wants_projector else ()
+        own_projector = next(iter(sidecars), None)
         measurements = await anyio.to_thread.run_sync(self._measurements)
 
         async def attempt(projector: str | Path | None) -> Llama:
@@ -1548,13 +1566,15 @@ class Session:
             on_notice(f"{WITHOUT_PROJECTOR_NOTICE} {error.message}")
             return loaded
 
-    async def plan(self, model: LocalModel, **kwargs: Any) -> LoadPlan:
+    async def plan(self, model: LocalModel, *, projector: bool = True, **kwargs: Any) -> LoadPlan:
         """Say what `load` would do with a model of the cache, without loading it.
 
         Parameters
         ----------
         model : LocalModel
             The model.
+        projector : bool
+            Whether the vision projector that was downloaded with it is loaded too.
         **kwargs : Any
             The arguments of ``llama_cpp.Llama`` that `load` would get.
 
@@ -1576,8 +1596,8 @@ class Session:
         """
         from modeldeck import llama
 
-        projector = next(iter(model.sidecar_paths), None)
-        return await anyio.to_thread.run_sync(partial(llama.plan, model.path, mmproj=projector, **kwargs))
+        mmproj = next(iter(model.sidecar_paths), None) if projector else None
+        return await anyio.to_thread.run_sync(partial(llama.plan, model.path, mmproj=mmproj, **kwargs))
 
     async def measured(self, models: Iterable[LocalModel]) -> dict[Path, Measurement]:
         """Return what loading and generating took on this machine the last time, by path, for the models that have
@@ -1608,11 +1628,16 @@ class Session:
         return replace(history, memory_bandwidth=find_bandwidth(find_state_directory(self.settings.cache_dir)))
 
     async def _found(
-        self, model: LocalModel | str | Path, progress: ProgressCallback | None, on_notice: Callable[[str], object]
+        self,
+        model: LocalModel | str | Path,
+        progress: ProgressCallback | None,
+        on_notice: Callable[[str], object],
+        *,
+        projector: bool,
     ) -> LocalModel | Path:
         """Return the model of the cache that is meant, or the path of a file elsewhere."""
         if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
-            model = await self._obtain(model, progress, on_notice)
+            model = await self._obtain(model, progress, on_notice, projector=projector)
         if isinstance(model, LocalModel):
             return model
         path = _file_named(model)
@@ -1628,10 +1653,15 @@ class Session:
         return _preferred(with_path(group_local(list_models(self.settings.cache_dir)), path))
 
     async def _obtain(
-        self, target: str, progress: ProgressCallback | None, on_notice: Callable[[str], object]
+        self,
+        target: str,
+        progress: ProgressCallback | None,
+        on_notice: Callable[[str], object],
+        *,
+        projector: bool,
     ) -> LocalModel:
         """Download, or take an older one that is complete in the cache if the new one cannot be had."""
-        download = await self.start_download(target, on_notice=on_notice)
+        download = await self.start_download(target, projector=projector, on_notice=on_notice)
         try:
             return await download.result(progress=progress)
         except (HubError, NetworkError, PermissionDeniedError) as error:

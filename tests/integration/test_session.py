@@ -471,6 +471,46 @@ async def test_a_projector_that_cannot_be_loaded_costs_the_images_and_not_the_mo
     assert notices == ["Loaded without its vision projector, for text only. It is damaged."]
 
 
+async def test_a_projector_is_left_out_and_brought_later_alone(
+    session: Session, demo_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await session.download(VISION, projector=False)
+    assert model.sidecar_paths == ()
+    assert not any("mmproj" in record.target for record in demo_hub.requests.to("cdn"))
+    assert (await session.download(VISION, projector=False)).bytes_fetched == 0
+    tried: list[Path | None] = []
+    monkeypatch.setattr(llama, "load", lambda path, *, mmproj, **_: tried.append(mmproj))
+    await session.load(f"{VISION}:Q8_0", mmproj=False)
+    assert (await session.local_models())[0].sidecar_paths == ()
+
+    whole = await session.download(VISION)
+    (projector,) = whole.sidecar_paths
+    assert whole.bytes_fetched == projector.stat().st_size
+    await session.load(whole, mmproj=False)
+    await session.load(whole)
+    assert tried == [None, None, projector]
+
+
+async def test_a_paused_download_goes_on_without_its_projector(session: Session, demo_hub: LocalHub) -> None:
+    slow = demo_hub.faults.add(Throttle(2e5, is_shared=True), origin="cdn")
+    download = await session.start(await session.request(VISION))
+    seen = asyncio.Event()
+    unsubscribe = await session.subscribe(lambda job: job.received > 0 and loop.call_soon_threadsafe(seen.set))
+    loop = asyncio.get_running_loop()
+    if download.snapshot.received == 0:
+        await seen.wait()
+    paused = await download.pause()
+    unsubscribe()
+    demo_hub.faults.remove(slow)
+    model = await session.download(VISION, projector=False)
+    assert model.sidecar_paths == ()
+    assert (model.bytes_fetched or 0) <= model.size
+    states = {job.job_id: job.state for job in await session.downloads()}
+    assert states[paused.job_id] is DownloadState.PAUSED
+    await download.resume()
+    assert len((await download.result()).sidecar_paths) == 1
+
+
 async def test_what_llama_cpp_refuses_is_not_said_to_fit(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = dry_run.DryRun(status="would_abort", reason="GGML_ASSERT(n_expert > 0) failed")
     monkeypatch.setattr(ask_child, "is_llama_cpp_installed", lambda: True)

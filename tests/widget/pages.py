@@ -10,6 +10,7 @@ from modeldeck.widget.bridge import Bridge
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
+VISION = "modeldeck-demo/tiny-vision-GGUF"
 TIMEOUT_SECONDS = 60.0
 
 

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from modeldeck import NoFrontEndError, Session
+from modeldeck import LoadFailedError, NoFrontEndError, Session
 from modeldeck._loop import LoopThread
 from modeldeck._types import LoadProgress, LocalModel, RepoDetails
 from modeldeck.cache_contents import CacheContents
@@ -23,7 +23,7 @@ from modeldeck.sizing.hardware import probe_hardware
 from modeldeck.widget import downloads as downloads_module
 from modeldeck.widget import handover as handover_module
 from modeldeck.widget.pacer import Pacer
-from tests.widget.pages import SPLIT, TIMEOUT_SECONDS, TINY, Page
+from tests.widget.pages import SPLIT, TIMEOUT_SECONDS, TINY, VISION, Page
 from tools.llama_wheel import Status
 from tools.localhub import LocalHub
 from tools.localhub.demo import GATED_REPO_ID
@@ -217,6 +217,50 @@ def test_a_message_that_cannot_be_sent_takes_nothing_with_it(page: Page, caplog:
     page.until(lambda: page.failures == 0)
     assert page.ask("hello")["ok"]
     assert "could not send a message" in caplog.text
+
+
+def test_a_projector_is_left_out_where_its_box_is_not_ticked(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[object] = []
+
+    async def load(self: Session, model: LocalModel, *, mmproj: object = None, **_: object) -> None:
+        loads.append(mmproj)
+        raise LoadFailedError("It is only a test.")
+
+    monkeypatch.setattr(Session, "load", load)
+
+    def card() -> dict[str, Any]:
+        repo: dict[str, Any] = page.traits["repos"][VISION]
+        return repo
+
+    def load_it() -> None:
+        count = len(loads)
+        assert page.act_on(VISION, variant_id, "load")["ok"]
+        page.until(lambda: len(loads) > count and page.traits["load"]["state"] == "failed")
+
+    page.ask("open_repo", repo_id=VISION)
+    ((projector,), whole) = card()["common"], page.variant(VISION, "Q8_0")
+    variant_id = whole["variant_id"]
+    assert (projector["kind"], card()["has_projector"]) == ("mmproj", True)
+    assert page.ask("set_projector", repo_id=VISION, is_wanted=False)["ok"]
+    assert (card()["common"], card()["has_projector"]) == ([projector], False)
+    assert page.variant(VISION, "Q8_0")["sidecars"] == []
+    assert page.variant(VISION, "Q8_0")["size"] == whole["size"] - projector["size"]
+    assert page.traits["picks"][VISION]["size"] == whole["size"] - projector["size"]
+    assert page.act_on(VISION, variant_id, "download")["ok"]
+    page.until(lambda: page.variant(VISION, "Q8_0")["state"] == "downloaded")
+    page.until(lambda: page.traits["library"]["models"])
+    assert page.variant(VISION, "Q8_0")["actions"] == ["load", "remove"]
+    load_it()
+
+    assert page.ask("set_projector", repo_id=VISION, is_wanted=True)["ok"]
+    assert page.variant(VISION, "Q8_0")["actions"] == ["load", "remove", "download"]
+    assert page.act_on(VISION, variant_id, "download")["ok"]
+    page.until(lambda: page.variant(VISION, "Q8_0")["actions"] == ["load", "remove"])
+    assert page.traits["library"]["models"][0]["filenames"] == [variant_id, projector["filename"]]
+    load_it()
+    page.ask("set_projector", repo_id=VISION, is_wanted=False)
+    load_it()
+    assert loads == [False, None, False]
 
 
 def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> None:

@@ -6,7 +6,7 @@ import { repoPage, safeLink } from "../links";
 import { openJob } from "../row-table";
 import type { Store } from "../store";
 import type { PlainKey } from "../texts/language";
-import { firstVariants, groupsOf, sidecarsOfAll } from "../variant-list";
+import { firstVariants, groupsOf } from "../variant-list";
 import type { RepoView, StepView, SummaryView, VariantRowView } from "../wire";
 import { About } from "./About";
 import { Button } from "./Button";
@@ -186,7 +186,7 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
     variant.state !== "available" || openJob(store.row(repoId, variant.variant_id).job.value) !== undefined;
   const first = firstVariants(variants, repo.recommended, isInUse);
   const isLong = first.length < variants.length;
-  const common = sidecarsOfAll(repo.variants);
+  const { common } = repo;
   const row = (variant: VariantRowView) => (
     <VariantRow
       key={variant.variant_id}
@@ -211,9 +211,17 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
         <p class="note small">{t("noChatTemplate")}</p>
       ) : null}
       {common.map((sidecar) => (
-        <p key={sidecar.filename} class="note small" title={sidecar.filename}>
+        <label key={sidecar.filename} class="note small" title={sidecar.filename}>
+          <input
+            type="checkbox"
+            checked={repo.has_projector}
+            disabled={store.isOff.value}
+            onChange={({ currentTarget }) =>
+              void store.ask("projector", "set_projector", { repo_id: repoId, is_wanted: currentTarget.checked })
+            }
+          />
           {t("withEach", { name: `${sidecarName(sidecar.kind, language)}, ${format.fileSize(sidecar.size)}` })}
-        </p>
+        </label>
       ))}
       <ul aria-label={t("filesOf", { repo: repoId })}>
         {isLong && isAll.value

@@ -124,6 +124,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     download.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_TARGET_HELP)
     download.add_argument("--filename", metavar="PATH", help="a file of the repository, instead of a label")
+    download.add_argument(
+        "--no-projector",
+        dest="projector",
+        action="store_false",
+        help="leave out the vision projector that goes with the variant",
+    )
     _add_revision(download)
 
     lock = add(

@@ -67,7 +67,11 @@ async def fit(session: Session, arguments: argparse.Namespace, output: Output) -
 
 async def download(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     download = await session.start_download(
-        arguments.target, filename=arguments.filename, revision=arguments.revision, on_notice=output.note
+        arguments.target,
+        filename=arguments.filename,
+        revision=arguments.revision,
+        projector=arguments.projector,
+        on_notice=output.note,
     )
     model = await _until_interrupted(download, output)
     if model is None:

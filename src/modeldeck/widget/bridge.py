@@ -172,6 +172,8 @@ class Bridge:
                 await self._repos.peek(repo_id)
             case requests.CloseRepoRequest(repo_id):
                 self._repos.close(repo_id)
+            case requests.SetProjectorRequest(repo_id, is_wanted):
+                await self._repos.set_projector(repo_id, is_wanted=is_wanted)
             case requests.OpenAboutRequest(repo_id):
                 await self._about.open(repo_id)
             case requests.CloseAboutRequest(repo_id):

@@ -49,7 +49,8 @@ class PlanOwner:
         if model is None:
             raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
         n_ctx = asked.choices.n_ctx or self._repos.n_ctx_of(repo_id)
-        plan = await self._session.plan(model, n_ctx=n_ctx, **load_arguments(asked.choices))
+        projector = asked.commit_hash is not None or self._repos.has_projector(repo_id)
+        plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
         options, layers = plan.options, plan.options["n_gpu_layers"]
         all_layers = (plan.block_count or 0) + 1
         return replace(

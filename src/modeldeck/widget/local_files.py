@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modeldeck._types import LocalModel, RepoDetails
+from modeldeck._types import LocalModel, RepoDetails, Variant
 from modeldeck.cache_contents import CacheContents
 from modeldeck.session import Session
 from modeldeck.widget.tasks import guard
@@ -66,6 +66,24 @@ class LocalFiles:
     def _is_same(self, key: tuple[str, str, str], details: RepoDetails) -> bool:
         variant = details.variant(key[2])
         return variant is not None and key in self._models and self._models[key].has_content_of(variant)
+
+    def lacking(self, details: RepoDetails) -> frozenset[str]:
+        """The ``variant_id`` of every variant that is here without a file that goes with it."""
+        here = self.of(details)
+        return frozenset(
+            variant.variant_id
+            for variant in details.variants
+            if variant.sidecars and variant.variant_id in here and not self._has_sidecars(variant, details)
+        )
+
+    def _has_sidecars(self, variant: Variant, details: RepoDetails) -> bool:
+        wanted = {sidecar.file.filename for sidecar in variant.sidecars}
+        models = [
+            model
+            for (repo_id, _, variant_id), model in self._models.items()
+            if (repo_id, variant_id) == (details.repo_id, variant.variant_id)
+        ]
+        return not models or any(wanted <= set(model.filenames) for model in models)
 
     async def find(self, repo_id: str, variant_id: str, details: RepoDetails | None) -> LocalModel | None:
         """The files of one variant, looked up now."""

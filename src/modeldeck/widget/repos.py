@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._types import LocalModel, RepoDetails, Variant
-from modeldeck._wire import ReasonView
+from modeldeck._wire import ReasonView, SidecarView
 from modeldeck.session import Session
 from modeldeck.widget.account import steps_to
 from modeldeck.widget.deck import DeckOwner
@@ -68,6 +69,9 @@ class ReposOwner:
         self._revision = revision
         self._cards: OrderedDict[str, RepoDetails | ModelDeckError | None] = OrderedDict()
         self._peeked: OrderedDict[str, RepoDetails] = OrderedDict()
+        self._variants: dict[str, tuple[Variant, ...]] = {}
+        """Of the repositories that are looked at, the variants with everything that goes with them."""
+        self._text_only: set[str] = set()
         self._load = LoadView()
         self._on_local = on_local
         self.files = LocalFiles(session)
@@ -115,6 +119,24 @@ class ReposOwner:
                     self._cards[repo_id] = judged
         self._publish()
 
+    def has_projector(self, repo_id: str) -> bool:
+        """Whether the variants of a repository are wanted with their vision projector."""
+        return repo_id not in self._text_only
+
+    async def set_projector(self, repo_id: str, *, is_wanted: bool) -> None:
+        """Download and load the variants of a repository with their vision projector, or without it."""
+        (self._text_only.discard if is_wanted else self._text_only.add)(repo_id)
+        details = self._details(repo_id)
+        if details is not None:
+            whole = replace(details, variants=self._variants.get(repo_id, details.variants))
+            self._show(repo_id, await self._wanted(repo_id, whole))
+
+    async def _wanted(self, repo_id: str, details: RepoDetails) -> RepoDetails:
+        """A repository with only those files that are wanted, and judged for them."""
+        if not self.has_projector(repo_id):
+            details = details.without_projectors()
+        return await self._session.reassess(details, n_ctx=self._deck.view.n_ctx)
+
     def show_load(self, load: LoadView) -> None:
         """Show which variant is loaded or being loaded."""
         self._load = load
@@ -144,7 +166,9 @@ class ReposOwner:
 
     async def _describe(self, repo_id: str) -> RepoDetails:
         n_ctx = self._deck.view.n_ctx
-        return await self._session.describe(repo_id, self._revision, n_ctx=n_ctx, exact=False, on_notice=_on_card)
+        details = await self._session.describe(repo_id, self._revision, n_ctx=n_ctx, exact=False, on_notice=_on_card)
+        self._variants[repo_id] = details.variants
+        return details if self.has_projector(repo_id) else await self._wanted(repo_id, details)
 
     def _details(self, repo_id: str) -> RepoDetails | None:
         card = self._cards.get(repo_id)
@@ -154,7 +178,7 @@ class ReposOwner:
         self._peeked[repo_id] = details
         self._peeked.move_to_end(repo_id)
         while len(self._peeked) > _REPOS_PEEKED:
-            self._peeked.popitem(last=False)
+            self._variants.pop(self._peeked.popitem(last=False)[0], None)
 
     async def _refine(self, repo_id: str, details: RepoDetails) -> None:
         n_ctx = self._deck.view.n_ctx
@@ -175,12 +199,12 @@ class ReposOwner:
         self._publish()
 
     def _publish(self) -> None:
-        repos = {repo_id: self._view(card) for repo_id, card in self._cards.items()}
+        repos = {repo_id: self._view(repo_id, card) for repo_id, card in self._cards.items()}
         self._publisher.publish("repos", repos)
         picks = {repo_id: self._pick(details) for repo_id, details in self._peeked.items()}
         self._publisher.publish("picks", {repo_id: pick for repo_id, pick in picks.items() if pick is not None})
 
-    def _view(self, card: RepoDetails | ModelDeckError | None) -> RepoView:
+    def _view(self, repo_id: str, card: RepoDetails | ModelDeckError | None) -> RepoView:
         if card is None:
             return RepoView()
         if isinstance(card, ModelDeckError):
@@ -188,12 +212,18 @@ class ReposOwner:
         local = self.files.of(card)
         settings = self._session.settings
         steps = steps_to(card, settings.endpoint, has_token=settings.token is not None)
-        return repo_view(card, steps=steps, local=local, load=self._load)
+        view = repo_view(card, steps=steps, local=local, load=self._load, lacking=self.files.lacking(card))
+        return msgspec.structs.replace(
+            view,
+            common=common_sidecars(self._variants.get(repo_id, card.variants)),
+            has_projector=self.has_projector(repo_id),
+        )
 
     def _pick(self, details: RepoDetails) -> VariantRowView | None:
         variant = details.variant(details.recommended) if details.recommended else None
         local = self.files.of(details)
-        return None if variant is None else variant_view(details, variant, local, self._load)
+        lacking = self.files.lacking(details)
+        return None if variant is None else variant_view(details, variant, local, self._load, lacking)
 
 
 def _on_card(_notice: str) -> None:
@@ -201,7 +231,12 @@ def _on_card(_notice: str) -> None:
 
 
 def repo_view(
-    details: RepoDetails, *, steps: tuple[StepView, ...], local: Mapping[str, Measurement | None], load: LoadView
+    details: RepoDetails,
+    *,
+    steps: tuple[StepView, ...],
+    local: Mapping[str, Measurement | None],
+    load: LoadView,
+    lacking: Collection[str] = (),
 ) -> RepoView:
     """The view of an opened repository.
 
@@ -215,6 +250,8 @@ def repo_view(
         The ``variant_id`` of each variant that is complete in the cache, with what its last load took.
     load : LoadView
         The model that is loaded or being loaded.
+    lacking : collection of str
+        The ``variant_id`` of each variant that is here without its projector.
     """
     return RepoView(
         state="open",
@@ -224,7 +261,8 @@ def repo_view(
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
         hub_error=details.hub_error,
         only_in_cache=details.only_in_cache,
-        variants=tuple(variant_view(details, variant, local, load) for variant in details.variants),
+        variants=tuple(variant_view(details, variant, local, load, lacking) for variant in details.variants),
+        common=common_sidecars(details.variants),
         incomplete=tuple(
             IncompleteView(name=shards.prefix, count=len(shards.files), total=shards.total)
             for shards in details.incomplete
@@ -233,16 +271,32 @@ def repo_view(
 
 
 def variant_view(
-    details: RepoDetails, variant: Variant, local: Mapping[str, Measurement | None], load: LoadView
+    details: RepoDetails,
+    variant: Variant,
+    local: Mapping[str, Measurement | None],
+    load: LoadView,
+    lacking: Collection[str] = (),
 ) -> VariantRowView:
     """The view of one variant of an opened repository; see `repo_view`."""
     variant_id = variant.variant_id
     state = load.variant_state(details.repo_id, variant_id) or ("downloaded" if variant_id in local else "available")
     measurement = local.get(variant_id)
+    actions = VARIANT_ACTIONS[state]
+    if state == "downloaded" and variant_id in lacking:
+        actions = (*actions, "download")
     return VariantRowView.of(
         variant,
         details.fits.get(variant_id),
         state=state,
-        actions=VARIANT_ACTIONS[state],
+        actions=actions,
         measured=None if measurement is None else msgspec.convert(measurement, MeasuredView, from_attributes=True),
     )
+
+
+def common_sidecars(variants: tuple[Variant, ...]) -> tuple[SidecarView, ...]:
+    """What goes with every one of these variants."""
+    if not variants:
+        return ()
+    names = [{sidecar.file.filename for sidecar in variant.sidecars} for variant in variants]
+    shared = set.intersection(*names)
+    return tuple(SidecarView.of(sidecar) for sidecar in variants[0].sidecars if sidecar.file.filename in shared)

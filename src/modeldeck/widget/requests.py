@@ -66,6 +66,13 @@ class CloseRepoRequest(msgspec.Struct, frozen=True, tag_field="method", tag="clo
     repo_id: str
 
 
+class SetProjectorRequest(msgspec.Struct, frozen=True, tag_field="method", tag="set_projector"):
+    """Download and load the variants of a repository with their vision projector, or without it."""
+
+    repo_id: str
+    is_wanted: bool
+
+
 class OpenAboutRequest(msgspec.Struct, frozen=True, tag_field="method", tag="open_about"):
     """Show the model card of a repository."""
 
@@ -163,6 +170,7 @@ Request: TypeAlias = (
     | OpenRepoRequest
     | PeekRequest
     | CloseRepoRequest
+    | SetProjectorRequest
     | OpenAboutRequest
     | CloseAboutRequest
     | LookAtAccountRequest

@@ -25,7 +25,7 @@ from modeldeck._types import (
     SearchFilters,
     SortKey,
 )
-from modeldeck._wire import JobView, ReasonView, VariantView
+from modeldeck._wire import JobView, ReasonView, SidecarView, VariantView
 from modeldeck.widget.licences import LicenceKind, licence_kind, licence_url
 from modeldeck.widget.model_card import CardToken
 
@@ -269,6 +269,10 @@ class RepoView(msgspec.Struct, frozen=True, kw_only=True):
     hub_error: ErrorInfo | None = None
     only_in_cache: tuple[str, ...] = ()
     variants: tuple[VariantRowView, ...] = ()
+    common: tuple[SidecarView, ...] = ()
+    """What goes with every variant."""
+    has_projector: bool = True
+    """Whether it is downloaded and loaded with them."""
     incomplete: tuple[IncompleteView, ...] = ()
 
 
