@@ -148,7 +148,8 @@ class ModelSummary:
     parameter_count : int or None
         Number of weights.
     active_parameter_count : int or None
-        Number of weights that are used for each token, where the name tells it, as in ``"30B-A3B"``.
+        Number of weights that are used for each token, where the name tells it, as in ``"30B-A3B"``. The header tells
+        it better: see `ModelTraits`.
     context_length : int or None
         Tokens that the model was trained for.
     has_chat_template : bool or None
@@ -410,6 +411,8 @@ class ModelTraits:
         Whether the model has a template for chats.
     is_embedding : bool or None
         Whether the model makes embeddings and not text.
+    active_parameter_count : int or None
+        Number of weights that are read for each token, of a mixture of experts; ``None`` for other models.
     """
 
     architecture: str | None = None
@@ -419,6 +422,7 @@ class ModelTraits:
     vocab_size: int | None = None
     has_chat_template: bool | None = None
     is_embedding: bool | None = None
+    active_parameter_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,7 +144,8 @@ class Appraiser:
         for variant in _samples(details, facts):
             try:
                 found = [await self._headers.read(details, file, keeps_bytes=True) for file in variant.files]
-                facts.metadata = read_metadata(found[0].header)
+                tensors = tuple(chain.from_iterable(remote.header.tensors for remote in found))
+                facts.metadata = replace(read_metadata(found[0].header), tensors=tensors)
             except GGUFError as error:
                 facts.problems[variant.variant_id] = _problem(details, variant.files[0], error)
             except ModelDeckError:
@@ -193,7 +195,7 @@ class Appraiser:
         facts.checked.add(variant.variant_id)
 
     async def _judge(self, details: RepoDetails, facts: _Facts, n_ctx: int) -> RepoDetails:
-        from modeldeck.gguf.metadata import model_traits
+        from modeldeck.gguf.model_facts import model_traits
         from modeldeck.sizing.hardware import probe_hardware
         from modeldeck.sizing.recommend import recommend
 

@@ -14,7 +14,8 @@ import pytest
 
 from modeldeck._errors import GGUFError
 from modeldeck.gguf.header import GGUFHeader, HeaderReader
-from modeldeck.gguf.metadata import model_traits, read_metadata
+from modeldeck.gguf.metadata import read_metadata
+from modeldeck.gguf.model_facts import model_traits
 from modeldeck.sizing.estimate import estimate_fit
 from modeldeck.sizing.hardware import Hardware
 from tools.localhub import tiny_models

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from modeldeck._types import FitEstimate, FitVerdict
+from modeldeck.gguf.active_weights import active_parameter_count, active_share
 from modeldeck.gguf.header import TensorInfo
 from modeldeck.gguf.metadata import GGUFMetadata
 from modeldeck.sizing import memory_bandwidth
@@ -158,3 +159,31 @@ def test_a_damaged_memory_of_it_is_replaced(tmp_path: Path, damage: bytes) -> No
     assert find_bandwidth(tmp_path) == found
     (tmp_path / "file").touch()
     assert find_bandwidth(tmp_path / "file") == found, "it is not an error when nothing can be written"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "count"),
+    [
+        (DENSE, None),
+        (replace(EXPERTS, expert_used_count=None), None),
+        (GGUFMetadata(architecture="qwen3moe", expert_count=128, expert_used_count=8), None),
+        # Qwen3-30B-A3B, of which its authors say 3.3 billion with the embedding, that is 3.0 without it.
+        (EXPERTS, pytest.approx(3.0e9, rel=0.02)),
+        (
+            replace(
+                EXPERTS,
+                tensors=tensors(
+                    token_embd=(10, 100), output=(10, 100), blk__0__ffn_up_exps=(10, 10, 128), blk__0__attn_q=(10, 80)
+                ),
+            ),
+            1000 + 800 + 12800 // 16,
+        ),
+    ],
+)
+def test_active_parameters_are_those_that_the_speed_counts(metadata: GGUFMetadata, count: int | None) -> None:
+    counted = active_parameter_count(metadata)
+    assert counted == count
+    if counted is not None and not metadata.tensors:
+        whole = active_parameter_count(replace(metadata, expert_used_count=metadata.expert_count))
+        assert whole is not None
+        assert active_share(metadata) == pytest.approx(counted / whole)

@@ -5,7 +5,8 @@ import pytest
 from modeldeck._errors import GGUFError
 from modeldeck._types import ModelTraits
 from modeldeck.gguf.header import GGUFHeader, Value
-from modeldeck.gguf.metadata import model_traits, read_metadata
+from modeldeck.gguf.metadata import read_metadata
+from modeldeck.gguf.model_facts import model_traits
 
 
 def header(keys: dict[str, Value], *, arrays: dict[str, int] | None = None, is_complete: bool = True) -> GGUFHeader:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from modeldeck._errors import GGUFError
-from modeldeck._types import ModelTraits
-from modeldeck.gguf.architectures import EMBEDDING_ARCHITECTURES
 from modeldeck.gguf.header import GGUFHeader, TensorInfo
 
 MAX_BLOCK_COUNT = 512
@@ -125,20 +123,6 @@ def read_metadata(header: GGUFHeader) -> GGUFMetadata:
         token_shift_count=keys.integer("token_shift_count"),
         shortconv_l_cache=keys.integer("shortconv.l_cache"),
         tensors=header.tensors,
-    )
-
-
-def model_traits(metadata: GGUFMetadata) -> ModelTraits:
-    """Return the facts about the model that are shown before its download."""
-    is_embedding = metadata.architecture in EMBEDDING_ARCHITECTURES or bool(metadata.pooling_type)
-    return ModelTraits(
-        architecture=metadata.architecture,
-        name=metadata.name,
-        context_length=metadata.context_length,
-        block_count=metadata.block_count,
-        vocab_size=metadata.vocab_size,
-        has_chat_template=metadata.has_chat_template,
-        is_embedding=is_embedding,
     )
 
 

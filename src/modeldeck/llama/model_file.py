@@ -7,7 +7,8 @@ from pathlib import Path
 
 from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck.gguf.header import GGUFHeader, read_header
-from modeldeck.gguf.metadata import GGUFMetadata, model_traits, read_metadata
+from modeldeck.gguf.metadata import GGUFMetadata, read_metadata
+from modeldeck.gguf.model_facts import model_traits
 from modeldeck.gguf.shards import parse_shard_name, shard_names
 
 

@@ -7,19 +7,14 @@ small models from being as fast as their size suggests. ``benchmarks/speed.py`` 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 from modeldeck._types import FitEstimate, SpeedSource
+from modeldeck.gguf.active_weights import active_share
 from modeldeck.gguf.metadata import GGUFMetadata
 from modeldeck.sizing.hardware import Hardware
-
-_EXPERTS = re.compile(r"\.ffn_(?:gate|up|down|gate_up)_(?:ch)?exps\.")
-_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-_LOOKED_UP = frozenset(("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"))
-"""Tables of which one row is read for a token. The embedding is one too, unless it also serves as the output."""
 
 _CPU_EFFICIENCY = 0.6
 _GPU_EFFICIENCY = 0.6
@@ -27,8 +22,6 @@ _GPU_EFFICIENCY = 0.6
 
 _CORE_BYTES_PER_SECOND = 5e9
 """The weights that one core unpacks and multiplies in a second: with few cores this is less than memory provides."""
-
-_MATRICES_PER_EXPERT = 3
 
 _SECONDS_PER_LAYER = 0.0001
 """The time that a layer takes beside its weights, measured with SmolLM2-135M (30 layers) and gemma3-270m (18)."""
@@ -83,7 +76,7 @@ def bytes_per_token(metadata: GGUFMetadata | None, weights_bytes: int) -> float:
     weights_bytes
         Size of the model's own files.
     """
-    return weights_bytes * (1.0 if metadata is None else _active_share(metadata))
+    return weights_bytes * (1.0 if metadata is None else active_share(metadata))
 
 
 def expected_speed(
@@ -200,35 +193,3 @@ def _gpu_bandwidth(hardware: Hardware) -> float | None:
     bandwidths = [gpu.bandwidth for gpu in hardware.gpus]
     known = [bandwidth for bandwidth in bandwidths if bandwidth]
     return min(known) * _GPU_EFFICIENCY if known and len(known) == len(bandwidths) else None
-
-
-def _active_share(metadata: GGUFMetadata) -> float:
-    """Return the share of the weights' bytes that is read for each token."""
-    used_share = (metadata.expert_used_count or 0) / metadata.expert_count if metadata.expert_count else 1.0
-    if not metadata.tensors:
-        return _active_share_by_dimensions(metadata, used_share)
-    is_tied = all(tensor.name != _OUTPUT for tensor in metadata.tensors)
-    total = read = 0.0
-    for tensor in metadata.tensors:
-        size = tensor.size or 0
-        total += size
-        if _EXPERTS.search(tensor.name):
-            read += size * min(1.0, used_share)
-        elif tensor.name not in _LOOKED_UP and (tensor.name != _EMBEDDING or is_tied):
-            read += size
-    return read / total if total and read else 1.0
-
-
-def _active_share_by_dimensions(metadata: GGUFMetadata, used_share: float) -> float:
-    layers, width = metadata.block_count or 0, metadata.embedding_length or 0
-    dense_layers = min(layers, metadata.leading_dense_block_count or 0)
-    feed_forward = max(metadata.feed_forward_length, default=0)
-    per_expert = _MATRICES_PER_EXPERT * width * (metadata.expert_feed_forward_length or feed_forward)
-    experts = (layers - dense_layers) * (metadata.expert_count or 0) * per_expert
-    heads, heads_kv = max(metadata.head_count, default=0), max(metadata.head_count_kv, default=0)
-    key = metadata.key_length or (width // heads if heads else 0)
-    attention = layers * width * key * (2 * heads + 2 * heads_kv)
-    dense = dense_layers * _MATRICES_PER_EXPERT * width * feed_forward
-    rest = attention + dense + (metadata.vocab_size or 0) * width
-    total = experts + rest
-    return (rest + experts * min(1.0, used_share)) / total if total and experts else 1.0

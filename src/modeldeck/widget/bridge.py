@@ -79,7 +79,13 @@ class Bridge:
         self._account = AccountOwner(session, publisher)
         self._about = AboutOwner(session, publisher, revision=revision)
         self._repos = ReposOwner(
-            session, publisher, self._tasks, self._deck, revision=revision, on_local=self._search.show_local
+            session,
+            publisher,
+            self._tasks,
+            self._deck,
+            revision=revision,
+            on_local=self._search.show_local,
+            on_header=self._search.show_header,
         )
         self._library = LibraryOwner(session, publisher, self._tasks, self._repos.files)
         self._plan = PlanOwner(session, publisher, self._repos)

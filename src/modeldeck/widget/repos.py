@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
-from modeldeck._types import LocalModel, RepoDetails, Variant
+from modeldeck._types import LocalModel, ModelTraits, RepoDetails, Variant
 from modeldeck._wire import ReasonView, SidecarView
 from modeldeck.session import Session
 from modeldeck.widget.account import steps_to
@@ -50,6 +50,8 @@ class ReposOwner:
         The branch, tag or commit that repositories are opened at.
     on_local : callable
         Called with the repositories of which this machine has a variant, after each look at the cache.
+    on_header : callable
+        Called with a repository and what its header tells of the model.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ReposOwner:
         *,
         revision: str,
         on_local: Callable[[Iterable[str]], None],
+        on_header: Callable[[str, ModelTraits], None],
     ) -> None:
         self._session = session
         self._publisher = publisher
@@ -74,6 +77,7 @@ class ReposOwner:
         self._text_only: set[str] = set()
         self._load = LoadView()
         self._on_local = on_local
+        self._on_header = on_header
         self.files = LocalFiles(session)
         self.files.listen(self._show_files)
 
@@ -175,6 +179,8 @@ class ReposOwner:
         return card if isinstance(card, RepoDetails) else self._peeked.get(repo_id)
 
     def _remember(self, details: RepoDetails, repo_id: str) -> None:
+        if details.model is not None:
+            self._on_header(repo_id, details.model)
         self._peeked[repo_id] = details
         self._peeked.move_to_end(repo_id)
         while len(self._peeked) > _REPOS_PEEKED:

@@ -8,7 +8,7 @@ import anyio
 from msgspec.structs import replace
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._types import SearchQuery, SortKey
+from modeldeck._types import ModelTraits, SearchQuery, SortKey
 from modeldeck.session import Session
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.traits import FiltersView, SearchView, SummaryView
@@ -25,6 +25,8 @@ class SearchOwner:
         self._limit = query.limit
         self._cursor: str | None = None
         self._local: tuple[str, ...] = ()
+        self._active: dict[str, int] = {}
+        """The active parameters of the repositories whose header has been read."""
         self._scope: anyio.CancelScope | None = None
         self.view = SearchView(text=query.text, sort=query.sort)
 
@@ -38,6 +40,13 @@ class SearchOwner:
         local = tuple(sorted(set(repo_ids)))
         if local != self._local:
             self._local = local
+            self._show(self.view)
+
+    def show_header(self, repo_id: str, model: ModelTraits) -> None:
+        """Show what the header of a model tells better than the name of its repository."""
+        count = model.active_parameter_count
+        if count is not None and self._active.get(repo_id) != count:
+            self._active[repo_id] = count
             self._show(self.view)
 
     async def run(self) -> None:
@@ -74,5 +83,9 @@ class SearchOwner:
             )
 
     def _show(self, view: SearchView) -> None:
-        self.view = replace(view, local=self._local)
+        models = tuple(
+            replace(model, active_parameter_count=self._active.get(model.repo_id, model.active_parameter_count))
+            for model in view.models
+        )
+        self.view = replace(view, models=models, local=self._local)
         self._publisher.publish("search", self.view)
