@@ -320,7 +320,11 @@ _GEMMA_DETAILS = dataclasses.replace(
 _ACCOUNT = AccountView(
     state="known",
     name="ana-souza",
-    lines=(SaidView.of("account_file"), SaidView.of("account_reads_gated")),
+    lines=(
+        SaidView(code="account_name", text="The token in use belongs to ana-souza."),
+        SaidView.of("account_file"),
+        SaidView.of("account_reads_gated"),
+    ),
     url=tokens_url(_ENDPOINT),
 )
 _OFFLINE = OfflineError("Cannot reach 127.0.0.1:8451. Check the network or the endpoint, then try again.")

@@ -40,6 +40,10 @@ const RECENT_SEARCHES = 6;
 
 export type Tab = "discover" | "library" | "downloads";
 
+/** The traits that are shown as they are. */
+const PLAIN = ["view", "account", "search", "load", "library", "plan", "chat", "cluster"] as const;
+type Plain = (typeof PLAIN)[number];
+
 export class Store {
   readonly view = signal(EMPTY_STATE.view);
   readonly account = signal(EMPTY_STATE.account);
@@ -84,20 +88,13 @@ export class Store {
       commId: () => this.view.peek().comm_id,
       onToast: (message) => this.toasts.add(message),
     });
-    const readers: Record<keyof DeckState, () => void> = {
-      view: () => this.#readView(),
-      search: () => this.#readSearch(),
+    const others: Record<Exclude<keyof DeckState, Plain>, () => void> = {
       repos: () => this.#readRepos(),
       picks: () => this.#readPicks(),
       downloads: () => this.#readDownloads(),
-      load: () => this.#readLoad(),
-      account: () => this.#read("account"),
-      library: () => this.#read("library"),
-      plan: () => this.#read("plan"),
-      chat: () => this.#read("chat"),
-      cluster: () => this.#read("cluster"),
       about: () => this.#abouts.replace(new Map(Object.entries(this.#model.get("_about") ?? {}))),
     };
+    const readers = { ...Object.fromEntries(PLAIN.map((part) => [part, () => this.#read(part)])), ...others };
     for (const [name, read] of Object.entries(readers)) {
       read();
       this.connection.on(`change:_${name}`, () =>
@@ -337,19 +334,7 @@ export class Store {
 
   // --- the traits -----------------------------------------------------------------------------------------------------
 
-  #readView(): void {
-    this.view.value = share(this.view.peek(), { ...EMPTY_STATE.view, ...this.#model.get("_view") });
-  }
-
-  #readSearch(): void {
-    this.search.value = share(this.search.peek(), { ...EMPTY_STATE.search, ...this.#model.get("_search") });
-  }
-
-  #readLoad(): void {
-    this.load.value = share(this.load.peek(), { ...EMPTY_STATE.load, ...this.#model.get("_load") });
-  }
-
-  #read<Part extends "account" | "library" | "plan" | "chat" | "cluster">(part: Part): void {
+  #read<Part extends Plain>(part: Part): void {
     const cell = this[part] as Signal<DeckState[Part]>;
     cell.value = share(cell.peek(), { ...EMPTY_STATE[part], ...this.#model.get(`_${part}`) });
   }

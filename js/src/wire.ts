@@ -53,6 +53,7 @@ export type NoticeCode =
   | "account_endpoint"
   | "account_environment"
   | "account_file"
+  | "account_name"
   | "account_none"
   | "account_reads_gated"
   | "account_reads_no_gated"

@@ -137,6 +137,34 @@ describe("the queue", () => {
     expect(nameOf(root.activeElement as Element)).toBe("Move up Q4_K_M of ggml-org/gemma-3-4b-it-GGUF");
   });
 
+  it("has rows that Alt and an arrow key move, which keeps the focus and is announced", async () => {
+    const { root, acted, write, model } = open("Downloads", scene("queue"));
+    const jobs = scene("queue").downloads.jobs;
+    const cancel = get(root, "button", `Cancel Q8_0 of ${LLAMA}`);
+    const press = (key: string, altKey = true) =>
+      act(() => void cancel.dispatchEvent(new KeyboardEvent("keydown", { key, altKey, bubbles: true })));
+    cancel.focus();
+    press("ArrowUp");
+    press("ArrowDown", false);
+    expect(acted("move_up") ?? acted("move_down"), "it is the first already").toBeUndefined();
+    press("ArrowDown");
+    expect(acted("move_down")?.params).toEqual({ job_id: jobs[1]?.job_id, action: "move_down" });
+    const place = [null, 1, 0, null, null];
+    write({ downloads: { jobs: jobs.map((job, index) => ({ ...job, queue_position: place[index] ?? null })) } });
+    await settle();
+    expect(root.activeElement).toBe(cancel);
+    const said = [...root.querySelectorAll("[role=status]")].map(text);
+    expect(said).toContain(`Q8_0 of ${LLAMA}: place 2 of 2 in the queue`);
+    const running = get(root, "button", "Pause Q4_K_M of TheBloke/Mistral-7B-Instruct-v0.2-GGUF");
+    const sent = model.sent.length;
+    act(
+      () => void running.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp", altKey: true, bubbles: true })),
+    );
+    expect(model.sent).toHaveLength(sent);
+    const button = get(root, "button", `Move up Q8_0 of ${LLAMA}`);
+    expect([button.title, button.getAttribute("aria-keyshortcuts")]).toEqual(["Move up (Alt+↑)", "Alt+ArrowUp"]);
+  });
+
   it("has limits that can be changed", () => {
     const { root, request } = open("Downloads", scene("queue"));
     const [atOnce, bandwidth] = [...root.querySelectorAll<HTMLInputElement>("input[type=number]")];
@@ -195,6 +223,33 @@ describe("load options", () => {
     expect(written).toEqual([code?.modeldeck, code?.llama_cpp, code?.lock_entry]);
     expect(text(root.querySelector(".options"))).toContain("Copied");
     vi.unstubAllGlobals();
+  });
+});
+
+it("copies the lock entry and the code of a model whatever its state", async () => {
+  const library = scene("library-options").library;
+  const models = library.models.map((row) => ({ ...row, state: "loaded" as const, actions: ["unload" as const] }));
+  const { root, request } = open("Library", { ...scene("library-options"), library: { ...library, models } });
+  click(get(root, "button", `Load options of Q4_K_M of ${SMOL}`));
+  await settle();
+  expect(request("plan_load")?.params).toMatchObject({ repo_id: SMOL });
+  expect(get(root, "button", `Copy lock entry for Q4_K_M of ${SMOL}`)).toBeDefined();
+  expect(get(root, "button", `Copy code for Q4_K_M of ${SMOL}`)).toBeDefined();
+  expect(get(root, "button", `Load Q4_K_M of ${SMOL} with these options`).matches(":disabled")).toBe(true);
+});
+
+it("removes one leftover after a question that says what comes free", () => {
+  const { root, request } = open("Library", scene("library"));
+  const { leftovers } = scene("library").library;
+  const [stale] = leftovers.filter(({ is_in_use }) => !is_in_use);
+  expect(root.querySelectorAll("details .row")).toHaveLength(2);
+  click(get(root, "button", `Remove ${stale?.name}`));
+  const sure = get(root, "button", `Really remove ${stale?.name}`);
+  expect(text(sure)).toBe("Really remove 912 MB");
+  click(sure);
+  expect(request("act_on_library")?.params).toMatchObject({
+    action: "remove_leftovers",
+    leftovers: [stale?.leftover_id],
   });
 });
 

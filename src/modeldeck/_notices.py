@@ -12,6 +12,7 @@ NoticeCode: TypeAlias = Literal[
     "account_endpoint",
     "account_environment",
     "account_file",
+    "account_name",
     "account_none",
     "account_reads_gated",
     "account_reads_no_gated",
@@ -46,6 +47,7 @@ NOTICES: Mapping[NoticeCode, str] = MappingProxyType(
         "account_endpoint": "The user and the password are those in the address of the endpoint.",
         "account_environment": "The token was found in the environment (HF_TOKEN).",
         "account_file": "The token was found in the file that `hf auth login` writes.",
+        "account_name": "The token in use belongs to {name}.",
         "account_none": "No token is in use. Open models need none. To use one, create it in your Hub settings, run "
         "`hf auth login` in a terminal, and run this cell again.",
         "account_reads_gated": "It may read gated models, once your account has access to them.",

@@ -65,7 +65,8 @@ def test_the_hub_is_asked_once_and_only_when_somebody_looks(show: Show, demo_hub
     assert asked(demo_hub) == 0
     view = look(page)
     assert (view["state"], view["name"], view["error"]) == ("known", "ana", None)
-    assert codes(view) == ["account_argument", "account_reads_no_gated"]
+    assert codes(view) == ["account_name", "account_argument", "account_reads_no_gated"]
+    assert view["lines"][0]["text"] == "The token in use belongs to ana."
     assert view["url"] == f"{demo_hub.endpoint}/settings/tokens"
     look(page)
     assert asked(demo_hub) == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import hf_hub_download
 
+from modeldeck import LlamaMissingError, Session
 from tests.widget.pages import SPLIT, TINY, Page
 from tools.localhub import LocalHub
 from tools.localhub.faults import Stall
@@ -152,6 +153,24 @@ def test_without_the_hub_what_is_here_is_shown(page: Page, demo_hub: LocalHub, c
     assert row(page)["actions"] == ["load", "verify", "remove"]
     assert act(page, "verify")["ok"]
     page.until(lambda: row(page)["proof"])
+
+
+def test_what_cannot_be_loaded_can_be_copied(
+    page: Page, demo_hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise LlamaMissingError("There is no llama.cpp.")
+
+    monkeypatch.setattr(Session, "plan", refuse)
+    fetch(demo_hub, cache)
+    page.ask("act_on_library", action="refresh")
+    assert page.ask("plan_load", **key(page))["ok"]
+    plan = page.traits["plan"]
+    assert (plan["error"]["code"], plan["taken"]) == ("llama_missing", None)
+    [entry] = tomllib.loads(plan["code"]["lock_entry"])["model"]
+    assert (entry["repo"], entry["commit"]) == (TINY, key(page)["commit_hash"])
+    assert key(page)["commit_hash"] in plan["code"]["modeldeck"]
+    assert "n_gpu_layers" not in plan["code"]["llama_cpp"]
 
 
 @pytest.mark.llama

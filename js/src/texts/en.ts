@@ -17,7 +17,6 @@ export const EN = {
   newTab: "(opens in a new tab)",
   close: "Close",
   account: "Account",
-  tokenOf: "The token in use belongs to {name}.",
   tokensPage: "Tokens on the Hub",
   times: { one: "({count} time)", other: "({count} times)" },
 
@@ -96,7 +95,6 @@ export const EN = {
   noChatTemplate: "No chat template: a base model, for completion rather than chat.",
   gated: "gated",
   gatedHelp: "The licence must be accepted on the Hub first",
-  stepsTo: "Steps to {repo}",
   checkAgain: "Check again",
   licencePage: "Licence page",
   factParameters: "Parameters",
@@ -262,6 +260,7 @@ export const EN = {
   bandwidthLimit: "Bandwidth limit",
   pauseAll: "Pause all",
   resumeAll: "Resume all",
+  movedTo: "{name}: place {place} of {count} in the queue",
   nothingToDownload: "Nothing is being downloaded",
   aRepair: "repair",
   repairOf: "Repair of {name}",

@@ -16,7 +16,6 @@ export const PT_BR: Texts = {
   newTab: "(abre em uma nova aba)",
   close: "Fechar",
   account: "Conta",
-  tokenOf: "O token em uso pertence a {name}.",
   tokensPage: "Tokens no Hub",
   times: { one: "({count} vez)", other: "({count} vezes)" },
 
@@ -95,7 +94,6 @@ export const PT_BR: Texts = {
   noChatTemplate: "Sem template de chat: é um modelo base, para completar textos, não para conversar.",
   gated: "restrito",
   gatedHelp: "É preciso aceitar a licença no Hub antes",
-  stepsTo: "Passos para acessar {repo}",
   checkAgain: "Verificar de novo",
   licencePage: "Página da licença",
   factParameters: "Parâmetros",
@@ -261,6 +259,7 @@ export const PT_BR: Texts = {
   bandwidthLimit: "Limite de banda",
   pauseAll: "Pausar todos",
   resumeAll: "Retomar todos",
+  movedTo: "{name}: posição {place} de {count} na fila",
   nothingToDownload: "Nada está sendo baixado",
   aRepair: "reparo",
   repairOf: "Reparo de {name}",

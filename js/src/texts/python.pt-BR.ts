@@ -80,6 +80,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     account_endpoint: "O usuário e a senha são os do endereço do endpoint.",
     account_environment: "O token foi encontrado no ambiente (HF_TOKEN).",
     account_file: "O token foi encontrado no arquivo que o hf auth login grava.",
+    account_name: "O token em uso pertence a {name}.",
     account_none:
       "Nenhum token está em uso. Modelos abertos não precisam de um. Para usar um, crie-o nas configurações do Hub, execute hf auth login em um terminal e execute esta célula de novo.",
     account_reads_gated: "Ele pode ler modelos restritos aos quais a sua conta tem acesso.",

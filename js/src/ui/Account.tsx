@@ -30,9 +30,8 @@ export function Account({ store }: { store: Store }) {
       </Button>
       {isOpen.value ? (
         <section class="account" aria-label={t("account")} aria-busy={state === "asking"}>
-          {name ? <p>{t("tokenOf", { name })}</p> : null}
           {lines.map(({ code, text }) => (
-            <p key={code}>{said("notices", code, text)}</p>
+            <p key={code}>{said("notices", code, text, { name })}</p>
           ))}
           {page ? <Link url={page}>{t("tokensPage")}</Link> : null}
           {error ? <ErrorBox error={error} name={t("account")} isOff={store.isOff.value} onRetry={look} /> : null}

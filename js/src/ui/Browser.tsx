@@ -64,6 +64,7 @@ function Header({ store }: { store: Store }) {
           {endpointName(endpoint)}
         </span>
       ) : null}
+      <Account store={store} />
       <span class="line memory">
         {hardware
           ? describeMemory(hardware, language).map(({ name, text, used }, index) => (
@@ -78,7 +79,6 @@ function Header({ store }: { store: Store }) {
             ))
           : null}
       </span>
-      <Account store={store} />
     </header>
   );
 }

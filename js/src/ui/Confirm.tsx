@@ -5,6 +5,8 @@ import { Button } from "./Button";
 interface ConfirmProps {
   /** The button. */
   text: string;
+  /** What is removed, in the accessible names. */
+  name?: string;
   /** The bytes that come free. */
   size: number;
   isOff: boolean;
@@ -12,7 +14,7 @@ interface ConfirmProps {
 }
 
 /** A button that removes several things, and asks once more in its place. */
-export function Confirm({ text, size, isOff, onSure }: ConfirmProps) {
+export function Confirm({ text, name = "", size, isOff, onSure }: ConfirmProps) {
   const isAsking = useSignal(false);
   const answer = (isSure: boolean) => {
     isAsking.value = false;
@@ -21,9 +23,10 @@ export function Confirm({ text, size, isOff, onSure }: ConfirmProps) {
     }
   };
   return isAsking.value ? (
-    <Confirmation name="" size={size} onAnswer={answer} />
+    <Confirmation name={name} size={size} onAnswer={answer} />
   ) : (
     <Button
+      name={`${text} ${name}`.trim()}
       disabled={isOff}
       onClick={() => {
         isAsking.value = true;

@@ -221,7 +221,17 @@ function Leftovers({ store, leftovers, isOff }: { store: Store; leftovers: Lefto
               <span>{t(LEFTOVER[leftover.kind])}</span>
               <span>{format.since(leftover.modified_at)}</span>
             </span>
-            {leftover.is_in_use ? <span class="small">{t("inUse")}</span> : null}
+            {leftover.is_in_use ? (
+              <span class="small">{t("inUse")}</span>
+            ) : (
+              <Confirm
+                text={t("remove")}
+                name={leftover.name}
+                size={leftover.size}
+                isOff={isOff}
+                onSure={() => store.keep("remove_leftovers", [], [leftover])}
+              />
+            )}
           </li>
         ))}
       </ul>

@@ -3,7 +3,7 @@ import { useEffect } from "preact/hooks";
 import { describeFit } from "../describe";
 import type { Row } from "../row-table";
 import type { Store } from "../store";
-import type { KVType, LoadChoices } from "../wire";
+import { EMPTY_STATE, type KVType, type LoadChoices } from "../wire";
 import { Button } from "./Button";
 import { CopyButton } from "./CopyButton";
 import { useLanguage } from "./language";
@@ -14,16 +14,16 @@ interface LoadOptionsProps {
   row: Row;
   name: string;
   commitHash?: string | null | undefined;
+  canLoad: boolean;
 }
 
-const AUTOMATIC: LoadChoices = { n_ctx: null, n_gpu_layers: null, n_threads: null, flash_attn: null, kv_type: null };
 const KV_TYPES: KVType[] = ["f16", "q8_0", "q4_0"];
 
 /** How to load a model: each choice with the value that would be taken, and the memory that they make. */
-export function LoadOptions({ store, row, name, commitHash = null }: LoadOptionsProps) {
+export function LoadOptions({ store, row, name, commitHash = null, canLoad }: LoadOptionsProps) {
   const language = useLanguage();
   const { t } = language;
-  const choices = useSignal(AUTOMATIC);
+  const choices = useSignal(EMPTY_STATE.plan.choices);
   const ask = () =>
     void store.ask("plan", "plan_load", {
       repo_id: row.repoId,
@@ -98,7 +98,7 @@ export function LoadOptions({ store, row, name, commitHash = null }: LoadOptions
         <Button
           tone="filled"
           name={t("loadWithOptions", { name })}
-          disabled={isOff || error !== null || fit?.verdict === "too_large"}
+          disabled={isOff || !canLoad || error !== null || fit?.verdict === "too_large"}
           onClick={() => store.act(row, "load", { commit_hash: commitHash, choices: choices.peek() })}
         >
           {t("load")}

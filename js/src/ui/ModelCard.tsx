@@ -274,7 +274,7 @@ function Steps({ store, repoId, steps }: RepoProps & { steps: readonly StepView[
   const isWaiting = steps.some(({ state }) => state !== "done");
   return (
     <div class="note small">
-      <ol class="steps" aria-label={t("stepsTo", { repo: repoId })}>
+      <ol class="steps">
         {steps.map(({ code, text, state, url }) => {
           const page = state === "done" ? null : safeLink(url);
           return (

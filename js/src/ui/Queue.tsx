@@ -1,7 +1,8 @@
+import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import type { Row } from "../row-table";
 import type { Store } from "../store";
-import type { EngineLimits } from "../wire";
+import type { Action, EngineLimits } from "../wire";
 import { Button } from "./Button";
 import { Icon } from "./icons";
 import { LoadPanel } from "./LoadPanel";
@@ -94,59 +95,79 @@ function Limits({ store, limits, isOff }: LimitsProps) {
   );
 }
 
-/** Rows of the queue with buttons that move them. A row that moves takes the focus of its button along. */
+const MOVES = [
+  ["move_up", "moveUp", "up", "ArrowUp", "↑"],
+  ["move_down", "moveDown", "down", "ArrowDown", "↓"],
+] as const;
+
+/** Rows of the queue that buttons and keys move. What has the focus in a row that moves keeps it, and the place is said. */
 function OrderedRows({ store, rows }: { store: Store; rows: Row[] }) {
   const { t } = useLanguage();
-  const list = useRef<HTMLUListElement>(null);
-  const moved = useRef<string | null>(null);
+  const moved = useRef<[Row, HTMLElement] | null>(null);
+  const said = useSignal("");
   const order = rows.map(({ key }) => key).join("\n\n");
+  const last = Math.max(...rows.map(({ job }) => job.value?.queue_position ?? -1));
   useEffect(() => {
-    const button = [...(list.current?.querySelectorAll<HTMLElement>("[data-move]") ?? [])].find(
-      ({ dataset }) => dataset.move === moved.current,
-    );
+    const [row, element] = moved.current ?? [];
     moved.current = null;
-    button?.focus({ preventScroll: true });
+    element?.focus({ preventScroll: true });
+    const job = row?.job.peek();
+    if (job?.queue_position != null) {
+      const name = t("variantOf", { label: job.label, repo: job.repo_id });
+      said.value = t("movedTo", { name, place: job.queue_position + 1, count: last + 1 });
+    }
   }, [order]);
   const ambiguous = ambiguousKeys(rows.map(({ key, job, repoId }) => [key, `${job.value?.label} ${repoId}`]));
-  const last = Math.max(...rows.map(({ job }) => job.value?.queue_position ?? -1));
+  const isEnd = ({ job }: Row, action: Action) => job.value?.queue_position === (action === "move_up" ? 0 : last);
+  const move = (row: Row | undefined, action: Action, element: HTMLElement) => {
+    if (row?.job.value?.queue_position != null && !isEnd(row, action)) {
+      moved.current = [row, element];
+      store.act(row, action);
+    }
+  };
   return (
-    <ul ref={list}>
-      {rows.map((row) => {
-        const place = row.job.value?.queue_position ?? null;
-        return (
+    <>
+      <ul
+        onKeyDown={(event) => {
+          const [action] = MOVES.find(([, , , key]) => event.altKey && key === event.key) ?? [];
+          const target = event.target as HTMLElement;
+          if (action && !store.isOff.value) {
+            event.preventDefault();
+            event.stopPropagation();
+            move(rows[[...event.currentTarget.children].indexOf(target.closest("li") as Element)], action, target);
+          }
+        }}
+      >
+        {rows.map((row) => (
           <JobRow
             key={row.key}
             store={store}
             row={row}
             isAmbiguous={ambiguous.has(row.key)}
             beside={(name) =>
-              place === null || last === 0
+              row.job.value?.queue_position == null || last === 0
                 ? null
-                : (
-                    [["move_up", "moveUp", "up", 0] as const, ["move_down", "moveDown", "down", last] as const] as const
-                  ).map(([action, text, icon, end]) => (
+                : MOVES.map(([action, text, icon, key, arrow]) => (
                     <Button
                       key={action}
                       tone="quiet square"
                       name={`${t(text)} ${name}`}
-                      title={t(text)}
-                      data-move={`${row.key} ${action}`}
-                      aria-disabled={place === end}
+                      title={`${t(text)} (Alt+${arrow})`}
+                      aria-keyshortcuts={`Alt+${key}`}
+                      aria-disabled={isEnd(row, action)}
                       disabled={store.isOff.value}
-                      onClick={() => {
-                        if (place !== end) {
-                          moved.current = `${row.key} ${action}`;
-                          store.act(row, action);
-                        }
-                      }}
+                      onClick={({ currentTarget }) => move(row, action, currentTarget)}
                     >
                       <Icon name={icon} />
                     </Button>
                   ))
             }
           />
-        );
-      })}
-    </ul>
+        ))}
+      </ul>
+      <p class="hidden" role="status">
+        {said}
+      </p>
+    </>
   );
 }

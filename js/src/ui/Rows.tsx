@@ -224,6 +224,8 @@ export function RowShell(props: RowShellProps) {
   // The order of the queue belongs to its own list.
   const actions = props.actions.filter((action) => action !== "move_up" && action !== "move_down");
   const canLoad = actions.includes("load");
+  // A model of the library has texts to copy whatever its state.
+  const hasOptions = canLoad || more?.commit_hash;
   const isOpen = useSignal(false);
   const error = row.error.value ?? props.error;
   const hosts = store.cluster.value.pulls[row.job.value?.job_id ?? ""];
@@ -233,7 +235,7 @@ export function RowShell(props: RowShellProps) {
       <div class="line small facts">{props.children}</div>
       <div class="actions">
         {props.beside}
-        {canLoad ? (
+        {hasOptions ? (
           <Button
             tone="quiet square"
             name={t("loadOptionsOf", { name })}
@@ -256,8 +258,8 @@ export function RowShell(props: RowShellProps) {
           more={more}
         />
       </div>
-      {canLoad && isOpen.value ? (
-        <LoadOptions store={store} row={row} name={name} commitHash={more?.commit_hash} />
+      {hasOptions && isOpen.value ? (
+        <LoadOptions store={store} row={row} name={name} commitHash={more?.commit_hash} canLoad={canLoad} />
       ) : null}
       {props.below}
       {job ? <JobProgress job={job} name={name} /> : null}

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from modeldeck._errors import GatedError, ModelDeckError
-from modeldeck._notices import NoticeCode
+from modeldeck._notices import NOTICES, NoticeCode
 from modeldeck._types import RepoDetails, TokenSource
 from modeldeck.session import Session
 from modeldeck.widget.publisher import Publisher
@@ -45,7 +45,8 @@ class AccountOwner:
         except ModelDeckError as error:
             self._show(replace(self.view, state="failed", error=error.to_info()))
             return
-        lines = self.view.lines
+        whose = SaidView(code="account_name", text=NOTICES["account_name"].format(name=account.name))
+        lines = (whose, *self.view.lines)
         if account.can_read_gated is not None:
             lines += (SaidView.of("account_reads_gated" if account.can_read_gated else "account_reads_no_gated"),)
         self._show(replace(self.view, state="known", name=account.name, lines=lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import anyio.to_thread
@@ -11,7 +12,6 @@ from msgspec.structs import replace
 from modeldeck._errors import InvalidRequestError, LockError, ModelDeckError
 from modeldeck._types import GGUFFile, LocalModel
 from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
-from modeldeck.llama import LoadPlan
 from modeldeck.lockfile import lock_entry, pin
 from modeldeck.session import Session
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
@@ -37,22 +37,28 @@ class PlanOwner:
             repo_id=repo_id, variant_id=variant_id, commit_hash=commit_hash, choices=choices
         )
         try:
-            view = await self._look(asked)
+            model = await self._repos.find_local(repo_id, variant_id, commit_hash)
+            if model is None:
+                raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+            view = await self._look(asked, model)
         except ModelDeckError as error:
             view = replace(asked, error=error.to_info())
         if self._latest is asked:
             self._publisher.publish("plan", view)
 
-    async def _look(self, asked: PlanView) -> PlanView:
-        repo_id, variant_id = asked.repo_id or "", asked.variant_id or ""
-        model = await self._repos.find_local(repo_id, variant_id, asked.commit_hash)
-        if model is None:
-            raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+    async def _look(self, asked: PlanView, model: LocalModel) -> PlanView:
+        repo_id = asked.repo_id or ""
         n_ctx = asked.choices.n_ctx or self._repos.n_ctx_of(repo_id)
         projector = asked.commit_hash is not None or self._repos.has_projector(repo_id)
-        plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
+        try:
+            plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
+        except ModelDeckError as error:
+            # What is not loadable here can be repeated elsewhere all the same.
+            code = await anyio.to_thread.run_sync(_code_of, model, {"n_ctx": n_ctx})
+            return replace(asked, error=error.to_info(), code=code)
         options, layers = plan.options, plan.options["n_gpu_layers"]
         all_layers = (plan.block_count or 0) + 1
+        code_options = options if plan.has_gpu else {**options, "n_gpu_layers": 0}
         return replace(
             asked,
             taken=LoadChoices(
@@ -66,26 +72,28 @@ class PlanOwner:
             max_n_ctx=plan.context_length,
             max_gpu_layers=all_layers if plan.has_gpu and plan.block_count else None,
             max_threads=plan.processors,
-            code=await anyio.to_thread.run_sync(_code_of, model, plan),
+            code=await anyio.to_thread.run_sync(_code_of, model, code_options),
         )
 
 
-def _code_of(model: LocalModel, plan: LoadPlan) -> CodeView:
-    """Return code that repeats a planned load. Blocks for the sizes of the files."""
+def _code_of(model: LocalModel, options: Mapping[str, Any]) -> CodeView | None:
+    """Return code that repeats a load with some options, unless no file is the Hub's. Blocks for the sizes of files."""
     files = [
         GGUFFile(filename=filename, size=path.stat().st_size, sha256=sha256)
         for filename, path, sha256 in model.hub_files()
     ]
-    options = plan.options
+    if not files:
+        return None
     pinned = pin(model.repo_id, model.commit_hash, model.label, files, n_ctx=options["n_ctx"])
     try:
         entry = lock_entry(pinned)
     except LockError:
         entry = None
-    layers = options["n_gpu_layers"] if plan.has_gpu else 0
     return CodeView(
         modeldeck=modeldeck_code(pinned),
-        llama_cpp=llama_cpp_code(pinned, is_embedding=options.get("embedding", False), n_gpu_layers=layers),
+        llama_cpp=llama_cpp_code(
+            pinned, is_embedding=options.get("embedding", False), n_gpu_layers=options.get("n_gpu_layers", 0)
+        ),
         lock_entry=entry,
     )
 
