@@ -1,7 +1,7 @@
 """What axe finds in the scenes of the harness, in the themes of every front end."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -50,6 +50,43 @@ def test_scenes_are_accessible(page: Page, harness: str, theme: str) -> None:
         if scene not in LARGE_SCENES and (problems := violations(page, f"{harness}?scene={scene}&theme={theme}"))
     }
     assert not found
+
+
+_SELECTED_TABS = """() => {
+  const tabs = [...document.querySelector(".modeldeck").shadowRoot.querySelectorAll("[role=tab]")];
+  return tabs.map((tab) => [tab.ariaSelected, getComputedStyle(tab).borderBottomColor]);
+}"""
+
+
+@pytest.fixture
+def forced_page(browser: Browser, scheme: Literal["light", "dark"]) -> Iterator[Page]:
+    """A page with the colours of a contrast theme of the system."""
+    page = browser.new_page(viewport={"width": 900, "height": 900}, forced_colors="active", color_scheme=scheme)
+    yield page
+    page.close()
+
+
+# In dark, axe takes the page's own colours for those that are shown.
+@pytest.mark.parametrize("scheme", ["light"])
+def test_scenes_are_accessible_with_forced_colours(forced_page: Page, harness: str) -> None:
+    found = {
+        scene: problems
+        for scene in names(forced_page, harness, "scenes")
+        if scene not in LARGE_SCENES and (problems := violations(forced_page, f"{harness}?scene={scene}&theme=plain"))
+    }
+    assert not found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_vanishes_with_forced_colours(forced_page: Page, harness: str) -> None:
+    forced_page.goto(f"{harness}?scene=downloading&theme=plain")
+    forced_page.locator(".modeldeck").wait_for()
+    colours = forced_page.evaluate(_SELECTED_TABS)
+    assert [selected for selected, _ in colours] == ["true", "false", "false"]
+    assert len({colour for _, colour in colours}) == 2, "the open tab looks like the others"
+    background = "getComputedStyle(document.querySelector('.modeldeck').shadowRoot.querySelector('%s')).backgroundColor"
+    fill, deck = (forced_page.evaluate(background % selector) for selector in (".row .fill", ".deck"))
+    assert fill != deck, "the bar of a download cannot be seen"
 
 
 _CUT_OFF = """() => {
