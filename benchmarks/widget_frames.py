@@ -24,7 +24,7 @@ from tests.browser.conftest import CHROMIUM_ARGUMENTS
 from tests.browser.harness import Notebook, Notebooks
 from tools.chromium import find_chromium
 from tools.jupyter import jupyter_server
-from tools.localhub import demo
+from tools.localhub import LocalHub, demo
 from tools.processes import run_environment, without_hub_settings
 
 SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
@@ -81,7 +81,8 @@ _SCROLL = """(body, seconds) => new Promise((resolve) => {
 
 
 @contextmanager
-def shown_widget() -> Iterator[Notebook]:
+def shown_widget() -> Iterator[tuple[Notebook, LocalHub]]:
+    """A widget in a notebook that is open in a browser, and the hub that it shows."""
     with (
         tempfile.TemporaryDirectory(prefix="modeldeck-frames-") as folder,
         demo.demo_hub() as hub,
@@ -109,7 +110,7 @@ def shown_widget() -> Iterator[Notebook]:
         notebook = notebooks.open([SHOW])
         notebook.run(0)
         notebook.widget(0).locator(".card").first.wait_for()
-        yield notebook
+        yield notebook, hub
         notebooks.close()
         browser.close()
 
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with shown_widget() as notebook:
+    with shown_widget() as (notebook, _):
         figures = {"at rest": frame_times(notebook, options.seconds)}
         notebook.execute(SEARCH.format(results=options.results))
         notebook.widget(0).locator(".card").nth(options.results - 1).wait_for(state="attached")

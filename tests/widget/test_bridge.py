@@ -393,6 +393,19 @@ def test_a_model_card_is_shown_as_tokens_until_it_is_closed(page: Page, demo_hub
     assert page.traits["about"]["modeldeck-demo/nothing"]["error"]["code"] == "repo_not_found"
 
 
+def test_the_first_screen_of_a_long_model_card_comes_before_the_rest(page: Page, demo_hub: LocalHub) -> None:
+    parts = "".join(f"## Part {number}\n\nSome text of this part.\n\n" for number in range(1000))
+    metadata = "".join(f"- tag-{number}\n" for number in range(1000))
+    demo_hub.update_file(TINY, "README.md", f"---\ntags:\n{metadata}---\n\n# Title\n\n{parts}".encode())
+    assert page.ask("open_about", repo_id=TINY)["ok"]
+    shown = [value[TINY] for name, value in page.history if name == "about"]
+    assert [card["state"] for card in shown] == ["opening", "open", "open"]
+    first, whole = (card["tokens"] for card in shown[1:])
+    assert first[0]["tag"] == "h1"
+    assert 20 < len(first) < len(whole) / 5
+    assert whole[: len(first)] == first
+
+
 def test_filters_narrow_a_search_and_the_models_of_this_machine_are_known(page: Page) -> None:
     page.until(lambda: page.traits["search"]["state"] == "done")
 

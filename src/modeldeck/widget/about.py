@@ -8,11 +8,12 @@ import anyio.to_thread
 
 from modeldeck._errors import ModelDeckError
 from modeldeck.session import Session
-from modeldeck.widget.model_card import parse_model_card
+from modeldeck.widget.model_card import first_screen, parse_model_card
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.traits import AboutView
 
 _CARDS_SHOWN = 4
+_FIRST_SCREEN_CHARACTERS = 4000
 
 
 class AboutOwner:
@@ -37,6 +38,10 @@ class AboutOwner:
             self._show(repo_id, AboutView(state="failed", error=error.to_info()))
             raise
         base_url = f"{self._session.settings.endpoint}/{repo_id}/blob/{self._revision}/"
+        begin = first_screen(text, _FIRST_SCREEN_CHARACTERS)
+        if begin != text:  # the whole takes a while to be read, sent and drawn
+            tokens, _ = await anyio.to_thread.run_sync(parse_model_card, begin, base_url)
+            self._show(repo_id, AboutView(state="open", tokens=tokens))
         tokens, is_cut = await anyio.to_thread.run_sync(parse_model_card, text, base_url)
         self._show(repo_id, AboutView(state="open", tokens=tokens, is_cut=is_cut))
 

@@ -191,3 +191,12 @@ class _TextOfHTML(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._silent:
             self.parts.append(data)
+
+
+def first_screen(text: str, characters: int) -> str:
+    """Return the metadata and about this much text of a model card, up to the end of a paragraph."""
+    metadata = _FRONT_MATTER.match(text)
+    start = metadata.end() if metadata else 0
+    begin = text[: start + characters]
+    end = begin.rfind("\n\n", start)
+    return begin if end < 0 else begin[:end]
