@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from modeldeck import GatedError, RemoteFileNotFoundError, cluster
+from modeldeck import GatedError, HubError, NetworkError, RemoteFileNotFoundError, cluster
 from modeldeck._types import DownloadState
 from modeldeck.cluster.plugin_shell import make_agent_plugin
 from tests.cluster.conftest import FILE, SIZE_BYTES, MakeSite, Site, wait_until
-from tools.localhub.faults import Throttle
+from tools.localhub.faults import Reply, Throttle
 
 HEADER_BYTES = 2 << 20
 
@@ -278,3 +278,20 @@ def test_the_token_reaches_the_hub_and_no_log(site: Site) -> None:
     logs = site.client.get_worker_logs(), site.client.get_scheduler_logs()
     plugins = site.client.run_on_scheduler(lambda dask_scheduler: repr(dask_scheduler.worker_plugins))
     assert token not in repr((logs, plugins, site.client.get_events()))
+
+
+@pytest.mark.parametrize("is_reachable", [True, False], ids=["removed", "unreachable"])
+def test_a_model_that_only_one_host_has_is_taken_from_there(site: Site, is_reachable: bool) -> None:
+    repo_id = f"rare-{is_reachable}/model"
+    content = site.put(repo_id)
+    pull(site, repo_id, workers=[site.address("c")])
+    endpoint = site.hub.endpoint if is_reachable else "http://127.0.0.1:9"
+    if is_reachable:
+        site.hub.faults.add(Reply(404, headers={"X-Error-Code": "RepoNotFound"}), origin="hub")
+    with pytest.warns(UserWarning, match="has it in its cache, and the others take it from there"):
+        model = cluster.pull(site.client, f"{repo_id}:Q4_K_M", endpoint=endpoint)
+    assert model.failed == ()
+    assert sorted(sources(model)) == ["already", *["peer"] * (len(model.hosts) - 1)]
+    assert all(site.has_exactly(name, repo_id, content) for name in "abcd")
+    with pytest.raises((HubError, NetworkError)):
+        cluster.pull(site.client, "unknown/model:Q4_K_M", endpoint=endpoint)

@@ -6,7 +6,9 @@ import asyncio
 import os
 import platform
 import secrets
+import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,43 @@ class Agent:
         }
         self._markers: set[Path] = set()
 
-    async def handle(self, method: str, **arguments: Any) -> Any:
-        """Answer a message. An error of modeldeck is part of the answer, so that Dask does not log the arguments."""
-        try:
-            return {"answer": await self._methods[method](**arguments)}
-        except ModelDeckError as error:
-            return {"error": msgspec.to_builtins(error.to_info())}
+    def make_handler(self) -> Callable[..., Awaitable[Any]]:
+        """Make what answers messages. Dask remembers each handler that it ever called, so this one is not the agent's.
+
+        An error of modeldeck is part of the answer, so that Dask does not log the arguments.
+        """
+        agent = weakref.ref(self)
+
+        async def handle(comm: Any, method: str, **arguments: Any) -> Any:
+            present = agent()
+            assert present is not None
+            if method == "stream":
+                return await present._stream(comm, **arguments)
+            try:
+                return {"answer": await present._methods[method](**arguments)}
+            except ModelDeckError as error:
+                return {"error": msgspec.to_builtins(error.to_info())}
+
+        return handle
+
+    async def _stream(self, comm: Any, start: int, stop: int, block_bytes: int, **file: Any) -> Any:
+        """Send the blocks of a range in order, each as soon as it is here, until the other side closes the connection.
+
+        One connection for all of them keeps their order: blocks on several connections would share the link, so that
+        all of them arrived late, and the next host in the chain would wait for the first one.
+        """
+        from distributed.core import Status
+
+        position = start
+        while position < stop:
+            end = min(stop, (position // block_bytes + 1) * block_bytes)
+            answer = await self._methods["chunk"](start=position, stop=end, **file)
+            await comm.write(answer)
+            if answer["state"] == "gone":
+                break
+            if answer["state"] == "here":
+                position = end
+        return Status.dont_reply
 
     async def aclose(self) -> None:
         for path in self._markers:
@@ -100,15 +133,20 @@ class Agent:
             self._markers.discard(path)
             path.unlink(missing_ok=True)
 
-    async def _resolve(self, target: str, revision: str, settings: Settings, cache_dir: str) -> dict[str, Any]:
-        """Ask the Hub what to download."""
+    async def _resolve(
+        self, target: str, revision: str, settings: Settings, cache_dir: str, *, is_cache_only: bool
+    ) -> dict[str, Any]:
+        """Ask the Hub, or the cache of this host alone, what to bring to the hosts."""
         from modeldeck.session import Session
 
+        notices: list[str] = []
         session = Session(endpoint=settings.endpoint, cache_dir=cache_dir, token=settings.token or False)
+        if is_cache_only:
+            session.settings = replace(session.settings, is_offline=True)
         async with session:
-            request = await session.request(target, revision=revision)
-        answer: dict[str, Any] = msgspec.to_builtins(request)
-        return answer
+            request = await session.request(target, revision=revision, on_notice=notices.append)
+        request = replace(request, is_offline=False)  # the hosts differ in it; each asks the Hub only if it has to
+        return {"request": msgspec.to_builtins(request), "notice": " ".join(notices) or None}
 
 
 def _boot_id() -> str:

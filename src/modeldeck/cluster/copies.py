@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 5.0
 """The answer that a block is not there yet is sent after this long, which shows that this host lives."""
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.005
 START_SECONDS = 60.0
 """How long a host that was told to expect a file is believed to begin with it."""
 

@@ -37,7 +37,7 @@ def make_agent_plugin(client_id: str) -> Any:
                 worker.handlers["modeldeck"] = refuse
             else:
                 agent = worker.extensions["modeldeck"] = Agent(worker)
-                worker.handlers["modeldeck"] = agent.handle
+                worker.handlers["modeldeck"] = agent.make_handler()
 
         async def teardown(self, worker: Any) -> None:
             if not any(name.startswith("modeldeck-agent-") for name in worker.plugins):

@@ -184,7 +184,8 @@ def pull(
     Returns
     -------
     PulledModel
-        The model on the hosts. If some of them failed, ``failed`` says why, and a warning names them.
+        The model on the hosts. If some of them failed, ``failed`` says why, and a warning names them. If the Hub does
+        not give the model and a host has it in its cache, the others take it from there, and a warning says so.
 
     Raises
     ------
@@ -247,6 +248,8 @@ async def _warned(job: PullJob) -> PulledModel:
 
 
 def _with_warning(model: PulledModel) -> PulledModel:
+    if model.notice is not None:
+        warnings.warn(model.notice, stacklevel=3)
     if model.failed:
         problems = " ".join(f"{host.host}: {host.error.message}" for host in model.failed if host.error is not None)
         warnings.warn(

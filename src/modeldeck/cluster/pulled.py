@@ -95,6 +95,8 @@ class PulledModel(Tabular):
         The short name of the variant.
     hosts : tuple[HostPull, ...]
         How the pull ended on each host.
+    notice : str or None
+        Why the Hub was not followed, and which host had the model; ``None`` if the Hub was followed.
     failed
     """
 
@@ -104,6 +106,7 @@ class PulledModel(Tabular):
     variant_id: str
     label: str
     hosts: tuple[HostPull, ...]
+    notice: str | None = None
 
     @property
     def failed(self) -> tuple[HostPull, ...]:

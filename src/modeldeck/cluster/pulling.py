@@ -91,6 +91,7 @@ class Pulling:
         self._message: dict[str, Any] = {}
         self._stop_action: str | None = None
         self._barren: set[int] = set()
+        self._notice: str | None = None
         self.hosts: list[Host] = []
         self.request: DownloadRequest | None = None
         self.snapshot = PullSnapshot(target=target)
@@ -118,6 +119,7 @@ class Pulling:
             variant_id=self.request.variant_id,
             label=self.request.label,
             hosts=self.snapshot.hosts,
+            notice=self._notice,
         )
 
     async def _run(self) -> None:
@@ -176,37 +178,58 @@ class Pulling:
         return copies
 
     async def _resolve(self) -> DownloadRequest:
-        """Let a worker ask the Hub what to pull: the next one, if it cannot be reached from there."""
+        """Let a worker ask the Hub what to pull: the next one, if it cannot be reached from there.
+
+        If the Hub refuses, or no worker reaches it, a host that has the model in its cache is the source of the others.
+        """
         failure: Exception | None = None
         for copy in self._copies:
             if copy.is_settled:
                 failure = failure or error_from_info(copy.view.error or ErrorInfo(code="error", message=""))
                 continue
-            lead = copy.host.lead
             try:
-                answer = await ask_worker(
-                    self._client,
-                    lead.address,
-                    "resolve",
-                    target=self._target,
-                    revision=self._revision,
-                    settings=_sealed(self._settings),
-                    cache_dir=lead.cache_dir,
-                )
+                answer = await self._resolve_on(copy, is_cache_only=False)
+                return self._take_request(answer, copy, answer["notice"])
             except (NetworkError, OSError) as error:
                 failure = error
-                continue
-            request = msgspec.convert(answer, DownloadRequest)
-            if any(file.sha256 is None or file.size is None for file in request.files):
-                raise ClusterError(
-                    f"The Hub does not list the SHA-256 of all files of {self._target}, so hosts cannot take them from "
-                    "each other. Download it on each host, or into a cache that they share."
-                )
-            return request
+            except HubError as error:
+                failure = error
+                break
         assert failure is not None
+        if isinstance(failure, NetworkError | HubError):
+            rest = [copy for copy in self._copies if not copy.is_settled]
+            asks = (self._resolve_on(copy, is_cache_only=True) for copy in rest)
+            for copy, found in zip(rest, await asyncio.gather(*asks, return_exceptions=True), strict=True):
+                if isinstance(found, dict):
+                    return self._take_request(found, copy, str(failure))
         if isinstance(failure, ModelDeckError):
             raise failure
         raise ClusterError(f"No worker answers: {failure}.")
+
+    async def _resolve_on(self, copy: _Copy, *, is_cache_only: bool) -> dict[str, Any]:
+        lead = copy.host.lead
+        answer: dict[str, Any] = await ask_worker(
+            self._client,
+            lead.address,
+            "resolve",
+            target=self._target,
+            revision=self._revision,
+            settings=_sealed(self._settings),
+            cache_dir=lead.cache_dir,
+            is_cache_only=is_cache_only,
+        )
+        return answer
+
+    def _take_request(self, answer: dict[str, Any], copy: _Copy, problem: str | None) -> DownloadRequest:
+        if problem is not None:
+            self._notice = f"{problem} {copy.host.name} has it in its cache, and the others take it from there."
+        request = msgspec.convert(answer["request"], DownloadRequest)
+        if any(file.sha256 is None or file.size is None for file in request.files):
+            raise ClusterError(
+                f"The SHA-256 of some files of {self._target} is not known, so hosts cannot take them from each other. "
+                "Download it on each host, or into a cache that they share."
+            )
+        return request
 
     async def _find(self) -> None:
         """Ask the hosts what they have."""
