@@ -166,12 +166,13 @@ async def test_a_storage_that_cannot_be_reached_is_named(playground: Playground)
 
 
 async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(faults.Throttle(8e6), origin="cdn")
+    throttle = playground.hub.faults.add(faults.Throttle(8e6, is_shared=True), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         for share in (3_000_000, 9_000_000):
             await until(lambda share=share: manager.snapshots()[0].received >= share)
             playground.hub.expire_signatures()
+        playground.hub.faults.remove(throttle)
         done = await manager.wait(job.job_id)
     playground.assert_exact(done)
     assert done.attempt == 0
