@@ -113,7 +113,7 @@ async def test_no_deadlock_with_hf_hub_download_in_the_same_process(playground: 
         await until(lambda: len(playground.hub.requests.to("hub")) > asked)
         playground.hub.faults.clear()
 
-    playground.hub.faults.add(Throttle(1e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=1_000_000), origin="cdn")
     async with playground.manager() as manager, anyio.create_task_group() as tasks:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
@@ -139,7 +139,7 @@ async def test_an_owner_that_was_taken_for_dead_leaves_the_file_to_the_other(
 ) -> None:
     """When a laptop wakes up, another process may have the partial file. Two processes never write into one."""
     monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
-    playground.hub.faults.add(Throttle(2e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 4_000_000)
@@ -169,7 +169,7 @@ async def test_an_owner_that_reads_again_for_long_is_not_taken_for_dead(
         ages.append(time.time() - journal.stat().st_mtime)
         return outcome
 
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 4_000_000)
@@ -333,7 +333,7 @@ async def test_an_engine_cleans_when_it_first_sees_a_cache(playground: Playgroun
 async def test_an_engine_keeps_what_a_long_paused_download_has(
     playground: Playground, until: Until, is_inline: bool
 ) -> None:
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=8_000_000), origin="cdn")
     async with playground.manager(state_dir=playground.state_dir) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 8_000_000)

@@ -400,7 +400,7 @@ async def test_a_cache_that_may_not_be_looked_at(playground: Playground, monkeyp
 
 async def test_partial_bytes_are_counted(playground: Playground, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
     """Half of the file is already received, so half of the room is enough."""
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=16 << 20), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 16 << 20)

@@ -50,7 +50,7 @@ async def test_successful_download(playground: Playground, until: Until) -> None
 
 
 async def test_cancellation(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=1_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
@@ -90,14 +90,14 @@ async def test_lost_connection(playground: Playground) -> None:
 
 
 async def test_lost_connection_for_good_keeps_what_came(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=8_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
-        await until(lambda: manager.snapshots()[0].received > 4_000_000)
+        await until(lambda: manager.snapshots()[0].received > 8_000_000)
         playground.hub.stop()
         failed = await manager.wait(job.job_id)
         playground.assert_failed(failed, "offline")
-        assert failed.received > 4_000_000
+        assert failed.received > 8_000_000
         playground.hub.start()
         playground.hub.faults.clear()
         playground.hub.requests.clear()

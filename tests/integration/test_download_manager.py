@@ -61,7 +61,7 @@ async def test_the_same_request_joins(playground: Playground) -> None:
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_pause_and_resume_act_at_once(playground: Playground, until: Until, is_chunked: bool) -> None:
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(4e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
     if is_chunked:  # httpx reads such a body, as it does behind a proxy
         playground.hub.faults.add(Chunked(), origin="cdn")
     async with playground.manager() as manager:
@@ -87,7 +87,7 @@ async def test_pause_and_resume_act_at_once(playground: Playground, until: Until
 
 
 async def test_submitting_a_paused_or_failed_one_goes_on(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 3_000_000)
@@ -120,7 +120,7 @@ async def test_stopping_before_the_connection_exists(
 
 
 async def test_cancelling_a_paused_or_failed_one_deletes_what_it_has(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 3_000_000)
@@ -139,7 +139,7 @@ async def test_cancelling_a_paused_or_failed_one_deletes_what_it_has(playground:
 async def test_cancelling_deletes_also_what_the_listing_told_no_sha256_of(
     playground: Playground, until: Until, told: str, is_paused: bool
 ) -> None:
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
     if told == "no digest":
         playground.hub.faults.add(ChangeHeaders({"X-Linked-Etag": None, "ETag": None}), origin="hub")
     async with playground.manager() as manager:
@@ -192,7 +192,7 @@ async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
         assert may_go_on.wait(60)
         return discard_partials(*arguments)
 
-    playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=1_000_000), origin="cdn")
     async with playground.manager() as manager:
         running = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
@@ -353,7 +353,7 @@ async def test_the_time_left_counts_what_was_lost_in_a_pause(playground: Playgro
 
 
 async def test_leaving_the_manager_keeps_everything_for_the_next(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(Throttle(2e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
     requests = [playground.request(), *several(playground, 3)]
     async with playground.manager(state_dir=playground.state_dir, limits=EngineLimits(max_active_jobs=1)) as manager:
         jobs = [await manager.submit(request, token="hf_testtesttest") for request in requests]
@@ -421,7 +421,7 @@ async def test_a_gated_download_asks_for_the_token_after_a_restart(playground: P
     hub = playground.hub
     hub._site.tokens = {"hf_granted": {playground.repo_id}}  # type: ignore[assignment]
     playground.put(playground.content, gated="auto")
-    hub.faults.add(Throttle(2e6), origin="cdn")
+    hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
     async with playground.manager(state_dir=playground.state_dir) as manager:
         job = await manager.submit(playground.request(), token="hf_granted")
         await until(lambda: manager.snapshots()[0].received > 4_000_000)
@@ -496,7 +496,7 @@ async def test_a_stopped_download_keeps_no_connection(playground: Playground, un
         everything = psutil.Process().net_connections("tcp")
         return [item for item in everything if item.status == psutil.CONN_ESTABLISHED and item.raddr.port in ports]
 
-    throttle = playground.hub.faults.add(Throttle(8e6), origin="cdn")
+    throttle = playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=1_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
@@ -511,7 +511,7 @@ async def test_a_stopped_download_keeps_no_connection(playground: Playground, un
 
 async def test_no_task_and_no_connection_is_left(playground: Playground, until: Until) -> None:
     before = asyncio.all_tasks()
-    playground.hub.faults.add(Throttle(2e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=1_000_000), origin="cdn")
     async with playground.manager() as manager:
         await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)

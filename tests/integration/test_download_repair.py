@@ -355,7 +355,7 @@ async def test_a_small_file_leaves_no_record(playground: Playground) -> None:
 
 async def test_a_resumed_download_leaves_a_whole_record(playground: Playground, until: Until) -> None:
     blocks_dir = playground.state_dir / "blocks"
-    playground.hub.faults.add(Throttle(8e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=8_000_000), origin="cdn")
     async with playground.manager(blocks_dir=blocks_dir) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received >= 8_000_000)
@@ -424,7 +424,7 @@ async def test_a_repair_goes_on_in_the_next_engine(workshop: Workshop, until: Un
     workshop.record.unlink()
     workshop.flip(1 * MIB, 23 * MIB)
     request = await workshop.request()
-    place.hub.faults.add(Throttle(4e6), origin="cdn")
+    place.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=12 * MIB), origin="cdn")
     async with place.manager(state_dir=place.state_dir) as manager:
         job = await manager.submit(request)
         await until(lambda: manager.snapshots()[0].bytes_fetched > 12 * MIB)

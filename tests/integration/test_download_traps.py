@@ -180,7 +180,7 @@ async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playg
 
 
 async def test_content_that_changes_between_attempts_is_not_mixed(playground: Playground, until: Until) -> None:
-    playground.hub.faults.add(faults.Throttle(4e6), origin="cdn")
+    playground.hub.faults.add(faults.Throttle(2e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received >= 3_000_000)

@@ -132,6 +132,15 @@ def test_shared_throttle_limits_all_answers_together(hub: LocalHub) -> None:
     assert time.monotonic() - started >= 0.59
 
 
+def test_a_throttle_may_let_bytes_pass_first(hub: LocalHub, client: httpx.Client) -> None:
+    hub.faults.add(faults.Throttle(bytes_per_second=1, is_shared=True, free_bytes=150_000), origin="cdn")
+    url = cdn_url(hub)
+    assert get_range(client, url, 0, 99_999).content == CONTENT[:100_000]
+    assert get_range(client, url, 0, 49_999).content == CONTENT[:50_000]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(url, headers={"range": "bytes=0-9"}, timeout=1)
+
+
 @pytest.mark.parametrize("is_reset", [False, True])
 def test_a_throttled_answer_ends_when_its_client_hangs_up_and_keeps_nobody_waiting(
     hub: LocalHub, is_reset: bool

@@ -40,11 +40,15 @@ class _Pace:
     limit: SpeedLimit
     faults: Faults
     free_at: float = 0.0
+    sent_free: int = 0
 
     async def take(self, most: int, end: asyncio.Event) -> int:
         """Wait until some bytes may be sent, and return how many. A client that hangs up gives its turn back."""
         if not self.faults.has(self.limit):
             return most
+        if (free := min(most, self.limit.free_bytes - self.sent_free)) > 0:
+            self.sent_free += free
+            return free
         rate = self.limit.bytes_per_second
         size = min(most, max(1, int(rate * _PACE_SECONDS)))
         now = time.monotonic()

@@ -85,10 +85,17 @@ class HTTPRequest:
 
 @dataclass(frozen=True, slots=True)
 class SpeedLimit:
-    """The highest speed of each answer on its own, or of all answers together."""
+    """The highest speed of each answer on its own, or of all answers together.
+
+    Parameters
+    ----------
+    free_bytes : int
+        This many bytes are sent at full speed first.
+    """
 
     bytes_per_second: float
     is_shared: bool = False
+    free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
