@@ -1,5 +1,6 @@
 import type { BuildOptions } from "esbuild";
 
+export const OWN_NAMES: readonly string[];
 export function here(path: string): string;
 export function buildOptions(options?: { entry?: string; minify?: boolean }): BuildOptions;
 

@@ -6,13 +6,33 @@ import * as esbuild from "esbuild";
 
 export const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
+/** In the bundle, the custom properties of our own style sheet have short names. Those with a prefix are of hosts. */
+const shortVariables = (css) => {
+  const names = [...new Set(css.match(/--(?!jp-|vscode-|modeldeck-)[a-z][\w-]*/g))];
+  return css.replace(/--[a-z][\w-]*/g, (name) =>
+    names.includes(name) ? `--${names.indexOf(name).toString(36)}` : name,
+  );
+};
+
+/** Properties of our own objects, whose names are in no data, in no library and not in the DOM: short in the bundle. */
+export const OWN_NAMES = [
+  ..."isOff isWaiting isUsable isUnfolded isAmbiguous isRecommended repoId variantId fileSize memoryOf".split(" "),
+  ..."fitsOnly localOnly loadError loadKey openRows historyRows strayRows shownKeys pickKeys".split(" "),
+  ..."setUnfolded setContext setAbout searchMore rememberSearch dismissError languageName".split(" "),
+  ..."downloadTone onDismiss onRetry onValue onAnswer onSure onChoose".split(" "),
+];
+
 /** Imports of `.css` become the text of the file. */
 const cssText = (minify) => ({
   name: "css-text",
   setup(build) {
     build.onLoad({ filter: /\.css$/ }, async ({ path }) => {
       const source = await readFile(path, "utf8");
-      const { code } = await esbuild.transform(source, { loader: "css", minify, target: "es2022" });
+      const { code } = await esbuild.transform(minify ? shortVariables(source) : source, {
+        loader: "css",
+        minify,
+        target: "es2022",
+      });
       return { contents: code.trim(), loader: "text" };
     });
   },
@@ -65,6 +85,7 @@ export function buildOptions({ entry = "src/widget.tsx", minify = true } = {}) {
     legalComments: "none",
     // A host's AMD loader must not catch a dependency's UMD wrapper.
     define: { "define.amd": "false" },
+    ...(minify ? { mangleProps: new RegExp(`^(?:${OWN_NAMES.join("|")})$`) } : {}),
     plugins: [cssText(minify), ...(minify ? [shortTexts] : [])],
   };
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from modeldeck._errors import DiskFullError, GatedError, ModelDeckError, OfflineError
+from modeldeck._errors import ClusterError, DiskFullError, GatedError, ModelDeckError, OfflineError
 from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
@@ -36,16 +36,19 @@ from modeldeck._types import (
 from modeldeck._wire import JobView
 from modeldeck.cache_contents import CacheContents, Leftover, LeftoverKind, Proof, StoredBlob, StoredModel
 from modeldeck.cluster import HostPull, PullSnapshot
+from modeldeck.cluster.host_rooms import HostRoom
+from modeldeck.cluster.worker_models import WorkerRoom
 from modeldeck.engine.state import actions_of
 from modeldeck.hub.errors import refused_token_error
 from modeldeck.llama import Measurement
 from modeldeck.lockfile import lock_entry, pin
+from modeldeck.sizing.hardware import Hardware
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
 from modeldeck.widget.account import steps_to, tokens_url
 from modeldeck.widget.model_card import parse_model_card
 from modeldeck.widget.publisher import as_json
-from modeldeck.widget.pulls import host_views, pull_view
-from modeldeck.widget.repos import repo_view, variant_view
+from modeldeck.widget.pulls import CLIENT_CLOSED, host_views, pull_view
+from modeldeck.widget.repos import hosts_fits, recommended_for_hosts, repo_view, variant_view
 from modeldeck.widget.shelf import library_view
 from modeldeck.widget.traits import (
     AboutView,
@@ -61,17 +64,21 @@ from modeldeck.widget.traits import (
     EngineView,
     FiltersView,
     GpuView,
+    HostsFitView,
+    HostSpeedView,
     LibraryView,
     LlamaView,
     LoadChoices,
     LoadView,
     MachineView,
+    MapView,
     ModelKey,
     PlanView,
     RepoView,
     SaidView,
     SearchView,
     SummaryView,
+    UnusableHostView,
     VariantRowView,
 )
 
@@ -504,8 +511,67 @@ _PULLS = DownloadsView(
         pull_view("pull-2", _PULL_REQUESTS["Q6_K"], _PARTLY_PULLED, end=_S.FAILED),
     )
 )
+_NO_MODELDECK = "modeldeck cannot be imported there (No module named 'modeldeck')."
+
+
+def _room(name: str, free_gib: float, **changes: Any) -> HostRoom:
+    total, free = int(64 * _GIB), int(free_gib * _GIB)
+    usual: dict[str, Any] = {
+        "hardware": Hardware(ram_total=total, ram_available=free, cpu_count=16),
+        "room": WorkerRoom(limit=0, fraction=0.8, setting="pause", used=0),
+    }
+    return HostRoom(name=name, **{**usual, **changes})
+
+
+_ROOMS = (
+    _room("node1", 15.2),
+    _room("node2", 15.1),
+    _room("node3", 6.3),
+    _room("node4", 0, hardware=None, room=None, problem=_NO_MODELDECK),
+)
+
+
+def _on_hosts(details: RepoDetails) -> dict[str, HostsFitView]:
+    """How the variants fit the hosts, each by what it needs on this machine."""
+
+    def fits_on(free: int) -> dict[str, FitEstimate]:
+        return {
+            variant_id: FitEstimate(
+                verdict="fits", n_ctx=fit.n_ctx, needed_bytes=fit.needed_bytes or 4 * _GIB, available_bytes=free
+            )
+            for variant_id, fit in details.fits.items()
+        }
+
+    return hosts_fits(
+        details, _ROOMS, [None if room.hardware is None else fits_on(room.hardware.ram_available) for room in _ROOMS]
+    )
+
+
+def _opened_on_hosts(details: RepoDetails) -> RepoView:
+    hosts = _on_hosts(details)
+    details = recommended_for_hosts(details, hosts)
+    return repo_view(details, steps=(), local={}, load=LoadView(), hosts=hosts)
+
+
 _CLUSTER = ClusterView(
-    is_used=True, pulls={"pull-1": host_views(_PULLING.hosts), "pull-2": host_views(_PARTLY_PULLED.hosts)}
+    is_used=True,
+    host_count=len(_ROOMS),
+    unusable=(UnusableHostView(host="node4", problem=_NO_MODELDECK),),
+    maps=(
+        MapView(
+            job_id="map-1",
+            target=f"{SMOL}:Q8_0",
+            done=37,
+            failed=1,
+            total=100,
+            hosts=(
+                HostSpeedView(host="node1", tokens_per_second=41.6),
+                HostSpeedView(host="node2", tokens_per_second=8.53),
+                HostSpeedView(host="node3", tokens_per_second=None),
+            ),
+        ),
+    ),
+    pulls={"pull-1": host_views(_PULLING.hosts), "pull-2": host_views(_PARTLY_PULLED.hosts)},
 )
 _QUEUE_VIEW = replace(
     _VIEW, engine=EngineView(mode="process", limits=EngineLimits(bandwidth_bytes_per_second=20_000_000))
@@ -698,7 +764,10 @@ SCENES: dict[str, DeckState] = {
     "offline": DeckState(
         view=_VIEW, search=SearchView(text="llama", state="failed", error=_OFFLINE.to_info()), library=_library()
     ),
-    "cluster": replace(_UNFOLDED, downloads=_PULLS, cluster=_CLUSTER),
+    "cluster": replace(_UNFOLDED, repos={QWEN: _opened_on_hosts(_QWEN_DETAILS)}, downloads=_PULLS, cluster=_CLUSTER),
+    "cluster-closed": DeckState(
+        view=_VIEW, search=_RESULTS, cluster=ClusterView(is_used=True, error=ClusterError(CLIENT_CLOSED).to_info())
+    ),
     "queue": DeckState(view=_QUEUE_VIEW, search=_RESULTS, downloads=_QUEUE),
     "notices": DeckState(
         view=replace(

@@ -165,7 +165,6 @@ export function describeToast(toast: ToastMessage, language: Language): string {
 
 /** What the last load and its first generation took on this machine: "62 tokens/s, loaded in 0.3 s last time". */
 export function describeMeasured(measured: MeasuredView, { t, format }: Language): string {
-  const rate = measured.tokens_per_second;
-  const speed = format.fixed(rate, rate < 10 ? 1 : 0);
+  const speed = format.speed(measured.tokens_per_second);
   return t("measured", { speed, seconds: format.fixed(measured.load_seconds, 1) });
 }

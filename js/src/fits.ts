@@ -18,5 +18,6 @@ export function mayFit(model: SummaryView, hardware: MachineView | null): boolea
 
 /** Whether the filter keeps a variant. One that is on this machine is always kept. */
 export function isKept(variant: VariantRowView): boolean {
-  return variant.state !== "available" || !NEVER_RUNS.has(variant.fit?.verdict);
+  const { state, fit, hosts } = variant;
+  return state !== "available" || (hosts ? hosts.fitting > 0 : !NEVER_RUNS.has(fit?.verdict));
 }

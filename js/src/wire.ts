@@ -218,7 +218,7 @@ export interface HeaderView {
   is_embedding: boolean | null;
 }
 
-/** A variant with its state on this machine and its buttons. */
+/** A variant with its state on this machine and its buttons. `hosts` is there when a Dask cluster is used. */
 export interface VariantRowView {
   variant_id: string;
   label: string;
@@ -230,6 +230,7 @@ export interface VariantRowView {
   state: VariantState;
   actions: VariantAction[];
   measured: MeasuredView | null;
+  hosts: HostsFitView | null;
 }
 
 /** A file that is downloaded with a variant, such as a vision projector. `size` is in bytes. */
@@ -287,6 +288,16 @@ export type VariantAction =
 export interface MeasuredView {
   load_seconds: number;
   tokens_per_second: number;
+}
+
+/** On how many hosts of a Dask cluster a variant fits. */
+export interface HostsFitView {
+  fitting: number;
+  total: number;
+  smallest: string | null;
+  needed_bytes: number | null;
+  free_bytes: number | null;
+  problem: ErrorInfo | null;
 }
 
 /** A split model of which only `count` of `total` parts are on the Hub. */
@@ -513,7 +524,17 @@ export interface ChatMessageView {
 /** The trait `_cluster`: what is known of a Dask cluster. `pulls` has the hosts of each download to it. */
 export interface ClusterView {
   is_used: boolean;
+  host_count: number | null;
+  unusable: UnusableHostView[];
+  error: ErrorInfo | null;
   pulls: Record<string, HostPullView[]>;
+  maps: MapView[];
+}
+
+/** A host on which no model can be loaded, and why. */
+export interface UnusableHostView {
+  host: string;
+  problem: string;
 }
 
 /** A host of a Dask cluster that gets a model. Sizes are in bytes, `rate` is in bytes per second. */
@@ -529,6 +550,22 @@ export interface HostPullView {
 }
 
 export type HostSource = "already there" | "hub" | "peer" | "shared cache";
+
+/** Prompts that a cluster answers: how many are done, `failed` ones included, and how fast each host is. */
+export interface MapView {
+  job_id: string;
+  target: string;
+  done: number;
+  failed: number;
+  total: number;
+  hosts: HostSpeedView[];
+}
+
+/** How many tokens per second a host generates. */
+export interface HostSpeedView {
+  host: string;
+  tokens_per_second: number | null;
+}
 
 /** The request has arrived. The answer follows when it is carried out. */
 export interface AckMessage {
@@ -682,7 +719,11 @@ export const EMPTY_STATE: DeckState = {
   },
   cluster: {
     is_used: false,
+    host_count: null,
+    unusable: [],
+    error: null,
     pulls: {},
+    maps: [],
   },
 };
 

@@ -1,7 +1,7 @@
 // @vitest-environment node
 import { build } from "esbuild";
 import { expect, it } from "vitest";
-import { buildOptions } from "../build-options.mjs";
+import { buildOptions, OWN_NAMES } from "../build-options.mjs";
 
 /** Of 106 KiB, the cards, downloads and the connection are 41, Preact with its signals and what they need 21, the styles
  * 13, the English texts 11, filters, model cards and lists of files 8, library and queue 7, load options and chat 5. */
@@ -18,6 +18,16 @@ it("is one small module that loads nothing from anywhere", async () => {
   // The namespaces of SVG and MathML are names, not places.
   const addresses = code.match(/https?:\/\/[^"'`)\s]*/g) ?? [];
   expect(addresses.filter((address) => !address.startsWith("http://www.w3.org/"))).toEqual([]);
+});
+
+it("shortens only names that are in no data and no string", () => {
+  const sources = import.meta.glob("../src/**/*.{ts,tsx}", { query: "?raw", import: "default", eager: true });
+  for (const name of OWN_NAMES) {
+    expect(sources["../src/wire.ts"], name).not.toMatch(new RegExp(`\\b${name}\\b`));
+    for (const [path, source] of Object.entries(sources)) {
+      expect(source, `${name} in ${path}`).not.toMatch(new RegExp(`["'\`]${name}["'\`]`));
+    }
+  }
 });
 
 it("draws what it is told as text, never as HTML", () => {

@@ -77,6 +77,7 @@ const SELECTORS: Record<string, string> = {
   button: "button",
   listitem: "li",
   group: "fieldset, [role=group]",
+  disclosure: "details[aria-label]",
   heading: "h1, h2, h3, h4",
   region: "section[aria-label]",
   link: "a[href]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from modeldeck.gguf.metadata import GGUFMetadata
     from modeldeck.hub.client import HubClient
     from modeldeck.sizing.dry_run import DryRun
+    from modeldeck.sizing.hardware import Hardware
     from modeldeck.sizing.speed import SpeedHistory
 
 _REPOS_KEPT = 64
@@ -86,6 +87,20 @@ class Appraiser:
             facts.is_exact = await self._read_sample(details, facts)
             await self._check_all(details, facts)
         return await self._judge(details, facts, n_ctx)
+
+    async def appraise_for(
+        self, details: RepoDetails, machines: Sequence[Hardware], *, n_ctx: int
+    ) -> list[dict[str, FitEstimate]]:
+        """Judge by formula for other machines: the estimate for each variant, by its identity, for each of them."""
+        facts = await self._quick_facts(details)
+
+        def judge() -> list[dict[str, FitEstimate]]:
+            return [
+                {variant.variant_id: _estimate(facts, variant, n_ctx, hardware) for variant in details.variants}
+                for hardware in machines
+            ]
+
+        return await anyio.to_thread.run_sync(judge)
 
     def forget(self, details: RepoDetails) -> None:
         """Read the headers of a repository again the next time, because its files may have changed."""
@@ -203,27 +218,10 @@ class Appraiser:
         history = await anyio.to_thread.run_sync(self._speed_history)
 
         def fit_of(variant: Variant) -> FitEstimate:
-            from modeldeck.sizing.estimate import estimate_fit
             from modeldeck.sizing.speed import with_speed
 
-            planned = None
-            dry_run = facts.dry_run
-            if (problem := facts.problems.get(variant.variant_id)) is not None:
-                return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem, reason_code="damaged")
-            if dry_run is not None and dry_run.refusal is not None:
-                return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=dry_run.refusal, reason_code="refused")
-            if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
-                planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
-            fit = estimate_fit(
-                facts.metadata,
-                weights_bytes=variant.model_size,
-                sidecar_bytes=(variant.size or 0) - (variant.model_size or 0),
-                n_ctx=n_ctx,
-                hardware=hardware,
-                planned=planned,
-            )
             return with_speed(
-                fit,
+                _estimate(facts, variant, n_ctx, hardware, facts.dry_run),
                 facts.metadata,
                 weights_bytes=variant.model_size,
                 hardware=hardware,
@@ -248,6 +246,29 @@ def _has_access(details: RepoDetails, facts: _Facts) -> bool | None:
     if facts.access_error is not None:
         return False
     return True if facts.metadata is not None and not details.is_from_cache else None
+
+
+def _estimate(
+    facts: _Facts, variant: Variant, n_ctx: int, hardware: Hardware, dry_run: DryRun | None = None
+) -> FitEstimate:
+    """Judge the memory of a variant on a machine. The dry run is one of that machine's llama.cpp."""
+    from modeldeck.sizing.estimate import estimate_fit
+
+    planned = None
+    if (problem := facts.problems.get(variant.variant_id)) is not None:
+        return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=problem, reason_code="damaged")
+    if dry_run is not None and dry_run.refusal is not None:
+        return FitEstimate(verdict="unusable", n_ctx=n_ctx, reason=dry_run.refusal, reason_code="refused")
+    if dry_run is not None and dry_run.status == "ok" and variant.model_size is not None:
+        planned = dry_run.memory(n_ctx, weights_bytes=variant.model_size)
+    return estimate_fit(
+        facts.metadata,
+        weights_bytes=variant.model_size,
+        sidecar_bytes=(variant.size or 0) - (variant.model_size or 0),
+        n_ctx=n_ctx,
+        hardware=hardware,
+        planned=planned,
+    )
 
 
 def _samples(details: RepoDetails, facts: _Facts) -> list[Variant]:

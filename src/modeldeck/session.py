@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, LoadPlan, Measurement, MeasurementStore
     from modeldeck.service.engine_client import EngineClient
+    from modeldeck.sizing.hardware import Hardware
     from modeldeck.sizing.speed import SpeedHistory
 
 
@@ -486,6 +487,12 @@ class Session:
         """
         judge = self._judge.appraise_exactly if exact else self._judge.appraise
         return await judge(details, n_ctx=n_ctx)
+
+    async def fits_on(
+        self, details: RepoDetails, machines: Sequence[Hardware], *, n_ctx: int
+    ) -> list[dict[str, FitEstimate]]:
+        """Judge the variants of a repository for other machines than this one."""
+        return await self._judge.appraise_for(details, machines, n_ctx=n_ctx)
 
     @property
     def _judge(self) -> Appraiser:

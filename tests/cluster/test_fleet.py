@@ -19,7 +19,9 @@ from distributed import Client, WorkerPlugin
 
 import modeldeck
 from modeldeck import InvalidRequestError, PromptKilledWorkerError, cluster
+from modeldeck._loop import LoopThread
 from tests.cluster.conftest import FILE, REAL, TINY, MakeSite, Site, is_empty, loaded, open_fleet, running, wait_until
+from tests.widget.test_cluster import open_page
 
 pytestmark = pytest.mark.llama
 PROMPTS = [f"{number} apples and {number} pears are" for number in range(1, 5)]
@@ -257,3 +259,35 @@ def test_all_in_one_call(site: Site) -> None:
     )
     assert len(texts) == 2
     assert is_empty(site)
+
+
+def test_the_widget_shows_what_is_mapped_and_cancels_it(
+    site: Site, real_fleet: cluster.Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map that began before the widget, and one that begins while it is shown."""
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
+    first = real_fleet.submit(PROMPTS * 50, max_tokens=16)
+    loop = LoopThread("widget-on-a-fleet")
+    page = open_page(site.client, site.hub.endpoint, tmp_path, loop)
+    try:
+
+        def maps() -> Any:
+            return page.traits["cluster"]["maps"]
+
+        page.until(lambda: maps() and maps()[0]["done"] > 2)
+        (shown,) = maps()
+        assert (shown["target"], shown["total"], shown["failed"]) == (f"{REAL}:Q4_K_M", len(PROMPTS) * 50, 0)
+        assert [host["host"] for host in shown["hosts"]] == sorted({member.host for member in real_fleet.members})
+        assert all(host["tokens_per_second"] > 0 for host in shown["hosts"])
+        assert page.act("cancel", shown["job_id"])["ok"]
+        with pytest.raises(CancelledError):
+            first.result()
+        page.until(lambda: maps() == [])
+
+        second = real_fleet.submit(PROMPTS * 20, max_tokens=16)
+        page.until(lambda: maps() and maps()[0]["total"] == len(PROMPTS) * 20)
+        second.cancel()
+        page.until(lambda: maps() == [])
+    finally:
+        page.close()
+        loop.stop()

@@ -17,7 +17,9 @@ from distributed import Client
 from distributed.security import Security
 
 from modeldeck import ClusterError, cluster
+from modeldeck._loop import LoopThread
 from tests.cluster.conftest import FILE, wait_until
+from tests.widget.test_cluster import open_page
 from tools.localhub import LocalHub
 
 REAL = "real/model"
@@ -131,6 +133,30 @@ def test_workers_that_cannot_be_used_say_why_and_the_others_get_the_model(place:
     )
     plain = place.client.submit(pow, 2, 5, workers=[place.addresses["plain"]])
     assert plain.result() == 32, "the worker without modeldeck still works"
+
+
+@pytest.mark.llama
+def test_the_widget_counts_the_hosts_that_can_load_a_model(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same figures as those by which a fleet leaves workers out."""
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
+    loop = LoopThread("widget-on-a-cluster")
+    page = open_page(place.client, place.hub.endpoint, tmp_path, loop)
+    try:
+        assert page.ask("open_repo", repo_id=REAL)["ok"]
+        found = page.until(lambda: page.variant(REAL, "Q4_K_M")["hosts"])
+        assert (found["fitting"], found["total"]) == (2, 6)
+        assert "small" in found["smallest"]
+        assert found["needed_bytes"] > found["free_bytes"]
+        assert "memory_limit is 0.31 GB and distributed.worker.memory.pause 0.8" in found["problem"]["message"]
+        unusable = {host["host"]: host["problem"] for host in page.traits["cluster"]["unusable"]}
+        assert len(unusable) == 3
+        for problem in ("modeldeck cannot be imported", "It has modeldeck 0.0.1", "has no llama-cpp-python"):
+            assert any(problem in text for text in unusable.values())
+    finally:
+        page.close()
+        loop.stop()
 
 
 @pytest.mark.llama

@@ -35,6 +35,7 @@ INTERNAL = {
     "Session.engine",
     "Session.hub",
     "Session.measured",
+    "Session.fits_on",
     "Session.forget_removed_files",
 }
 """What modeldeck's own widget and command use. The reference leaves it out."""

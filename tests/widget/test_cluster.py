@@ -15,6 +15,7 @@ from modeldeck import ClusterError, ModelBrowser, Session
 from modeldeck._loop import LoopThread
 from modeldeck._types import SearchQuery
 from modeldeck.widget.bridge import Bridge
+from modeldeck.widget.browser import _Traits
 from tests.cluster.conftest import FILE, MakeSite, Site, make_site  # noqa: F401 - a fixture
 from tests.widget.pages import Page
 from tools.localhub.faults import Throttle
@@ -150,15 +151,37 @@ def test_a_client_that_is_closed_meanwhile_ends_the_pull_with_a_message(
         client.close()
         page.until(lambda: job(page)["state"] == "failed")
         assert job(page)["error"]["code"] == "cluster"
-        assert "Make a new client" in job(page)["error"]["message"]
+        assert "Make a new one" in job(page)["error"]["message"]
         assert job(page)["actions"] == ["dismiss"]
         again = page.act_on("lost/model", FILE, "download")
         assert not again["ok"]
-        assert "Make a new client" in again["error"]["message"]
+        assert "Make a new one" in again["error"]["message"]
+        page.until(lambda: page.traits["cluster"]["error"])
+        assert "Make a new" in page.traits["cluster"]["error"]["message"]
+        page.until(lambda: page.variant("lost/model", "Q4_K_M")["hosts"] is None)
         assert page.act("dismiss", job(page)["job_id"])["ok"]
         page.until(lambda: not page.jobs())
     finally:
         page.close()
+
+
+def test_a_card_counts_the_hosts_that_a_variant_fits_on(site: Site, page: Page) -> None:
+    site.put("counted/model")
+    page.until(lambda: page.traits["cluster"]["host_count"] == 2)
+    assert page.ask("open_repo", repo_id="counted/model")["ok"]
+    found = page.until(lambda: page.variant("counted/model", "Q4_K_M")["hosts"])
+    assert (found["fitting"], found["total"], found["problem"]) == (2, 2, None)
+    assert found["free_bytes"] > found["needed_bytes"] > 0
+    assert page.traits["repos"]["counted/model"]["recommended"] == FILE
+
+
+def test_a_worker_that_joins_is_counted(site: Site, page: Page) -> None:
+    site.put("grown/model")
+    page.ask("open_repo", repo_id="grown/model")
+    page.until(lambda: (page.variant("grown/model", "Q4_K_M")["hosts"] or {}).get("total") == 2)
+    site.add_worker("late")
+    page.until(lambda: page.variant("grown/model", "Q4_K_M")["hosts"]["total"] == 3)
+    page.until(lambda: page.traits["cluster"]["host_count"] == 3)
 
 
 def test_a_cluster_without_workers_says_what_to_do(
@@ -177,9 +200,30 @@ def test_a_cluster_without_workers_says_what_to_do(
             page.act_on("nowhere/model", FILE, "download")
             page.until(lambda: page.jobs() and job(page)["state"] == "failed")
             assert "no workers yet" in job(page)["error"]["message"]
+            page.until(lambda: page.traits["cluster"]["error"])
+            assert "no workers yet" in page.traits["cluster"]["error"]["message"]
             assert job(page)["actions"] == ["retry", "dismiss"]
         finally:
             page.close()
+
+
+def test_a_bar_and_its_hosts_travel_in_one_message(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
+    browser = ModelBrowser(
+        client=site.client, endpoint=site.hub.endpoint, token=False, cache_dir=tmp_path / "cache", inline=True
+    )
+    try:
+        assert browser.client is site.client
+        sent: list[dict[str, Any]] = []
+        monkeypatch.setattr(browser, "_send", lambda message, buffers=None: sent.append(message))
+        display = _Traits(browser)
+        with display.together():
+            display.publish("downloads", {"jobs": [{}]})
+            display.publish("cluster", {"pulls": {"pull-1": []}})
+        both = [message["state"] for message in sent if "_downloads" in message.get("state", {})]
+        assert [set(state) for state in both] == [{"_downloads", "_cluster"}]
+    finally:
+        browser.close()
 
 
 def test_only_a_dask_client_is_taken() -> None:

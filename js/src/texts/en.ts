@@ -225,7 +225,11 @@ export const EN = {
   today: "today",
 
   // A Dask cluster
-  hostsReady: { one: "On {ready} of {count} host", other: "On {ready} of {count} hosts" },
+  cluster: "Dask cluster",
+  ofHosts: { one: "{part} of {count} host", other: "{part} of {count} hosts" },
+  smallestHost: "smallest is {host}",
+  promptsOf: "Prompts for {target}",
+  promptsDone: "{done} of {count} answered, {failed} failed",
   hostsOf: "Hosts of {name}",
   fromHub: "from the Hub",
   fromHost: "from {host}",

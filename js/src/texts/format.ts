@@ -31,6 +31,9 @@ export function formatFor(tag: string, t: Language["t"]) {
       maximumFractionDigits: digits,
     }).format(value);
 
+  /** Tokens per second as they were measured: "8.5", "42". */
+  const speed = (value: number): string => fixed(value, value < 10 ? 1 : 0);
+
   const units = (value: number, unit: "second" | "minute" | "hour" | "day"): string =>
     new Intl.NumberFormat(tag, { style: "unit", unit, unitDisplay: "long" }).format(value);
 
@@ -173,6 +176,7 @@ export function formatFor(tag: string, t: Language["t"]) {
   return {
     number,
     fixed,
+    speed,
     fileSize,
     received,
     rate,

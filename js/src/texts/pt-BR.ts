@@ -224,7 +224,11 @@ export const PT_BR: Texts = {
   today: "hoje",
 
   // A Dask cluster
-  hostsReady: { one: "Em {ready} de {count} host", other: "Em {ready} de {count} hosts" },
+  cluster: "Cluster Dask",
+  ofHosts: { one: "{part} de {count} host", other: "{part} de {count} hosts" },
+  smallestHost: "o menor é {host}",
+  promptsOf: "Prompts para {target}",
+  promptsDone: "{done} de {count} respondidos, falhas: {failed}",
   hostsOf: "Hosts de {name}",
   fromHub: "do Hub",
   fromHost: "de {host}",

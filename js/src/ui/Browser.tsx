@@ -3,6 +3,7 @@ import { endpointName } from "../links";
 import type { Store } from "../store";
 import { Account } from "./Account";
 import { Banners } from "./Banners";
+import { Cluster } from "./Cluster";
 import { Icon } from "./icons";
 import { Library } from "./Library";
 import { LoadPanel } from "./LoadPanel";
@@ -37,6 +38,7 @@ export function Browser({ store }: { store: Store }) {
             <Queue store={store} />
           ) : (
             <TabPanel name="discover" bar={<SearchBar store={store} />}>
+              <Cluster store={store} />
               <LoadPanel store={store} />
               <Downloads store={store} />
               <Results store={store} />

@@ -7,10 +7,9 @@ const STATE: Partial<Record<DownloadState, PlainKey>> = {
   resolving: "waiting",
   verifying: "checking",
   ready: "stageReady",
-  paused: "paused",
   failed: "failed",
 };
-const SOURCE: Record<Exclude<HostSource, "peer">, PlainKey> = {
+const SOURCE: Partial<Record<HostSource, PlainKey>> = {
   hub: "fromHub",
   "already there": "wasThere",
   "shared cache": "sharedCache",
@@ -21,30 +20,27 @@ export function HostRows({ hosts, name }: { hosts: HostPullView[]; name: string 
   const language = useLanguage();
   const { t, format } = language;
   const ready = hosts.filter(({ state }) => state === "ready").length;
-  return hosts.length === 0 ? null : (
-    <details class="small" open={hosts.some(({ error }) => error)}>
-      <summary>{t("hostsReady", { ready, count: hosts.length })}</summary>
-      {/* biome-ignore lint/a11y/useSemanticElements: a fieldset is not a list */}
-      <div role="group" aria-label={t("hostsOf", { name })}>
-        <ul>
-          {hosts.map(({ host, state, source, peer, received, total, rate, error }) => (
-            <li key={host} class="line" data-state={state}>
+  return hosts.length ? (
+    <details class="small" aria-label={t("hostsOf", { name })} open={hosts.some(({ error }) => error)}>
+      <summary>{t("ofHosts", { part: ready, count: hosts.length })}</summary>
+      <ul>
+        {hosts.map(({ host, state, source, peer, received, total, rate, error }) => {
+          const stage = STATE[state];
+          const from = source && SOURCE[source];
+          return (
+            <li key={host} class="line">
               <b>{host}</b>
-              {STATE[state] ? <span>{t(STATE[state])}</span> : null}
-              {state === "ready" ? (
-                <span>{format.fileSize(total)}</span>
-              ) : received ? (
-                <span>{format.received(received, total)}</span>
-              ) : null}
-              {rate === null ? null : <span>{format.rate(rate)}</span>}
-              {source ? (
-                <span>{source === "peer" ? t("fromHost", { host: peer ?? "" }) : t(SOURCE[source])}</span>
-              ) : null}
+              {[
+                stage && t(stage),
+                state === "ready" ? format.fileSize(total) : format.received(received, total),
+                rate && format.rate(rate),
+                from ? t(from) : peer && t("fromHost", { host: peer }),
+              ].map((part, index) => part && <span key={index}>{part}</span>)}
               {error ? <span data-error>{language.error(error)}</span> : null}
             </li>
-          ))}
-        </ul>
-      </div>
+          );
+        })}
+      </ul>
     </details>
-  );
+  ) : null;
 }

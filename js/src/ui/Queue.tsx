@@ -4,6 +4,7 @@ import type { Row } from "../row-table";
 import type { Store } from "../store";
 import type { Action, EngineLimits } from "../wire";
 import { Button } from "./Button";
+import { Cluster } from "./Cluster";
 import { Icon } from "./icons";
 import { LoadPanel } from "./LoadPanel";
 import { useLanguage } from "./language";
@@ -37,6 +38,7 @@ export function Queue({ store }: { store: Store }) {
   );
   return (
     <TabPanel name="downloads" bar={bar}>
+      <Cluster store={store} />
       <LoadPanel store={store} />
       {rows.length === 0 ? (
         <p class="note small">{t("nothingToDownload")}</p>

@@ -21,7 +21,7 @@ export function Results({ store }: { store: Store }) {
   const asked = store.asked("search").value;
   const isSearching = state === "searching" || asked !== undefined;
   const dismissed = useSignal<SearchView["error"]>(null);
-  const { hardware } = store.view.value;
+  const hardware = store.cluster.value.is_used ? null : store.view.value.hardware;
   const local = new Set(store.localOnly.value ? store.search.value.local : []);
   const shown = models.filter(
     (model) =>

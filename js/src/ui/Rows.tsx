@@ -10,6 +10,7 @@ import type {
   ErrorInfo,
   FitEstimate,
   FitVerdict,
+  HostsFitView,
   JobView,
   SidecarKind,
   SidecarView,
@@ -75,6 +76,7 @@ export function VariantRow({ store, repoId, variant, common, isAmbiguous, isReco
   const job = openJob(row.job.value);
   const isLoad = store.loadKey.value === row.key;
   const status = job ? null : STATE[state];
+  const tooLarge = fit?.verdict === "too_large" || variant.hosts?.fitting === 0;
   return (
     <RowShell
       store={store}
@@ -85,7 +87,7 @@ export function VariantRow({ store, repoId, variant, common, isAmbiguous, isReco
       job={job}
       size={size}
       error={job?.error ?? (isLoad ? store.loadError.value : null)}
-      downloadTone={isRecommended ? "filled" : fit?.verdict === "too_large" ? "plain" : undefined}
+      downloadTone={isRecommended ? "filled" : tooLarge ? "plain" : undefined}
       title={
         <>
           <Explained text={meaningOf(label, language)}>
@@ -96,7 +98,7 @@ export function VariantRow({ store, repoId, variant, common, isAmbiguous, isReco
       }
     >
       <span class="size">{format.fileSize(size)}</span>
-      {fit ? <FitPill fit={fit} /> : null}
+      {variant.hosts ? <HostsFit hosts={variant.hosts} /> : fit ? <FitPill fit={fit} /> : null}
       {status ? (
         <Pill tone="good">{t(status)}</Pill>
       ) : isRecommended ? (
@@ -130,6 +132,30 @@ function FitPill({ fit }: { fit: FitEstimate }) {
     <Pill tone={tone} icon={icon} title={describeFitReason(fit, language)}>
       {describeFit(fit, language)}
     </Pill>
+  );
+}
+
+/** On how many hosts of a cluster a variant fits, and how it is on the smallest one. */
+function HostsFit({ hosts }: { hosts: HostsFitView }) {
+  const language = useLanguage();
+  const { t, format } = language;
+  const { fitting, total, smallest, needed_bytes, free_bytes, problem } = hosts;
+  const verdict = fitting === total ? "fits" : fitting > 0 ? "partial" : "too_large";
+  const [tone, icon] = FIT[verdict];
+  return (
+    <>
+      <Pill tone={tone} icon={icon} title={problem ? language.error(problem) : undefined}>
+        {t("ofHosts", { part: fitting, count: total })}
+      </Pill>
+      {smallest === null ? null : (
+        <span>
+          {t("smallestHost", { host: smallest })}
+          {problem && needed_bytes !== null && free_bytes !== null
+            ? `: ${format.memoryOf(needed_bytes, free_bytes)}`
+            : null}
+        </span>
+      )}
+    </>
   );
 }
 

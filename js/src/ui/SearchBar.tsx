@@ -123,9 +123,11 @@ export function SearchBar({ store }: { store: Store }) {
         </div>
         {/* The filters have it while they are open. */}
         {isOpen.value ? null : <Switch of={store.fitsOnly}>{t("fitsHere")}</Switch>}
-        <Switch of={store.loadWhenReady} help={t("loadWhenReadyHelp")}>
-          {t("loadWhenReady")}
-        </Switch>
+        {store.cluster.value.is_used ? null : (
+          <Switch of={store.loadWhenReady} help={t("loadWhenReadyHelp")}>
+            {t("loadWhenReady")}
+          </Switch>
+        )}
       </div>
       {isOpen.value ? <Filters store={store} onClose={close} /> : null}
       <Chips store={store} />

@@ -97,9 +97,7 @@ function Conversation({ store, kind }: { store: Store; kind: "chat" | "completio
         )}
       </form>
       <div class="line small">
-        {tokens_per_second === null ? null : (
-          <span>{t("speedNow", { speed: format.fixed(tokens_per_second, tokens_per_second < 10 ? 1 : 0) })}</span>
-        )}
+        {tokens_per_second === null ? null : <span>{t("speedNow", { speed: format.speed(tokens_per_second) })}</span>}
         {first_token_seconds === null ? null : (
           <span>{t("firstToken", { seconds: format.fixed(first_token_seconds, 2) })}</span>
         )}

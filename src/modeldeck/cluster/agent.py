@@ -47,6 +47,7 @@ class Agent:
             "pull": self.copies.pull,
             "stop": self.copies.stop,
             "chunk": self.copies.chunk,
+            "room": self.models.room,
             "load": self.models.load,
             "unload": self.models.unload,
         }

@@ -19,6 +19,7 @@ from modeldeck.cluster.dispatch import Dispatch
 from modeldeck.cluster.hosts import Host, WorkerInfo, workers_of
 from modeldeck.cluster.plugin_shell import make_fleet_plugin, make_prompt_task
 from modeldeck.cluster.pulling import Pulling
+from modeldeck.cluster.running_maps import HostSpeed, RunningMap, add_source, remove_source, tell_listeners
 from modeldeck.cluster.topics import listen
 
 WINDOW = 2
@@ -104,6 +105,7 @@ class Crew:
         self._timer: asyncio.TimerHandle | None = None
         self.is_closed = False
         self.pulling: Pulling | None = None
+        add_source(client, self)
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
@@ -145,6 +147,7 @@ class Crew:
 
     async def _end(self) -> None:
         self.is_closed = True
+        remove_source(self._client, self)
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
@@ -293,6 +296,7 @@ class Crew:
         """Begin a map."""
         if not dispatch.is_over:
             self._dispatches.append(dispatch)
+            tell_listeners(self._client)
             dispatch.over.add_done_callback(lambda _: self._do(self.cancel(dispatch)))
             self._look_for_members()
             self.fill()
@@ -311,6 +315,33 @@ class Crew:
                     dropped.append(self._drop(assignment))
         self.fill()
         await asyncio.gather(*dropped)
+
+    def running_maps(self) -> list[RunningMap]:
+        """Return how far the maps are, from any thread."""
+        target = "" if self.pulling is None else self.pulling.snapshot.target
+        speeds: dict[str, list[float]] = {}
+        for member in list(self.members.values()):
+            of_host = speeds.setdefault(member.host, [])
+            if member.busy_seconds:
+                of_host.append(member.tokens / member.busy_seconds)
+        hosts = tuple(HostSpeed(host=host, tokens_per_second=sum(each) or None) for host, each in speeds.items())
+        return [
+            RunningMap(
+                job_id=dispatch.job_id,
+                target=target,
+                done=len(dispatch.finished),
+                failed=dispatch.failed,
+                total=dispatch.total,
+                hosts=hosts,
+            )
+            for dispatch in list(self._dispatches)
+        ]
+
+    async def cancel_map(self, job_id: str) -> None:
+        """End the map with this identity, if it runs."""
+        for dispatch in list(self._dispatches):
+            if dispatch.job_id == job_id:
+                await self.cancel(dispatch)
 
     def fill(self) -> None:
         """Give prompts to all workers that have room for them."""

@@ -18,6 +18,9 @@ from modeldeck.cluster.plugin_shell import make_agent_plugin, make_search_for_or
 
 T = TypeVar("T")
 
+CLOSED = "This Dask client is closed. Make a new one: client = Client(...)."
+_LOOK_SECONDS = 0.25
+
 
 def client_of(client: Any) -> Any:
     """Return the client, or Dask's current one for ``None``.
@@ -42,9 +45,33 @@ def client_of(client: Any) -> Any:
             ) from None
     if not isinstance(client, distributed.Client):
         raise ClusterError(f"The client is to be one of Dask, not {type(client).__name__}. Pass Client(...).")
-    if client.status not in ("running", "connecting", "newly-created"):
-        raise ClusterError("This Dask client is closed. Make a new one: client = Client(...).")
+    if not is_open(client):
+        raise ClusterError(CLOSED)
     return client
+
+
+def is_open(client: Any) -> bool:
+    """Tell whether a client is connected, or will be."""
+    return client.status in ("running", "connecting", "newly-created")
+
+
+async def on_client_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the client's loop and wait for it on any loop, but not longer than the client is open.
+
+    Raises
+    ------
+    ClusterError
+        If the client is closed, or is being closed meanwhile.
+    """
+    if not is_open(client):
+        coroutine.close()
+        raise ClusterError(CLOSED)
+    future = start_on_loop(client, coroutine)
+    waiting = asyncio.wrap_future(future)
+    while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+        if not is_open(client):
+            raise ClusterError(CLOSED)
+    return waiting.result()
 
 
 def start_on_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> Future[T]:

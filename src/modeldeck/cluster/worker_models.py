@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from modeldeck._errors import (
     ClusterError,
     DoesNotFitError,
@@ -113,9 +115,16 @@ class WorkerModels:
             exact=False,
             history=SpeedHistory(),
         )
-        problem = memory_problem(self._worker, fit)
+        problem = memory_problem(WorkerRoom.of(self._worker), fit)
         if problem is not None:
             raise problem
+
+    async def room(self) -> dict[str, Any]:
+        """Say what memory and processors there are, and what of it Dask leaves to this worker."""
+        from modeldeck.sizing.hardware import probe_hardware
+
+        hardware = await asyncio.to_thread(probe_hardware)
+        return {"hardware": msgspec.to_builtins(hardware), "room": msgspec.to_builtins(WorkerRoom.of(self._worker))}
 
     async def unload(self, fleet_id: str) -> None:
         """Free what a fleet has here. What is being answered goes back to the fleet, and a load ends."""
@@ -239,10 +248,38 @@ def _find_model(cache_dir: str, repo_id: str, commit_hash: str, variant_id: str)
     raise ClusterError(f"{variant_id} of {repo_id} is not in the cache at {cache_dir} any more. Pull it again.")
 
 
-def memory_problem(worker: Any, fit: FitEstimate) -> DoesNotFitError | None:
-    """Return why a worker has no room for a model, by the free memory and by Dask's own limits, or ``None``."""
-    import psutil
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRoom:
+    """What Dask lets a worker's process take, in bytes.
 
+    Beyond ``fraction`` of the limit, Dask does what ``setting`` says.
+    """
+
+    limit: int
+    fraction: float
+    setting: str
+    used: int
+
+    @classmethod
+    def of(cls, worker: Any) -> WorkerRoom:
+        import psutil
+
+        pause = worker.memory_manager.memory_pause_fraction
+        return cls(
+            limit=getattr(worker.memory_manager, "memory_limit", None) or 0,
+            fraction=pause or _TERMINATE_FRACTION,
+            setting="pause" if pause else "terminate",
+            used=psutil.Process().memory_info().rss,
+        )
+
+    @property
+    def spare(self) -> int | None:
+        """Bytes that the process may still take; ``None`` without a limit."""
+        return max(0, int(self.limit * self.fraction) - self.used) if self.limit else None
+
+
+def memory_problem(room: WorkerRoom, fit: FitEstimate) -> DoesNotFitError | None:
+    """Return why a worker has no room for a model, by the free memory and by Dask's own limits, or ``None``."""
     needed = fit.needed_bytes or 0
     wanted = needed + fit.reserve_bytes
     if fit.verdict == "too_large" or wanted > (fit.available_bytes or wanted):
@@ -253,20 +290,15 @@ def memory_problem(worker: Any, fit: FitEstimate) -> DoesNotFitError | None:
             needed_bytes=wanted,
             available_bytes=fit.available_bytes,
         )
-    limit = getattr(worker.memory_manager, "memory_limit", None)
-    if not limit or fit.n_gpu_layers is not None:
+    spare, setting = room.spare, room.setting
+    if spare is None or fit.n_gpu_layers is not None or needed <= spare:
         return None
-    pause = worker.memory_manager.memory_pause_fraction
-    fraction, setting = (pause, "pause") if pause else (_TERMINATE_FRACTION, "terminate")
-    used = psutil.Process().memory_info().rss
-    room = max(0, int(limit * fraction) - used)
-    if needed <= room:
-        return None
-    needed_text, room_text = format_memory(needed, room)
+    needed_text, spare_text = format_memory(needed, spare)
     return DoesNotFitError(
         f"The model needs {needed_text} of memory with n_ctx={fit.n_ctx}, but Dask would {setting} its worker after "
-        f"{room_text} more: memory_limit is {limit / 1e9:.2f} GB and distributed.worker.memory.{setting} {fraction}. "
+        f"{spare_text} more: memory_limit is {room.limit / 1e9:.2f} GB and distributed.worker.memory.{setting} "
+        f"{room.fraction}. "
         "Raise memory_limit (dask worker --memory-limit), or take a smaller variant or n_ctx.",
         needed_bytes=needed,
-        available_bytes=room,
+        available_bytes=spare,
     )

@@ -11,7 +11,6 @@ from modeldeck.session import Session
 from modeldeck.widget import requests
 from modeldeck.widget.about import AboutOwner
 from modeldeck.widget.account import AccountOwner
-from modeldeck.widget.cluster_owner import ClusterOwner
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.downloads import DownloadsOwner
 from modeldeck.widget.inbox import Inbox
@@ -27,6 +26,7 @@ from modeldeck.widget.trial import ChatOwner
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
+    from modeldeck.widget.cluster_owner import ClusterOwner
 
 
 class Bridge:
@@ -94,11 +94,15 @@ class Bridge:
             session, publisher, loop, self._tasks, self._deck, self._repos, self._library, self._chat
         )
         self._downloads = DownloadsOwner(session, publisher, loop, self._deck, self._repos, self._load)
+        self._cluster: ClusterOwner | None = None
         if client is not None:
-            self._downloads.cluster = ClusterOwner(
+            from modeldeck.widget.cluster_owner import ClusterOwner
+
+            self._cluster = self._downloads.cluster = ClusterOwner(
                 client,
                 session,
                 publisher,
+                loop,
                 self._tasks,
                 self._repos,
                 on_change=lambda patience: self._downloads.mark(patience_seconds=patience),
@@ -132,7 +136,7 @@ class Bridge:
 
     def initial_state(self) -> dict[str, dict[str, Any]]:
         """The traits before anything has happened."""
-        cluster = ClusterView() if self._downloads.cluster is None else self._downloads.cluster.view
+        cluster = ClusterView() if self._cluster is None else self._cluster.view
         state = DeckState(view=self._deck.view, account=self._account.view, search=self._search.view, cluster=cluster)
         return {f"_{name}": value for name, value in as_json(state).items()}
 
@@ -152,6 +156,8 @@ class Bridge:
                 self._tasks.start(self._downloads.follow)
                 self._tasks.start(self._repos.files.follow)
                 self._tasks.start(self._search.run)
+                if self._cluster is not None:
+                    self._tasks.start(self._cluster.follow)
                 while True:
                     self._tasks.start(self._answer, await self._inbox.get())
         finally:
@@ -173,6 +179,8 @@ class Bridge:
             case requests.SearchMoreRequest():
                 await self._search.more()
             case requests.OpenRepoRequest(repo_id):
+                if self._cluster is not None:
+                    self._cluster.outdate()
                 await self._repos.open(repo_id)
             case requests.PeekRequest(repo_id):
                 await self._repos.peek(repo_id)

@@ -85,7 +85,8 @@ class ModelBrowser(anywidget.AnyWidget):
     inline : bool, optional
         Download on a thread of the kernel, instead of in the engine's own process.
     client : distributed.Client, optional
-        The client of a Dask cluster. Get and Download then bring a model to all of its hosts instead of this machine.
+        The client of a Dask cluster. Cards then say on how many of its hosts a variant fits, and Get and Download bring
+        it to all of them instead of this machine. Prompts that a `cluster.Fleet` of this client answers are shown.
     limits : EngineLimits, optional
         What the download engine may use. They apply to every program that uses this engine, and stay until they are
         changed. ``None`` leaves the engine's own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 
@@ -14,7 +14,6 @@ from modeldeck._loop import LoopThread
 from modeldeck._types import Action, DownloadSnapshot, DownloadState
 from modeldeck._wire import JobView
 from modeldeck.session import Session
-from modeldeck.widget.cluster_owner import ClusterOwner
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.load import LoadOwner
 from modeldeck.widget.pacer import Pacer
@@ -22,6 +21,9 @@ from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
 from modeldeck.widget.tasks import guard
 from modeldeck.widget.traits import DownloadsView
+
+if TYPE_CHECKING:
+    from modeldeck.widget.cluster_owner import ClusterOwner
 
 PASSING_STATE_SECONDS = 0.1
 """A state that a download usually passes through at once is shown when it lasts longer than this."""
@@ -86,8 +88,8 @@ class DownloadsOwner:
 
     async def act(self, job_id: str, action: Action) -> None:
         """Do what a button of a download says."""
-        if self.cluster is not None and job_id in self.cluster.pulls:
-            await self.cluster.pulls.act(job_id, action)
+        if self.cluster is not None and job_id in self.cluster:
+            await self.cluster.act(job_id, action)
             return
         snapshot = await self._session.act(job_id, action)
         if snapshot is not None:

@@ -7,32 +7,25 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import anyio.to_thread
 
+from modeldeck import cluster
 from modeldeck._errors import ClusterError, DownloadCancelledError, InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import Action, DownloadRequest, DownloadState, ErrorInfo
 from modeldeck._wire import JobView
+from modeldeck.cluster import HostPull, PulledModel, PullJob, PullSnapshot
+from modeldeck.cluster.dask_calls import CLOSED, is_open
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.tasks import Tasks
 from modeldeck.widget.traits import HostPullView, HostSource
 
-if TYPE_CHECKING:
-    from modeldeck.cluster import HostPull, PulledModel, PullJob, PullSnapshot
-
 LOOK_SECONDS = 0.25
 """How long a change on the cluster may be unseen."""
-CLOSED = (
-    "The connection to the Dask cluster is closed. Make a new client, and a browser with it: ModelBrowser(client=...)."
-)
+CLIENT_CLOSED = f"{CLOSED} Then show the browser again: ModelBrowser(client=client)."
 _S = DownloadState
-
-
-def is_open(client: Any) -> bool:
-    """Tell whether a Dask client is connected, or will be."""
-    return client.status not in ("closing", "closed")
 
 
 @dataclass(slots=True, eq=False)
@@ -113,10 +106,8 @@ class Pulls:
 
     def start(self, request: DownloadRequest) -> None:
         """Bring a variant to all hosts, unless this is being done."""
-        from modeldeck import cluster
-
         if not is_open(self._client):
-            raise ClusterError(CLOSED)
+            raise ClusterError(CLIENT_CLOSED)
         same = [pull for pull in self._pulls.values() if pull.request.key == request.key]
         if any(pull.end is None for pull in same):
             return
@@ -146,7 +137,7 @@ class Pulls:
             self._on_change(0.0)
         elif action == "retry" and pull.end is _S.FAILED:
             if not is_open(self._client):
-                raise ClusterError(CLOSED)
+                raise ClusterError(CLIENT_CLOSED)
             pull.job.retry()
             pull.end = pull.error = pull.finished_at = None
             self._on_change(0.0)
@@ -174,7 +165,7 @@ class Pulls:
             pull.end = _S.CANCELLED
             del self._pulls[pull.job_id]
         except ModelDeckError as failure:
-            error = failure if is_open(self._client) else ClusterError(CLOSED)
+            error = failure if is_open(self._client) else ClusterError(CLIENT_CLOSED)
             pull.end, pull.error = _S.FAILED, error.to_info()
             self._tell_failure(pull, error)
         pull.snapshot = job.snapshot
@@ -182,7 +173,7 @@ class Pulls:
 
     async def _finish(self, pull: _Pull) -> None:
         if not pull.job.done():
-            raise ClusterError(CLOSED)
+            raise ClusterError(CLIENT_CLOSED)
         ended = asyncio.ensure_future(_result(pull.job))
         await asyncio.wait([ended])
         if ended.cancelled() or isinstance(ended.exception(), OSError):
@@ -192,7 +183,7 @@ class Pulls:
         if any(host.state is _S.CANCELLED for host in model.hosts):
             raise DownloadCancelledError("The pull was cancelled.")
         if model.failed and not is_open(self._client):
-            raise ClusterError(CLOSED)
+            raise ClusterError(CLIENT_CLOSED)
         if not model.failed:
             pull.end = _S.READY
             request = pull.request

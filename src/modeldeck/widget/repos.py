@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
-from modeldeck._types import LocalModel, ModelTraits, RepoDetails, Variant
+from modeldeck._types import FitEstimate, LocalModel, ModelTraits, RepoDetails, Variant
 from modeldeck._wire import ReasonView, SidecarView
 from modeldeck.session import Session
 from modeldeck.widget.account import steps_to
@@ -22,6 +22,7 @@ from modeldeck.widget.tasks import Tasks
 from modeldeck.widget.traits import (
     VARIANT_ACTIONS,
     HeaderView,
+    HostsFitView,
     IncompleteView,
     LoadView,
     MeasuredView,
@@ -31,6 +32,7 @@ from modeldeck.widget.traits import (
 )
 
 if TYPE_CHECKING:
+    from modeldeck.cluster.host_rooms import HostRoom
     from modeldeck.llama import Measurement
 
 _REPOS_OPEN = 32
@@ -78,6 +80,10 @@ class ReposOwner:
         self._load = LoadView()
         self._on_local = on_local
         self._on_header = on_header
+        self.is_on_cluster = False
+        """Whether models go to a cluster, so that their fit on this machine does not matter."""
+        self._rooms: tuple[HostRoom, ...] | None = None
+        self._host_fits: dict[str, dict[str, HostsFitView]] = {}
         self.files = LocalFiles(session)
         self.files.listen(self._show_files)
 
@@ -118,6 +124,7 @@ class ReposOwner:
                 judged = await self._session.reassess(details, n_ctx=n_ctx)
                 if n_ctx != self._deck.view.n_ctx:
                     return  # another context length has been chosen meanwhile
+                judged = await self._judge_hosts(repo_id, judged)
                 self._remember(judged, repo_id)
                 if repo_id in self._cards:  # it may have been closed meanwhile
                     self._cards[repo_id] = judged
@@ -139,7 +146,33 @@ class ReposOwner:
         """A repository with only those files that are wanted, and judged for them."""
         if not self.has_projector(repo_id):
             details = details.without_projectors()
-        return await self._session.reassess(details, n_ctx=self._deck.view.n_ctx)
+        judged = await self._session.reassess(details, n_ctx=self._deck.view.n_ctx)
+        return await self._judge_hosts(repo_id, judged)
+
+    async def judge_on(self, rooms: tuple[HostRoom, ...] | None) -> None:
+        """Judge the variants of every card for the hosts of a cluster from now on; ``None`` if they are not known."""
+        self._rooms = rooms
+        if rooms is None:
+            self._host_fits.clear()
+        for repo_id, details in {**self._peeked, **self._cards}.items():
+            if isinstance(details, RepoDetails):
+                judged = await self._judge_hosts(repo_id, details)
+                self._remember(judged, repo_id)
+                if repo_id in self._cards:  # it may have been closed meanwhile
+                    self._cards[repo_id] = judged
+        self._publish()
+
+    async def _judge_hosts(self, repo_id: str, details: RepoDetails) -> RepoDetails:
+        """Judge the variants for the hosts of the cluster, if there is one, and recommend one for them."""
+        if self._rooms is None:
+            return details
+        rooms, n_ctx = self._rooms, self._deck.view.n_ctx
+        machines = [room.hardware for room in rooms if room.hardware is not None]
+        estimates = iter(await self._session.fits_on(details, machines, n_ctx=n_ctx))
+        by_room = [None if room.hardware is None else next(estimates) for room in rooms]
+        if (rooms, n_ctx) == (self._rooms, self._deck.view.n_ctx):
+            self._host_fits[repo_id] = hosts_fits(details, rooms, by_room)
+        return recommended_for_hosts(details, self._host_fits.get(repo_id, {}))
 
     def show_load(self, load: LoadView) -> None:
         """Show which variant is loaded or being loaded."""
@@ -172,7 +205,9 @@ class ReposOwner:
         n_ctx = self._deck.view.n_ctx
         details = await self._session.describe(repo_id, self._revision, n_ctx=n_ctx, exact=False, on_notice=_on_card)
         self._variants[repo_id] = details.variants
-        return details if self.has_projector(repo_id) else await self._wanted(repo_id, details)
+        if not self.has_projector(repo_id):
+            return await self._wanted(repo_id, details)
+        return await self._judge_hosts(repo_id, details)
 
     def _details(self, repo_id: str) -> RepoDetails | None:
         card = self._cards.get(repo_id)
@@ -191,7 +226,7 @@ class ReposOwner:
         exact = await self._session.reassess(details, n_ctx=n_ctx, exact=True)
         if n_ctx != self._deck.view.n_ctx:
             exact = await self._session.reassess(details, n_ctx=self._deck.view.n_ctx)
-        self._show(repo_id, exact)
+        self._show(repo_id, await self._judge_hosts(repo_id, exact))
 
     def _show(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
         if isinstance(outcome, RepoDetails):
@@ -218,7 +253,14 @@ class ReposOwner:
         local = self.files.of(card)
         settings = self._session.settings
         steps = steps_to(card, settings.endpoint, has_token=settings.token is not None)
-        view = repo_view(card, steps=steps, local=local, load=self._load, lacking=self.files.lacking(card))
+        view = repo_view(
+            card,
+            steps=steps,
+            local=local,
+            load=self._load,
+            lacking=self.files.lacking(card),
+            hosts=self._fits_of(card),
+        )
         return msgspec.structs.replace(
             view,
             common=common_sidecars(self._variants.get(repo_id, card.variants)),
@@ -228,8 +270,13 @@ class ReposOwner:
     def _pick(self, details: RepoDetails) -> VariantRowView | None:
         variant = details.variant(details.recommended) if details.recommended else None
         local = self.files.of(details)
+        if variant is None:
+            return None
         lacking = self.files.lacking(details)
-        return None if variant is None else variant_view(details, variant, local, self._load, lacking)
+        return variant_view(details, variant, local, self._load, lacking, self._fits_of(details))
+
+    def _fits_of(self, details: RepoDetails) -> Mapping[str, HostsFitView] | None:
+        return self._host_fits.get(details.repo_id, {}) if self.is_on_cluster else None
 
 
 def _on_card(_notice: str) -> None:
@@ -243,6 +290,7 @@ def repo_view(
     local: Mapping[str, Measurement | None],
     load: LoadView,
     lacking: Collection[str] = (),
+    hosts: Mapping[str, HostsFitView] | None = None,
 ) -> RepoView:
     """The view of an opened repository.
 
@@ -258,6 +306,8 @@ def repo_view(
         The model that is loaded or being loaded.
     lacking : collection of str
         The ``variant_id`` of each variant that is here without its projector.
+    hosts : mapping, optional
+        How each variant fits the hosts of a cluster, as far as this is known. It takes the place of its fit here.
     """
     return RepoView(
         state="open",
@@ -267,7 +317,7 @@ def repo_view(
         model=None if details.model is None else msgspec.convert(details.model, HeaderView, from_attributes=True),
         hub_error=details.hub_error,
         only_in_cache=details.only_in_cache,
-        variants=tuple(variant_view(details, variant, local, load, lacking) for variant in details.variants),
+        variants=tuple(variant_view(details, variant, local, load, lacking, hosts) for variant in details.variants),
         common=common_sidecars(details.variants),
         incomplete=tuple(
             IncompleteView(name=shards.prefix, count=len(shards.files), total=shards.total)
@@ -282,20 +332,29 @@ def variant_view(
     local: Mapping[str, Measurement | None],
     load: LoadView,
     lacking: Collection[str] = (),
+    hosts: Mapping[str, HostsFitView] | None = None,
 ) -> VariantRowView:
     """The view of one variant of an opened repository; see `repo_view`."""
     variant_id = variant.variant_id
     state = load.variant_state(details.repo_id, variant_id) or ("downloaded" if variant_id in local else "available")
     measurement = local.get(variant_id)
     actions = VARIANT_ACTIONS[state]
-    if state == "downloaded" and variant_id in lacking:
+    if state == "downloaded" and variant_id in lacking and hosts is None:
         actions = (*actions, "download")
+    fit = details.fits.get(variant_id)
+    on_hosts = None
+    if hosts is not None:
+        if state == "downloaded":  # here, but perhaps not on the hosts
+            actions = ("download", *actions)
+        if fit is None or fit.verdict != "unusable":
+            fit, on_hosts = None, hosts.get(variant_id)
     return VariantRowView.of(
         variant,
-        details.fits.get(variant_id),
+        fit,
         state=state,
         actions=actions,
         measured=None if measurement is None else msgspec.convert(measurement, MeasuredView, from_attributes=True),
+        hosts=on_hosts,
     )
 
 
@@ -306,3 +365,47 @@ def common_sidecars(variants: tuple[Variant, ...]) -> tuple[SidecarView, ...]:
     names = [{sidecar.file.filename for sidecar in variant.sidecars} for variant in variants]
     shared = set.intersection(*names)
     return tuple(SidecarView.of(sidecar) for sidecar in variants[0].sidecars if sidecar.file.filename in shared)
+
+
+def recommended_for_hosts(details: RepoDetails, hosts: Mapping[str, HostsFitView]) -> RepoDetails:
+    """Return the repository with the recommendation for a cluster: of the variants that fit on most hosts."""
+    from modeldeck.sizing.recommend import recommend
+
+    most = max((fit.fitting for fit in hosts.values()), default=0)
+    fits = {
+        variant_id: replace(details.fits[variant_id], verdict="fits" if 0 < most == fit.fitting else "too_large")
+        for variant_id, fit in hosts.items()
+        if variant_id in details.fits
+    }
+    chosen = recommend(details.variants, fits) if hosts else None
+    return replace(details, recommended=None if chosen is None else chosen.variant_id, recommended_reason=None)
+
+
+def hosts_fits(
+    details: RepoDetails, rooms: tuple[HostRoom, ...], estimates: Sequence[Mapping[str, FitEstimate] | None]
+) -> dict[str, HostsFitView]:
+    """The views of how the variants of a repository fit the hosts of a cluster.
+
+    Parameters
+    ----------
+    details : RepoDetails
+        The repository.
+    rooms : tuple of HostRoom
+        The hosts.
+    estimates : sequence of mapping
+        The estimates for each host, by ``variant_id``; ``None`` where its memory is not known.
+    """
+    from modeldeck.cluster.host_rooms import judge_hosts
+
+    views = {}
+    for variant_id in (variant.variant_id for variant in details.variants):
+        fit = judge_hosts(rooms, [None if found is None else found[variant_id] for found in estimates])
+        views[variant_id] = HostsFitView(
+            fitting=fit.fitting,
+            total=fit.total,
+            smallest=fit.smallest,
+            needed_bytes=fit.needed_bytes,
+            free_bytes=fit.free_bytes,
+            problem=None if fit.problem is None else fit.problem.to_info(),
+        )
+    return views

@@ -233,12 +233,28 @@ class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
+class HostsFitView(msgspec.Struct, frozen=True, kw_only=True):
+    """On how many hosts of a Dask cluster a variant fits.
+
+    The bytes are those that it needs and that it could have on the smallest host. ``problem`` says why it does not fit
+    there.
+    """
+
+    fitting: int
+    total: int
+    smallest: str | None = None
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+    problem: ErrorInfo | None = None
+
+
 class VariantRowView(VariantView, frozen=True, kw_only=True):
-    """A variant with its state on this machine and its buttons."""
+    """A variant with its state on this machine and its buttons. ``hosts`` is there when a Dask cluster is used."""
 
     state: VariantState
     actions: tuple[VariantAction, ...]
     measured: MeasuredView | None
+    hosts: HostsFitView | None = None
 
 
 class HeaderView(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,11 +308,40 @@ class HostPullView(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None
 
 
+class UnusableHostView(msgspec.Struct, frozen=True, kw_only=True):
+    """A host on which no model can be loaded, and why."""
+
+    host: str
+    problem: str
+
+
+class HostSpeedView(msgspec.Struct, frozen=True, kw_only=True):
+    """How many tokens per second a host generates."""
+
+    host: str
+    tokens_per_second: float | None
+
+
+class MapView(msgspec.Struct, frozen=True, kw_only=True):
+    """Prompts that a cluster answers: how many are done, ``failed`` ones included, and how fast each host is."""
+
+    job_id: str
+    target: str
+    done: int
+    failed: int
+    total: int
+    hosts: tuple[HostSpeedView, ...]
+
+
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """The trait ``_cluster``: what is known of a Dask cluster. ``pulls`` has the hosts of each download to it."""
 
     is_used: bool = False
+    host_count: int | None = None
+    unusable: tuple[UnusableHostView, ...] = ()
+    error: ErrorInfo | None = None
     pulls: dict[str, tuple[HostPullView, ...]] = {}
+    maps: tuple[MapView, ...] = ()
 
 
 class DownloadsView(msgspec.Struct, frozen=True, kw_only=True):
