@@ -6,13 +6,15 @@ from modeldeck._types import LockedModel
 from modeldeck.gguf.shards import parse_shard_name
 
 
-def modeldeck_code(model: LockedModel) -> str:
+def modeldeck_code(model: LockedModel, *, projector: bool = True) -> str:
     """Return Python code that downloads and loads a model with modeldeck.
 
     Parameters
     ----------
     model
         The variant at its commit, with the context length to load it with.
+    projector
+        Whether a vision projector that goes with it is downloaded too.
 
     Examples
     --------
@@ -29,6 +31,7 @@ def modeldeck_code(model: LockedModel) -> str:
     llm = modeldeck.load(model, n_ctx=4096)
     <BLANKLINE>
     """
+    without = "" if projector else "    projector=False,\n"
     return f"""\
 import modeldeck
 
@@ -36,7 +39,7 @@ model = modeldeck.download(
     {_text(model.repo_id)},
     filename={_text(model.variant_id)},
     revision={_text(model.commit_hash)},
-)
+{without})
 llm = modeldeck.load(model, n_ctx={model.n_ctx})
 """
 

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from modeldeck import LlamaMissingError, Session
-from tests.widget.pages import SPLIT, TINY, Page
+from tests.widget.pages import SPLIT, TINY, VISION, Page
 from tools.localhub import LocalHub
 from tools.localhub.faults import Stall
 
@@ -171,6 +171,23 @@ def test_what_cannot_be_loaded_can_be_copied(
     assert (entry["repo"], entry["commit"]) == (TINY, key(page)["commit_hash"])
     assert key(page)["commit_hash"] in plan["code"]["modeldeck"]
     assert "n_gpu_layers" not in plan["code"]["llama_cpp"]
+
+
+@pytest.mark.llama
+def test_a_load_without_the_projector_is_copied_without_it(page: Page, demo_hub: LocalHub, cache: Path) -> None:
+    def copied() -> tuple[bool, int]:
+        assert page.ask("plan_load", repo_id=VISION, variant_id=variant_id)["ok"]
+        code = page.traits["plan"]["code"]
+        [entry] = tomllib.loads(code["lock_entry"])["model"]
+        return "projector=False" in code["modeldeck"], len(entry["files"])
+
+    page.ask("open_repo", repo_id=VISION)
+    variant_id = page.variant(VISION, "Q8_0")["variant_id"]
+    page.act_on(VISION, variant_id, "download")
+    page.until(lambda: page.traits["library"]["models"])
+    assert copied() == (False, 2)
+    page.ask("set_projector", repo_id=VISION, is_wanted=False)
+    assert copied() == (True, 1)
 
 
 @pytest.mark.llama

@@ -215,7 +215,7 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
           <input
             type="checkbox"
             checked={repo.has_projector}
-            disabled={store.isOff.value}
+            disabled={store.isOff.value || store.cluster.value.is_used}
             onChange={({ currentTarget }) =>
               void store.ask("projector", "set_projector", { repo_id: repoId, is_wanted: currentTarget.checked })
             }

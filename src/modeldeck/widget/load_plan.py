@@ -54,7 +54,7 @@ class PlanOwner:
             plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
         except ModelDeckError as error:
             # What is not loadable here can be repeated elsewhere all the same.
-            code = await anyio.to_thread.run_sync(_code_of, model, {"n_ctx": n_ctx})
+            code = await anyio.to_thread.run_sync(_code_of, model, {"n_ctx": n_ctx}, projector)
             return replace(asked, error=error.to_info(), code=code)
         options, layers = plan.options, plan.options["n_gpu_layers"]
         all_layers = (plan.block_count or 0) + 1
@@ -72,15 +72,16 @@ class PlanOwner:
             max_n_ctx=plan.context_length,
             max_gpu_layers=all_layers if plan.has_gpu and plan.block_count else None,
             max_threads=plan.processors,
-            code=await anyio.to_thread.run_sync(_code_of, model, code_options),
+            code=await anyio.to_thread.run_sync(_code_of, model, code_options, projector),
         )
 
 
-def _code_of(model: LocalModel, options: Mapping[str, Any]) -> CodeView | None:
+def _code_of(model: LocalModel, options: Mapping[str, Any], projector: bool) -> CodeView | None:
     """Return code that repeats a load with some options, unless no file is the Hub's. Blocks for the sizes of files."""
     files = [
         GGUFFile(filename=filename, size=path.stat().st_size, sha256=sha256)
         for filename, path, sha256 in model.hub_files()
+        if projector or path not in model.sidecar_paths
     ]
     if not files:
         return None
@@ -90,7 +91,7 @@ def _code_of(model: LocalModel, options: Mapping[str, Any]) -> CodeView | None:
     except LockError:
         entry = None
     return CodeView(
-        modeldeck=modeldeck_code(pinned),
+        modeldeck=modeldeck_code(pinned, projector=projector),
         llama_cpp=llama_cpp_code(
             pinned, is_embedding=options.get("embedding", False), n_gpu_layers=options.get("n_gpu_layers", 0)
         ),
