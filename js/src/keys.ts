@@ -27,7 +27,7 @@ export function keepKeys(host: HTMLElement, root: ShadowRoot, signal: AbortSigna
     root.addEventListener(
       type,
       (event) => {
-        if (isTyping(event.target) && !isModified(event as KeyboardEvent)) {
+        if (isForDeck(event as KeyboardEvent)) {
           event.stopPropagation();
         }
       },
@@ -38,6 +38,13 @@ export function keepKeys(host: HTMLElement, root: ShadowRoot, signal: AbortSigna
 
 function isModified({ ctrlKey, metaKey, altKey }: KeyboardEvent): boolean {
   return ctrlKey || metaKey || altKey;
+}
+
+/** Whether a key is typed, chooses from a list, or presses a button. */
+function isForDeck(event: KeyboardEvent): boolean {
+  const { target, key } = event;
+  const isUsed = isTyping(target) || key === "Enter" || key === " ";
+  return !isModified(event) && (isUsed || (target instanceof Element && target.matches("select")));
 }
 
 function isTyping(target: EventTarget | null): boolean {

@@ -94,6 +94,8 @@ describe("the module", () => {
     expect(press("input[type=search]", { key: "Escape" })).toBe(true);
     expect(press("input[type=search]", { key: "z", ctrlKey: true })).toBe(true);
     expect(press("button", { key: "d" })).toBe(true);
+    expect(press("button", { key: "Enter" })).toBe(true);
+    expect(press("select", { key: "d" })).toBe(true);
     expect(press("button", { key: "s", ctrlKey: true })).toBe(false);
     expect(heard).toEqual(["z", "d", "s"]);
     document.removeEventListener("keydown", listen);

@@ -99,6 +99,22 @@ def test_the_user_script_in_jupyter(notebooks: Notebooks, application: str) -> N
     assert notebook.execute("print(browser.llm, browser.loaded)").split() == ["None", "None"]
 
 
+def test_clicks_in_nbclassic_wait_for_the_running_cell(notebooks: Notebooks) -> None:
+    notebook = notebooks.open([SHOW, "import time\ntime.sleep(600)"], application=CLASSIC, python=hosts_python())
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.open(BIG[1])
+    expect(deck.button("Download", *BIG)).to_be_enabled(timeout=TIMEOUT_MS)
+    notebook.start(1)
+    deck.press("Download", *BIG)
+    expect(deck.row(*BIG)).to_contain_text("Waiting for the running cell to finish", timeout=TIMEOUT_MS)
+    assert not notebook.is_finished(1)
+    notebook.interrupt_kernel()
+    deck.expect_state(*BIG, "downloading")
+    deck.press("Cancel", *BIG)
+    expect(deck.button("Download", *BIG)).to_be_visible(timeout=TIMEOUT_MS)
+
+
 def test_the_theme_is_that_of_the_page_and_not_of_a_dark_system(notebooks: Notebooks) -> None:
     notebook = notebooks.open([SHOW], application=CLASSIC, python=hosts_python())
     notebook.page.emulate_media(color_scheme="dark")
