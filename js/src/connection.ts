@@ -30,7 +30,7 @@ export interface ConnectionOptions {
 export class Connection {
   readonly #state = signal<ConnectionState>("connecting");
   /** Whether requests make sense. Buttons are disabled if not. */
-  readonly isUsable = computed(() => !["static", "lost"].includes(this.#state.value));
+  readonly isUsable = computed(() => !/static|lost/.test(this.#state.value));
 
   readonly #options: ConnectionOptions;
   readonly #rpc: Rpc;
@@ -65,7 +65,9 @@ export class Connection {
         this.#state.value = "silent";
       }
     }, SILENT_AFTER_MS);
-    const asking = isColab() ? setInterval(() => this.#ask(), ASK_EVERY_MS) : undefined;
+    const asking = (window as { google?: { colab?: unknown } }).google?.colab
+      ? setInterval(() => this.#ask(), ASK_EVERY_MS)
+      : undefined;
     abort.addEventListener("abort", () => {
       clearTimeout(timer);
       clearInterval(asking);
@@ -93,7 +95,7 @@ export class Connection {
 
   /** The host has marked the widget as having no kernel. */
   markStatic(): void {
-    if (["connecting", "silent"].includes(this.#state.peek())) {
+    if (/connecting|silent/.test(this.#state.peek())) {
       this.#state.value = "static";
     }
   }
@@ -107,15 +109,13 @@ export class Connection {
 
   #greet(): void {
     this.#isGreeting = true;
-    this.#rpc
-      .request("hello", {})
-      .answer.then(
-        () => this.#hear(),
-        () => {},
-      )
-      .finally(() => {
+    this.#rpc.request("hello", {}).answer.then(
+      () => {
         this.#isGreeting = false;
-      });
+        this.#hear();
+      },
+      () => {},
+    );
   }
 
   #expectNews(): void {
@@ -160,8 +160,4 @@ export class Connection {
     disposed?.connect(lose);
     abort.addEventListener("abort", () => disposed?.disconnect(lose));
   }
-}
-
-function isColab(): boolean {
-  return Boolean((window as { google?: { colab?: unknown } }).google?.colab);
 }

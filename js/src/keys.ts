@@ -42,9 +42,8 @@ function isModified({ ctrlKey, metaKey, altKey }: KeyboardEvent): boolean {
 
 /** Whether a key is typed, chooses from a list, or presses a button. */
 function isForDeck(event: KeyboardEvent): boolean {
-  const { target, key } = event;
-  const isUsed = isTyping(target) || key === "Enter" || key === " ";
-  return !isModified(event) && (isUsed || (target instanceof Element && target.matches("select")));
+  const target = event.target as Element;
+  return !isModified(event) && (isTyping(target) || target.matches("select") || /^(Enter| )$/.test(event.key));
 }
 
 function isTyping(target: EventTarget | null): boolean {

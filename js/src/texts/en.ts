@@ -12,7 +12,7 @@ export const EN = {
   kernelLostDownloads:
     "Kernel restarted or stopped. Downloads continue in the background. Run the cell again to reconnect.",
   noKernel: "No kernel. Showing the last saved state; buttons are disabled. Run the cell to reconnect.",
-  noAnswer: "The kernel has not answered yet; it may be running a cell. If this page has no kernel, run the cell.",
+  noAnswer: "The kernel has not answered yet; it may be running a cell. If there is none, run the cell.",
   waitingForCell: "Waiting for the running cell to finish",
   newTab: "(opens in a new tab)",
   close: "Close",
