@@ -9,7 +9,7 @@ if sys.version_info < (3, 11):
 
 import argparse
 
-from tools import documentation, environment, lock, suite
+from tools import bounds, documentation, environment, lock, suite
 
 
 def main() -> int:
@@ -30,6 +30,8 @@ def main() -> int:
 COMMANDS = {
     "demo": (environment.demo, "set up what is needed, start the local hub and JupyterLab on the quickstart"),
     "test": (suite.test, "set up everything, run every test"),
+    "test-oldest": (bounds.test_oldest, "run the quick suites with the lowest versions of the dependencies"),
+    "test-newest": (bounds.test_newest, "run the quick suites with the newest versions of the dependencies"),
     "check": (suite.check, "set up everything, run the linters and type checkers only"),
     "hosts": (suite.hosts, "set up everything and other notebooks, run the widget's tests in them"),
     "docs": (documentation.docs, "set up everything, build the documentation site"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import stat
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
@@ -292,8 +294,16 @@ def prepare_repo(cache_dir: Path, repo_id: str) -> None:
         for name in ("blobs", "snapshots"):
             (repository / name).mkdir(parents=True, exist_ok=True)
         _sweep(repository / "blobs")
-        with contextlib.suppress(FileExistsError), (cache_dir / "CACHEDIR.TAG").open("x") as tag:
-            tag.write(_CACHEDIR_TAG)
+        if _knows_the_tag():
+            with contextlib.suppress(FileExistsError), (cache_dir / "CACHEDIR.TAG").open("x") as tag:
+                tag.write(_CACHEDIR_TAG)
+
+
+@functools.cache
+def _knows_the_tag() -> bool:
+    """Whether the installed huggingface_hub writes the tag itself. An older one takes it for a damaged repository."""
+    major, minor = version("huggingface_hub").split(".")[:2]
+    return (int(major), int(minor)) >= (1, 9)
 
 
 def publish_blob(cache_dir: Path, *, repo_id: str, commit_hash: str, filename: str, etag: str, verified: Path) -> Path:

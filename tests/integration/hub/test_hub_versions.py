@@ -1,6 +1,7 @@
 """The published cache as other versions of huggingface_hub read it, each from a folder of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ for revision in ("main", commit_hash):
     found[f"offline {revision[:4]}"] = [hf_hub_download(filename=n, local_files_only=True, **about) for n in names]
     found[f"cached {revision[:4]}"] = [try_to_load_from_cache(filename=n, **about) for n in names]
 info = scan_cache_dir()
-found["warnings"] = [str(w) for w in info.warnings if "CACHEDIR.TAG" not in str(w)]
+found["warnings"] = [str(w) for w in info.warnings]
 found["refs"] = sorted(ref for repo in info.repos for ref in repo.refs)
 found["size"] = info.size_on_disk
 found["online"] = [hf_hub_download("o/n", n) for n in names]
@@ -35,6 +36,15 @@ if hasattr(HfApi, "verify_repo_checksums"):
     verified = HfApi().verify_repo_checksums(repo_id="o/n")
     found["verified"] = [verified.checked_count, verified.mismatches, verified.missing_paths, verified.extra_paths]
 print(json.dumps(found))
+"""
+PREPARE = """
+import sys
+from pathlib import Path
+from huggingface_hub import scan_cache_dir
+from modeldeck.hub.cache import prepare_repo
+prepare_repo(Path(sys.argv[1]), "o/n")
+print([str(w) for w in scan_cache_dir(sys.argv[1]).warnings if "CACHEDIR.TAG" in str(w)])
+print((Path(sys.argv[1]) / "CACHEDIR.TAG").exists())
 """
 REMOVE = """
 from huggingface_hub import scan_cache_dir
@@ -58,6 +68,19 @@ def run(code: str, env: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+def is_tagged(version: str) -> bool:
+    """Whether this version of huggingface_hub knows the file CACHEDIR.TAG."""
+    return tuple(map(int, version.split(".")[:2])) >= (1, 9)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_cache_is_tagged_where_its_reader_knows_the_tag(tmp_path: Path, version: str) -> None:
+    variables = {**os.environ, **older_variables(f"huggingface_hub-{version}")}
+    warnings, has_tag = run(PREPARE, variables, str(tmp_path / "hub")).splitlines()[-2:]
+    assert warnings == "[]"
+    assert has_tag == str(is_tagged(version))
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("has_symlinks", [True, False])
 def test_every_version_finds_verifies_and_removes_it(
@@ -79,12 +102,16 @@ def test_every_version_finds_verifies_and_removes_it(
     )
     assert said.pop("version") == version
     assert said.pop("verified", None) == (None if version.startswith("0.") else [len(FILES), [], [], []])
+    warnings = said.pop("warnings")
+    if is_tagged(version):
+        assert warnings == []
+    else:  # it warns of what its successors write too
+        assert [warning for warning in warnings if "CACHEDIR.TAG" not in warning] == []
     assert said == {
         "offline main": paths,
         "cached main": paths,
         f"offline {commit_hash[:4]}": paths,
         f"cached {commit_hash[:4]}": paths,
-        "warnings": [],
         "refs": ["main"],
         "size": sum(map(len, FILES.values())),
         "online": paths,
