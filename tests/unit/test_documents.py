@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,11 +92,22 @@ def test_the_commands_of_make_are_documented() -> None:
     assert set(phony[1].split()) == set(COMMANDS)
 
 
+def test_the_workflows_use_the_oldest_and_the_newest_python_that_are_supported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    supported = [name.split(" :: ")[-1] for name in project["classifiers"] if re.search(r":: 3\.\d+$", name)]
+    assert project["requires-python"] == f">={supported[0]}"
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    jobs = workflow["jobs"]
+    assert jobs["systems"]["strategy"]["matrix"]["python"] == [supported[0], supported[-1]]
+    bounds = {each["target"]: each["python"] for each in jobs["bounds"]["strategy"]["matrix"]["include"]}
+    assert bounds == {"test-oldest": supported[0], "test-newest": supported[-1]}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
 def test_the_forms_and_workflows_are_well_formed(path: Path) -> None:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if path.parent.name == "workflows":
         steps = [step for job in content["jobs"].values() for step in job["steps"]]
         assert all("uses" in step or "run" in step for step in steps)
-        targets = re.findall(r"\bmake (\w+)", "\n".join(step.get("run", "") for step in steps))
+        targets = re.findall(r"\bmake ([\w-]+)", "\n".join(step.get("run", "") for step in steps))
         assert set(targets) <= set(COMMANDS)

