@@ -1,6 +1,7 @@
 """The commands behind ``make``."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tools import bounds
 from tools.environment import ROOT, once
 from tools.processes import RUN_ID, run_environment, started_by, without_hub_settings
 from tools.suite import Counts, Run, close, read_junit
@@ -145,8 +147,17 @@ def test_hub_settings_are_left_out() -> None:
     assert without_hub_settings({"HF_TOKEN": "x", "HUGGING_FACE_HUB_TOKEN": "x", "PATH": "/bin"}) == {"PATH": "/bin"}
 
 
-def test_every_dependency_is_pinned() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def test_the_oldest_versions_are_those_that_the_project_allows() -> None:
+    pins = dict(line.split("==") for line in bounds.OLDEST.read_text().splitlines() if not line.startswith("#"))
+    for requirement in bounds.requirements():
+        found = re.match(r"([\w-]+)>=([\d.]+)", requirement)
+        assert found, requirement
+        assert f"{pins[found[1].lower().replace('_', '-')]}.".startswith(f"{found[2]}."), requirement
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
+def test_every_dependency_is_pinned(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert pins
     assert all(line.count("==") == 1 and "/" not in line and " " not in line for line in pins)
