@@ -45,6 +45,7 @@ LAST_LINES = 12
 MAX_COLUMNS = 200
 
 HEARTBEAT_SECONDS = 2.0
+REMOVE_SECONDS = 10.0
 TELL_SECONDS = 20.0
 
 COMPILER_ADVICE = (
@@ -219,6 +220,7 @@ def _run_build(command: Sequence[str], work: Path, tell: Tell) -> None:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
+            start_new_session=True,  # so that its compilers can be ended with it
         ) as process,
     ):
         assert process.stdout is not None
@@ -231,11 +233,20 @@ def _run_build(command: Sequence[str], work: Path, tell: Tell) -> None:
                     tell("building", estimate.remaining_seconds)
             status = process.wait()
         except BaseException:
-            process.terminate()
+            end_group(process)
             raise
     shutil.rmtree(temporary)
     if status != 0:
         raise SetupError(_failure(list(last), status))
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """End a process that leads its session, and what it has started."""
+    if os.name == "nt":
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _failure(lines: list[str], status: int) -> str:
@@ -255,11 +266,20 @@ def _failure(lines: list[str], status: int) -> str:
 def _work_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that gets the name ``folder`` if it has a wheel at the end, and goes otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as name:
-        yield Path(name)
-        if kept(Path(name)) and not folder.exists():
-            os.rename(name, folder)
-            os.mkdir(name)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
+        yield work
+        if kept(work) and not folder.exists():
+            work.rename(folder)
+    finally:
+        _remove(work)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which processes that have just been ended may still write."""
+    deadline = time.monotonic() + REMOVE_SECONDS
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < deadline)
 
 
 class Estimate:
@@ -341,6 +361,8 @@ class Status:
             self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # a signal must wake the main thread, which reads from the build
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         while not self._is_over.wait(HEARTBEAT_SECONDS):
             with self._lock:
                 if self._content:
@@ -361,7 +383,8 @@ def main() -> int:
     parser.add_argument("--index", default=AUTHORS_INDEX, metavar="ADDRESS", help="where the authors' wheels are")
     parser.add_argument("--builder", nargs=argparse.REMAINDER, metavar="COMMAND", help="builds the wheel")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     if hasattr(os, "nice"):
         os.nice(10)  # the notebook comes first
     teller = Teller()
@@ -382,9 +405,14 @@ def main() -> int:
     return 0
 
 
+_is_ending = threading.Event()
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    """End as after Ctrl-C: with nothing left behind."""
-    signal.signal(number, signal.SIG_IGN)
+    """End with nothing left behind. A second signal must not interrupt the clean-up."""
+    if _is_ending.is_set():
+        return
+    _is_ending.set()
     raise KeyboardInterrupt
 
 
