@@ -82,6 +82,16 @@ class Site:
         return sum(record.bytes_sent for record in self.hub.requests.to("cdn"))
 
 
+class _GrowingCluster(SpecCluster):  # type: ignore[misc]
+    """A cluster that adds hosts with caches of their own when it is to grow."""
+
+    make_spec: Callable[[str], Any]
+
+    def new_worker_spec(self) -> dict[str, Any]:
+        name = f"added{len(self.worker_spec)}"
+        return {name: self.make_spec(name)}
+
+
 MakeSite = Callable[..., Site]
 
 
@@ -107,11 +117,12 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
 
         site = Site(None, None, hub, folder, worker_spec)
         sites.append(site)
-        site.cluster = SpecCluster(
+        site.cluster = _GrowingCluster(
             scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}},
             workers={name: worker_spec(name) for name in names},
             silence_logs=logging.CRITICAL,
         )
+        site.cluster.make_spec = worker_spec
         site.client = Client(site.cluster)
         site.client.wait_for_workers(len(names))
         return site
