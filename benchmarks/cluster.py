@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, SpecCluster
+from distributed.deploy.subprocess import SubprocessScheduler
 
 import modeldeck
 from modeldeck import cluster
@@ -50,7 +51,10 @@ def open_site(workers: int) -> Iterator[tuple[Client, SpecCluster, LocalHub, Pat
         with (
             SpecCluster(
                 workers={number: host(number) for number in range(workers)},
-                scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}},
+                scheduler={
+                    "cls": SubprocessScheduler,
+                    "options": {"scheduler_kwargs": {"host": "127.0.0.1", "port": 0}},
+                },
             ) as dask_cluster,
             Client(dask_cluster) as client,
         ):
@@ -73,7 +77,8 @@ def seconds(function: Any) -> float:
 
 
 def spread(arguments: argparse.Namespace) -> None:
-    with open_site(arguments.hosts) as (client, _, hub, folder):
+    with open_site(arguments.hosts) as (client, dask_cluster, hub, folder):
+        scheduler = psutil.Process(dask_cluster.scheduler.process.pid)
         size_bytes = arguments.mib << 20
         hub.faults.add(Throttle(arguments.rate * 1e6, is_shared=True), origin="cdn")
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
@@ -95,7 +100,7 @@ def spread(arguments: argparse.Namespace) -> None:
         print(f"one host: {copy:.1f} s for {arguments.mib} MiB at {arguments.rate} MB/s")
 
         size = put(hub, folder, "chain/model", size_bytes)
-        cpu_before = psutil.Process().cpu_times()
+        cpu_before = scheduler.cpu_times()
         peaks = [0] * len(pids)
         job = cluster.pull(client, "chain/model:Q4_K_M", endpoint=hub.endpoint, wait=False)
         begun_at = time.monotonic()
@@ -104,13 +109,13 @@ def spread(arguments: argparse.Namespace) -> None:
             time.sleep(0.02)
         job.result()
         chain = time.monotonic() - begun_at
-        cpu = psutil.Process().cpu_times()
+        cpu = scheduler.cpu_times()
         served = sum(record.bytes_sent for record in hub.requests.to("cdn"))
         print(f"chain to {arguments.hosts} hosts: {chain:.1f} s, {chain / copy:.2f} copies")
         print(f"  bytes served by the hub: {served / size:.3f} of the size")
         growth = [round((peak - before) / 2**20) for peak, before in zip(peaks, idle, strict=True)]
         print(f"  memory above idle in MiB, by host: {growth}")
-        print(f"  CPU of scheduler, client and hub together: {sum(cpu[:2]) - sum(cpu_before[:2]):.1f} s")
+        print(f"  CPU of the scheduler: {sum(cpu[:2]) - sum(cpu_before[:2]):.2f} s")
 
         put(hub, folder, "star/model", size_bytes)
         star = seconds(lambda: client.run(download_here, "star/model", hub.endpoint))
@@ -171,6 +176,8 @@ def map_prompts(arguments: argparse.Namespace) -> None:
             makespan = time.monotonic() - begun_at
             busy = sum(member.tokens / (member.tokens_per_second or 1) for member in crew.members)
             print(f"uneven prompts on {count} workers: makespan {makespan / (busy / count):.2f} of the ideal")
+        with fleet(count) as crew:
+            print(f"from cancel() to the end of llama.cpp on {count} workers: {cancel_seconds(client, crew):.2f} s")
         if count > 1:
             options: dict[str, Any] = {"n_ctx": 512, "per": "worker", "n_threads": 1, "progress": False}
             with cluster.Fleet(client, "real/model:Q4_K_M", endpoint=hub.endpoint, **options) as crew:
@@ -185,6 +192,38 @@ def map_prompts(arguments: argparse.Namespace) -> None:
                     f"one of {count} workers killed after {done} prompts: "
                     f"the other {len(prompts) - done} took {time.monotonic() - begun_at:.1f} s"
                 )
+
+
+def cancel_seconds(client: Client, crew: cluster.Fleet) -> float:
+    """Return how long the last of the workers generates after a map was cancelled."""
+
+    def watch(dask_worker: Any) -> None:
+        models = dask_worker.extensions["modeldeck"].models
+        answer = models.answer
+        models.begun, models.ended = [], []
+
+        def watched(message: dict[str, Any]) -> Any:
+            models.begun.append(time.time())
+            try:
+                return answer(message)
+            finally:
+                models.ended.append(time.time())
+
+        models.answer = watched
+
+    def times(name: str) -> list[list[float]]:
+        found = client.run(lambda dask_worker: getattr(dask_worker.extensions["modeldeck"].models, name))
+        return list(found.values())
+
+    client.run(watch)
+    job = crew.submit(["Tell a long story."] * 2 * len(crew.members), max_tokens=450)
+    while not all(times("begun")):
+        time.sleep(0.1)
+    cancelled_at = time.time()
+    job.cancel()
+    while not all(times("ended")):
+        time.sleep(0.01)
+    return max(ended[0] for ended in times("ended")) - cancelled_at
 
 
 def main() -> None:
