@@ -124,6 +124,7 @@ class ModelBrowser(anywidget.AnyWidget):
     """
 
     _view = traitlets.Dict().tag(sync=True)
+    _account = traitlets.Dict().tag(sync=True)
     _search = traitlets.Dict().tag(sync=True)
     _repos = traitlets.Dict().tag(sync=True)
     _about = traitlets.Dict().tag(sync=True)
