@@ -263,6 +263,27 @@ def test_a_projector_is_left_out_where_its_box_is_not_ticked(page: Page, monkeyp
     assert loads == [False, None, False]
 
 
+def test_exact_figures_that_come_late_do_not_bring_the_projector_back(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, has_begun, may_end = Session.reassess, threading.Event(), threading.Event()
+
+    async def slow_judge(self: Session, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
+        if exact:
+            has_begun.set()
+            assert await anyio.to_thread.run_sync(may_end.wait, TIMEOUT_SECONDS)
+        return await judge(self, details, n_ctx=n_ctx, exact=exact)
+
+    monkeypatch.setattr(Session, "reassess", slow_judge)
+    page.ask("open_repo", repo_id=VISION)
+    assert has_begun.wait(TIMEOUT_SECONDS)
+    page.ask("set_projector", repo_id=VISION, is_wanted=False)
+    shown = sum(name == "repos" for name, _ in page.history)
+    may_end.set()
+    page.until(lambda: sum(name == "repos" for name, _ in page.history) > shown)
+    assert page.variant(VISION, "Q8_0")["sidecars"] == []
+
+
 def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> None:
     answer = page.ask("open_repo", repo_id="nobody/nothing")
     assert answer["error"]["code"] == "repo_not_found"

@@ -139,8 +139,11 @@ class ReposOwner:
         (self._text_only.discard if is_wanted else self._text_only.add)(repo_id)
         details = self._details(repo_id)
         if details is not None:
-            whole = replace(details, variants=self._variants.get(repo_id, details.variants))
-            self._show(repo_id, await self._wanted(repo_id, whole))
+            self._show(repo_id, await self._wanted(repo_id, self._whole(repo_id, details)))
+
+    def _whole(self, repo_id: str, details: RepoDetails) -> RepoDetails:
+        """A repository with everything that goes with its variants."""
+        return replace(details, variants=self._variants.get(repo_id, details.variants))
 
     async def _wanted(self, repo_id: str, details: RepoDetails) -> RepoDetails:
         """A repository with only those files that are wanted, and judged for them."""
@@ -222,10 +225,10 @@ class ReposOwner:
             self._variants.pop(self._peeked.popitem(last=False)[0], None)
 
     async def _refine(self, repo_id: str, details: RepoDetails) -> None:
-        n_ctx = self._deck.view.n_ctx
-        exact = await self._session.reassess(details, n_ctx=n_ctx, exact=True)
-        if n_ctx != self._deck.view.n_ctx:
-            exact = await self._session.reassess(details, n_ctx=self._deck.view.n_ctx)
+        asked = self._deck.view.n_ctx, self.has_projector(repo_id)
+        exact = await self._session.reassess(details, n_ctx=self._deck.view.n_ctx, exact=True)
+        if asked != (self._deck.view.n_ctx, self.has_projector(repo_id)):  # the user has chosen otherwise meanwhile
+            exact = await self._wanted(repo_id, self._whole(repo_id, details))
         self._show(repo_id, await self._judge_hosts(repo_id, exact))
 
     def _show(self, repo_id: str, outcome: RepoDetails | ModelDeckError) -> None:
