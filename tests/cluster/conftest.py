@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
@@ -25,6 +26,7 @@ SIZE_BYTES = 24 << 20
 FILE = "model-Q4_K_M.gguf"
 REAL = "real/model"
 TINY = "tiny/model"
+LOST_WORKER_TIMEOUT = "distributed.deploy.lost-worker-timeout"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -98,6 +100,10 @@ MakeSite = Callable[..., Site]
 @pytest.fixture(scope="module")
 def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
     """Start clusters whose workers have the given names. Workers whose names begin alike share a cache."""
+    # A worker is looked for this long after it was lost, 15 s by default, and its nanny is closed if it is away at that
+    # moment, be it that the cluster is just being restarted.
+    before = dask.config.get(LOST_WORKER_TIMEOUT)
+    dask.config.set({LOST_WORKER_TIMEOUT: "1 hour"})
     sites: list[Site] = []
 
     def make(*names: str, hub: LocalHub | None = None, **options: Any) -> Site:
@@ -134,6 +140,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
         if site.cluster is not None:
             site.cluster.close()
         site.hub.stop()
+    dask.config.set({LOST_WORKER_TIMEOUT: before})
 
 
 @pytest.fixture(scope="session")

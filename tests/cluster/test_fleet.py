@@ -179,7 +179,6 @@ def test_cancel_reaches_llama_cpp(site: Site, real_fleet: cluster.Fleet) -> None
     assert len(fleet.map(PROMPTS, max_tokens=2)) == len(PROMPTS), "the models can be used again"
 
 
-@pytest.mark.matrix  # on a busy machine, Dask's nannies may need minutes to start the workers again
 def test_a_restart_of_the_cluster_is_survived(site: Site, fleet: cluster.Fleet, begun: Path) -> None:
     job = fleet.submit([f"Poem {number}:" for number in range(30)], max_tokens=4)
     wait_until(lambda: job.progress.done)

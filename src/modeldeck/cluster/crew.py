@@ -128,7 +128,7 @@ class Crew:
         self._stop_listening = listen(self._client, self._topic, self._take_event)
         await self._on_workers.enter_async_context(agents_on_workers(self._client))
         self.pulling = self._make_pulling(None)
-        model = await self.pulling.run()
+        model = await self.pulling.run(has_agents=True)
         self._known = {worker.address for host in self.pulling.hosts for worker in host.workers}
         await self._on_workers.enter_async_context(plugin_on_workers(self._client, self._plugin))
         ready = {address for host in model.hosts if host.state is DownloadState.READY for address in host.workers}
@@ -241,7 +241,7 @@ class Crew:
         try:
             async with self._join_lock:
                 pulling = self._make_pulling([*self.members, address])
-                model = await pulling.run()
+                model = await pulling.run(has_agents=True)
                 self.pulling = pulling
                 ready = {worker for host in model.hosts if host.state is DownloadState.READY for worker in host.workers}
                 taken = {member.info.machine for member in self.members.values()} if self._per == "host" else set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -96,15 +97,20 @@ class Pulling:
         self.request: DownloadRequest | None = None
         self.snapshot = PullSnapshot(target=target)
 
-    async def run(self) -> PulledModel:
+    async def run(self, *, has_agents: bool = False) -> PulledModel:
         """Pull, and return what the hosts have.
+
+        Parameters
+        ----------
+        has_agents
+            The caller has modeldeck's agents on the workers already, and keeps them there.
 
         Raises
         ------
         ModelDeckError
             If no host has the model in the end. The first host's error says why, or that the pull was stopped.
         """
-        async with agents_on_workers(self._client):
+        async with nullcontext() if has_agents else agents_on_workers(self._client):
             await self._run()
         assert self.request is not None
         if not any(copy.is_ready for copy in self._copies):
