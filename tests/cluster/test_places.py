@@ -180,5 +180,5 @@ def test_a_cluster_without_a_usable_worker_is_an_error(place: Place) -> None:
         cluster.pull(place.client, place.target(), endpoint=place.hub.endpoint, workers=[place.addresses["plain"]])
     with pytest.raises(ClusterError, match="is in the cluster"):
         cluster.pull(place.client, place.target(), workers=["tcp://127.0.0.1:1"])
-    with pytest.raises(ClusterError, match="The first argument is a Dask client, not str"):
+    with pytest.raises(ClusterError, match="A Dask client is needed, not str"):
         cluster.pull("owner/name", place.client)

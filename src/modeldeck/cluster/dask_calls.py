@@ -44,7 +44,7 @@ def client_of(client: Any) -> Any:
                 "There is no Dask client. Make one first: from distributed import Client; client = Client()."
             ) from None
     if not isinstance(client, distributed.Client):
-        raise ClusterError(f"The client is to be one of Dask, not {type(client).__name__}. Pass Client(...).")
+        raise ClusterError(f"A Dask client is needed, not {type(client).__name__}. Pass Client(...).")
     if not is_open(client):
         raise ClusterError(CLOSED)
     return client
