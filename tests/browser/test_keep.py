@@ -10,8 +10,10 @@ from playwright.sync_api import expect
 from tests.browser.deck import TIMEOUT_MS, Deck
 from tests.browser.harness import Notebooks
 from tools.localhub import LocalHub
+from tools.localhub.routes import LocalAccount
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
+VISION = "modeldeck-demo/tiny-vision-GGUF"
 NAME = f"Q8_0 of {TINY}"
 CELLS = (
     f"import modeldeck\nmodel = modeldeck.download('{TINY}:Q8_0', progress=False)",
@@ -60,3 +62,26 @@ def test_a_model_of_the_library_is_verified_copied_loaded_tried_and_removed(
     row.get_by_role("button", name=f"Remove {NAME}").click()
     row.get_by_role("button", name=f"Really remove {NAME}").click()
     expect(row).to_have_count(0, timeout=TIMEOUT_MS)
+
+
+def test_the_account_is_named_and_a_projector_is_left_out_without_its_tick(
+    notebooks: Notebooks, demo_hub: LocalHub
+) -> None:
+    demo_hub.grant("hf_of_ana", account=LocalAccount("ana"))
+    notebook = notebooks.open(["import modeldeck\nmodeldeck.ModelBrowser('vision', token='hf_of_ana')"])
+    notebook.run(0)
+    deck = Deck(notebook, 0)
+    deck.root.get_by_role("button", name="Account").click()
+    expect(deck.root.get_by_role("region", name="Account")).to_contain_text(
+        "The token in use belongs to ana.", timeout=TIMEOUT_MS
+    )
+    deck.open(VISION)
+    box = deck.root.get_by_role("checkbox", name="With each file: vision projector")
+    box.click(timeout=TIMEOUT_MS)
+    deck.press("Download", "Q8_0", VISION)
+    deck.expect_state("Q8_0", VISION, "downloaded")
+    expect(box).not_to_be_checked()
+    box.click()
+    deck.press("Download", "Q8_0", VISION)
+    expect(deck.button("Download", "Q8_0", VISION)).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(deck.button("Load", "Q8_0", VISION)).to_be_visible()
