@@ -78,6 +78,12 @@ class Site:
         self.cluster.sync(self.cluster._correct_state)
         self.client.wait_for_workers(len(self.cluster.worker_spec))
 
+    def retire_worker(self, name: str) -> None:
+        """Let a worker hand over what it has and leave, as a cluster that shrinks does."""
+        self.client.retire_workers([self.address(name)])
+        del self.cluster.worker_spec[name]
+        self.cluster.sync(self.cluster._correct_state)
+
     @property
     def bytes_served(self) -> int:
         """Bytes of files that the hub has sent."""

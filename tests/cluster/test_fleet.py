@@ -247,7 +247,7 @@ def test_a_cluster_that_shrinks_loses_no_prompt(site: Site, fleet: cluster.Fleet
     prompts = [f"Song {number}:" for number in range(24)]
     job = fleet.submit(prompts, max_tokens=4)
     wait_until(lambda: job.progress.done >= 2)
-    site.client.retire_workers([site.address("late")])
+    site.retire_worker("late")
     assert len(job.result()) == len(prompts)
     assert len(fleet.members) == 3
 

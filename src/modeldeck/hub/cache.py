@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
@@ -302,6 +301,8 @@ def prepare_repo(cache_dir: Path, repo_id: str) -> None:
 @functools.cache
 def _knows_the_tag() -> bool:
     """Whether the installed huggingface_hub writes the tag itself. An older one takes it for a damaged repository."""
+    from importlib.metadata import version  # here, because its import takes long, and only an engine writes the tag
+
     major, minor = version("huggingface_hub").split(".")[:2]
     return (int(major), int(minor)) >= (1, 9)
 

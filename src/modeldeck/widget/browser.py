@@ -84,12 +84,12 @@ class ModelBrowser(anywidget.AnyWidget):
         English where that is another one.
     inline : bool, optional
         Download on a thread of the kernel, instead of in the engine's own process.
-    client : distributed.Client, optional
-        The client of a Dask cluster. Cards then say on how many of its hosts a variant fits, and Get and Download bring
-        it to all of them instead of this machine. Prompts that a `cluster.Fleet` of this client answers are shown.
     limits : EngineLimits, optional
         What the download engine may use. They apply to every program that uses this engine, and stay until they are
         changed. ``None`` leaves the engine's own.
+    client : distributed.Client, optional
+        The client of a Dask cluster. Cards then say on how many of its hosts a variant fits, and Get and Download bring
+        it to all of them instead of this machine. Prompts that a `cluster.Fleet` of this client answers are shown.
     **options : Any
         The options of every ipywidgets widget, such as ``layout``.
 
