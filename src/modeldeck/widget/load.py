@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 from msgspec.structs import replace
 
-from modeldeck._errors import InvalidRequestError
+from modeldeck._errors import InvalidRequestError, LlamaInstallingError, ModelDeckError
 from modeldeck._loop import LoopThread
 from modeldeck._types import LoadProgress
 from modeldeck.session import Session
@@ -144,6 +144,8 @@ class LoadOwner:
             raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
 
     async def _run(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
+        error: ModelDeckError | None = None
+        commit_hash = self._view.commit_hash
         with anyio.CancelScope() as self._scope:
             error = await guard(self._load_model, repo_id, variant_id, choices)
             if error is not None:
@@ -161,6 +163,11 @@ class LoadOwner:
         if self._scope.cancelled_caught:
             self._show(LoadView())
         self._scope = None
+        if isinstance(error, LlamaInstallingError):
+            failed = self._view
+            await self._deck.follow_machine()
+            if self._view is failed and self._deck.view.llama.is_available:
+                self.start(repo_id, variant_id, commit_hash=commit_hash, choices=choices)
 
     async def _load_model(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
         await self._drop()
