@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client
 
@@ -278,6 +279,26 @@ def test_the_token_reaches_the_hub_and_no_log(site: Site) -> None:
     logs = site.client.get_worker_logs(), site.client.get_scheduler_logs()
     plugins = site.client.run_on_scheduler(lambda dask_scheduler: repr(dask_scheduler.worker_plugins))
     assert token not in repr((logs, plugins, site.client.get_events()))
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "io_counters"), reason="the system does not tell what a process reads")
+def test_a_host_does_not_read_ahead_of_one_that_takes_nothing(site: Site) -> None:
+    size_bytes = 128 << 20
+    site.put("big/model", size_bytes)
+    addresses = [site.address(name) for name in "ab"]
+    giver, taker = (psutil.Process(site.pid(name)) for name in "ab")
+    pull(site, "big/model", workers=addresses[:1])
+    before, has_read = giver.memory_info().rss, giver.io_counters().read_chars
+    job = pull(site, "big/model", workers=addresses, wait=False)
+    wait_until(lambda: giver.io_counters().read_chars > has_read + (4 << 20))
+    taker.suspend()
+    try:
+        for _ in range(200):  # this often, the giver has time for other things
+            site.client.run(os.getpid, workers=addresses[:1])
+        assert giver.memory_info().rss - before < 32 << 20
+    finally:
+        taker.resume()
+    assert job.result().failed == ()
 
 
 @pytest.mark.parametrize("is_reachable", [True, False], ids=["removed", "unreachable"])

@@ -72,23 +72,35 @@ class Agent:
 
         return handle
 
-    async def _stream(self, comm: Any, start: int, stop: int, block_bytes: int, **file: Any) -> Any:
+    async def _stream(self, comm: Any, start: int, stop: int, block_bytes: int, window_blocks: int, **file: Any) -> Any:
         """Send the blocks of a range in order, each as soon as it is here, until the other side closes the connection.
 
         One connection for all of them keeps their order: blocks on several connections would share the link, so that
         all of them arrived late, and the next host in the chain would wait for the first one.
+
+        The other side confirms each block. Dask does not wait until what it writes has left, so without that a fast
+        disk would fill the memory ahead of a slow link.
         """
+        from distributed.comm import CommClosedError
         from distributed.core import Status
 
-        position = start
-        while position < stop:
-            end = min(stop, (position // block_bytes + 1) * block_bytes)
-            answer = await self._methods["chunk"](start=position, stop=end, **file)
-            await comm.write(answer)
-            if answer["state"] == "gone":
-                break
-            if answer["state"] == "here":
-                position = end
+        position, unconfirmed = start, 0
+        try:
+            while position < stop or unconfirmed:
+                if unconfirmed >= window_blocks or position >= stop:
+                    await comm.read()
+                    unconfirmed -= 1
+                    continue
+                end = min(stop, (position // block_bytes + 1) * block_bytes)
+                answer = await self._methods["chunk"](start=position, stop=end, **file)
+                await comm.write(answer)
+                if answer["state"] == "gone":
+                    break
+                if answer["state"] == "here":
+                    position = end
+                    unconfirmed += 1
+        except CommClosedError:
+            pass  # the other side has what it wants, or is gone
         return Status.dont_reply
 
     async def aclose(self) -> None:

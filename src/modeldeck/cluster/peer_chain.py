@@ -13,7 +13,9 @@ from modeldeck._errors import PeersLostError
 from modeldeck._types import DownloadRequest, GGUFFile
 from modeldeck.cluster.addressing import HANDLER
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
+WINDOW_BLOCKS = 8
+"""A host sends this many blocks ahead of those that were taken."""
 SILENCE_SECONDS = 60.0
 """A host that does not answer for this long is left. One that waits for a block itself answers much sooner."""
 CONNECT_SECONDS = 3.0
@@ -110,6 +112,8 @@ class PeerChain:
                     self.used.append(name)
                 position = end
                 yield data
+                if not await self._confirm(comm):
+                    return
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -136,11 +140,20 @@ class PeerChain:
                     "start": start,
                     "stop": stop,
                     "block_bytes": BLOCK_BYTES,
+                    "window_blocks": WINDOW_BLOCKS,
                 }
             )
         except OSError:
             return None
         return await self._read(comm)
+
+    async def _confirm(self, comm: Any) -> bool:
+        """Let the host send one more block, and return whether it is still there."""
+        try:
+            await comm.write("taken")
+        except OSError:  # Dask's CommClosedError
+            return False
+        return True
 
     async def _read(self, comm: Any) -> dict[str, Any] | None:
         """Return the next answer; ``None`` if the host is gone."""
