@@ -284,6 +284,27 @@ def test_exact_figures_that_come_late_do_not_bring_the_projector_back(
     assert page.variant(VISION, "Q8_0")["sidecars"] == []
 
 
+def test_a_download_asked_for_right_after_the_tick_was_removed_leaves_the_projector_out(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, may_end = Session.reassess, threading.Event()
+
+    async def slow_judge(self: Session, details: RepoDetails, **options: Any) -> RepoDetails:
+        assert await anyio.to_thread.run_sync(may_end.wait, TIMEOUT_SECONDS)
+        return await judge(self, details, **options)
+
+    page.ask("open_repo", repo_id=VISION)
+    variant_id = page.variant(VISION, "Q8_0")["variant_id"]
+    monkeypatch.setattr(Session, "reassess", slow_judge)
+    choosing = page.send("set_projector", repo_id=VISION, is_wanted=False)
+    assert page.act_on(VISION, variant_id, "download")["ok"]
+    may_end.set()
+    assert page.answer(choosing)["ok"]
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "ready")
+    page.ask("act_on_library", action="refresh")
+    assert page.traits["library"]["models"][0]["filenames"] == [variant_id]
+
+
 def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> None:
     answer = page.ask("open_repo", repo_id="nobody/nothing")
     assert answer["error"]["code"] == "repo_not_found"

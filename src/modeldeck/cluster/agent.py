@@ -95,8 +95,8 @@ class Agent:
                 answer = await self._methods["chunk"](start=position, stop=end, **file)
                 await comm.write(answer)
                 if answer["state"] == "gone":
-                    break
-                if answer["state"] == "here":
+                    stop = position
+                elif answer["state"] == "here":
                     position = end
                     unconfirmed += 1
         except CommClosedError:

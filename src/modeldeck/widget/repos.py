@@ -187,6 +187,9 @@ class ReposOwner:
         details = self._details(repo_id)
         if details is None:
             raise InvalidRequestError(f"The card of {repo_id} is not open. Open it and try again.")
+        details = self._whole(repo_id, details)  # what the card shows may be older than the user's choice
+        if not self.has_projector(repo_id):
+            details = details.without_projectors()
         variant = details.variant(variant_id)
         if variant is None:
             raise InvalidRequestError(f"{repo_id} has no variant {variant_id!r}. Open its card again.")
