@@ -247,6 +247,7 @@ def test_the_log_tells_requests_and_connections(hub: LocalHub) -> None:
         for _ in range(2):
             client.get(url, headers={"range": "bytes=100-299"})
     httpx.get(url)
+    hub.requests.wait_until(lambda records: all(record.is_finished for record in records))
     hub_records, cdn_records = hub.requests.to("hub"), hub.requests.to("cdn")
     assert [record.path for record in hub_records] == [f"/{REPO}/resolve/main/tiny-Q4_0.gguf"]
     assert [(record.range, record.status, record.bytes_sent) for record in cdn_records] == [

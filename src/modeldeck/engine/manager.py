@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import ssl
-import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -454,10 +453,20 @@ class DownloadManager:
 def _report(task: asyncio.Task[None]) -> None:
     """Log why a job ended by an error of the program. The job itself says only that it failed.
 
-    Once the main thread has ended, executors refuse work: what fails then is not an error of the program.
+    When the interpreter is about to leave, executors refuse work: what fails then is not an error of the program.
     """
-    if not task.cancelled() and (error := task.exception()) is not None and threading.main_thread().is_alive():
+    if not task.cancelled() and (error := task.exception()) is not None and not _is_interpreter_leaving():
         task.get_loop().call_exception_handler({"message": "a download ended by an internal error", "exception": error})
+
+
+def _is_interpreter_leaving() -> bool:
+    """Return whether executors refuse work. They do so before the main thread counts as ended."""
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            executor.submit(int)
+        except RuntimeError:
+            return True
+    return False
 
 
 def _check(request: DownloadRequest) -> None:
