@@ -83,10 +83,7 @@ class ConnectionTuner:
         self.is_machine_busy = False
 
     def interrupt(self) -> None:
-        """Begin a new measurement, because other downloads run now."""
-        self._unsettle()
-
-    def _unsettle(self) -> None:
+        """Begin a new measurement, for example because other downloads run now."""
         self._settled_at = None
         self._begun = None
 
@@ -109,7 +106,7 @@ class ConnectionTuner:
         look = _Look(now, fetched, cpu_seconds)
         self._watch_machine(look)
         if not is_settled:
-            self._unsettle()
+            self.interrupt()
         elif self._settled_at is None:
             self._settled_at = now
         elif self._begun is None:
@@ -146,10 +143,10 @@ class ConnectionTuner:
     def _step(self, connections: int, rate: float) -> None:
         self._trial = _Trial(self.wanted, rate)
         self.wanted = connections
-        self._unsettle()
+        self.interrupt()
 
     def _judge(self, now: float, rate: float, limit: int) -> None:
-        self._unsettle()
+        self.interrupt()
         trial, self._trial = self._trial, None
         if trial is not None and not _pays(trial, self.wanted, rate):
             self.wanted = trial.connections

@@ -176,8 +176,7 @@ class LoadOwner:
             await self._repos.files.refresh()
             raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
         n_ctx = choices.n_ctx or self._repos.n_ctx_of(repo_id)
-        # A load from the library names its commit; one from a card takes what is ticked there.
-        has_projector = self._view.commit_hash is not None or self._repos.has_projector(repo_id)
+        has_projector = self._repos.loads_projector(repo_id, self._view.commit_hash)
         self._show(replace(self._view, label=model.label, commit_hash=model.commit_hash, n_ctx=n_ctx))
         llm = await self._session.load(
             model,

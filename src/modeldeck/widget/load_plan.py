@@ -49,7 +49,7 @@ class PlanOwner:
     async def _look(self, asked: PlanView, model: LocalModel) -> PlanView:
         repo_id = asked.repo_id or ""
         n_ctx = asked.choices.n_ctx or self._repos.n_ctx_of(repo_id)
-        projector = asked.commit_hash is not None or self._repos.has_projector(repo_id)
+        projector = self._repos.loads_projector(repo_id, asked.commit_hash)
         try:
             plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
         except ModelDeckError as error:

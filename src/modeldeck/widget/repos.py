@@ -134,6 +134,10 @@ class ReposOwner:
         """Whether the variants of a repository are wanted with their vision projector."""
         return repo_id not in self._text_only
 
+    def loads_projector(self, repo_id: str, commit_hash: str | None) -> bool:
+        """Whether a load takes the projector: one from the library, which names its commit, or as a card is ticked."""
+        return commit_hash is not None or self.has_projector(repo_id)
+
     async def set_projector(self, repo_id: str, *, is_wanted: bool) -> None:
         """Download and load the variants of a repository with their vision projector, or without it."""
         (self._text_only.discard if is_wanted else self._text_only.add)(repo_id)
