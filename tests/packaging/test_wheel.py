@@ -1,19 +1,24 @@
 """What a user installs: the wheel has the JavaScript bundle, also when it is built from the sdist without Node."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 import modeldeck
 from tools.environment import MADE_HERE, ROOT
 
 BUNDLE = "modeldeck/widget/static/widget.js"
+REPOSITORY = "https://github.com/Someone/modeldeck"
+WORKFLOW = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "Someone/modeldeck", "GITHUB_SHA": "c0ffee"}
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -34,19 +39,19 @@ def build(source: Path, kind: str, output: Path, **variables: str) -> Path:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the checkout that has never been built."""
+    """Built as the release workflow does, from a copy of the checkout that has never been built."""
     folder = tmp_path_factory.mktemp("sdist")
 
     def left_out(directory: str, names: list[str]) -> set[str]:
         return {name for name in names if Path(directory, name) in MADE_HERE or name in (".git", "__pycache__")}
 
     shutil.copytree(ROOT, folder / "checkout", ignore=left_out)
-    return build(folder / "checkout", "sdist", folder / "dist")
+    return build(folder / "checkout", "sdist", folder / "dist", **WORKFLOW)
 
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the sdist, where neither Node nor npm can be found."""
+    """Built from the sdist, where neither Node nor npm can be found, and which is not in a repository."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later have it
@@ -75,6 +80,26 @@ def test_the_package_index_would_accept_both(wheel: Path, sdist: Path) -> None:
     check = [sys.executable, "-m", "twine", "check", "--strict", wheel, sdist]
     result = subprocess.run(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_the_pages_of_the_package_lead_to_its_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata_file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(metadata_file).decode()
+    message = HeaderParser().parsestr(metadata)
+    assert set(message.get_all("Project-URL", [])) == {
+        "Documentation, https://someone.github.io/modeldeck/",
+        f"Source, {REPOSITORY}",
+        f"Issues, {REPOSITORY}/issues",
+        f"Changelog, {REPOSITORY}/blob/HEAD/CHANGELOG.md",
+    }
+    page = MarkdownIt("commonmark", {"html": True}).render(message.get_payload())
+    targets = re.findall(r'(?:src|href|srcset)="([^"]*)"', page)
+    files = [target.removeprefix(f"{REPOSITORY}/").split("/", 2) for target in targets if target.startswith(REPOSITORY)]
+    assert {kind for kind, _, _ in files} == {"blob", "raw"}
+    assert {commit_hash for _, commit_hash, _ in files} == {"c0ffee"}
+    assert [path for _, _, path in files if not (ROOT / path).exists()] == []
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
 
 def test_the_version_stands_in_one_place(wheel: Path) -> None:
