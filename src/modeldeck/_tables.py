@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _GB_BYTES = 10**9
 _MB_BYTES = 10**6
+_KB_BYTES = 10**3
 _GIB_BYTES = 2**30
 _MIB_BYTES = 2**20
 
@@ -24,6 +25,7 @@ class Table:
     """A table as text. The columns in ``numeric`` are aligned to the right.
 
     ``groups`` has the name of each row's group, if there are groups. A line with the name stands before each.
+    ``notes`` are sentences below the table.
     """
 
     headings: Sequence[str]
@@ -31,6 +33,7 @@ class Table:
     numeric: frozenset[str] = frozenset()
     caption: str = ""
     groups: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         lines = [self.headings, *self.rows]
@@ -43,7 +46,7 @@ class Table:
             for line in lines
         ]
         body = [part for name, row in self._grouped(text[1:]) for part in ([name, row] if name else [row])]
-        return "\n".join([*([self.caption] if self.caption else []), text[0], *body])
+        return "\n".join([*([self.caption] if self.caption else []), text[0], *body, *self.notes])
 
     def _grouped(self, rows: Sequence[T]) -> Iterator[tuple[str, T]]:
         """Yield the rows, each with the name of its group if it is the first one of it."""
@@ -66,14 +69,23 @@ class Table:
             + f"<tr>{line('td', row)}</tr>"
             for name, row in self._grouped(self.rows)
         )
-        return f"<table>{caption}<thead><tr>{line('th', self.headings)}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(
+            f'<tr><td colspan="{width}" style="text-align: left">{escape(note)}</td></tr>' for note in self.notes
+        )
+        foot = f"<tfoot>{notes}</tfoot>" if notes else ""
+        head = f"<thead><tr>{line('th', self.headings)}</tr></thead>"
+        return f"<table>{caption}{head}<tbody>{body}</tbody>{foot}</table>"
 
 
 def format_size(size: int | None) -> str:
-    """Return a size in bytes as ``"4.92 GB"`` or ``"98.4 MB"``."""
+    """Return a size in bytes as ``"4.92 GB"``, ``"98.4 MB"``, ``"40.0 KB"`` or ``"133 bytes"``."""
     if size is None:
         return UNKNOWN
-    return f"{size / _GB_BYTES:.2f} GB" if size >= _GB_BYTES else f"{size / _MB_BYTES:.1f} MB"
+    if size >= _GB_BYTES:
+        return f"{size / _GB_BYTES:.2f} GB"
+    if size >= _MB_BYTES // 10:
+        return f"{size / _MB_BYTES:.1f} MB"
+    return f"{size / _KB_BYTES:.1f} KB" if size >= _KB_BYTES else f"{size} bytes"
 
 
 def format_memory(needed: int, available: int) -> tuple[str, str]:

@@ -8,6 +8,7 @@ An unknown value is ``None``, never 0. Everything that crosses a process border 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from itertools import repeat
@@ -659,7 +660,21 @@ class RepoDetails(Tabular):
             groups=[groups[index] for index in order] if groups else (),
             numeric=frozenset({"Size", "Memory", "Speed"}),
             caption=f"{self.repo_id} at {self.commit_hash}{', from the cache' if self.is_from_cache else ''}",
+            notes=list(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what the table's columns cannot say."""
+        if self.recommended is not None and self.recommended_reason is not None:
+            n_ctx = self.fits[self.recommended].n_ctx
+            yield f"* recommended for this machine with a context of {n_ctx} tokens. {self.recommended_reason.text}"
+        for variant in self.variants:
+            fit = self.fits.get(variant.variant_id)
+            if fit is not None and fit.verdict == "unusable" and fit.reason:
+                yield f"{variant.label}: {fit.reason}"
+        for shards in self.incomplete:
+            here = len(shards.files)
+            yield f"{shards.prefix} cannot be used. The Hub has {here} of its {shards.total} parts."
 
 
 _LONG_LIST = 8

@@ -10,7 +10,9 @@ from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
     DownloadState,
+    FitEstimate,
     GGUFFile,
+    IncompleteShards,
     ModelSummary,
     RepoDetails,
     SearchPage,
@@ -67,8 +69,20 @@ def test_a_duration_is_short(seconds: float, expected: str) -> None:
     assert format_duration(seconds) == expected
 
 
-def test_an_unknown_size_is_not_zero() -> None:
-    assert format_size(None) == "?"
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (None, "?"),
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (40_000, "40.0 KB"),
+        (100_000, "0.1 MB"),
+        (98_362_432, "98.4 MB"),
+        (4_920_000_000, "4.92 GB"),
+    ],
+)
+def test_a_size_is_told_in_a_unit_of_its_order(size: int | None, expected: str) -> None:
+    assert format_size(size) == expected
 
 
 @pytest.mark.parametrize("width", range(1, 140))
@@ -150,3 +164,21 @@ def test_a_long_list_of_variants_is_grouped_by_bits() -> None:
     assert details._repr_html_().count('<th colspan="7"') == 9
     short = replace(details, variants=variants[:8])
     assert "bits" not in str(short)
+
+
+def test_below_the_table_stands_why_a_model_cannot_be_used() -> None:
+    damaged = FitEstimate(verdict="unusable", n_ctx=4096, reason="This is not a GGUF file: it is a <zip> archive.")
+    details = RepoDetails(
+        repo_id="o/n",
+        revision="main",
+        commit_hash="0" * 40,
+        variants=(Variant(variant_id="a.gguf", label="Q8_0", quantization="Q8_0", files=()),),
+        fits={"a.gguf": damaged},
+        incomplete=(IncompleteShards(prefix="big-Q4_K_M", total=3, files=()),),
+    )
+    assert str(details).splitlines()[-2:] == [
+        "Q8_0: This is not a GGUF file: it is a <zip> archive.",
+        "big-Q4_K_M cannot be used. The Hub has 0 of its 3 parts.",
+    ]
+    page = details._repr_html_()
+    assert page.index("</tbody>") < page.index("it is a &lt;zip&gt; archive.") < page.index("big-Q4_K_M")

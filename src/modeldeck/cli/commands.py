@@ -49,13 +49,7 @@ async def show(session: Session, arguments: argparse.Namespace, output: Output) 
     details = await session.describe(
         arguments.repo_id, arguments.revision, n_ctx=arguments.n_ctx, on_notice=output.note
     )
-    explanation = ""
-    if details.recommended_reason is not None:
-        explanation = (
-            f"\n* recommended for this machine with a context of {arguments.n_ctx} tokens. "
-            f"{details.recommended_reason.text}"
-        )
-    output.record(RepoRecord.of(details), f"{details}{explanation}")
+    output.record(RepoRecord.of(details), str(details))
     return EXIT_OK
 
 
