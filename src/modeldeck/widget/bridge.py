@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._errors import ModelDeckError
 from modeldeck._loop import LoopThread
 from modeldeck._types import DownloadSnapshot, SearchQuery
 from modeldeck.session import Session
@@ -232,9 +232,7 @@ class Bridge:
             case "unload":
                 await self._load.unload()
             case "verify" | "repair" | "cancel_verify":
-                model = await self._repos.find_local(repo_id, variant_id, request.commit_hash)
-                if model is None:
-                    raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+                model = await self._repos.local_model(repo_id, variant_id, request.commit_hash)
                 key = ModelKey(repo_id=model.repo_id, variant_id=variant_id, commit_hash=model.commit_hash)
                 if request.action == "cancel_verify":
                     self._library.cancel([key])

@@ -171,10 +171,7 @@ class LoadOwner:
 
     async def _load_model(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
         await self._drop()
-        model = await self._repos.find_local(repo_id, variant_id, self._view.commit_hash)
-        if model is None:
-            await self._repos.files.refresh()
-            raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+        model = await self._repos.local_model(repo_id, variant_id, self._view.commit_hash)
         n_ctx = choices.n_ctx or self._repos.n_ctx_of(repo_id)
         has_projector = self._repos.loads_projector(repo_id, self._view.commit_hash)
         self._show(replace(self._view, label=model.label, commit_hash=model.commit_hash, n_ctx=n_ctx))

@@ -9,7 +9,7 @@ import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
 
-from modeldeck._errors import InvalidRequestError, LockError, ModelDeckError
+from modeldeck._errors import LockError, ModelDeckError
 from modeldeck._types import GGUFFile, LocalModel
 from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
 from modeldeck.lockfile import lock_entry, pin
@@ -37,9 +37,7 @@ class PlanOwner:
             repo_id=repo_id, variant_id=variant_id, commit_hash=commit_hash, choices=choices
         )
         try:
-            model = await self._repos.find_local(repo_id, variant_id, commit_hash)
-            if model is None:
-                raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+            model = await self._repos.local_model(repo_id, variant_id, commit_hash)
             view = await self._look(asked, model)
         except ModelDeckError as error:
             view = replace(asked, error=error.to_info())

@@ -15,6 +15,8 @@ from modeldeck.widget.tasks import guard
 if TYPE_CHECKING:
     from modeldeck.llama import Measurement
 
+GONE = "The model's files are no longer in the cache. Download it again."
+
 
 class LocalFiles:
     """Knows what was in the cache at the last look, and what has been downloaded since.

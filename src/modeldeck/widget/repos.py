@@ -16,7 +16,7 @@ from modeldeck._wire import ReasonView, SidecarView
 from modeldeck.session import Session
 from modeldeck.widget.account import steps_to
 from modeldeck.widget.deck import DeckOwner
-from modeldeck.widget.local_files import LocalFiles
+from modeldeck.widget.local_files import GONE, LocalFiles
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.tasks import Tasks
 from modeldeck.widget.traits import (
@@ -210,6 +210,14 @@ class ReposOwner:
         if commit_hash is not None:
             return await self._session.find_local(repo_id, variant_id, commit_hash=commit_hash)
         return await self.files.find(repo_id, variant_id, self._details(repo_id))
+
+    async def local_model(self, repo_id: str, variant_id: str, commit_hash: str | None = None) -> LocalModel:
+        """What `find_local` finds, or raise `InvalidRequestError`; the library then shows what is there."""
+        model = await self.find_local(repo_id, variant_id, commit_hash)
+        if model is None:
+            await self.files.refresh()
+            raise InvalidRequestError(GONE)
+        return model
 
     async def _describe(self, repo_id: str) -> RepoDetails:
         n_ctx = self._deck.view.n_ctx

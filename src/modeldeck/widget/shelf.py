@@ -15,7 +15,7 @@ import msgspec
 from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._types import ErrorInfo
 from modeldeck.session import Session
-from modeldeck.widget.local_files import LocalFiles
+from modeldeck.widget.local_files import GONE, LocalFiles
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.tasks import Tasks
@@ -171,7 +171,7 @@ class LibraryOwner:
     def _find(self, key: ModelKey) -> StoredModel:
         stored = next((stored for stored in self._files.contents.models if _key(stored) == key), None)
         if stored is None:
-            raise InvalidRequestError("The model's files are no longer in the cache. Download it again.")
+            raise InvalidRequestError(GONE)
         return stored
 
     def _leftover_id(self, path: Path) -> str:
