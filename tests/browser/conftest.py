@@ -26,7 +26,6 @@ CHROMIUM_ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
-TEST_SECONDS = 300
 JS = Path(__file__).parents[2] / "js"
 
 
@@ -34,8 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 # Playwright's own loop stands in the way of any other asyncio loop on this thread: it ends with this package's tests.

@@ -22,7 +22,7 @@ from tools.processes import run_environment, without_hub_settings
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TIMEOUT_SECONDS = 240
 
-pytestmark = [pytest.mark.llama, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.llama
 
 
 @dataclass(frozen=True)

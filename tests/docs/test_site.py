@@ -8,8 +8,6 @@ import pytest
 import modeldeck
 from tools.documentation import build_command
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

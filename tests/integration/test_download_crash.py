@@ -215,7 +215,6 @@ def forget_the_file(playground: Playground) -> None:
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.timeout(300)
 def test_kills_at_chosen_moments(playground: Playground, downloads: Downloads) -> None:
     """The kills follow each other on one download, so that each finds what the previous one left."""
     killed = 0

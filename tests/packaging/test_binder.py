@@ -19,7 +19,6 @@ from tools.processes import run_environment, without_hub_settings
 
 BINDER_BYTES = 2 << 30
 
-pytestmark = pytest.mark.timeout(300)
 
 QUICKSTART = """
 import json, os, sys

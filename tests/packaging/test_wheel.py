@@ -20,8 +20,6 @@ BUNDLE = "modeldeck/widget/static/widget.js"
 REPOSITORY = "https://github.com/Someone/modeldeck"
 WORKFLOW = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "Someone/modeldeck", "GITHUB_SHA": "c0ffee"}
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def build(source: Path, kind: str, output: Path, **variables: str) -> Path:
     """Build with the tools of this environment, so that nothing is fetched but what npm does not have in its cache."""
