@@ -80,6 +80,7 @@ function pace({ attempt, eta_seconds, is_stalled, rate, retry_in_seconds }: JobV
 }
 
 const STAGE: Record<NonNullable<LoadView["stage"]>, PlainKey> = {
+  installing: "stageInstalling",
   reading: "stageReading",
   opening: "stageOpening",
   loading: "stageLoading",

@@ -400,7 +400,7 @@ export interface LoadView {
   repo_id: string | null;
   variant_id: string | null;
   label: string | null;
-  stage: "loading" | "opening" | "reading" | "ready" | null;
+  stage: "installing" | "loading" | "opening" | "reading" | "ready" | null;
   fraction: number | null;
   error: ErrorInfo | null;
   commit_hash: string | null;

@@ -148,8 +148,8 @@ def test_a_load_says_how_long_the_build_takes(tmp_path: Path, monkeypatch: pytes
         ("building", 175.0, "is being built, about 3 minutes left."),
         ("building", 61.0, "is being built, about 1 minute left."),
         ("building", 20.0, "is being built, less than a minute left."),
-        ("downloading", None, "is being downloaded. Load a model when"),
-        ("installing", None, "is being installed. Load a model when"),
+        ("downloading", None, "is being downloaded. Models can be loaded when"),
+        ("installing", None, "is being installed. Models can be loaded when"),
     ):
         status.tell(state, seconds)
         found = availability()

@@ -673,15 +673,37 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.llama
-def test_a_load_during_the_installation_of_llama_says_so_and_happens_after_it(installation: Path, page: Page) -> None:
+def test_a_load_waits_until_llama_is_installed_and_so_does_a_cell(
+    installation: Path, page: Page, loop: LoopThread
+) -> None:
     page.until(lambda: page.traits["view"]["llama"]["code"] == "llama_installing")
     assert "is being built, about 3 minutes left" in page.traits["view"]["llama"]["message"]
+    assert page.traits["view"]["llama"]["remaining_seconds"] == 170
     page.ask("open_repo", repo_id=TINY)
-    page.act_on(TINY, "tiny-chat-F16.gguf", "download")
-    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
-    assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
-    page.until(lambda: page.traits["load"]["state"] == "failed")
-    assert page.traits["load"]["error"]["code"] == "llama_installing"
-    assert page.traits["load"]["error"]["details"]["remaining_seconds"] == 170
+    page.act_on(TINY, "tiny-chat-F16.gguf", "get")
+    page.until(lambda: page.traits["load"]["stage"] == "installing")
+    waiting = loop.start(page.bridge.ready())
+    Status(installation).tell("building", 50.0)
+    page.until(lambda: "less than a minute left" in page.traits["view"]["llama"]["message"])
+    assert page.traits["load"]["state"] == "loading"
+    assert page.toasts("error") == []
     installation.unlink()
     page.until(lambda: page.traits["load"]["state"] == "ready")
+    assert waiting.result(TIMEOUT_SECONDS) is page.bridge.llm
+
+
+def test_a_load_that_waits_for_llama_can_be_cancelled_and_fails_with_the_installation(
+    installation: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    page.ask("open_repo", repo_id=TINY)
+    page.act_on(TINY, "tiny-chat-F16.gguf", "get")
+    page.until(lambda: page.traits["load"]["stage"] == "installing")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "cancel_load")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    page.act_on(TINY, "tiny-chat-F16.gguf", "load")
+    page.until(lambda: page.traits["load"]["stage"] == "installing")
+    Status(installation).tell("failed", message="There is no compiler.")
+    page.until(lambda: page.traits["load"]["state"] == "failed")
+    assert page.traits["load"]["error"]["code"] == "llama_missing"
+    assert "There is no compiler." in page.traits["load"]["error"]["message"]

@@ -332,6 +332,7 @@ export const EN = {
   loadFailedModel: "Could not load {name}",
   loadingOf: "Loading of {name}",
   withContext: { one: ", context of {count} token", other: ", context of {count} tokens" },
+  stageInstalling: "Waiting for llama-cpp-python",
   stageReading: "Reading the header",
   stageOpening: "Opening the file",
   stageLoading: "Loading the weights",

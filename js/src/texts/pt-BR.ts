@@ -331,6 +331,7 @@ export const PT_BR: Texts = {
   loadFailedModel: "Não foi possível carregar {name}",
   loadingOf: "Carregamento de {name}",
   withContext: { one: ", contexto de {count} token", other: ", contexto de {count} tokens" },
+  stageInstalling: "Aguardando o llama-cpp-python",
   stageReading: "Lendo o cabeçalho",
   stageOpening: "Abrindo o arquivo",
   stageLoading: "Carregando os pesos",

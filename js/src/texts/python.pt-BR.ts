@@ -25,7 +25,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     llama_crashed:
       "O llama.cpp sofreu um erro interno. Carregue o modelo de novo; a memória volta ao reiniciar o kernel.",
     llama_installing:
-      "O llama-cpp-python está sendo instalado[: falta cerca de {remaining_seconds}]. Carregue o modelo depois; não é preciso reiniciar o kernel.",
+      "O llama-cpp-python está sendo instalado[: falta cerca de {remaining_seconds}]. Depois disso, os modelos podem ser carregados sem reiniciar o kernel.",
     llama_missing:
       'Falta o llama-cpp-python, ou ele não pode ser importado. Instale-o com pip install "modeldeck[llama]" e reinicie o kernel.',
     load_cancelled: "O carregamento foi cancelado e a memória foi liberada.",

@@ -114,8 +114,8 @@ def _missing_error() -> LlamaMissingError:
         return LlamaMissingError(f"llama-cpp-python could not be installed. {installation.message or _HOW_TO_INSTALL}")
     left = "" if installation.remaining_seconds is None else f", {_about(installation.remaining_seconds)} left"
     return LlamaInstallingError(
-        f"llama-cpp-python is being {_DOING[installation.state]}{left}. Load a model when it is there; the "
-        "kernel need not be restarted.",
+        f"llama-cpp-python is being {_DOING[installation.state]}{left}. Models can be loaded when it is "
+        "there, without restarting the kernel.",
         remaining_seconds=installation.remaining_seconds,
     )
 

@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 from msgspec.structs import replace
 
-from modeldeck._errors import InvalidRequestError, LlamaInstallingError, ModelDeckError
+from modeldeck._errors import InvalidRequestError, LlamaInstallingError
 from modeldeck._loop import LoopThread
 from modeldeck._types import LoadProgress
 from modeldeck.session import Session
@@ -144,8 +144,6 @@ class LoadOwner:
             raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
 
     async def _run(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
-        error: ModelDeckError | None = None
-        commit_hash = self._view.commit_hash
         with anyio.CancelScope() as self._scope:
             error = await guard(self._load_model, repo_id, variant_id, choices)
             if error is not None:
@@ -163,11 +161,6 @@ class LoadOwner:
         if self._scope.cancelled_caught:
             self._show(LoadView())
         self._scope = None
-        if isinstance(error, LlamaInstallingError):
-            failed = self._view
-            await self._deck.follow_machine()
-            if self._view is failed and self._deck.view.llama.is_available:
-                self.start(repo_id, variant_id, commit_hash=commit_hash, choices=choices)
 
     async def _load_model(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:
         await self._drop()
@@ -175,7 +168,8 @@ class LoadOwner:
         n_ctx = choices.n_ctx or self._repos.n_ctx_of(repo_id)
         has_projector = self._repos.loads_projector(repo_id, self._view.commit_hash)
         self._show(replace(self._view, label=model.label, commit_hash=model.commit_hash, n_ctx=n_ctx))
-        llm = await self._session.load(
+        load = partial(
+            self._session.load,
             model,
             n_ctx=n_ctx,
             mmproj=None if has_projector else False,
@@ -183,6 +177,13 @@ class LoadOwner:
             on_notice=partial(self._publisher.toast, "info"),
             **load_arguments(choices),
         )
+        while True:
+            try:
+                llm = await load()
+                break
+            except LlamaInstallingError:
+                self._show(replace(self._view, stage="installing"))
+                await self._deck.follow_machine()
         self._tasks.start(self._deck.look_at_machine)
         self.handover.give(llm)
         kind = self._chat.take(llm)

@@ -488,14 +488,14 @@ class ChatView(msgspec.Struct, frozen=True, kw_only=True):
 class LoadView(msgspec.Struct, frozen=True, kw_only=True):
     """The trait ``_load``: the model that is loaded, that is being loaded, or that could not be loaded.
 
-    ``actions`` follow from ``state``.
+    ``actions`` follow from ``state``. The stage ``"installing"`` waits until llama-cpp-python is installed.
     """
 
     state: Literal["none", "loading", "ready", "failed"] = "none"
     repo_id: str | None = None
     variant_id: str | None = None
     label: str | None = None
-    stage: Literal["reading", "opening", "loading", "ready"] | None = None
+    stage: Literal["installing", "reading", "opening", "loading", "ready"] | None = None
     fraction: float | None = None
     error: ErrorInfo | None = None
     commit_hash: str | None = None
