@@ -40,16 +40,21 @@ class SetupError(Exception):
     """Something is missing that only the user can add. The message says what, and how to add it."""
 
 
-def run(command: Sequence[str | Path], **variables: str) -> None:
+def run(command: Sequence[str | Path], cwd: Path = ROOT, /, **variables: str) -> None:
     """Run a command in the checkout, or raise `SetupError`."""
-    status = status_of(command, **variables)
+    status = status_of(command, cwd, **variables)
     if status != 0:
-        raise SetupError(f"Set-up stopped: this command ended with status {status}:\n  {' '.join(map(str, command))}")
+        raise SetupError(
+            f"Set-up stopped: this command ended with status {status}. The lines above say why.\n"
+            f"  {' '.join(map(str, command))}\n"
+            "If a package registry could not be reached, check the connection and the settings of pip or npm: the "
+            "registry's address, the proxy and the certificates."
+        )
 
 
-def status_of(command: Sequence[str | Path], **variables: str) -> int:
+def status_of(command: Sequence[str | Path], cwd: Path = ROOT, /, **variables: str) -> int:
     """Run a command in the checkout, and return its exit status."""
-    return wait_to_the_end(subprocess.Popen([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables}))
+    return wait_to_the_end(subprocess.Popen([str(part) for part in command], cwd=cwd, env={**os.environ, **variables}))
 
 
 def wait_to_the_end(process: subprocess.Popen[bytes]) -> int:
@@ -110,15 +115,16 @@ def build_javascript() -> None:
     def install() -> None:
         say("Installing the Node packages of js/package-lock.json")
         # The lock file has a digest for each package, so npm can use its cache without asking the registry.
-        run(npm("ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"))
+        run(npm("ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"), JAVASCRIPT)
 
     once(JAVASCRIPT / "node_modules" / ".modeldeck-stamp", [lock, output_of("node", "--version")], install)
-    run(npm("run", "--silent", "build"))
+    run(npm("run", "--silent", "build"), JAVASCRIPT)
 
 
 def npm(*arguments: str) -> list[str]:
-    """Return the command line for npm in js/."""
-    return [shutil.which("npm") or "npm", "--prefix", str(JAVASCRIPT), *arguments]
+    """Return a command line that is to run in js/. With ``--prefix`` instead, npm would ignore the machine's settings,
+    for example its registry, proxy and certificates."""
+    return [shutil.which("npm") or "npm", *arguments]
 
 
 def require_node() -> None:
@@ -198,7 +204,7 @@ def install_html_manager() -> None:
         html_manager.FOLDER.mkdir(parents=True, exist_ok=True)
         for package, member in html_manager.FILES.items():
             with tempfile.TemporaryDirectory() as work:
-                run(npm("pack", "--silent", "--prefer-offline", "--pack-destination", work, package))
+                run(npm("pack", "--silent", "--prefer-offline", "--pack-destination", work, package), JAVASCRIPT)
                 with tarfile.open(next(Path(work).iterdir())) as archive:
                     content = archive.extractfile(f"package/{member}")
                     assert content is not None

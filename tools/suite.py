@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.environment import PYTHON, ROOT, install_hosts, npm, say, setup_test, status_of, wait_to_the_end
+from tools.environment import JAVASCRIPT, PYTHON, ROOT, install_hosts, npm, say, setup_test, status_of, wait_to_the_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Run:
     total: Counts = Counts()
     failures: list[str] = field(default_factory=list)
 
-    def check(self, name: str, command: Sequence[str | Path]) -> None:
+    def check(self, name: str, command: Sequence[str | Path], *, cwd: Path = ROOT) -> None:
         """Run a step that passes or fails as a whole. A failure counts as one."""
-        if self._run(name, command) != 0:
+        if self._run(name, command, cwd) != 0:
             self._add(name, Counts(failed=1))
 
-    def tests(self, name: str, command: Sequence[str | Path], report: Path) -> None:
+    def tests(self, name: str, command: Sequence[str | Path], report: Path, *, cwd: Path = ROOT) -> None:
         """Run tests that write a JUnit report. A runner that fails without one, or runs no test, is one failure."""
-        self._count(name, self._run(name, command), report)
+        self._count(name, self._run(name, command, cwd), report)
 
     @contextlib.contextmanager
     def tests_beside(self, name: str, command: Sequence[str | Path], report: Path) -> Iterator[None]:
@@ -73,10 +73,10 @@ class Run:
             shutil.copyfileobj(output, sys.stdout)
         self._count(name, status, report)
 
-    def _run(self, name: str, command: Sequence[str | Path]) -> int:
+    def _run(self, name: str, command: Sequence[str | Path], cwd: Path) -> int:
         say(name)
         began = time.monotonic()
-        status = status_of(command)
+        status = status_of(command, cwd)
         say(f"{name}: {'ok' if status == 0 else f'exit status {status}'}, {time.monotonic() - began:.0f} s")
         return status
 
@@ -96,17 +96,16 @@ def run_checks(run: Run) -> None:
     run.check("ruff check", [PYTHON, "-m", "ruff", "check", "."])
     run.check("ruff format", [PYTHON, "-m", "ruff", "format", "--check", "."])
     run.check("mypy", [PYTHON, "-m", "mypy"])
-    run.check("TypeScript and Biome", npm("run", "check"))
-    run.check("actionlint", npm("run", "workflows"))
+    run.check("TypeScript and Biome", npm("run", "check"), cwd=JAVASCRIPT)
+    run.check("actionlint", npm("run", "workflows"), cwd=JAVASCRIPT)
 
 
 def run_tests(run: Run, reports: Path) -> None:
     vitest, browser, tests, notebooks = (
         reports / f"{name}.xml" for name in ("vitest", "browser", "tests", "notebooks")
     )
-    run.tests(
-        "vitest", npm("test", "--", "--reporter=default", "--reporter=junit", f"--outputFile.junit={vitest}"), vitest
-    )
+    reporters = ("--reporter=default", "--reporter=junit", f"--outputFile.junit={vitest}")
+    run.tests("vitest", npm("test", "--", *reporters), vitest, cwd=JAVASCRIPT)
     pytest: list[str | Path] = [PYTHON, "-m", "pytest"]
     # Most tests wait for timers, processes and throttled downloads, so two at a time take little more of the machine.
     two_files_at_a_time = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tools.environment import npm
+from tools.environment import JAVASCRIPT, npm
 
 WRONG = """
 name: wrong
@@ -18,7 +18,8 @@ jobs:
 
 
 def lint(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(npm("run", "--silent", "workflows", "--", *arguments), capture_output=True, text=True)
+    command = npm("run", "--silent", "workflows", "--", *arguments)
+    return subprocess.run(command, cwd=JAVASCRIPT, capture_output=True, text=True)
 
 
 def test_the_workflows_are_right() -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tools import bounds
-from tools.environment import ROOT, once
+from tools.environment import JAVASCRIPT, ROOT, npm, once
 from tools.processes import RUN_ID, run_environment, started_by, without_hub_settings
 from tools.suite import Counts, Run, close, read_junit
 
@@ -161,6 +161,15 @@ def test_every_dependency_is_pinned(name: str) -> None:
     pins = [line for line in lines if not line.startswith("#")]
     assert pins
     assert all(line.count("==") == 1 and "/" not in line and " " not in line for line in pins)
+
+
+def test_npm_reads_the_settings_of_the_machine(tmp_path: Path) -> None:
+    command = npm("config", "get", "globalconfig")
+    here, elsewhere = (
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+        for folder in (JAVASCRIPT, tmp_path)
+    )
+    assert here == elsewhere
 
 
 def test_an_old_interpreter_is_told_so() -> None:
