@@ -170,7 +170,7 @@ def test_a_cell_that_waits_in_marimo_ends_at_once_and_says_why(
 def test_the_user_script_in_marimo(browser: Browser, variables: dict[str, str], tmp_path: Path, command: str) -> None:
     with marimo_notebook(browser, QUICKSTART, tmp_path, variables, command=command) as notebook:
         deck = Deck(notebook, 0)
-        expect(notebook.page.get_by_text("in the widget.")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(notebook.page.get_by_text("Press Load in the widget.")).to_be_visible(timeout=TIMEOUT_MS)
         search_cancel_download_and_load(deck)
         expect(notebook.page.get_by_text(ANSWER)).to_be_visible(timeout=TIMEOUT_MS)
         deck.press("Unload", *TINY)
