@@ -94,8 +94,12 @@ def test_observers_are_called_on_the_kernels_thread_and_the_traits_are_read_only
 
 
 @pytest.mark.usefixtures("variables")
-def test_the_options_of_every_widget_are_taken() -> None:
+def test_the_options_of_every_widget_are_taken_and_a_page_without_widgets_says_what_to_do() -> None:
     check = """
+    shown = browser._repr_mimebundle_()[0]
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    assert shown["text/plain"].startswith(f"{browser!r}\\nThis page cannot show the widget.")
+    assert "pip install anywidget" in shown["text/plain"]
     browser = ModelBrowser(layout={"height": "300px"})
     assert browser.layout.height == "300px"
     import ipywidgets, modeldeck, pytest

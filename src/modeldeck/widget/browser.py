@@ -258,6 +258,18 @@ class ModelBrowser(anywidget.AnyWidget):
     def __repr__(self) -> str:
         return f"ModelBrowser(endpoint={self._bridge.endpoint!r})"
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """Return what the notebook shows. A page that cannot show the widget falls back to the text."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            bundle[0]["text/plain"] += f"\n{_WHY_TEXT}"
+        return bundle
+
+
+_WHY_TEXT = """\
+This page cannot show the widget. If it was open while modeldeck was installed, reload it. If the kernel runs in
+another environment than Jupyter, run pip install anywidget in Jupyter's environment too, then reload the page."""
+
 
 def _loaded(load: dict[str, Any]) -> dict[str, Any] | None:
     """The trait ``loaded``, which is a part of the trait ``_load``."""
