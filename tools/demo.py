@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from tools import llama_wheel
-from tools.environment import ROOT
+from tools.environment import ENDING_SIGNALS, ROOT
 from tools.jupyter import jupyter_server
 from tools.localhub.demo import demo_hub
 from tools.localhub.faults import Throttle
@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Run the demo until Ctrl-C.")
     parser.add_argument("--home", type=Path, default=HOME, metavar="FOLDER", help="where the demo keeps its files")
     home: Path = parser.parse_args().home.absolute()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING_SIGNALS:
         signal.signal(number, _interrupt_once)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         if os.environ.get("HUB"):
@@ -91,7 +91,7 @@ def has_display() -> bool:
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """End the demo. A second Ctrl-C must not interrupt the clean-up."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in ENDING_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -34,6 +35,10 @@ DEMO_EXTRAS = "demo"
 TEST_EXTRAS = "demo,test"
 
 NODE_MAJOR = 20
+
+
+ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C, ``kill``, and a terminal that is closed. A program that has something to clean up handles them all."""
 
 
 class SetupError(Exception):

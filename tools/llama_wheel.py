@@ -26,7 +26,7 @@ from types import FrameType, TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tools.environment import CONSTRAINTS, PYTHON, ROOT, VENV, SetupError, pip, run, say
+from tools.environment import CONSTRAINTS, ENDING_SIGNALS, PYTHON, ROOT, VENV, SetupError, pip, run, say
 
 # llama.cpp's default is to build for the processor it is built on. The wheel is kept in a home directory, which other
 # machines may share, and on an older processor such a build ends with an illegal instruction. So the baseline is AVX2,
@@ -362,7 +362,7 @@ class Status:
 
     def _beat(self) -> None:
         if hasattr(signal, "pthread_sigmask"):  # a signal must wake the main thread, which reads from the build
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         while not self._is_over.wait(HEARTBEAT_SECONDS):
             with self._lock:
                 if self._content:
@@ -383,7 +383,7 @@ def main() -> int:
     parser.add_argument("--index", default=AUTHORS_INDEX, metavar="ADDRESS", help="where the authors' wheels are")
     parser.add_argument("--builder", nargs=argparse.REMAINDER, metavar="COMMAND", help="builds the wheel")
     chosen = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING_SIGNALS:
         signal.signal(number, _end)
     if hasattr(os, "nice"):
         os.nice(10)  # the notebook comes first

@@ -1,4 +1,4 @@
-"""``make demo`` as its user sees it: an address that shows the quickstart, and nothing left after Ctrl-C."""
+"""``make demo`` as its user sees it: an address that shows the quickstart, and nothing left after it has ended."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -52,5 +53,15 @@ def test_the_quickstart_shows_models_and_a_signal_ends_everything(browser: Brows
         page.close()
         assert len(started_by(run_id)) >= 3  # the demo, JupyterLab, a kernel
         process.send_signal(number)
+        assert process.wait(60) == 0
+        assert started_by(run_id) == []
+
+
+def test_a_terminal_that_is_closed_ends_everything() -> None:
+    with demo() as (process, address, run_id):
+        server, token = address.split("lab/tree/")[0], address.split("token=")[1]
+        urlopen(Request(f"{server}api/kernels", b"{}", {"Authorization": f"token {token}"})).close()
+        assert len(started_by(run_id)) >= 3
+        process.send_signal(signal.SIGHUP)
         assert process.wait(60) == 0
         assert started_by(run_id) == []

@@ -98,14 +98,15 @@ def test_a_failed_build_tells_its_last_lines_and_what_to_do(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a program can act on")
-def test_an_interrupted_build_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGHUP"])
+def test_an_interrupted_build_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
     """Its compilers write files to the last moment. After Ctrl-C the demo asks it to end as well."""
     compiler = "import os\nwhile True: open(os.path.join(os.environ['TMPDIR'], str(os.urandom(1)[0])), 'w').close()"
     process = start(tmp_path, f"import subprocess, sys; subprocess.run([sys.executable, '-c', {compiler!r}])")
     wait_for(tmp_path / "status.json", process, "building")
     while not list((tmp_path / "wheels").glob(".building-*/tmp/*")):
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[ending])
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode == 130
