@@ -86,6 +86,8 @@ class ModelDeckError(Exception):
     invalid_request - limit must be between 1 and 100.
     """
 
+    __module__ = "modeldeck"  # where everybody finds it, and what a traceback should say
+
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str, **details: Any) -> None:
@@ -96,6 +98,8 @@ class ModelDeckError(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if cls.__module__ == __name__:
+            cls.__module__ = ModelDeckError.__module__
         if "code" in cls.__dict__:
             _CLASS_BY_CODE[cls.code] = cls
 

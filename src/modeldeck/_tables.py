@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -37,10 +38,10 @@ class Table:
 
     def __str__(self) -> str:
         lines = [self.headings, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        widths = [max(text_width(line[column]) for line in lines) for column in range(len(self.headings))]
         text = [
             "  ".join(
-                cell.rjust(width) if heading in self.numeric else cell.ljust(width)
+                _pad(cell, width, is_right=heading in self.numeric)
                 for heading, cell, width in zip(self.headings, line, widths, strict=True)
             ).rstrip()
             for line in lines
@@ -88,6 +89,13 @@ def format_size(size: int | None) -> str:
     return f"{size / _KB_BYTES:.1f} KB" if size >= _KB_BYTES else f"{size} bytes"
 
 
+def format_gib(amount: int | None) -> str:
+    """Return an amount of memory as ``"5.1 GiB"`` or ``"24 MiB"``. Files are in GB as on the Hub, memory in GiB."""
+    if amount is None:
+        return UNKNOWN
+    return f"{amount / _GIB_BYTES:.1f} GiB" if amount >= 0.1 * _GIB_BYTES else f"{amount / _MIB_BYTES:.0f} MiB"
+
+
 def format_memory(needed: int, available: int) -> tuple[str, str]:
     """Return two amounts of memory in GiB, or in a smaller unit where both would look the same."""
     for unit, name, digits in ((_GIB_BYTES, "GiB", 1), (_MIB_BYTES, "MiB", 0)):
@@ -100,6 +108,16 @@ def format_memory(needed: int, available: int) -> tuple[str, str]:
 def format_count(count: int | None) -> str:
     """Return a number with separators between the thousands."""
     return UNKNOWN if count is None else f"{count:,}"
+
+
+def format_parameters(count: int | None) -> str:
+    """Return a number of weights as people write it: ``"135M"`` or ``"7.6B"``."""
+    if count is None:
+        return UNKNOWN
+    for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= 0.9995 * unit:
+            return f"{count / unit:.{1 if count < 100 * unit else 0}f}".removesuffix(".0") + name
+    return str(count)
 
 
 def format_rate(bytes_per_second: float) -> str:
@@ -117,17 +135,56 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def text_width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for most of East Asia's letters and for emoji."""
+    return sum(map(_character_width, text))
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):  # accents, and what only joins emoji
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "FW" else 1
+
+
+def _pad(text: str, width: int, *, is_right: bool) -> str:
+    spaces = " " * (width - text_width(text))
+    return spaces + text if is_right else text + spaces
+
+
 def shorten_middle(text: str, width: int) -> str:
-    """Return the text, with its middle replaced by ``…`` if it is longer than ``width``."""
-    if len(text) <= width:
+    """Return the text, with its middle replaced by ``…`` if it takes more than ``width`` columns of a terminal."""
+    if text_width(text) <= width:
         return text
     if width < 3:
         return ""
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    head = "".join(_first_columns(text, (width - 1) // 2))
+    tail = "".join(reversed([*_first_columns(reversed(text), width - 1 - text_width(head))]))
+    return f"{head}…{tail}"
 
 
-class Tabular:
+def _first_columns(characters: Iterable[str], width: int) -> Iterator[str]:
+    """Yield the characters that fit into so many columns."""
+    for character in characters:
+        width -= _character_width(character)
+        if width < 0:
+            return
+        yield character
+
+
+class Readable:
+    """A result that IPython shows as ``print`` does, and not by its long repr."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        # IPython looks at one class after the other, and would find the repr of a dataclass or a tuple first.
+        cls._repr_pretty_ = Readable._repr_pretty_  # type: ignore[method-assign]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+
+class Tabular(Readable):
     """A result that shows itself as a table: in a notebook, in IPython, and with ``print``."""
 
     __slots__ = ()
@@ -165,5 +222,35 @@ class Tabular:
     def _repr_html_(self) -> str:
         return self._table().to_html()
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
+
+class Row(Tabular):
+    """A result that is one row of a table. Alone, ``print`` shows it as one line."""
+
+    __slots__ = ()
+
+    _HEADINGS: ClassVar[Sequence[str]]
+    _NUMERIC: ClassVar[frozenset[str]] = frozenset()
+
+    def _cells(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _record(self) -> dict[str, Any]:
+        """Return the row as plain values."""
+        raise NotImplementedError
+
+    def _table(self) -> Table:
+        return table_of([self])
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [self._record()]
+
+    def __str__(self) -> str:
+        return "  ".join(filter(None, self._cells()))
+
+
+def table_of(rows: Sequence[Row], kind: type[Row] | None = None) -> Table:
+    """Return the table of rows of one kind, which needs to be told only for the case that there are none."""
+    kind = kind or (type(rows[0]) if rows else None)
+    if kind is None:
+        return Table(headings=("Empty",), rows=())
+    return Table(headings=kind._HEADINGS, rows=[row._cells() for row in rows], numeric=kind._NUMERIC)

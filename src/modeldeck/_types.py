@@ -8,14 +8,28 @@ An unknown value is ``None``, never 0. Everything that crosses a process border 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from modeldeck._tables import UNKNOWN, Table, Tabular, format_count, format_size
+from modeldeck._tables import (
+    UNKNOWN,
+    Readable,
+    Row,
+    Table,
+    Tabular,
+    format_count,
+    format_duration,
+    format_gib,
+    format_memory,
+    format_parameters,
+    format_rate,
+    format_size,
+    table_of,
+)
 
 Gated: TypeAlias = Literal["auto", "manual"] | bool | None
 """Access: ``False`` (open), "auto" (accept the terms), "manual" (wait for approval), ``None`` (unknown)."""
@@ -119,7 +133,7 @@ class SearchQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSummary:
+class ModelSummary(Row):
     """One repository in the results of a search.
 
     A search does not tell file sizes; `modeldeck.describe` does. A value the Hub does not tell is ``None``.
@@ -184,6 +198,21 @@ class ModelSummary:
     languages: tuple[str, ...] = ()
     filenames: tuple[str, ...] = ()
 
+    _HEADINGS = ("Repository", "Downloads", "Likes", "Parameters", "Context")
+    _NUMERIC = frozenset({"Downloads", "Likes", "Parameters", "Context"})
+
+    def _cells(self) -> Sequence[str]:
+        return (
+            self.repo_id,
+            format_count(self.downloads),
+            format_count(self.likes),
+            format_parameters(self.parameter_count),
+            format_count(self.context_length),
+        )
+
+    def _record(self) -> dict[str, Any]:
+        return fields_of(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPage(Tabular):
@@ -209,20 +238,10 @@ class SearchPage(Tabular):
     next_cursor: str | None = None
 
     def _records(self) -> list[dict[str, Any]]:
-        return [fields_of(model) for model in self.models]
+        return [model._record() for model in self.models]
 
     def _table(self) -> Table:
-        return Table(
-            headings=("Repository", "Downloads", "Likes", "Parameters", "Context"),
-            rows=[
-                (
-                    model.repo_id,
-                    *map(format_count, (model.downloads, model.likes, model.parameter_count, model.context_length)),
-                )
-                for model in self.models
-            ],
-            numeric=frozenset({"Downloads", "Likes", "Parameters", "Context"}),
-        )
+        return table_of(self.models, ModelSummary)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,7 +361,7 @@ class RepoListing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitEstimate:
+class FitEstimate(Readable):
     """Whether a variant fits this machine with a context of ``n_ctx`` tokens, and how fast it will generate.
 
     Attributes
@@ -357,7 +376,7 @@ class FitEstimate:
     available_bytes : int or None
         Bytes free in that memory.
     max_n_ctx : int or None
-        The largest context length in tokens that fits.
+        The largest context length in tokens that fits, and that the model was trained for.
     n_gpu_layers : int or None
         Layers to put on the GPU, for a partial fit.
     method : {"native", "formula", "size"} or None
@@ -390,6 +409,26 @@ class FitEstimate:
     reserve_bytes: int = 0
     tokens_per_second: float | None = None
     speed_source: SpeedSource | None = None
+
+    @property
+    def _shown_bytes(self) -> int | None:
+        """The memory that people are told. What must stay free counts where it decides, so that the figures differ."""
+        if self.needed_bytes is None:
+            return None
+        return self.needed_bytes + (self.reserve_bytes if self.verdict == "too_large" else 0)
+
+    def __str__(self) -> str:
+        lines = [self.verdict.replace("_", " ").capitalize() + "."]
+        if (shown := self._shown_bytes) is not None and self.available_bytes is not None:
+            needed, available = format_memory(shown, self.available_bytes)
+            lines = [f"{lines[0]} It needs {needed} with a context of {self.n_ctx} tokens, and {available} is free."]
+        if self.max_n_ctx is not None:
+            lines.append(f"The context can be up to {self.max_n_ctx} tokens long.")
+        if self.tokens_per_second is not None:
+            lines.append(f"Speed: {speed_text(self.tokens_per_second)} ({self.speed_source}).")
+        if self.reason is not None:
+            lines.append(self.reason)
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -647,7 +686,7 @@ class RepoDetails(Tabular):
                     variant.label,
                     format_size(variant.size),
                     fit.verdict.replace("_", " ") if fit else "unknown",
-                    format_size(fit.needed_bytes if fit else None),
+                    format_gib(fit._shown_bytes if fit else None),
                     UNKNOWN if speed is None else f"{rounded_speed(speed):g} tokens/s",
                     variant.variant_id,
                 )
@@ -761,6 +800,7 @@ class DownloadRequest:
     is_frugal : bool
         Whether the Hub must not send a byte twice, because many hosts share it. The end of a download may take longer
         then: no connection takes over part of what another one has requested.
+    name
     key
     """
 
@@ -775,6 +815,11 @@ class DownloadRequest:
     purpose: Literal["download", "repair"] = "download"
     is_offline: bool = False
     is_frugal: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call it: ``"owner/name:LABEL"``."""
+        return f"{self.repo_id}:{self.label}"
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -805,7 +850,7 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadSnapshot:
+class DownloadSnapshot(Row):
     """One download at one moment.
 
     Attributes
@@ -890,6 +935,25 @@ class DownloadSnapshot:
             return None
         return min(99, self.received * 100 // self.total)
 
+    _HEADINGS = ("Download", "State", "Done", "Size", "Speed", "Left")
+    _NUMERIC = frozenset({"Done", "Size", "Speed", "Left"})
+
+    def _cells(self) -> Sequence[str]:
+        return (
+            self.request.name,
+            self.state.value if self.error is None else f"{self.state.value} ({self.error.code})",
+            UNKNOWN if self.percent is None else f"{self.percent} %",
+            format_size(self.total),
+            "" if self.rate is None else format_rate(self.rate),
+            "" if self.eta_seconds is None else format_duration(self.eta_seconds),
+        )
+
+    def _record(self) -> dict[str, Any]:
+        values = fields_of(self)
+        request, error = values.pop("request"), values.pop("error")
+        about = {"repo_id": request.repo_id, "label": request.label, "variant_id": request.variant_id}
+        return {**about, **values, "percent": self.percent, "error": error.message if error else None}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
@@ -948,7 +1012,7 @@ class EngineStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalModel:
+class LocalModel(Row):
     """A complete variant in the Hugging Face cache.
 
     Attributes
@@ -998,6 +1062,18 @@ class LocalModel:
     own_filenames: tuple[str, ...] = ()
     sha256s: tuple[str | None, ...] = ()
 
+    _HEADINGS = ("Model", "Size", "Commit", "Path")
+    _NUMERIC = frozenset({"Size"})
+
+    def _cells(self) -> Sequence[str]:
+        return f"{self.repo_id}:{self.label}", format_size(self.size), self.commit_hash[:8], str(self.path)
+
+    def _record(self) -> dict[str, Any]:
+        values = fields_of(self)
+        for name in ("paths", "sidecar_paths"):
+            values[name] = tuple(map(str, values[name]))
+        return values
+
     def hub_files(self) -> list[tuple[str, Path, str | None]]:
         """Return the files, without those that the user put there.
 
@@ -1040,7 +1116,7 @@ class LocalModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockedModel:
+class LockedModel(Row):
     """One model of a lock file: exactly these files, which `modeldeck.load` and `modeldeck.sync` demand.
 
     Attributes
@@ -1070,6 +1146,17 @@ class LockedModel:
     n_ctx: int
     files: tuple[GGUFFile, ...]
 
+    _HEADINGS = ("Model", "Size", "Context", "Commit")
+    _NUMERIC = frozenset({"Size", "Context"})
+
+    def _cells(self) -> Sequence[str]:
+        return f"{self.repo_id}:{self.label}", format_size(self.size), format_count(self.n_ctx), self.commit_hash
+
+    def _record(self) -> dict[str, Any]:
+        values = fields_of(self)
+        del values["files"]
+        return {**values, "variant_id": self.variant_id, "size": self.size}
+
     @property
     def variant_id(self) -> str:
         """The identity of the variant: the path of its file, or of its first shard."""
@@ -1082,7 +1169,7 @@ class LockedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedFile:
+class VerifiedFile(Row):
     """The result of hashing one file of the cache.
 
     Attributes
@@ -1102,6 +1189,16 @@ class VerifiedFile:
     expected: str | None
     actual: str
     repaired_bytes: int = 0
+
+    _HEADINGS = ("Result", "Repaired", "Path")
+    _NUMERIC = frozenset({"Repaired"})
+
+    def _cells(self) -> Sequence[str]:
+        verdict = {True: "ok", False: "DAMAGED", None: "no digest known"}[self.is_valid]
+        return verdict, format_size(self.repaired_bytes) if self.repaired_bytes else "", str(self.path)
+
+    def _record(self) -> dict[str, Any]:
+        return {**fields_of(self), "is_valid": self.is_valid}
 
     @property
     def is_valid(self) -> bool | None:

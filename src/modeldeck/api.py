@@ -177,7 +177,7 @@ class DownloadJob:
 
     def __repr__(self) -> str:
         snapshot = self.snapshot
-        return f"<DownloadJob {snapshot.request.repo_id}:{snapshot.request.label} {snapshot.state}>"
+        return f"<DownloadJob {snapshot.request.name} {snapshot.state}>"
 
 
 def _wait(coroutine: Coroutine[Any, Any, T], progress: bool | None, look: Callable[[], bars.Progress | None]) -> T:

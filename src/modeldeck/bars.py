@@ -81,9 +81,8 @@ def download_progress(snapshot: DownloadSnapshot) -> Progress:
     done = snapshot.received
     if snapshot.state is not DownloadState.READY and snapshot.total is not None:
         done = min(done, snapshot.total * _MAX_UNVERIFIED_PERCENT // 100)
-    name = f"{snapshot.request.repo_id}:{snapshot.request.label}"
     phase = "" if snapshot.state in (DownloadState.DOWNLOADING, DownloadState.READY) else f" {snapshot.state.value}"
-    return Progress(f"{name}{phase}", done, snapshot.total)
+    return Progress(f"{snapshot.request.name}{phase}", done, snapshot.total)
 
 
 def load_progress(progress: LoadProgress) -> Progress:

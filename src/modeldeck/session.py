@@ -61,6 +61,7 @@ from modeldeck._types import (
     Variant,
     VerifiedFile,
 )
+from modeldeck._uncaught import shorten_uncaught_errors
 from modeldeck.download_handle import Download, ProgressCallback
 from modeldeck.library import (
     describe_cached,
@@ -86,6 +87,8 @@ if TYPE_CHECKING:
     from modeldeck.sizing.hardware import Hardware
     from modeldeck.sizing.speed import SpeedHistory
 
+
+shorten_uncaught_errors()
 
 _MODEL_CARD_BYTES = 256 * 1024
 

@@ -115,4 +115,4 @@ def test_the_command(tmp_path: Path, cache: Path) -> None:
     assert (record["verdict"], record["n_ctx"], record["max_n_ctx"]) == ("fits", 512, 2048)
     text = run()
     assert text.startswith("Fits. It needs ")
-    assert "The longest context that fits has 2048 tokens." in text
+    assert "The context can be up to 2048 tokens long." in text

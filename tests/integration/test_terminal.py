@@ -93,6 +93,24 @@ def test_an_error_in_ipython_is_short_and_the_traceback_stays_available(run: Run
     assert "api.py" in full
 
 
+def test_an_error_that_ends_a_script_names_the_line_of_the_script(run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import modeldeck\n\n\ndef find():\n    modeldeck.search('x', endpoint='http://127.0.0.1:1')\n\n\nfind()\n"
+    )
+    short = run(str(script))
+    assert short.returncode == 1
+    lines = [line for line in short.stderr.splitlines() if line.strip("~^ ")]
+    assert [line.split(", ")[1] for line in lines[1:5:2]] == ["line 8", "line 5"]
+    assert lines[5].startswith("modeldeck.OfflineError: 127.0.0.1:1 cannot be reached.")
+    assert len(lines) == 6
+    full = run("-X", "dev", str(script)).stderr
+    assert "httpx.ConnectError" in full
+    assert full.endswith(lines[5] + "\n")
+    script.write_text("import modeldeck\nmodeldeck.search(1 / 0)\n")
+    assert run(str(script)).stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
 def test_a_pipe_gets_no_bar_and_an_asked_for_one_is_full_at_the_end(run: Run, demo_hub: LocalHub) -> None:
     assert run("-c", f"import modeldeck; modeldeck.download({TINY!r}, 'Q8_0')").stderr == ""
     demo_hub.faults.add(Throttle(12e6, is_shared=True), origin="cdn")

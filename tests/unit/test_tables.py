@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from IPython.lib.pretty import pretty
 
 from modeldeck._listing import Listing
-from modeldeck._tables import Table, format_duration, format_memory, format_size, shorten_middle
+from modeldeck._tables import Table, format_duration, format_memory, format_size, shorten_middle, text_width
 from modeldeck._types import (
     DownloadRequest,
     DownloadSnapshot,
@@ -25,8 +26,10 @@ from modeldeck.cli.output import progress_line
 NAME = "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M"
 
 
-def snapshot(state: DownloadState = DownloadState.DOWNLOADING, received: int = 2_100_000_000) -> DownloadSnapshot:
-    repo_id, _, label = NAME.partition(":")
+def snapshot(
+    state: DownloadState = DownloadState.DOWNLOADING, received: int = 2_100_000_000, name: str = NAME
+) -> DownloadSnapshot:
+    repo_id, _, label = name.partition(":")
     request = DownloadRequest(
         repo_id=repo_id,
         revision="main",
@@ -56,6 +59,10 @@ def snapshot(state: DownloadState = DownloadState.DOWNLOADING, received: int = 2
         ("abcdefgh", 4, "a…gh"),
         ("abcdefgh", 3, "a…h"),
         ("abcdefgh", 2, ""),
+        ("日本語モデル", 12, "日本語モデル"),
+        ("日本語モデル", 11, "日本…モデル"),
+        ("日本語モデル", 10, "日本…デル"),
+        ("é\N{COMBINING ACUTE ACCENT}bcdefg", 7, "é\N{COMBINING ACUTE ACCENT}bcdefg"),
     ],
 )
 def test_a_text_is_shortened_in_its_middle(text: str, width: int, expected: str) -> None:
@@ -86,16 +93,17 @@ def test_a_size_is_told_in_a_unit_of_its_order(size: int | None, expected: str) 
 
 
 @pytest.mark.parametrize("width", range(1, 140))
-def test_the_line_of_progress_fits_every_width(width: int) -> None:
-    line = progress_line(snapshot(), width)
-    assert len(line) <= width
+@pytest.mark.parametrize("name", [NAME, "owner/モデル:日本語の大きな言語モデル-🦙"])
+def test_the_line_of_progress_fits_every_width(name: str, width: int) -> None:
+    line = progress_line(snapshot(name=name), width)
+    assert text_width(line) <= width
     if width >= 6:
         assert "42 %" in line
     if width >= 80:
         assert "60.7 MB/s" in line
         assert "48 s left" in line
     if width >= 120:
-        assert line.startswith(NAME)
+        assert line.startswith(name)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +122,8 @@ def test_two_amounts_of_memory_look_different(needed: int, available: int, expec
 def test_the_columns_of_a_table_are_aligned() -> None:
     table = Table(["Name", "Size"], [["a", "1"], ["longer", "1000"]], frozenset({"Size"}))
     assert str(table) == "Name    Size\na          1\nlonger  1000"
+    wide = Table(["Name", "Size"], [["日本", "1"], ["longer", "2"]], frozenset({"Size"}))
+    assert str(wide) == "Name    Size\n日本       1\nlonger     2"
 
 
 def test_text_of_the_hub_is_escaped_in_html() -> None:
@@ -126,9 +136,13 @@ def test_text_of_the_hub_is_escaped_in_html() -> None:
 def test_a_result_prints_as_a_table() -> None:
     page = SearchPage(query=SearchQuery(), models=(ModelSummary(repo_id="owner/name", downloads=12_345),))
     assert str(page).splitlines()[1].split() == ["owner/name", "12,345", "?", "?", "?"]
+    assert str(page.models[0]) == "owner/name  12,345  ?  ?  ?"
     jobs = Listing([snapshot()])
     assert jobs == (snapshot(),)
     assert "downloading" in str(jobs)
+    assert str(jobs[0]) == f"{NAME}  downloading  42 %  5.00 GB  60.7 MB/s  48 s"
+    for result in (page, *page.models, jobs, *jobs, FitEstimate(verdict="fits", n_ctx=512)):
+        assert pretty(result) == str(result)  # what IPython prints
     assert "60.7 MB/s" in jobs._repr_html_()
 
 

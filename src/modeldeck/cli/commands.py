@@ -16,7 +16,7 @@ from modeldeck._tables import format_size
 from modeldeck._types import EngineLimits, LocalModel, SearchFilters
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
-from modeldeck.cli.output import Output, fit_text
+from modeldeck.cli.output import Output
 from modeldeck.download_handle import Download
 from modeldeck.session import Session
 
@@ -55,7 +55,7 @@ async def show(session: Session, arguments: argparse.Namespace, output: Output) 
 
 async def fit(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     estimate = await session.fit(arguments.target, n_ctx=arguments.n_ctx)
-    output.record(msgspec.to_builtins(estimate), fit_text(estimate))
+    output.record(msgspec.to_builtins(estimate), str(estimate))
     return EXIT_OK
 
 

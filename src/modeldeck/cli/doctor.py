@@ -17,7 +17,7 @@ import anyio.to_thread
 from modeldeck._errors import LlamaMissingError, ModelDeckError
 from modeldeck._files import nearest_existing
 from modeldeck._settings import Settings
-from modeldeck._tables import format_size
+from modeldeck._tables import format_gib, format_size
 from modeldeck._version import __version__
 from modeldeck.session import Session
 
@@ -122,6 +122,6 @@ def _hardware() -> str:
     from modeldeck.sizing.hardware import probe_hardware
 
     hardware = probe_hardware()
-    parts = [f"RAM: {format_size(hardware.ram_available)} of {format_size(hardware.ram_total)} free"]
-    parts += [f"{gpu.name}: {format_size(gpu.free)} of {format_size(gpu.total)} free" for gpu in hardware.gpus]
+    parts = [f"RAM: {format_gib(hardware.ram_available)} of {format_gib(hardware.ram_total)} free"]
+    parts += [f"{gpu.name}: {format_gib(gpu.free)} of {format_gib(gpu.total)} free" for gpu in hardware.gpus]
     return "; ".join(parts if hardware.gpus else [*parts, hardware.notice or "no GPU"])

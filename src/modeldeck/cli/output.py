@@ -14,8 +14,8 @@ from typing import Any, TextIO, TypeAlias
 import msgspec
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._tables import format_duration, format_memory, format_rate, format_size, shorten_middle
-from modeldeck._types import DownloadSnapshot, DownloadState, FitEstimate, LocalModel, speed_text
+from modeldeck._tables import format_duration, format_rate, format_size, shorten_middle
+from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel
 
 Record: TypeAlias = msgspec.Struct | dict[str, Any]
 
@@ -147,21 +147,6 @@ def drop(stream: TextIO) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def fit_text(fit: FitEstimate) -> str:
-    """Return an estimate as sentences, one on each line."""
-    lines = [fit.verdict.replace("_", " ").capitalize() + "."]
-    if fit.needed_bytes is not None and fit.available_bytes is not None:
-        needed, available = format_memory(fit.needed_bytes + fit.reserve_bytes, fit.available_bytes)
-        lines = [f"{lines[0]} It needs {needed} with a context of {fit.n_ctx} tokens, and {available} is free."]
-    if fit.max_n_ctx is not None:
-        lines.append(f"The longest context that fits has {fit.max_n_ctx} tokens.")
-    if fit.tokens_per_second is not None:
-        lines.append(f"Speed: {speed_text(fit.tokens_per_second)} ({fit.speed_source}).")
-    if fit.reason is not None:
-        lines.append(fit.reason)
-    return "\n".join(lines)
-
-
 def is_coloured(stream: TextIO) -> bool:
     """Return whether colours may be written: on a terminal, and not if ``NO_COLOR`` is set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -173,7 +158,7 @@ def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
     The figures come first: where there is little room, the name is shortened in its middle, and then the least
     important figures go.
     """
-    name = f"{snapshot.request.repo_id}:{snapshot.request.label}"
+    name = snapshot.request.name
     percent = [] if snapshot.percent is None else [f"{snapshot.percent:3d} %"]
     sizes = f"{format_size(snapshot.received)} of {format_size(snapshot.total)}"
     rate = [] if snapshot.rate is None else [format_rate(snapshot.rate)]
