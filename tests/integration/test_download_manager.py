@@ -487,6 +487,17 @@ async def test_two_downloads_with_one_file_in_common_fetch_it_once(playground: P
     assert sum(snapshot.bytes_fetched for snapshot in done) == 19_000_000
 
 
+async def test_one_file_comes_from_two_repositories_at_once(playground: Playground) -> None:
+    playground.hub.faults.add(Throttle(20e6, is_shared=True), origin="cdn")
+    requests = several(playground, 1)
+    commit_hash = playground.hub.add_repo("other/name", {"m.gguf": playground.content[:3_000_000]})
+    requests.append(replace(requests[0], repo_id="other/name", commit_hash=commit_hash))
+    async with playground.manager() as manager:
+        jobs = [await manager.submit(request) for request in requests]
+        assert [(await manager.wait(job.job_id)).state for job in jobs] == [S.READY, S.READY]
+        assert manager.open_partials == {}
+
+
 @pytest.mark.parametrize("action", ["pause", "cancel"])
 async def test_a_stopped_download_keeps_no_connection(playground: Playground, until: Until, action: str) -> None:
     ports = {urlsplit(origin).port for origin in (playground.hub.endpoint, playground.hub.cdn_origin)}

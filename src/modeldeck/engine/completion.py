@@ -118,12 +118,13 @@ class Completion:
     @contextmanager
     def _open_to_others(self) -> Iterator[None]:
         """Let other hosts read the partial file, now that everything in it was read again."""
-        partials = self._resources.open_partials
-        partials[self._partial.header.digest] = self._partial
+        partials, digest = self._resources.open_partials, self._partial.header.digest
+        partials[digest] = self._partial
         try:
             yield
         finally:
-            del partials[self._partial.header.digest]
+            if partials.get(digest) is self._partial:  # the same file can come from two repositories at once
+                del partials[digest]
 
     async def _complete(self, hasher: FrontHasher) -> str:
         missing = self._partial.missing(self._size)
