@@ -1045,6 +1045,7 @@ class LocalModel(Row):
         Those of ``filenames`` that the user put there. They are loaded, but neither verified nor deleted.
     sha256s : tuple[str or None, ...]
         For each of ``filenames`` its SHA-256, as the cache's file names tell it.
+    name
     """
 
     repo_id: str
@@ -1062,11 +1063,16 @@ class LocalModel(Row):
     own_filenames: tuple[str, ...] = ()
     sha256s: tuple[str | None, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What people call it: ``"owner/name:LABEL"``."""
+        return f"{self.repo_id}:{self.label}"
+
     _HEADINGS = ("Model", "Size", "Commit", "Path")
     _NUMERIC = frozenset({"Size"})
 
     def _cells(self) -> Sequence[str]:
-        return f"{self.repo_id}:{self.label}", format_size(self.size), self.commit_hash[:8], str(self.path)
+        return self.name, format_size(self.size), self.commit_hash[:8], str(self.path)
 
     def _record(self) -> dict[str, Any]:
         values = fields_of(self)

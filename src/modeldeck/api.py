@@ -903,11 +903,14 @@ def verify(
     def note(hashed: int, total: int) -> None:
         latest[:] = [bars.Progress("verifying", hashed, total)]
 
+    def note_repair(snapshot: DownloadSnapshot) -> None:
+        latest[:] = [bars.download_progress(snapshot)]
+
     with _warnings() as on_notice:
         if callable(progress):
             verify = session.verify(model, repair=repair, progress=progress, on_notice=on_notice)
             return shared_loop().wait(verify)
-        verify = session.verify(model, repair=repair, progress=note, on_notice=on_notice)
+        verify = session.verify(model, repair=repair, progress=note, repair_progress=note_repair, on_notice=on_notice)
         return _wait(verify, progress, lambda: latest[0] if latest else None)
 
 

@@ -1239,6 +1239,7 @@ class Session:
         *,
         repair: bool = False,
         progress: Callable[[int, int], object] | None = None,
+        repair_progress: ProgressCallback | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
     ) -> tuple[VerifiedFile, ...]:
         """Hash the files of a local model and compare them with the digests that the Hub lists.
@@ -1253,6 +1254,8 @@ class Session:
             the engine's list of downloads, and can be paused, resumed and cancelled there.
         progress : callable, optional
             Called with the bytes hashed so far and the bytes of all files.
+        repair_progress : callable, optional
+            Called with a `DownloadSnapshot` while damaged parts are fetched.
         on_notice : callable
             Called with a sentence for each file that is left out because the user put it there, or whose digest cannot
             be known because the Hub refuses.
@@ -1299,7 +1302,7 @@ class Session:
             return Listing(files)
         request = await anyio.to_thread.run_sync(partial(repair_request, local, files, endpoint=self.settings.endpoint))
         job = await self.start(request)
-        return Listing(repaired_files(files, await job.finished()))
+        return Listing(repaired_files(files, await job.finished(progress=repair_progress)))
 
     async def remove(self, model: LocalModel | str | Path) -> int:
         """Delete a local model from the cache.

@@ -87,7 +87,7 @@ def test_download_ls_verify_and_rm(run: Run, demo_hub: LocalHub) -> None:
     assert ready["sha256"] == demo_hub.sha256(TINY, "tiny-chat-Q8_0.gguf")
     assert ready["bytes_fetched"] == Path(ready["path"]).stat().st_size
     assert {event["event"] for event in progress} <= {"progress"}
-    assert all(set(event) == {"event", "received", "total", "rate", "state"} for event in progress)
+    assert all(set(event) == {"event", "name", "received", "total", "rate", "state"} for event in progress)
 
     (local,) = lines(run("ls", "--json"))
     assert local["path"] == ready["path"]
@@ -111,6 +111,11 @@ def test_failures_have_a_code_and_a_status(run: Run, demo_hub: LocalHub) -> None
         assert (failed["event"], failed["code"]) == ("failed", code)
         assert failed["message"]
         assert result.stderr == ""
+    several = run("download", f"{TINY}:Q8_0", f"{TINY}:Q2_K", "--json")
+    assert several.returncode == 1
+    ended = {event["name"]: event["event"] for event in lines(several) if event["event"] != "progress"}
+    assert ended == {f"{TINY}:Q8_0": "ready", f"{TINY}:Q2_K": "failed"}
+    assert run("download", TINY, SPLIT, "--filename", "a.gguf").returncode == 2
     assert run("download", "not a repo", "--json").returncode == 2
     assert run("download").returncode == 2
     homeless = run("ls", "--cache-dir", "~nobody-of-this-name/cache")
@@ -142,7 +147,9 @@ def wait_for_bytes(process: "subprocess.Popen[str]", received: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
-def test_progress_stays_on_one_line_of_the_terminal(environment: dict[str, str], demo_hub: LocalHub) -> None:
+def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
+    environment: dict[str, str], demo_hub: LocalHub
+) -> None:
     """A line that is too long is broken, and each update would begin one more."""
     from pty import openpty
     from termios import tcsetwinsize
@@ -151,7 +158,7 @@ def test_progress_stays_on_one_line_of_the_terminal(environment: dict[str, str],
     terminal, end = openpty()
     tcsetwinsize(end, (24, 60))
     with os.fdopen(terminal, "rb", buffering=0) as reader:
-        command = [sys.executable, "-m", "modeldeck", "download", SPLIT]
+        command = [sys.executable, "-m", "modeldeck", "download", SPLIT, f"{TINY}:F16"]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=end)
         os.close(end)
         shown = b""
@@ -159,10 +166,14 @@ def test_progress_stays_on_one_line_of_the_terminal(environment: dict[str, str],
             while piece := reader.read(4096):
                 shown += piece
         assert process.wait(TIMEOUT_SECONDS) == 0
-    _, *lines = shown.decode().strip().split("\r\x1b[K")
+    first, *others = shown.decode().strip().split("\r\x1b[J")
+    updates = [update.removesuffix("\x1b[1A").splitlines() for update in (first, *others)]
+    assert max(map(len, updates)) == 2, "the line of each download"
+    lines = [line for update in updates for line in update if "SHA-256" not in line]
     assert any("downloading" in line for line in lines)
     assert any(" of 12.0 MB" in line for line in lines)
     assert max(map(len, lines)) < 60
+    assert {update[0].split(":")[0] for update in updates if "SHA-256 verified." in "".join(update)} == {SPLIT, TINY}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])

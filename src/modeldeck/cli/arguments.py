@@ -117,12 +117,13 @@ def make_parser() -> argparse.ArgumentParser:
     download = add(
         "download",
         commands.download,
-        "download a variant, verify it, and publish it into the cache",
+        "download variants, verify them, and publish them into the cache",
         "modeldeck download owner/name              # the recommended variant",
         "modeldeck download owner/name:Q4_K_M       # Ctrl-C pauses, the same command continues",
+        "modeldeck download owner/name:Q4_K_M other/name:Q8_0",
         "modeldeck download owner/name --filename model-Q4_K_M.gguf",
     )
-    download.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_TARGET_HELP)
+    download.add_argument("targets", metavar="OWNER/NAME[:LABEL]", nargs="+", help=_TARGET_HELP)
     download.add_argument("--filename", metavar="PATH", help="a file of the repository, instead of a label")
     download.add_argument(
         "--no-projector",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import msgspec
@@ -13,7 +14,7 @@ from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._listing import Listing
 from modeldeck._settings import check_limits
 from modeldeck._tables import format_size
-from modeldeck._types import EngineLimits, LocalModel, SearchFilters
+from modeldeck._types import EngineLimits, SearchFilters
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
@@ -60,42 +61,55 @@ async def fit(session: Session, arguments: argparse.Namespace, output: Output) -
 
 
 async def download(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    download = await session.start_download(
-        arguments.target,
-        filename=arguments.filename,
-        revision=arguments.revision,
-        projector=arguments.projector,
-        on_notice=output.note,
-    )
-    model = await _until_interrupted(download, output)
-    if model is None:
-        output.note("Interrupted. Downloaded data is kept: run the same command to continue.")
-        return EXIT_INTERRUPTED
-    output.ready(model)
-    return EXIT_OK
+    targets: list[str] = arguments.targets
+    if arguments.filename is not None and len(targets) > 1:
+        raise InvalidRequestError("Give one repository with --filename.")
+    running: list[Download] = []
+    failures: dict[str, ModelDeckError | OSError] = {}
+    is_interrupted = False
 
+    async def bring(target: str) -> None:
+        try:
+            download = await session.start_download(
+                target,
+                filename=arguments.filename,
+                revision=arguments.revision,
+                projector=arguments.projector,
+                on_notice=output.note,
+            )
+            running.append(download)
+            output.ready(await download.result(progress=output.progress))
+        except (ModelDeckError, OSError) as error:
+            failures[target] = error
 
-async def _until_interrupted(download: Download, output: Output) -> LocalModel | None:
-    """The finished model, or ``None`` after an interrupt, which pauses the download."""
-    outcome: LocalModel | ModelDeckError | OSError | None = None
     async with anyio.create_task_group() as tasks:
 
         async def pause_on_signal() -> None:
+            nonlocal is_interrupted
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
-                    with suppress(ModelDeckError):  # paused elsewhere, or just over
-                        await download.pause()
+                    is_interrupted = True
+                    for download in running:
+                        with suppress(ModelDeckError):  # paused elsewhere, or just over
+                            await download.pause()
                     tasks.cancel_scope.cancel()
 
         tasks.start_soon(pause_on_signal)
-        try:
-            outcome = await download.result(progress=output.progress)
-        except (ModelDeckError, OSError) as error:
-            outcome = error
+        async with anyio.create_task_group() as downloads:
+            for target in dict.fromkeys(targets):
+                downloads.start_soon(bring, target)
         tasks.cancel_scope.cancel()
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    if is_interrupted:
+        output.keep_lines()
+        output.note("Interrupted. Downloaded data is kept: run the same command to continue.")
+        return EXIT_INTERRUPTED
+    if failures and len(targets) == 1:
+        raise next(iter(failures.values()))
+    for target, error in failures.items():
+        if not isinstance(error, ModelDeckError):
+            raise error
+        output.failed(error, target)
+    return EXIT_FAILED if failures else EXIT_OK
 
 
 async def lock(session: Session, arguments: argparse.Namespace, output: Output) -> int:
@@ -132,7 +146,13 @@ async def ls(session: Session, arguments: argparse.Namespace, output: Output) ->
 
 
 async def verify(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    files = await session.verify(arguments.target, repair=arguments.repair, on_notice=output.note)
+    files = await session.verify(
+        arguments.target,
+        repair=arguments.repair,
+        progress=partial(output.verifying, arguments.target),
+        repair_progress=output.progress,
+        on_notice=output.note,
+    )
     output.records([VerifiedRecord.of(file) for file in files], str(Listing(files)), if_none="")
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
 

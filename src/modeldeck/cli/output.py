@@ -14,13 +14,16 @@ from typing import Any, TextIO, TypeAlias
 import msgspec
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._tables import format_duration, format_rate, format_size, shorten_middle
+from modeldeck._tables import format_duration, format_rate, format_size, shorten_middle, text_width
 from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel
 
 Record: TypeAlias = msgspec.Struct | dict[str, Any]
 
 _USUAL_COLUMNS = 80
 _MIN_NAME_COLUMNS = 12
+_MOST_LINES = 8
+_SPARE_COLUMNS = 3
+"""Room for the cursor, and for the ``^C`` of an interrupt, which would break a line that is full."""
 _RED, _RESET = "\x1b[31m", "\x1b[0m"
 
 
@@ -28,24 +31,24 @@ _RED, _RESET = "\x1b[31m", "\x1b[0m"
 class Output:
     """Writes for people, or one JSON object a line for programs.
 
-    Data goes to standard output; progress, notes and errors for people go to standard error.
+    Data goes to standard output; progress, notes and errors for people go to standard error. Work that goes on has a
+    line of its own on a terminal, which the next one replaces.
     """
 
     is_json: bool
     is_quiet: bool = False
     is_verbose: bool = False
-    _first: DownloadSnapshot | None = None
-    _last: DownloadSnapshot | None = None
-    _began_at: float = field(default_factory=time.monotonic)
-    _is_line_open: bool = False
+    _began: dict[str, tuple[DownloadSnapshot, float]] = field(default_factory=dict)
+    _shown: dict[str, DownloadSnapshot] = field(default_factory=dict)
+    _open_lines: int = 0
 
     def record(self, data: Record, text: str) -> None:
-        self._end_line()
+        self._clear_lines()
         print(json.dumps(msgspec.to_builtins(data)) if self.is_json else text, flush=True)
 
     def records(self, data: Sequence[Record], text: str, *, if_none: str) -> None:
         """Write a line of JSON for each item, or the text for all of them."""
-        self._end_line()
+        self._clear_lines()
         if self.is_json:
             for item in data:
                 self.record(item, "")
@@ -55,32 +58,40 @@ class Output:
             self.note(if_none)
 
     def progress(self, snapshot: DownloadSnapshot) -> None:
-        if snapshot.state is DownloadState.READY or snapshot == self._last:
+        """Show a download. Several may take turns: each has a line, and a last one about the whole of it at its end."""
+        if snapshot == self._shown.get(snapshot.job_id):
             return
-        self._first = self._first or snapshot
-        self._last = snapshot
-        if self.is_json:
-            self.record(
-                {
-                    "event": "progress",
-                    "received": snapshot.received,
-                    "total": snapshot.total,
-                    "rate": snapshot.rate,
-                    "state": snapshot.state.value,
-                },
-                "",
-            )
-        elif sys.stderr.isatty() and not self.is_quiet:
-            width = (os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS) - 1
-            _tell(f"\r\x1b[K{progress_line(snapshot, width)}", end="")
-            self._is_line_open = True
+        first, began_at = self._began.setdefault(snapshot.job_id, (snapshot, time.monotonic()))
+        if snapshot.state is DownloadState.READY:
+            self._shown.pop(snapshot.job_id, None)
+            if not self.is_json:
+                self.note(closing_line(snapshot, snapshot.bytes_fetched - first.bytes_fetched, began_at))
+        else:
+            self._shown[snapshot.job_id] = snapshot
+            if self.is_json:
+                self.record(
+                    {
+                        "event": "progress",
+                        "name": snapshot.request.name,
+                        "received": snapshot.received,
+                        "total": snapshot.total,
+                        "rate": snapshot.rate,
+                        "state": snapshot.state.value,
+                    },
+                    "",
+                )
+        self._show_lines([progress_line(each, self._width()) for each in self._shown.values()])
+
+    def verifying(self, name: str, hashed: int, total: int) -> None:
+        """Show how far the files of a model have been read."""
+        state, percent = DownloadState.VERIFYING, hashed * 100 // total if total else None
+        self._show_lines([work_line(name, state, self._width(), received=hashed, total=total, percent=percent)])
 
     def ready(self, model: LocalModel) -> None:
-        if not self.is_json:
-            self._close_progress(self._closing_line(model))
         self.record(
             {
                 "event": "ready",
+                "name": model.name,
                 "path": str(model.path),
                 "sha256": model.sha256,
                 "commit_hash": model.commit_hash,
@@ -89,48 +100,55 @@ class Output:
             str(model.path),
         )
 
-    def _closing_line(self, model: LocalModel) -> str:
-        fetched = (model.bytes_fetched or 0) - (self._first.bytes_fetched if self._first else 0)
-        if fetched <= 0:
-            return f"{format_size(model.size)} already in the cache."
-        seconds = max(time.monotonic() - self._began_at, 1e-3)
-        speed = format_rate(fetched / seconds)
-        return f"{format_size(fetched)} in {format_duration(seconds)} ({speed}), SHA-256 verified."
-
-    def failed(self, error: ModelDeckError) -> None:
+    def failed(self, error: ModelDeckError, about: str = "") -> None:
+        """Write why something failed; ``about`` names it, where several could have."""
         if self.is_json:
-            self.record({"event": "failed", "code": error.code, "message": error.message, **error.details}, "")
+            name = {"name": about} if about else {}
+            self.record({"event": "failed", **name, "code": error.code, "message": error.message, **error.details}, "")
             return
+        self.keep_lines()
         if self.is_verbose:
-            self._end_line()
             traceback.print_exception(error)
-        self.problem(error.message)
+        self.problem(f"{about}: {error.message}" if about else error.message)
 
     def problem(self, text: str) -> None:
         """Write what went wrong, for people."""
-        self._end_line()
+        self.keep_lines()
         red, reset = (_RED, _RESET) if is_coloured(sys.stderr) else ("", "")
         _tell(f"{red}modeldeck:{reset} {text}")
 
     def note(self, text: str) -> None:
-        self._end_line()
+        self._clear_lines()
         if not self.is_quiet:
             _tell(text)
 
-    def _close_progress(self, text: str) -> None:
-        """Replace the line of progress by a last line."""
-        if self.is_quiet:
-            return
-        if self._is_line_open:
-            self._is_line_open = False
-            _tell(f"\r\x1b[K{text}")
-        else:
-            _tell(text)
-
-    def _end_line(self) -> None:
-        if self._is_line_open:
+    def keep_lines(self) -> None:
+        """Leave the lines of progress where they are, because the work has ended there."""
+        if self._open_lines:
             _tell("")
-            self._is_line_open = False
+            self._open_lines = 0
+
+    def _width(self) -> int:
+        if not sys.stderr.isatty():
+            return _USUAL_COLUMNS
+        return (os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS) - _SPARE_COLUMNS
+
+    def _show_lines(self, lines: Sequence[str]) -> None:
+        if self.is_json or self.is_quiet or not sys.stderr.isatty():
+            return
+        back = self._back()
+        self._open_lines = min(len(lines), _MOST_LINES)
+        _tell(back + "\n".join(lines[:_MOST_LINES]), end="")
+
+    def _clear_lines(self) -> None:
+        if self._open_lines:
+            _tell(self._back(), end="")
+            self._open_lines = 0
+
+    def _back(self) -> str:
+        """Return what goes to the first of the open lines and clears them."""
+        up = f"\x1b[{self._open_lines - 1}A" if self._open_lines > 1 else ""
+        return f"{up}\r\x1b[J" if self._open_lines else ""
 
 
 def _tell(text: str, end: str = "\n") -> None:
@@ -152,28 +170,56 @@ def is_coloured(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
-    """Return a download in one line of at most ``width`` characters.
+def closing_line(snapshot: DownloadSnapshot, fetched: int, began_at: float) -> str:
+    """Return what is left to say of a download that is ready, of which so many bytes were fetched since then."""
+    if fetched <= 0:
+        return f"{snapshot.request.name}: {format_size(snapshot.total)} already in the cache."
+    seconds = max(time.monotonic() - began_at, 1e-3)
+    figures = f"{format_size(fetched)} in {format_duration(seconds)} ({format_rate(fetched / seconds)})"
+    return f"{snapshot.request.name}: {figures}, SHA-256 verified."
 
-    The figures come first: where there is little room, the name is shortened in its middle, and then the least
-    important figures go.
+
+def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
+    """Return a download in one line of at most so many columns."""
+    return work_line(
+        snapshot.request.name,
+        snapshot.state,
+        width,
+        received=snapshot.received,
+        total=snapshot.total,
+        percent=snapshot.percent,
+        rate=snapshot.rate,
+        eta_seconds=snapshot.eta_seconds,
+    )
+
+
+def work_line(
+    name: str,
+    state: DownloadState,
+    width: int,
+    *,
+    received: int,
+    total: int | None,
+    percent: int | None,
+    rate: float | None = None,
+    eta_seconds: float | None = None,
+) -> str:
+    """Return work on a model in one line of at most so many columns.
+
+    Where there is little room, the name is shortened in its middle, and then the least important figures go.
     """
-    name = snapshot.request.name
-    percent = [] if snapshot.percent is None else [f"{snapshot.percent:3d} %"]
-    sizes = f"{format_size(snapshot.received)} of {format_size(snapshot.total)}"
-    rate = [] if snapshot.rate is None else [format_rate(snapshot.rate)]
-    left = [] if snapshot.eta_seconds is None else [f"{format_duration(snapshot.eta_seconds)} left"]
-    state = snapshot.state.value
-    for parts in (
-        [state, *percent, sizes, *rate, *left],
-        [state, *percent, sizes, *left],
-        [state, *percent, sizes],
-        [state, *percent],
-        percent or [state],
-    ):
-        figures = "  ".join(parts)
-        if len(figures) + 2 + min(len(name), _MIN_NAME_COLUMNS) <= width:
+    percents = [] if percent is None else [f"{percent:3d} %"]
+    sizes = format_size(received) + ("" if total is None else f" of {format_size(total)}")
+    rates = [] if rate is None else [format_rate(rate)]
+    left = [] if eta_seconds is None else [f"{format_duration(eta_seconds)} left"]
+    choices = [
+        [state.value, *percents, sizes, *rates, *left],
+        [state.value, *percents, sizes, *left],
+        [state.value, *percents, sizes],
+        [*percents, sizes] if state is DownloadState.DOWNLOADING else [state.value, *percents],
+        percents or [state.value],
+    ]
+    for figures in map("  ".join, choices):
+        if len(figures) + 2 + min(text_width(name), _MIN_NAME_COLUMNS) <= width:
             return f"{shorten_middle(name, width - len(figures) - 2)}  {figures}"
-        if len(figures) <= width:
-            return figures
-    return ""
+    return next((figures for figures in map("  ".join, choices) if len(figures) <= width), "")
