@@ -48,7 +48,13 @@ def resolve_settings(
     InvalidRequestError
         When the endpoint is not an http(s) address, or the cache is in a home directory that does not exist.
     """
-    from huggingface_hub import constants
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"huggingface_hub cannot read its environment variables: {error}. Correct HF_ENDPOINT, or the other "
+            "variable that has this value."
+        ) from error
 
     address, basic = _split_credentials((endpoint or "").strip() or constants.ENDPOINT.strip() or DEFAULT_ENDPOINT)
     found, source = (basic, "endpoint") if basic else _resolve_token(token)
@@ -63,7 +69,7 @@ def resolve_settings(
 
 def _split_credentials(text: str) -> tuple[str, str | None]:
     """Return the endpoint without user and password, and these as the value of a header."""
-    shown = re.sub(r"//.*@", "//", text, flags=re.DOTALL)
+    shown = without_login(text)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -73,11 +79,18 @@ def _split_credentials(text: str) -> tuple[str, str | None]:
         raise _not_an_endpoint(shown, "is not a web address")
     if not parts.hostname:
         raise _not_an_endpoint(shown, "has no host name")
+    if "@" in parts.path:
+        raise _not_an_endpoint(shown, "has a password with a slash, which must be written as %2F")
     if parts.query or parts.fragment:
         raise _not_an_endpoint(shown, "has a query or a fragment")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port is None else f"{host}:{port}"
     return f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _basic_authorization(parts)
+
+
+def without_login(address: str) -> str:
+    """Return an address without the user and the password in it, whatever else is wrong with it."""
+    return re.sub(r"^([\w+.-]+://)?.*@", r"\1", address, flags=re.DOTALL)
 
 
 def _basic_authorization(parts: SplitResult) -> str | None:

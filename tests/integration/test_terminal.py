@@ -43,6 +43,10 @@ def test_the_doctor_tells_no_secret(run: Run, environment: dict[str, str]) -> No
     report = json.loads(result.stdout)
     assert report["token"].startswith("present")
     assert report["proxy"] == "https: http://proxy.example:3128"
+    environment["HTTPS_PROXY"] = "alice:secret@proxy.example:3128"  # without a scheme
+    environment["ALL_PROXY"] = "socks5://alice:12/secret#@proxy.example?secret"
+    careless = run("-m", "modeldeck", "doctor", "--json")
+    assert json.loads(careless.stdout)["proxy"] == "all: socks5://proxy.example, https: proxy.example:3128"
     assert report["endpoint"] == environment["HF_ENDPOINT"]
     assert report["engine"] == "not running"
     assert "free" in report["cache"]
@@ -74,6 +78,10 @@ def test_completion_knows_the_commands(run: Run, shell: str) -> None:
     result = run("-m", "modeldeck", "completion", shell)
     assert result.returncode == 0, result.stderr
     assert "downloads" in result.stdout
+    if shell == "bash" and sys.platform != "win32":
+        asks = f"COMP_WORDS=(modeldeck fit {__file__[:-1]}); COMP_CWORD=2; _shtab_modeldeck; echo ${{COMPREPLY[@]}}"
+        bash = subprocess.run(["bash", "-c", result.stdout + asks], capture_output=True, text=True, check=True)
+        assert bash.stdout.strip() == __file__
 
 
 def test_an_error_in_ipython_is_short_and_the_traceback_stays_available(run: Run) -> None:

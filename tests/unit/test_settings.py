@@ -53,6 +53,8 @@ def test_an_endpoint_is_taken_as_it_is_meant(
         ("https:///models", "has no host name"),
         ("https://:8080", "has no host name"),
         ("https://user:secret@", "has no host name"),
+        ("user:secret@hub.example", "is not a web address"),
+        ("https://user:12/secret@hub.example", "must be written as %2F"),
         ("https://hub.example?x=1", "has a query"),
         ("https://hub.example#top", "has a query or a fragment"),
     ],

@@ -11,6 +11,7 @@ from modeldeck.cli import commands
 from modeldeck.lockfile import LOCK_FILE_NAME
 
 _TARGET_HELP = "the repository, and the label of a variant such as Q4_K_M"
+_LOCAL_METAVAR = "OWNER/NAME[:LABEL]|PATH"
 _LOCAL_HELP = f"{_TARGET_HELP}; or the path that `download` and `ls` print"
 
 
@@ -105,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
         "modeldeck fit owner/name:Q4_K_M",
         "modeldeck fit model.gguf --n-ctx 32768",
     )
-    fit.add_argument("target", metavar="OWNER/NAME[:LABEL]", help="a model in the cache, or the path of a GGUF file")
+    fit.add_argument("target", metavar=_LOCAL_METAVAR, help="a model in the cache, or the path of a GGUF file")
     fit.add_argument(
         "--n-ctx",
         type=int,
@@ -124,7 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
         "modeldeck download owner/name --filename model-Q4_K_M.gguf",
     )
     download.add_argument("targets", metavar="OWNER/NAME[:LABEL]", nargs="+", help=_TARGET_HELP)
-    download.add_argument("--filename", metavar="PATH", help="a file of the repository, instead of a label")
+    download.add_argument("--filename", metavar="NAME", help="a file of the repository, instead of a label")
     download.add_argument(
         "--no-projector",
         dest="projector",
@@ -169,11 +170,11 @@ def make_parser() -> argparse.ArgumentParser:
         "modeldeck verify owner/name:Q4_K_M",
         "modeldeck verify owner/name:Q4_K_M --repair",
     )
-    verify.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_LOCAL_HELP)
+    verify.add_argument("target", metavar=_LOCAL_METAVAR, help=_LOCAL_HELP)
     verify.add_argument("--repair", action="store_true", help="fetch damaged parts again")
 
     rm = add("rm", commands.rm, "delete a model from the cache", "modeldeck rm owner/name:Q4_K_M")
-    rm.add_argument("target", metavar="OWNER/NAME[:LABEL]", help=_LOCAL_HELP)
+    rm.add_argument("target", metavar=_LOCAL_METAVAR, help=_LOCAL_HELP)
 
     add(
         "downloads",
@@ -220,11 +221,14 @@ def make_parser() -> argparse.ArgumentParser:
         "completion",
         commands.completion,
         "print the completion of this command for a shell",
+        "mkdir -p ~/.local/share/bash-completion/completions",
         "modeldeck completion bash > ~/.local/share/bash-completion/completions/modeldeck",
+        "",
+        "mkdir -p ~/.zfunc                          # and in ~/.zshrc, before compinit: fpath+=~/.zfunc",
         "modeldeck completion zsh > ~/.zfunc/_modeldeck",
     )
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")
-    completion.set_defaults(parser=parser)
+    completion.set_defaults(parser=parser, parsers=subparsers.choices)
     return parser
 
 
@@ -239,7 +243,7 @@ def _add_lock_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _epilog(examples: Sequence[str]) -> str:
-    return "\n".join(["examples:", *(f"  {example}" for example in examples)])
+    return "\n".join(["examples:", *(f"  {example}".rstrip() for example in examples)])
 
 
 def _count(text: str) -> int:

@@ -227,5 +227,11 @@ async def doctor(session: Session, arguments: argparse.Namespace, output: Output
 async def completion(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     import shtab
 
+    for parser in arguments.parsers.values():
+        for action in parser._actions:
+            if str(action.metavar).endswith("PATH"):
+                action.complete = shtab.FILE
+            elif action.metavar == "DIR":
+                action.complete = shtab.DIRECTORY
     print(shtab.complete(arguments.parser, arguments.shell))
     return EXIT_OK

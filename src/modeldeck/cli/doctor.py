@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import anyio
@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from modeldeck._errors import LlamaMissingError, ModelDeckError
 from modeldeck._files import nearest_existing
-from modeldeck._settings import Settings
+from modeldeck._settings import Settings, without_login
 from modeldeck._tables import format_gib, format_size
 from modeldeck._version import __version__
 from modeldeck.session import Session
@@ -32,7 +32,7 @@ async def examine(session: Session) -> dict[str, Any]:
         "modeldeck": __version__,
         "Python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(filter(None, map(_package, _PACKAGES))),
-        "endpoint": _without_login(settings.endpoint) + (" (offline mode)" if settings.is_offline else ""),
+        "endpoint": settings.endpoint + (" (offline mode)" if settings.is_offline else ""),
         "token": await _token(session),
         "proxy": _proxies(),
         "certificates": ", ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
@@ -51,16 +51,6 @@ def _package(name: str) -> str | None:
         return None
 
 
-def _without_login(address: str) -> str:
-    """Return an address without the user and the password in it."""
-    try:
-        parts = urlsplit(address)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "not an address"
-    return f"{parts.scheme}://{parts.hostname or '?'}{port}{parts.path}"
-
-
 async def _token(session: Session) -> str:
     """Return whether there is a token and whose it is, never the token itself."""
     if session.settings.token is None:
@@ -77,7 +67,8 @@ async def _token(session: Session) -> str:
 
 def _proxies() -> str:
     proxies = {scheme: address for scheme, address in getproxies().items() if scheme != "no"}
-    return ", ".join(f"{scheme}: {_without_login(address)}" for scheme, address in sorted(proxies.items())) or "none"
+    shown = {scheme: re.split("[?#]", without_login(address))[0] for scheme, address in proxies.items()}
+    return ", ".join(f"{scheme}: {address}" for scheme, address in sorted(shown.items())) or "none"
 
 
 def _cache(folder: Path) -> str:
