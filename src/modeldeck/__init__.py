@@ -54,6 +54,7 @@ from modeldeck._errors import (
     UnauthorizedError,
     WorkersLostError,
 )
+from modeldeck._listing import Listing
 from modeldeck._types import (
     Account,
     DownloadRequest,
@@ -131,6 +132,7 @@ __all__ = [
     "IntegrityError",
     "InvalidRequestError",
     "Leftover",
+    "Listing",
     "Llama",
     "LlamaCrashedError",
     "LlamaInstallingError",

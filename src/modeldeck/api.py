@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modeldeck import bars
-from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._errors import ModelDeckError
+from modeldeck._listing import Listing
 from modeldeck._loop import LoopThread, shared_loop
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import (
@@ -453,39 +454,6 @@ def _start(session: Session, repo_id: str, variant: str | None, **options: Any) 
     return DownloadJob(shared_loop().wait(session.start_download(repo_id, variant, **options)))
 
 
-@overload
-def download(
-    repo_id: str,
-    variant: str | None = ...,
-    *,
-    filename: str | None = ...,
-    revision: str = ...,
-    projector: bool = ...,
-    progress: ProgressCallback | bool | None = ...,
-    wait: Literal[True] = ...,
-    endpoint: str | None = ...,
-    cache_dir: str | Path | None = ...,
-    token: str | bool | None = ...,
-    inline: bool | None = ...,
-) -> LocalModel: ...
-
-
-@overload
-def download(
-    repo_id: str,
-    variant: str | None = ...,
-    *,
-    filename: str | None = ...,
-    revision: str = ...,
-    projector: bool = ...,
-    wait: bool,
-    endpoint: str | None = ...,
-    cache_dir: str | Path | None = ...,
-    token: str | bool | None = ...,
-    inline: bool | None = ...,
-) -> LocalModel | DownloadJob: ...
-
-
 def download(
     repo_id: str,
     variant: str | None = None,
@@ -494,12 +462,11 @@ def download(
     revision: str = "main",
     projector: bool = True,
     progress: ProgressCallback | bool | None = None,
-    wait: bool = True,
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     inline: bool | None = None,
-) -> LocalModel | DownloadJob:
+) -> LocalModel:
     """Download a variant into the Hugging Face cache, verify it, and return it.
 
     The call resumes what an earlier one left, and returns at once if the cache has the model. An interrupt (Ctrl-C, or
@@ -522,8 +489,6 @@ def download(
         ``HF_HUB_DISABLE_PROGRESS_BARS`` is not set. A callable is called with a `DownloadSnapshot` instead, at every
         change of state and at most four times a second between. An exception that it raises ends the waiting; the
         download continues.
-    wait : bool
-        ``False`` returns a `DownloadJob` at once, as `start_download` does.
     endpoint : str, optional
         The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
     cache_dir : str or Path, optional
@@ -558,8 +523,6 @@ def download(
     >>> model = modeldeck.download("owner/name", "Q4_K_M", progress=print)  # doctest: +SKIP
     >>> model.path  # doctest: +SKIP
     """
-    if callable(progress) and not wait:
-        raise InvalidRequestError("With wait=False, progress is never called. Leave it out, and read job.snapshot.")
     with _warnings() as on_notice:
         session = _session(endpoint, cache_dir, token, inline)
         job = _start(
@@ -571,8 +534,6 @@ def download(
             projector=projector,
             on_notice=on_notice,
         )
-    if not wait:
-        return job
     try:
         return job._result_with_progress(progress)
     except KeyboardInterrupt:
@@ -680,7 +641,7 @@ def lock(
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
-) -> tuple[LockedModel, ...]:
+) -> Listing[LockedModel]:
     """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
 
     Models that the file already has stay. The named ones are added, or locked again at the present commit.
@@ -704,7 +665,7 @@ def lock(
 
     Returns
     -------
-    tuple[LockedModel, ...]
+    Listing[LockedModel]
         All models of the lock file.
 
     Raises
@@ -769,7 +730,7 @@ def sync(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     inline: bool | None = None,
-) -> tuple[LocalModel, ...]:
+) -> Listing[LocalModel]:
     """Bring exactly the files of a lock file into the cache, verified; or only check whether they are there.
 
     What the cache has is not fetched again, at whichever commit it has it.
@@ -794,7 +755,7 @@ def sync(
 
     Returns
     -------
-    tuple[LocalModel, ...]
+    Listing[LocalModel]
         The models, in the order of the lock file.
 
     Raises
@@ -825,7 +786,7 @@ def sync(
         return _wait(syncing, progress, lambda: latest[0] if latest else None)
 
 
-def local_models(*, cache_dir: str | Path | None = None) -> tuple[LocalModel, ...]:
+def local_models(*, cache_dir: str | Path | None = None) -> Listing[LocalModel]:
     """List the complete variants in the Hugging Face cache, whichever program downloaded them.
 
     Parameters
@@ -835,7 +796,7 @@ def local_models(*, cache_dir: str | Path | None = None) -> tuple[LocalModel, ..
 
     Returns
     -------
-    tuple[LocalModel, ...]
+    Listing[LocalModel]
         The models, sorted by repository, commit and quality.
 
     Raises
@@ -858,7 +819,7 @@ def verify(
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
-) -> tuple[VerifiedFile, ...]:
+) -> Listing[VerifiedFile]:
     """Hash the files of a local model and compare them with the digests that the Hub lists.
 
     Parameters
@@ -880,7 +841,7 @@ def verify(
 
     Returns
     -------
-    tuple[VerifiedFile, ...]
+    Listing[VerifiedFile]
         The result for each file. Look at ``is_valid``.
 
     Raises

@@ -818,12 +818,12 @@ class Session:
         )
         return await job.result(progress=progress)
 
-    async def downloads(self) -> tuple[DownloadSnapshot, ...]:
+    async def downloads(self) -> Listing[DownloadSnapshot]:
         """List the downloads that the engine runs, holds paused, or remembers as failed or finished.
 
         Returns
         -------
-        tuple[DownloadSnapshot, ...]
+        Listing[DownloadSnapshot]
             Each download as it is now.
 
         Raises
@@ -1000,7 +1000,7 @@ class Session:
         revision: str = "main",
         n_ctx: int | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
-    ) -> tuple[LockedModel, ...]:
+    ) -> Listing[LockedModel]:
         """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
 
         Models that the file already has stay. The named ones are added, or locked again at the present commit.
@@ -1021,7 +1021,7 @@ class Session:
 
         Returns
         -------
-        tuple[LockedModel, ...]
+        Listing[LockedModel]
             All models of the lock file.
 
         Raises
@@ -1070,7 +1070,7 @@ class Session:
         check: bool = False,
         progress: ProgressCallback | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
-    ) -> tuple[LocalModel, ...]:
+    ) -> Listing[LocalModel]:
         """Bring exactly the files of a lock file into the cache, verified; or only check whether they are there.
 
         What the cache has is not fetched again, at whichever commit it has it. A download that runs when the call is
@@ -1089,7 +1089,7 @@ class Session:
 
         Returns
         -------
-        tuple[LocalModel, ...]
+        Listing[LocalModel]
             The models, in the order of the lock file.
 
         Raises
@@ -1181,12 +1181,12 @@ class Session:
 
     # --- what is here ------------------------------------------------------------------------------------------------
 
-    async def local_models(self) -> tuple[LocalModel, ...]:
+    async def local_models(self) -> Listing[LocalModel]:
         """List the complete variants in the Hugging Face cache, whichever program downloaded them.
 
         Returns
         -------
-        tuple[LocalModel, ...]
+        Listing[LocalModel]
             The models, sorted by repository, commit and quality.
 
         Raises
@@ -1241,7 +1241,7 @@ class Session:
         progress: Callable[[int, int], object] | None = None,
         repair_progress: ProgressCallback | None = None,
         on_notice: Callable[[str], object] = warnings.warn,
-    ) -> tuple[VerifiedFile, ...]:
+    ) -> Listing[VerifiedFile]:
         """Hash the files of a local model and compare them with the digests that the Hub lists.
 
         Parameters
@@ -1262,7 +1262,7 @@ class Session:
 
         Returns
         -------
-        tuple[VerifiedFile, ...]
+        Listing[VerifiedFile]
             The result for each file. Look at ``is_valid``.
 
         Raises
@@ -1455,7 +1455,8 @@ class Session:
         only = _preferred(found)
         if only is None:
             raise RemoteFileNotFoundError(
-                f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists it."
+                f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists "
+                "what is there."
                 f"{_hint_at_encoding()}"
             )
         return only

@@ -71,7 +71,7 @@ def test_search_describe_download_verify_remove(demo_hub: LocalHub, cache: Path)
 
 def test_a_job_is_steered_and_awaited(demo_hub: LocalHub, cache: Path) -> None:
     throttle = demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
-    job = modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False)
+    job = modeldeck.start_download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache)
     with pytest.raises(TimeoutError, match=r"after 0\.2 s"):
         job.result(timeout=0.2)
     assert job.pause().state == "paused"
@@ -99,7 +99,7 @@ def interrupts() -> Iterator[None]:
 @pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_is_one_also_when_there_is_nothing_left_to_pause(demo_hub: LocalHub, cache: Path) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
-    job = modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False)
+    job = modeldeck.start_download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache)
     main_thread, is_followed, is_paused = threading.get_ident(), threading.Event(), threading.Event()
 
     def follow(snapshot: modeldeck.DownloadSnapshot) -> None:
@@ -119,11 +119,6 @@ def test_an_interrupt_is_one_also_when_there_is_nothing_left_to_pause(demo_hub: 
         modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, progress=follow)
     other.join(TIMEOUT_SECONDS)
     assert job.cancel().state == "cancelled"
-
-
-def test_a_job_takes_no_progress_callback(demo_hub: LocalHub, cache: Path) -> None:
-    with pytest.raises(modeldeck.InvalidRequestError, match="snapshot"):
-        modeldeck.download(TINY, endpoint=demo_hub.endpoint, cache_dir=cache, wait=False, progress=print)  # type: ignore[call-overload]
 
 
 def test_two_threads_that_want_one_file_share_one_download(demo_hub: LocalHub, cache: Path) -> None:

@@ -122,6 +122,7 @@ def test_failures_have_a_code_and_a_status(run: Run, demo_hub: LocalHub) -> None
     assert homeless.returncode == 2
     assert "HF_HUB_CACHE" in homeless.stderr
     assert run("frobnicate").returncode == 2
+    assert "modeldeck COMMAND --help" in run().stderr
     plain = run("download", "nobody/nothing")
     assert plain.returncode == 1
     assert plain.stdout == ""

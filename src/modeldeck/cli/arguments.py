@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser. Each subcommand stores the function that runs it as ``command``."""
     common = argparse.ArgumentParser(add_help=False)
     general = common.add_argument_group("general options")
-    general.add_argument("--json", action="store_true", help="print one JSON object a line")
+    general.add_argument("--json", action="store_true", help="print one JSON object per line")
     general.add_argument("-q", "--quiet", action="store_true", help="print no progress and no notes")
     general.add_argument("-v", "--verbose", action="store_true", help="print where an error comes from")
     general.add_argument("--endpoint", metavar="URL", help="the address of the Hub (otherwise HF_ENDPOINT)")
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="`modeldeck COMMAND --help` explains a command and shows examples.",
     )
     parser.add_argument("--version", action="version", version=f"modeldeck {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
 
     def add(name: str, command: Callable[..., Awaitable[int]], summary: str, *examples: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="the order of the results (default downloads)",
     )
     search.add_argument("--limit", type=int, default=20, metavar="N", help="results to show, 1 to 100 (default 20)")
-    filters = search.add_argument_group("filters, which the Hub applies")
+    filters = search.add_argument_group("filters, which the Hub applies unless they say otherwise")
     filters.add_argument("--author", metavar="NAME", help="only repositories of this user or organization")
     filters.add_argument(
         "--task", metavar="TASK", help="chat, embedding, vision, code, or a task of the Hub such as text-generation"
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     filters.add_argument("--min-parameters", type=_count, metavar="N", help="the fewest weights, such as 500M or 7B")
     filters.add_argument("--max-parameters", type=_count, metavar="N", help="the most weights, such as 9B")
     filters.add_argument(
-        "--quantization", metavar="LABEL", help="a quantization that the repository has, such as Q4_K_M; not by the Hub"
+        "--quantization", metavar="LABEL", help="a quantization that the repository has, such as Q4_K_M; applied here"
     )
     filters.add_argument("--app", metavar="NAME", help="an application that runs the model, such as llama.cpp")
 
@@ -137,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     lock = add(
         "lock",
         commands.lock,
-        "write which files models are into a lock file, so that they can be had again elsewhere",
+        "write the exact files of models into a lock file, so that `sync` can bring the same ones elsewhere",
         "modeldeck lock owner/name:Q4_K_M other/name:Q8_0",
         "modeldeck lock owner/name:Q4_K_M --n-ctx 8192",
     )

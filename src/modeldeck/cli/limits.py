@@ -45,8 +45,9 @@ def parse_bandwidth(text: str) -> int | None:
     match = _BANDWIDTH.fullmatch(text)
     unit = match[2] if match else ""
     if re.fullmatch(r"[kKmMgG]b", unit):
+        prefix = "k" if unit[0] in "kK" else unit[0].upper()
         raise InvalidRequestError(
-            f"The unit of {text!r} could mean bits or bytes. Write {unit[0]}B/s for bytes or {unit[0]}bit/s for bits."
+            f"The unit of {text!r} could mean bits or bytes. Write {prefix}B/s for bytes or {prefix}bit/s for bits."
         )
     if match is None or unit.lower() not in _BYTES_BY_UNIT:
         raise InvalidRequestError(f"{text!r} is not a bandwidth. Write one like 20MB/s, or none for no limit.")

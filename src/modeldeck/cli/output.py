@@ -1,4 +1,4 @@
-"""What the command prints: text for people, or one JSON object a line for programs."""
+"""What the command prints: text for people, or one JSON object per line for programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RED, _RESET = "\x1b[31m", "\x1b[0m"
 
 @dataclass(slots=True)
 class Output:
-    """Writes for people, or one JSON object a line for programs.
+    """Writes for people, or one JSON object per line for programs.
 
     Data goes to standard output; progress, notes and errors for people go to standard error. Work that goes on has a
     line of its own on a terminal, which the next one replaces.

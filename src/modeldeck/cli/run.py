@@ -21,7 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     _open_streams()
     _print_anything()
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if "command" not in arguments:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
     output = Output(arguments.json, arguments.quiet, arguments.verbose)
     try:
         return anyio.run(_run, arguments, output)
