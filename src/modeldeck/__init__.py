@@ -231,4 +231,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    """Return what users write, for completion. What they only receive or catch, most of `__all__`, would hide it."""
+    functions = [name for name, (module, _) in _LAZY.items() if module == "modeldeck.api" and name.islower()]
+    return ["EngineLimits", "ModelBrowser", "ModelDeckError", "SearchFilters", "Session", "cluster", *functions]
