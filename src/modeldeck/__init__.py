@@ -224,6 +224,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "cluster":
+        return import_module("modeldeck.cluster")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LAZY[name]

@@ -38,6 +38,8 @@ def test_every_public_name_is_there() -> None:
             "a module of that name would take the name's place once it is imported"
         )
         assert not (package / f"{name}.py").exists()
+    for name in dir(modeldeck):
+        assert getattr(modeldeck, name) is not None
     assert {"download", "search", "ModelBrowser", "ModelDeckError"} < set(dir(modeldeck))
     assert len(dir(modeldeck)) <= 20, "completion shows what users write"
     with pytest.raises(AttributeError):
