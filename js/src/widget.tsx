@@ -40,6 +40,7 @@ export default () => {
       const style = document.createElement("style");
       style.textContent = styles + iconStyles;
       const deck = document.createElement("div");
+      deck.style.display = "contents";
       root.append(style, deck);
       el.append(host);
       followTheme(host, view.signal);

@@ -121,6 +121,17 @@ def test_a_frame_that_fits_its_content_does_not_shrink_the_widget(page: Page, ha
     assert 576 < after[1] < 640
 
 
+@pytest.mark.parametrize("layout", ["height: 200px", "height: 300px", "height: 2000px", "max-height: 250px"])
+def test_the_deck_is_as_high_as_its_layout_says(page: Page, harness: str, layout: str) -> None:
+    page.goto(f"{harness}?scene={LONG}")
+    page.locator(".deck").wait_for()
+    page.locator("#output").evaluate("(output, layout) => { output.style.cssText = layout; }", layout)
+    found, asked = page.locator(".deck").evaluate(
+        "deck => [deck, document.querySelector('#output')].map((element) => element.clientHeight)"
+    )
+    assert asked - 10 < found < asked
+
+
 @pytest.mark.parametrize("size", ["10px", "24px"])
 def test_the_root_font_of_the_host_changes_no_size(page: Page, harness: str, size: str) -> None:
     page.goto(f"{harness}?scene={LONG}")
