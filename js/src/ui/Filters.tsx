@@ -8,6 +8,7 @@ import type { FiltersView } from "../wire";
 import { Button } from "./Button";
 import { Icon } from "./icons";
 import { useLanguage } from "./language";
+import { useTyped } from "./typed";
 
 interface FiltersProps {
   store: Store;
@@ -77,7 +78,7 @@ export function Filters({ store, onClose }: FiltersProps) {
           autocomplete="off"
           spellcheck={false}
           maxLength={96}
-          value={filters.author ?? ""}
+          ref={useTyped(filters.author)}
           disabled={isOff}
           onChange={(event) => change({ author: event.currentTarget.value.trim() || null })}
         />

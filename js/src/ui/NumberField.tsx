@@ -1,3 +1,5 @@
+import { useTyped } from "./typed";
+
 interface NumberFieldProps {
   text: string;
   min: number;
@@ -19,7 +21,7 @@ export function NumberField({ text, value, onValue, ...rest }: NumberFieldProps)
       <input
         type="number"
         aria-label={text}
-        value={value ?? ""}
+        ref={useTyped(value)}
         onChange={({ currentTarget }) => {
           if (currentTarget.reportValidity()) {
             onValue(currentTarget.value === "" ? null : currentTarget.valueAsNumber);
