@@ -127,6 +127,7 @@ def test_an_encoder_sees_a_text_at_once(model: ModelFile) -> None:
         {"n_threads": 5000},
         {"n_threads_batch": -1},
         {"type_k": 99},
+        {"type_v": 8, "flash_attn": False},
     ],
 )
 def test_values_that_make_no_sense(model: ModelFile, given: dict[str, Any]) -> None:

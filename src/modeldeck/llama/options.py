@@ -22,6 +22,7 @@ _MAX_EMBEDDING_N_CTX = 2048
 _MIN_N_CTX = 256
 _F32_BYTES = 4
 _F16_TYPE_ID = 1
+_TYPES_IN_BLOCKS = frozenset(ggml_type.name for ggml_type in GGML_TYPES.values() if ggml_type.block_size > 1)
 
 
 def choose_options(
@@ -71,6 +72,7 @@ def plan_options(
     }
     _check_threads(options)
     _check_batches(options)
+    _check_value_cache(options)
     wanted = _wanted_n_ctx(model, options)
     fit = _estimate(model, hardware, options, wanted, mmproj)
     if fit.verdict == "too_large" and "n_ctx" not in given and (fit.max_n_ctx or 0) >= _MIN_N_CTX:
@@ -117,6 +119,15 @@ def _check_batches(options: dict[str, Any]) -> None:
         # A negative one ends the process at the first prompt.
         if not (isinstance(size, int) and size >= 1):
             raise InvalidRequestError(f"{name} must be a number of tokens, at least 1.")
+
+
+def _check_value_cache(options: dict[str, Any]) -> None:
+    name = _type_name(options, "type_v")
+    if not options["flash_attn"] and name in _TYPES_IN_BLOCKS:
+        raise InvalidRequestError(
+            f"llama.cpp has a value cache of the type {name} only with flash attention. Load with flash_attn=True, or "
+            "with the cache type F16."
+        )
 
 
 def _estimate(
