@@ -19,6 +19,7 @@ export const OWN_NAMES = [
   ..."isOff isWaiting isUsable isUnfolded isAmbiguous isRecommended repoId variantId fileSize memoryOf".split(" "),
   ..."fitsOnly localOnly loadError loadKey openRows historyRows strayRows shownKeys pickKeys".split(" "),
   ..."setUnfolded setContext setAbout searchMore rememberSearch dismissError languageName".split(" "),
+  ..."connection commitHash acknowledge askPlan planOf markStatic showJobs onToast hasLock canLoad".split(" "),
   ..."downloadTone onDismiss onRetry onValue onAnswer onSure onChoose".split(" "),
 ];
 

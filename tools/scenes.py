@@ -672,7 +672,7 @@ _TALK = ChatView(
     first_token_seconds=0.31,
     tokens_per_second=42.0,
 )
-_CHATTING = replace(_SMOL_LOADED, kind="chat")
+_CHATTING = replace(_SMOL_LOADED, kind="chat", code=_PLAN.code)
 
 _UNFOLDED = DeckState(
     view=_VIEW,

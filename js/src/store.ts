@@ -23,6 +23,7 @@ import {
   type Method,
   type Methods,
   type ModelKey,
+  type PlanView,
   type RepoView,
   type SortKey,
   type Traits,
@@ -280,6 +281,18 @@ export class Store {
       models: models.map(modelKey),
       leftovers: leftovers.map(({ leftover_id }) => leftover_id),
     });
+  }
+
+  /** Ask what a load of a variant would take. Returns that, if it was found out. */
+  async askPlan(row: Row, commit_hash: string | null, choices = EMPTY_STATE.plan.choices): Promise<PlanView | null> {
+    const params = { repo_id: row.repoId, variant_id: row.variantId, commit_hash, choices };
+    return (await this.ask("plan", "plan_load", params)) ? this.planOf(row, commit_hash) : null;
+  }
+
+  /** What a load of a variant would take, if that was asked last. */
+  planOf({ key }: Row, commitHash: string | null): PlanView | null {
+    const plan = this.plan.value;
+    return rowKey(`${plan.repo_id}`, `${plan.variant_id}`) === key && plan.commit_hash === commitHash ? plan : null;
   }
 
   dismissError(row: Row): void {

@@ -406,10 +406,18 @@ export interface LoadView {
   commit_hash: string | null;
   kind: ModelKind | null;
   n_ctx: number | null;
+  code: CodeView | null;
   actions: VariantAction[];
 }
 
 export type ModelKind = "chat" | "completion" | "embedding";
+
+/** Texts to copy that repeat a load elsewhere, pinned to the commit. */
+export interface CodeView {
+  modeldeck: string;
+  llama_cpp: string;
+  lock_entry: string | null;
+}
 
 /** The trait `_library`: what is in the cache, and the room on its disk in bytes. */
 export interface LibraryView {
@@ -496,13 +504,6 @@ export interface LoadChoices {
 }
 
 export type KVType = "f16" | "q4_0" | "q8_0";
-
-/** Texts to copy that repeat a load elsewhere, pinned to the commit. */
-export interface CodeView {
-  modeldeck: string;
-  llama_cpp: string;
-  lock_entry: string | null;
-}
 
 /** The trait `_chat`: trying the loaded model. */
 export interface ChatView {
@@ -680,6 +681,7 @@ export const EMPTY_STATE: DeckState = {
     commit_hash: null,
     kind: null,
     n_ctx: null,
+    code: null,
     actions: [],
   },
   library: {

@@ -2,7 +2,7 @@ import { act } from "preact/test-utils";
 import { describe, expect, it, vi } from "vitest";
 import { DUMPED_SCENES, job, load, view } from "../harness/samples";
 import { chooseModels, freedBytes } from "../src/library";
-import type { DeckState, LibraryRowView } from "../src/wire";
+import { type DeckState, EMPTY_STATE, type FitEstimate, type LibraryRowView } from "../src/wire";
 import { all, click, get, nameOf, settle, show, type } from "./dom";
 
 const SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF";
@@ -202,11 +202,32 @@ describe("load options", () => {
     const context = root.querySelector<HTMLInputElement>(".options [aria-label='Context length']");
     expect(context?.placeholder).toBe("automatic (4096)");
     expect(root.querySelector(".options [aria-label='GPU layers']")).not.toBeNull();
-    expect(text(root.querySelector(".options"))).toContain("fits: 0.3 of 7.2 GiB");
+    expect(text(root.querySelector(".options"))).toContain("fits: 0.30 of 7.2 GiB");
     enter(context as HTMLElement, "2048");
     expect(request("plan_load")?.params).toMatchObject({ choices: { n_ctx: 2048 } });
-    click(get(root, "button", `Load Q4_K_M of ${SMOL} with these options`));
-    expect(acted("load")?.params).toMatchObject({ choices: { n_ctx: 2048, kv_type: null } });
+    const button = get(root, "button", `Load Q4_K_M of ${SMOL} with these options`);
+    const threads = root.querySelector<HTMLInputElement>(".options [aria-label=Threads]");
+    enter(threads as HTMLElement, "9");
+    click(button);
+    expect(acted("load"), "more threads than there are are refused").toBeUndefined();
+    enter(threads as HTMLElement, "");
+    click(button);
+    expect(acted("load")?.params).toMatchObject({ choices: { n_ctx: 2048, n_threads: null, kv_type: null } });
+  });
+
+  it("keep what is being typed, and their own plan when other options are looked at", async () => {
+    const { root, write } = open("Library", scene("library-options"));
+    click(get(root, "button", `Load options of Q4_K_M of ${SMOL}`));
+    await settle();
+    const options = root.querySelector(".options");
+    const context = options?.querySelector<HTMLInputElement>("[aria-label='Context length']") as HTMLInputElement;
+    type(context, "20");
+    const { plan } = scene("library-options");
+    write({ plan: { ...plan, fit: { ...(plan.fit as FitEstimate), n_ctx: 8192 } } });
+    expect(text(options)).toContain("at 8192 tokens");
+    expect(context.value).toBe("20");
+    write({ plan: { ...plan, repo_id: LLAMA, fit: null } });
+    expect(text(options)).toContain("at 8192 tokens");
   });
 
   it("copy the code and the lock entry of what they make", async () => {
@@ -224,6 +245,35 @@ describe("load options", () => {
     expect(text(root.querySelector(".options"))).toContain("Copied");
     vi.unstubAllGlobals();
   });
+});
+
+it("copies a lock entry in the row, and says so to those who do not see it", async () => {
+  const written: string[] = [];
+  vi.stubGlobal("navigator", { clipboard: { writeText: async (text: string) => void written.push(text) } });
+  const { plan } = scene("library-options");
+  const { root, model, request, write } = open("Library", { ...scene("library-options"), plan: EMPTY_STATE.plan });
+  const button = get(root, "button", `Copy lock entry for Q4_K_M of ${SMOL}`);
+  click(button);
+  write({ plan });
+  act(() => model.answer(request("plan_load") as never));
+  await settle();
+  expect(written).toEqual([plan.code?.lock_entry]);
+  expect(text(button.nextElementSibling)).toBe("Copied");
+  click(button);
+  act(() => model.refuse(request("plan_load") as never, "invalid_request", "No."));
+  await settle();
+  expect(text(button.nextElementSibling)).toBe("Copy failed");
+  vi.unstubAllGlobals();
+});
+
+it("copies what was loaded from its panel", async () => {
+  const { root } = show(scene("chat"));
+  const copies = () => all(root, "button").filter((button) => / for Q4_K_M of /.test(nameOf(button)));
+  expect(copies().map(nameOf)).toEqual(
+    ["code", "code without modeldeck", "lock entry"].map((what) => `Copy ${what} for Q4_K_M of ${SMOL}`),
+  );
+  click(get(root, "tab", "Library"));
+  expect(copies()).toHaveLength(2);
 });
 
 it("copies the lock entry and the code of a model whatever its state", async () => {

@@ -988,6 +988,8 @@ describe("loading", () => {
     expect(text(get(root, "button", "Copy the code"))).toBe("Copied");
     write({ load: load({ ...names, state: "ready", kind: "embedding" }) });
     expect(text(root.querySelector("pre"))).toContain("browser.llm.create_embedding(");
+    write({ load: load({ ...names, state: "ready", kind: "completion" }) });
+    expect(text(root.querySelector("pre"))).toMatch(/^browser\.llm\("/);
     vi.unstubAllGlobals();
   });
 

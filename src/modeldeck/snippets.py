@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from modeldeck._types import LockedModel
 from modeldeck.gguf.shards import parse_shard_name
 
 
-def modeldeck_code(model: LockedModel, *, projector: bool = True) -> str:
+def modeldeck_code(model: LockedModel, *, projector: bool = True, options: Mapping[str, Any] | None = None) -> str:
     """Return Python code that downloads and loads a model with modeldeck.
 
     Parameters
@@ -15,6 +18,8 @@ def modeldeck_code(model: LockedModel, *, projector: bool = True) -> str:
         The variant at its commit, with the context length to load it with.
     projector
         Whether a vision projector that goes with it is downloaded too.
+    options
+        More options of ``llama_cpp.Llama`` that were chosen.
 
     Examples
     --------
@@ -40,11 +45,17 @@ model = modeldeck.download(
     filename={_text(model.variant_id)},
     revision={_text(model.commit_hash)},
 {without})
-llm = modeldeck.load(model, n_ctx={model.n_ctx})
+llm = modeldeck.load(model, {_arguments({"n_ctx": model.n_ctx, **(options or {})})})
 """
 
 
-def llama_cpp_code(model: LockedModel, *, is_embedding: bool = False, n_gpu_layers: int = 0) -> str:
+def llama_cpp_code(
+    model: LockedModel,
+    *,
+    is_embedding: bool = False,
+    n_gpu_layers: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """Return Python code that does the same with huggingface_hub and llama-cpp-python alone.
 
     Only the model is loaded. How a vision projector is loaded depends on the model.
@@ -57,11 +68,16 @@ def llama_cpp_code(model: LockedModel, *, is_embedding: bool = False, n_gpu_laye
         Whether the model makes embeddings and not text.
     n_gpu_layers
         Layers to put on the GPU, -1 for all.
+    options
+        More options of ``llama_cpp.Llama`` that were chosen.
     """
     filenames = "".join(f"    {_text(filename)},\n" for filename in _own_filenames(model))
-    options = [f"n_ctx={model.n_ctx}"]
-    options += ["embedding=True"] if is_embedding else []
-    options += [f"n_gpu_layers={n_gpu_layers}"] if n_gpu_layers else []
+    arguments: dict[str, Any] = {"n_ctx": model.n_ctx}
+    if is_embedding:
+        arguments["embedding"] = True
+    if n_gpu_layers:
+        arguments["n_gpu_layers"] = n_gpu_layers
+    arguments.update(options or {})
     return f"""\
 from huggingface_hub import hf_hub_download
 from llama_cpp import Llama
@@ -71,8 +87,13 @@ revision = {_text(model.commit_hash)}
 filenames = [
 {filenames}]
 paths = [hf_hub_download(repo_id, filename, revision=revision) for filename in filenames]
-llm = Llama(paths[0], {", ".join(options)})
+llm = Llama(paths[0], {_arguments(arguments)})
 """
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    """Return numbers and truth values as the keyword arguments of a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _own_filenames(model: LockedModel) -> list[str]:

@@ -262,8 +262,8 @@ def test_copied_code_names_what_is_needed_and_escapes_the_rest() -> None:
             modeldeck.GGUFFile(filename="mmproj-F16.gguf"),
         ),
     )
-    code = llama_cpp_code(model, is_embedding=True, n_gpu_layers=-1)
-    assert "Llama(paths[0], n_ctx=2048, embedding=True, n_gpu_layers=-1)" in code
+    code = llama_cpp_code(model, is_embedding=True, n_gpu_layers=-1, options={"n_threads": 2, "flash_attn": False})
+    assert "Llama(paths[0], n_ctx=2048, embedding=True, n_gpu_layers=-1, n_threads=2, flash_attn=False)" in code
     assert "mmproj" not in code
     for text in (code, modeldeck_code(model)):
         assert repr(model.variant_id) in text

@@ -10,20 +10,26 @@ from huggingface_hub import hf_hub_download
 from modeldeck.widget.trial import cosine
 from tests.widget.pages import TIMEOUT_SECONDS, TINY, Page
 from tools.localhub import LocalHub
+from tools.localhub.tiny_models import write_chat_model
 
 pytestmark = pytest.mark.llama
 
+BASE = "owner/base-GGUF"
 ANSWER = "Hello from a tiny test model."
 
 
 @pytest.fixture
 def loaded(page: Page, demo_hub: LocalHub, tmp_path: Path) -> Page:
     """A page with a loaded model."""
-    hf_hub_download(TINY, "tiny-chat-F16.gguf", endpoint=demo_hub.endpoint, cache_dir=tmp_path / "cache", token=False)
-    page.ask("act_on_library", action="refresh")
-    page.act_on(TINY, "tiny-chat-F16.gguf", "load")
-    page.until(lambda: page.traits["load"]["state"] == "ready")
+    load(page, demo_hub, tmp_path, TINY, "tiny-chat-F16.gguf")
     return page
+
+
+def load(page: Page, hub: LocalHub, folder: Path, repo_id: str, filename: str) -> None:
+    hf_hub_download(repo_id, filename, endpoint=hub.endpoint, cache_dir=folder / "cache", token=False)
+    page.ask("act_on_library", action="refresh")
+    page.act_on(repo_id, filename, "load")
+    page.until(lambda: page.traits["load"]["state"] == "ready")
 
 
 def chat(page: Page) -> dict[str, Any]:
@@ -46,6 +52,21 @@ def test_an_answer_is_streamed_and_python_has_the_conversation(loaded: Page) -> 
     assert loaded.ask("compare", first="a", second="b")["error"]["code"] == "invalid_request"
     assert loaded.ask("act_on_chat", action="clear")["ok"]
     assert chat(loaded)["messages"] == []
+
+
+def test_a_base_model_goes_on_with_a_text(page: Page, demo_hub: LocalHub, tmp_path: Path) -> None:
+    name = "base-F16.gguf"
+    demo_hub.add_repo(BASE, {name: write_chat_model(tmp_path / name, chat_template=None)})
+    load(page, demo_hub, tmp_path, BASE, name)
+    assert page.traits["load"]["kind"] == "completion"
+    assert page.ask("try", text="Hello", temperature=0.0)["ok"]
+    page.until(lambda: chat(page)["messages"] and chat(page)["state"] == "idle")
+    llm = page.bridge.llm
+    assert llm is not None
+    expected = llm("Hello", max_tokens=256, temperature=0.0)["choices"][0]["text"]
+    assert chat(page)["messages"][1]["content"] == expected
+    assert chat(page)["tokens_per_second"] > 0
+    assert page.bridge.chat[0] == {"role": "user", "content": "Hello"}
 
 
 def test_it_waits_for_a_cell_and_can_be_given_up(loaded: Page) -> None:

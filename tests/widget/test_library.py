@@ -211,9 +211,20 @@ def test_a_load_is_planned_before_it_is_made(page: Page, demo_hub: LocalHub, cac
     assert "n_threads" in page.traits["plan"]["error"]["message"]
     assert page.traits["plan"]["taken"] is None
 
-    assert page.ask("act_on_variant", action="load", choices={"n_ctx": 512, "n_threads": 1}, **key(page))["ok"]
+    page.ask("plan_load", **key(page), choices={"kv_type": "q8_0", "flash_attn": False})
+    assert "only with flash attention" in page.traits["plan"]["error"]["message"]
+
+    choices = {"n_ctx": 700, "n_threads": 1, "kv_type": "f16"}
+    page.ask("plan_load", **key(page), choices=choices)
+    plan = page.traits["plan"]
+    assert (plan["taken"]["n_ctx"], plan["fit"]["n_ctx"]) == (768, 768), "what llama.cpp makes of it"
+    assert page.ask("act_on_variant", action="load", choices=choices, **key(page))["ok"]
     page.until(lambda: page.traits["load"]["state"] == "ready")
-    assert page.traits["load"]["n_ctx"] == 512
+    assert page.traits["load"]["n_ctx"] == 768
+    code = page.traits["load"]["code"]
+    assert code == plan["code"]
+    assert "(model, n_ctx=700, n_threads=1, n_threads_batch=1, type_k=1, type_v=1)" in code["modeldeck"]
+    assert "n_ctx=700, flash_attn=True, n_threads=1, n_threads_batch=1, type_k=1, type_v=1)" in code["llama_cpp"]
     assert page.bridge.llm is not None
     assert page.bridge.llm.n_threads == 1
     assert row(page)["state"] == "loaded"

@@ -88,7 +88,8 @@ export function formatFor(tag: string, t: Language["t"]) {
   function memoryOf(needed: number, available: number): string {
     const [a, b] = [gib(needed), gib(available)];
     if (a !== b || needed === available) {
-      return t("amountOf", { part: a, whole: b, unit: "GiB" });
+      const part = needed < GIB_BYTES ? fixed(needed / GIB_BYTES, 2) : a;
+      return t("amountOf", { part, whole: b, unit: "GiB" });
     }
     const unit = Math.round(needed / MIB_BYTES) === Math.round(available / MIB_BYTES) ? KIB_BYTES : MIB_BYTES;
     const [part, whole] = [Math.round(needed / unit), Math.round(available / unit)];

@@ -1,11 +1,11 @@
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { describeFit } from "../describe";
 import type { Row } from "../row-table";
 import type { Store } from "../store";
 import { EMPTY_STATE, type KVType, type LoadChoices } from "../wire";
 import { Button } from "./Button";
-import { CopyButton } from "./CopyButton";
+import { CopyCode } from "./CopyButton";
 import { useLanguage } from "./language";
 import { NumberField } from "./NumberField";
 
@@ -24,23 +24,16 @@ export function LoadOptions({ store, row, name, commitHash = null, canLoad }: Lo
   const language = useLanguage();
   const { t } = language;
   const choices = useSignal(EMPTY_STATE.plan.choices);
-  const ask = () =>
-    void store.ask("plan", "plan_load", {
-      repo_id: row.repoId,
-      variant_id: row.variantId,
-      commit_hash: commitHash,
-      choices: choices.peek(),
-    });
+  const ask = () => void store.askPlan(row, commitHash, choices.peek());
   useEffect(ask, []);
   const choose = (change: Partial<LoadChoices>) => {
     choices.value = { ...choices.peek(), ...change };
     ask();
   };
-  const plan = store.plan.value;
-  const isMine = plan.repo_id === row.repoId && plan.variant_id === row.variantId && plan.commit_hash === commitHash;
-  const { taken, fit, code, error, max_gpu_layers, max_threads } = isMine
-    ? plan
-    : { ...plan, taken: null, fit: null, code: null, error: null };
+  // Other options may be open, whose plan comes in the place of this one.
+  const plan = useRef(EMPTY_STATE.plan);
+  plan.current = store.planOf(row, commitHash) ?? plan.current;
+  const { taken, fit, code, error, max_gpu_layers, max_threads } = plan.current;
   const isOff = store.isOff.value;
 
   const numeric = (field: "n_ctx" | "n_gpu_layers" | "n_threads", text: string, min: number, max?: number | null) => (
@@ -81,38 +74,34 @@ export function LoadOptions({ store, row, name, commitHash = null, canLoad }: Lo
   const flash = (is: boolean | null | undefined) => (is == null ? "" : is ? on : off);
 
   return (
-    <fieldset class="filters options" aria-label={t("loadOptionsOf", { name })}>
-      {numeric("n_ctx", t("contextLength"), 1)}
-      {max_gpu_layers === null ? null : numeric("n_gpu_layers", t("gpuLayersName"), 0, max_gpu_layers)}
-      {numeric("n_threads", t("threads"), 1, max_threads)}
-      {select(t("flashAttention"), flash(choices.value.flash_attn), flash(taken?.flash_attn), [on, off], (value) =>
-        choose({ flash_attn: value === "" ? null : value === on }),
-      )}
-      {select(t("kvType"), choices.value.kv_type ?? "", taken?.kv_type ?? null, KV_TYPES, (value) =>
-        choose({ kv_type: (value || null) as KVType | null }),
-      )}
-      <div class="line wide">
-        <p class="grow small" aria-live="polite" data-error={error ? "" : undefined}>
-          {error ? language.said("errors", error.code, error.message) : fit ? describeFit(fit, language) : "…"}
-        </p>
-        <Button
-          tone="filled"
-          name={t("loadWithOptions", { name })}
-          disabled={isOff || !canLoad || error !== null || fit?.verdict === "too_large"}
-          onClick={() => store.act(row, "load", { commit_hash: commitHash, choices: choices.peek() })}
-        >
-          {t("load")}
-        </Button>
-      </div>
-      {code ? (
+    <form>
+      <fieldset class="filters options" aria-label={t("loadOptionsOf", { name })}>
+        {numeric("n_ctx", t("contextLength"), 1)}
+        {max_gpu_layers === null ? null : numeric("n_gpu_layers", t("gpuLayersName"), 0, max_gpu_layers)}
+        {numeric("n_threads", t("threads"), 1, max_threads)}
+        {select(t("flashAttention"), flash(choices.value.flash_attn), flash(taken?.flash_attn), [on, off], (value) =>
+          choose({ flash_attn: value === "" ? null : value === on }),
+        )}
+        {select(t("kvType"), choices.value.kv_type ?? "", taken?.kv_type ?? null, KV_TYPES, (value) =>
+          choose({ kv_type: (value || null) as KVType | null }),
+        )}
         <div class="line wide">
-          <CopyButton name={t("copyCodeFor", { name })} label={t("copyCodeShort")} text={code.modeldeck} />
-          <CopyButton name={t("copyPlainCodeFor", { name })} label={t("copyPlainCode")} text={code.llama_cpp} />
-          {code.lock_entry ? (
-            <CopyButton name={t("copyLockEntryFor", { name })} label={t("copyLockEntry")} text={code.lock_entry} />
-          ) : null}
+          <p class="grow small" aria-live="polite" data-error={error ? "" : undefined}>
+            {error ? language.said("errors", error.code, error.message) : fit ? describeFit(fit, language) : "…"}
+          </p>
+          <Button
+            tone="filled"
+            name={t("loadWithOptions", { name })}
+            disabled={isOff || !canLoad || error !== null || fit?.verdict === "too_large"}
+            onClick={({ currentTarget: { form } }) =>
+              form?.reportValidity() && store.act(row, "load", { commit_hash: commitHash, choices: choices.peek() })
+            }
+          >
+            {t("load")}
+          </Button>
         </div>
-      ) : null}
-    </fieldset>
+        {code ? <CopyCode name={name} code={code} /> : null}
+      </fieldset>
+    </form>
   );
 }

@@ -1,7 +1,7 @@
 import { describeStage } from "../describe";
 import type { Store } from "../store";
 import { Actions } from "./Actions";
-import { CopyButton } from "./CopyButton";
+import { CopyButton, CopyCode } from "./CopyButton";
 import { ErrorBox } from "./ErrorBox";
 import { useLanguage } from "./language";
 import { Progress } from "./Progress";
@@ -10,7 +10,11 @@ import { Trial } from "./Trial";
 const CHAT = `browser.llm.create_chat_completion(
     messages=[{"role": "user", "content": "Hello!"}]
 )`;
-const EMBEDDING = `browser.llm.create_embedding("Hello!")`;
+const SNIPPETS = {
+  chat: CHAT,
+  completion: `browser.llm("Once upon a time", max_tokens=64)`,
+  embedding: `browser.llm.create_embedding("Hello!")`,
+};
 
 /** The model that is being loaded, is loaded, or could not be. */
 export function LoadPanel({ store }: { store: Store }) {
@@ -54,7 +58,8 @@ export function LoadPanel({ store }: { store: Store }) {
       {isReady ? (
         <>
           {load.kind ? <Trial key={row.key} store={store} name={name} kind={load.kind} /> : null}
-          <Snippet code={load.kind === "embedding" ? EMBEDDING : CHAT} />
+          <Snippet code={SNIPPETS[load.kind ?? "chat"]} />
+          {load.code ? <CopyCode name={name} code={load.code} hasLock={store.tab.value !== "library"} /> : null}
         </>
       ) : state === "loading" ? (
         <>

@@ -19,6 +19,7 @@ import type {
 } from "../wire";
 import { Actions } from "./Actions";
 import { Button } from "./Button";
+import { CopyButton } from "./CopyButton";
 import { ErrorBox } from "./ErrorBox";
 import { HostRows } from "./HostRows";
 import { Icon, type IconName } from "./icons";
@@ -261,10 +262,18 @@ export function RowShell(props: RowShellProps) {
       <div class="line small facts">{props.children}</div>
       <div class="actions">
         {props.beside}
+        {more?.commit_hash && !isOpen.value ? (
+          <CopyButton
+            tone="quiet square"
+            name={t("copyLockEntryFor", { name })}
+            text={async () => (await store.askPlan(row, more.commit_hash ?? null))?.code?.lock_entry}
+          />
+        ) : null}
         {hasOptions ? (
           <Button
             tone="quiet square"
             name={t("loadOptionsOf", { name })}
+            title={t("loadOptionsOf", { name })}
             aria-expanded={isOpen.value}
             disabled={store.isOff.value}
             onClick={() => {

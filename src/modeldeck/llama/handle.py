@@ -27,6 +27,7 @@ from modeldeck.llama.execution import Execution, LockHold, unloaded_error
 from modeldeck.llama.grammars import UnusableSchema, check_grammar
 from modeldeck.llama.install import import_llama_cpp
 from modeldeck.llama.measurements import Recorder
+from modeldeck.sizing.cache_shape import padded_cells
 
 T = TypeVar("T")
 
@@ -58,9 +59,6 @@ _SHARED_METHODS = (
     "token_nl",
 )
 """Methods that only read what never changes: at any time, on the caller's thread."""
-
-_CONTEXT_STEP = 256
-"""llama.cpp makes contexts of a multiple of this many tokens."""
 
 _NATIVE_PARTS = ("_ctx", "_model", "_batch")
 _MEMORY_PARTS = ("_sampler", "_candidates", "scores", "input_ids", "cache")
@@ -256,7 +254,7 @@ class Llama(_Mixin):  # type: ignore[misc]
     def _load(self, model_path: str, *, n_ctx: int = DEFAULT_N_CTX, **kwargs: Any) -> None:
         self._hides_templates = True
         # llama.cpp rounds the context length up in the same way, but llama-cpp-python would not know.
-        super().__init__(model_path, n_ctx=-(-n_ctx // _CONTEXT_STEP) * _CONTEXT_STEP, **kwargs)
+        super().__init__(model_path, n_ctx=padded_cells(n_ctx), **kwargs)
         self._hides_templates = False
         self._model._execution = self._execution
         self._model.__class__ = _checked_model_class()

@@ -14,7 +14,7 @@ from modeldeck._types import LoadProgress
 from modeldeck.session import Session
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.handover import Handover
-from modeldeck.widget.load_plan import load_arguments
+from modeldeck.widget.load_plan import code_of, load_arguments
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
@@ -168,6 +168,7 @@ class LoadOwner:
         n_ctx = choices.n_ctx or self._repos.n_ctx_of(repo_id)
         has_projector = self._repos.loads_projector(repo_id, self._view.commit_hash)
         self._show(replace(self._view, label=model.label, commit_hash=model.commit_hash, n_ctx=n_ctx))
+        arguments = load_arguments(choices)
         load = partial(
             self._session.load,
             model,
@@ -175,10 +176,12 @@ class LoadOwner:
             mmproj=None if has_projector else False,
             progress=lambda progress: self._loop.post(self._on_progress, progress),
             on_notice=partial(self._publisher.toast, "info"),
-            **load_arguments(choices),
+            **arguments,
         )
         while True:
             try:
+                plan = await self._session.plan(model, projector=has_projector, n_ctx=n_ctx, **arguments)
+                code = await code_of(model, choices, plan.options["n_ctx"], projector=has_projector, plan=plan)
                 llm = await load()
                 break
             except LlamaInstallingError:
@@ -187,7 +190,8 @@ class LoadOwner:
         self._tasks.start(self._deck.look_at_machine)
         self.handover.give(llm)
         kind = self._chat.take(llm)
-        self._show(replace(self._view, state="ready", stage="ready", fraction=1.0, kind=kind, n_ctx=llm.n_ctx()))
+        loaded = replace(self._view, state="ready", stage="ready", fraction=1.0)
+        self._show(replace(loaded, kind=kind, n_ctx=llm.n_ctx(), code=code))
         message = f"{model.label} of {repo_id} is loaded: use browser.llm."
         self._publisher.toast("success", message, "loaded", label=model.label, repo_id=repo_id)
 

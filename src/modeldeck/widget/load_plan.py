@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+import dataclasses
+from typing import TYPE_CHECKING, Any, get_args
 
 import anyio.to_thread
 import msgspec
@@ -14,10 +14,14 @@ from modeldeck._types import GGUFFile, LocalModel
 from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
 from modeldeck.lockfile import lock_entry, pin
 from modeldeck.session import Session
+from modeldeck.sizing.cache_shape import padded_cells
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
 from modeldeck.widget.traits import CodeView, KVType, LoadChoices, PlanView
+
+if TYPE_CHECKING:
+    from modeldeck.llama.loading import LoadPlan
 
 _ALL_LAYERS = -1
 
@@ -52,30 +56,53 @@ class PlanOwner:
             plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
         except ModelDeckError as error:
             # What is not loadable here can be repeated elsewhere all the same.
-            code = await anyio.to_thread.run_sync(_code_of, model, {"n_ctx": n_ctx}, projector)
+            code = await code_of(model, asked.choices, n_ctx, projector=projector)
             return replace(asked, error=error.to_info(), code=code)
         options, layers = plan.options, plan.options["n_gpu_layers"]
         all_layers = (plan.block_count or 0) + 1
-        code_options = options if plan.has_gpu else {**options, "n_gpu_layers": 0}
+        n_ctx_made = padded_cells(options["n_ctx"])
         return replace(
             asked,
             taken=LoadChoices(
-                n_ctx=options["n_ctx"],
+                n_ctx=n_ctx_made,
                 n_gpu_layers=all_layers if layers == _ALL_LAYERS else layers,
                 n_threads=options["n_threads"],
                 flash_attn=options["flash_attn"],
                 kv_type=_kv_type(options.get("type_k")),
             ),
-            fit=plan.fit,
+            fit=dataclasses.replace(plan.fit, n_ctx=n_ctx_made),
             max_n_ctx=plan.context_length,
             max_gpu_layers=all_layers if plan.has_gpu and plan.block_count else None,
             max_threads=plan.processors,
-            code=await anyio.to_thread.run_sync(_code_of, model, code_options, projector),
+            code=await code_of(model, asked.choices, options["n_ctx"], projector=projector, plan=plan),
         )
 
 
-def _code_of(model: LocalModel, options: Mapping[str, Any], projector: bool) -> CodeView | None:
-    """Return code that repeats a load with some options, unless no file is the Hub's. Blocks for the sizes of files."""
+async def code_of(
+    model: LocalModel, choices: LoadChoices, n_ctx: int, *, projector: bool, plan: LoadPlan | None = None
+) -> CodeView | None:
+    """Return code that repeats a load, unless no file is the Hub's.
+
+    Parameters
+    ----------
+    model
+        The files that are loaded.
+    choices
+        What was chosen.
+    n_ctx
+        The context length that is taken.
+    projector
+        Whether the vision projector is loaded too.
+    plan
+        What else is taken here, if that is known.
+    """
+    return await anyio.to_thread.run_sync(_code_of, model, choices, n_ctx, projector, plan)
+
+
+def _code_of(
+    model: LocalModel, choices: LoadChoices, n_ctx: int, projector: bool, plan: LoadPlan | None
+) -> CodeView | None:
+    """Do what `code_of` says. Blocks for the sizes of files."""
     files = [
         GGUFFile(filename=filename, size=path.stat().st_size, sha256=sha256)
         for filename, path, sha256 in model.hub_files()
@@ -83,15 +110,21 @@ def _code_of(model: LocalModel, options: Mapping[str, Any], projector: bool) -> 
     ]
     if not files:
         return None
-    pinned = pin(model.repo_id, model.commit_hash, model.label, files, n_ctx=options["n_ctx"])
+    pinned = pin(model.repo_id, model.commit_hash, model.label, files, n_ctx=n_ctx)
     try:
         entry = lock_entry(pinned)
     except LockError:
         entry = None
+    chosen, taken = load_arguments(choices), {} if plan is None else plan.options
+    # llama.cpp needs flash attention for a cache of these types, and llama-cpp-python leaves it out by itself.
+    needed = {"flash_attn": taken.get("flash_attn", True)} if "type_v" in chosen else {}
     return CodeView(
-        modeldeck=modeldeck_code(pinned, projector=projector),
+        modeldeck=modeldeck_code(pinned, projector=projector, options=chosen),
         llama_cpp=llama_cpp_code(
-            pinned, is_embedding=options.get("embedding", False), n_gpu_layers=options.get("n_gpu_layers", 0)
+            pinned,
+            is_embedding=taken.get("embedding", False),
+            n_gpu_layers=taken["n_gpu_layers"] if plan is not None and plan.has_gpu else 0,
+            options={**needed, **chosen},
         ),
         lock_entry=entry,
     )

@@ -488,7 +488,8 @@ class ChatView(msgspec.Struct, frozen=True, kw_only=True):
 class LoadView(msgspec.Struct, frozen=True, kw_only=True):
     """The trait ``_load``: the model that is loaded, that is being loaded, or that could not be loaded.
 
-    ``actions`` follow from ``state``. The stage ``"installing"`` waits until llama-cpp-python is installed.
+    ``code`` repeats the load elsewhere. ``actions`` follow from ``state``. The stage ``"installing"`` waits until
+    llama-cpp-python is installed.
     """
 
     state: Literal["none", "loading", "ready", "failed"] = "none"
@@ -501,6 +502,7 @@ class LoadView(msgspec.Struct, frozen=True, kw_only=True):
     commit_hash: str | None = None
     kind: ModelKind | None = None
     n_ctx: int | None = None
+    code: CodeView | None = None
     actions: tuple[VariantAction, ...] = ()
 
     def __post_init__(self) -> None:
