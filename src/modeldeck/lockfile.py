@@ -13,9 +13,11 @@
     commit = "0123456789abcdef0123456789abcdef01234567"
     label = "Q4_K_M"
     n_ctx = 4096
-    files = [
-        { name = "model-Q4_K_M.gguf", size = 4920733824, sha256 = "…" },
-    ]
+
+    [[model.files]]
+    name = "model-Q4_K_M.gguf"
+    size = 4920733824
+    sha256 = "…"
 
 It is read by anybody's TOML reader and may be edited, so everything in it is checked. The same models give the same
 bytes.
@@ -150,10 +152,12 @@ def read_lock_file(path: Path) -> LockFile:
     except OSError as error:
         raise LockError(f"The lock file {str(path)!r} cannot be read: {error.strerror}.") from error
     try:
-        values = tomllib.loads(content.decode())
+        values = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin a file with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _is_wrong(path, str(error)) from None
-    found = values.get("version")
+    if "version" not in values:
+        raise _is_wrong(path, f"It is missing required field `version`: put `version = {_FORMAT}` at its top")
+    found = values["version"]
     if type(found) is int and found != _FORMAT:
         raise LockError(
             f"The lock file {str(path)!r} has version {found}, and this modeldeck ({__version__}) knows version "

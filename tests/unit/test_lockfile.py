@@ -95,7 +95,7 @@ GOOD = f"version = 1\n[versions]\n{ENTRY}"
     ("old", "new", "message"),
     [
         ("version = 1", "version = 2", r"has version 2, and this modeldeck .* knows version 1. Update modeldeck"),
-        ("version = 1", "", "missing required field `version`"),
+        ("version = 1", "", "missing required field `version`: put `version = 1` at its top"),
         ("version = 1", "version = '1'", r"Expected `int`, got `str` - at `\$.version`"),
         ("version = 1", "version = true", "Expected `int`"),
         ("version = 1", "version 1", "Expected '='"),
@@ -123,6 +123,11 @@ def test_what_is_wrong_is_told(path: Path, old: str, new: str, message: str) -> 
     with pytest.raises(LockError, match=message) as caught:
         read_lock_file(path)
     assert "modeldeck lock" in caught.value.message
+
+
+def test_the_mark_of_an_editor_and_its_line_ends_change_nothing(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert read_lock_file(path).models == (MODEL,)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"\0", b"[" * 5000, b"<<<<<<< HEAD\n"])
