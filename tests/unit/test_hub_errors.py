@@ -66,6 +66,11 @@ def test_a_disabled_repository_is_told() -> None:
     assert "disabled" in error.message
 
 
+def test_what_the_hub_says_is_a_part_of_one_sentence() -> None:
+    message = answered(403, {"X-Error-Message": "Please enable access."}).message
+    assert ": Please enable access. Use a token" in message
+
+
 def test_the_licence_page_is_a_detail_of_the_error() -> None:
     error = answered(403, {"X-Error-Code": "GatedRepo"}, endpoint="http://127.0.0.1:8000")
     assert error.url == "http://127.0.0.1:8000/o/n"

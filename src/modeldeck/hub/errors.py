@@ -190,7 +190,7 @@ def _server_error(status_code: int, fields: dict[str, str], details: dict[str, A
 
 
 def _quoted(reason: str) -> str:
-    return f": {reason[:_MAX_QUOTED]}" if reason else ""
+    return f": {reason[:_MAX_QUOTED].rstrip('.')}" if reason else ""
 
 
 # --- exceptions -------------------------------------------------------------------------------------------------------
