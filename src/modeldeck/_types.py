@@ -901,6 +901,7 @@ class DownloadSnapshot(Row):
     rev : int
         A number that grows with every snapshot of the engine, so that the newer of two can be told.
     percent
+    phase
     """
 
     job_id: str
@@ -935,13 +936,20 @@ class DownloadSnapshot(Row):
             return None
         return min(99, self.received * 100 // self.total)
 
+    @property
+    def phase(self) -> str:
+        """What it is doing now, in a word or two: its state, ``"retrying in 5 s"``, or ``"stalled"``."""
+        if self.retry_in_seconds is not None:
+            return f"retrying in {format_duration(self.retry_in_seconds)}"
+        return "stalled" if self.is_stalled else self.state.value
+
     _HEADINGS = ("Download", "State", "Done", "Size", "Speed", "Left")
     _NUMERIC = frozenset({"Done", "Size", "Speed", "Left"})
 
     def _cells(self) -> Sequence[str]:
         return (
             self.request.name,
-            self.state.value if self.error is None else f"{self.state.value} ({self.error.code})",
+            self.phase if self.error is None else f"{self.phase} ({self.error.code})",
             UNKNOWN if self.percent is None else f"{self.percent} %",
             format_size(self.total),
             "" if self.rate is None else format_rate(self.rate),

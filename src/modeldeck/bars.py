@@ -81,7 +81,7 @@ def download_progress(snapshot: DownloadSnapshot) -> Progress:
     done = snapshot.received
     if snapshot.state is not DownloadState.READY and snapshot.total is not None:
         done = min(done, snapshot.total * _MAX_UNVERIFIED_PERCENT // 100)
-    phase = "" if snapshot.state in (DownloadState.DOWNLOADING, DownloadState.READY) else f" {snapshot.state.value}"
+    phase = "" if snapshot.phase in (DownloadState.DOWNLOADING, DownloadState.READY) else f" {snapshot.phase}"
     return Progress(f"{snapshot.request.name}{phase}", done, snapshot.total)
 
 

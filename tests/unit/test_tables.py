@@ -151,6 +151,13 @@ def test_an_empty_result_prints_its_headings() -> None:
     assert Listing()._repr_html_().startswith("<table>")
 
 
+def test_a_download_that_waits_says_so() -> None:
+    waiting = replace(snapshot(), retry_in_seconds=4.6, rate=None)
+    assert "  retrying in 5 s   42 %" in progress_line(waiting, 100)
+    assert download_progress(waiting).text.endswith(" retrying in 5 s")
+    assert str(replace(snapshot(), is_stalled=True)).startswith(f"{NAME}  stalled  42 %")
+
+
 def test_a_bar_is_full_only_when_the_files_are_verified() -> None:
     verifying = download_progress(snapshot(DownloadState.VERIFYING, received=5_000_000_000))
     assert verifying.done == 4_950_000_000

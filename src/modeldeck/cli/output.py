@@ -84,8 +84,9 @@ class Output:
 
     def verifying(self, name: str, hashed: int, total: int) -> None:
         """Show how far the files of a model have been read."""
-        state, percent = DownloadState.VERIFYING, hashed * 100 // total if total else None
-        self._show_lines([work_line(name, state, self._width(), received=hashed, total=total, percent=percent)])
+        percent = hashed * 100 // total if total else None
+        line = work_line(name, DownloadState.VERIFYING, self._width(), received=hashed, total=total, percent=percent)
+        self._show_lines([line])
 
     def ready(self, model: LocalModel) -> None:
         self.record(
@@ -183,7 +184,7 @@ def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
     """Return a download in one line of at most so many columns."""
     return work_line(
         snapshot.request.name,
-        snapshot.state,
+        snapshot.phase,
         width,
         received=snapshot.received,
         total=snapshot.total,
@@ -195,7 +196,7 @@ def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
 
 def work_line(
     name: str,
-    state: DownloadState,
+    phase: str,
     width: int,
     *,
     received: int,
@@ -213,11 +214,11 @@ def work_line(
     rates = [] if rate is None else [format_rate(rate)]
     left = [] if eta_seconds is None else [f"{format_duration(eta_seconds)} left"]
     choices = [
-        [state.value, *percents, sizes, *rates, *left],
-        [state.value, *percents, sizes, *left],
-        [state.value, *percents, sizes],
-        [*percents, sizes] if state is DownloadState.DOWNLOADING else [state.value, *percents],
-        percents or [state.value],
+        [phase, *percents, sizes, *rates, *left],
+        [phase, *percents, sizes, *left],
+        [phase, *percents, sizes],
+        [*percents, sizes] if phase == DownloadState.DOWNLOADING else [phase, *percents],
+        percents or [phase],
     ]
     for figures in map("  ".join, choices):
         if len(figures) + 2 + min(text_width(name), _MIN_NAME_COLUMNS) <= width:

@@ -304,7 +304,7 @@ def offline_mode_error() -> OfflineError:
     """Return the error for a request in offline mode."""
     return OfflineError(
         "Offline mode is on, so the Hub was not asked. Models in the cache still load. To go online, unset "
-        "HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE and restart the kernel: they are read once, at its start.",
+        "HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, and restart the kernel or the program: they are read once.",
         is_offline_mode=True,
     )
 
