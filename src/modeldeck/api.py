@@ -608,28 +608,21 @@ def load(
     >>> llm.create_chat_completion(messages=[{"role": "user", "content": "Hello"}])  # doctest: +SKIP
     """
     session = _session(endpoint, cache_dir, token, inline)
-    latest: list[bars.Progress] = []
+    latest = bars.Latest()
     is_bar = not callable(progress) and download_progress is None
-
-    def note_load(step: LoadProgress) -> None:
-        latest[:] = [bars.load_progress(step)]
-
-    def note_download(snapshot: DownloadSnapshot) -> None:
-        latest[:] = [bars.download_progress(snapshot)]
-
     with _warnings() as on_notice:
         return _wait(
             session.load(
                 model,
                 n_ctx=n_ctx,
                 mmproj=mmproj,
-                progress=progress if callable(progress) else note_load,
-                download_progress=download_progress or note_download,
+                progress=progress if callable(progress) else latest.note_load,
+                download_progress=download_progress or latest.note_download,
                 on_notice=on_notice,
                 **kwargs,
             ),
             progress if is_bar and not callable(progress) else False,
-            lambda: latest[0] if latest else None,
+            latest,
         )
 
 
@@ -774,16 +767,12 @@ def sync(
     >>> models = modeldeck.sync()  # doctest: +SKIP
     """
     session = _session(endpoint, cache_dir, token, inline)
-    latest: list[bars.Progress] = []
-
-    def note(snapshot: DownloadSnapshot) -> None:
-        latest[:] = [bars.download_progress(snapshot)]
-
+    latest = bars.Latest()
     with _warnings() as on_notice:
         if callable(progress):
             return shared_loop().wait(session.sync(path, check=check, progress=progress, on_notice=on_notice))
-        syncing = session.sync(path, check=check, progress=note, on_notice=on_notice)
-        return _wait(syncing, progress, lambda: latest[0] if latest else None)
+        syncing = session.sync(path, check=check, progress=latest.note_download, on_notice=on_notice)
+        return _wait(syncing, progress, latest)
 
 
 def local_models(*, cache_dir: str | Path | None = None) -> Listing[LocalModel]:
@@ -859,20 +848,19 @@ def verify(
     True
     """
     session = _session(endpoint, cache_dir, token)
-    latest: list[bars.Progress] = []
-
-    def note(hashed: int, total: int) -> None:
-        latest[:] = [bars.Progress("verifying", hashed, total)]
-
-    def note_repair(snapshot: DownloadSnapshot) -> None:
-        latest[:] = [bars.download_progress(snapshot)]
-
+    latest = bars.Latest()
     with _warnings() as on_notice:
         if callable(progress):
             verify = session.verify(model, repair=repair, progress=progress, on_notice=on_notice)
             return shared_loop().wait(verify)
-        verify = session.verify(model, repair=repair, progress=note, repair_progress=note_repair, on_notice=on_notice)
-        return _wait(verify, progress, lambda: latest[0] if latest else None)
+        verify = session.verify(
+            model,
+            repair=repair,
+            progress=latest.note_verification,
+            repair_progress=latest.note_download,
+            on_notice=on_notice,
+        )
+        return _wait(verify, progress, latest)
 
 
 def remove(model: LocalModel | str | Path, *, cache_dir: str | Path | None = None) -> int:

@@ -89,3 +89,22 @@ def load_progress(progress: LoadProgress) -> Progress:
     """Return what a bar shows of a load."""
     done = _LOAD_STEPS if progress.stage == "ready" else round((progress.fraction or 0) * _LOAD_STEPS)
     return Progress(progress.stage, done, _LOAD_STEPS, is_bytes=False)
+
+
+class Latest:
+    """The latest progress of some work, which its callbacks note and a bar looks at."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __call__(self) -> Progress | None:
+        return self._progress
+
+    def note_download(self, snapshot: DownloadSnapshot) -> None:
+        self._progress = download_progress(snapshot)
+
+    def note_load(self, step: LoadProgress) -> None:
+        self._progress = load_progress(step)
+
+    def note_verification(self, hashed: int, total: int) -> None:
+        self._progress = Progress("verifying", hashed, total)

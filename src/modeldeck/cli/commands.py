@@ -11,7 +11,6 @@ import anyio
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
-from modeldeck._listing import Listing
 from modeldeck._settings import check_limits
 from modeldeck._tables import format_size
 from modeldeck._types import EngineLimits, SearchFilters
@@ -120,7 +119,7 @@ async def lock(session: Session, arguments: argparse.Namespace, output: Output) 
         n_ctx=arguments.n_ctx,
         on_notice=output.note,
     )
-    output.records([msgspec.to_builtins(model) for model in models], str(Listing(models)), if_none="")
+    output.records([msgspec.to_builtins(model) for model in models], str(models), if_none="")
     output.note(f"Wrote {arguments.file}. `modeldeck sync` brings exactly these files.")
     return EXIT_OK
 
@@ -129,7 +128,7 @@ async def sync(session: Session, arguments: argparse.Namespace, output: Output) 
     models = await session.sync(arguments.file, check=arguments.check, progress=output.progress, on_notice=output.note)
     output.records(
         [LocalRecord.of(model) for model in models],
-        str(Listing(models)),
+        str(models),
         if_none=f"{arguments.file} has no models.",
     )
     return EXIT_OK
@@ -139,7 +138,7 @@ async def ls(session: Session, arguments: argparse.Namespace, output: Output) ->
     models = await session.local_models()
     output.records(
         [LocalRecord.of(model) for model in models],
-        str(Listing(models)),
+        str(models),
         if_none=f"The cache at {session.settings.cache_dir} has no models.",
     )
     return EXIT_OK
@@ -153,7 +152,7 @@ async def verify(session: Session, arguments: argparse.Namespace, output: Output
         repair_progress=output.progress,
         on_notice=output.note,
     )
-    output.records([VerifiedRecord.of(file) for file in files], str(Listing(files)), if_none="")
+    output.records([VerifiedRecord.of(file) for file in files], str(files), if_none="")
     return EXIT_FAILED if any(file.is_valid is False for file in files) else EXIT_OK
 
 
@@ -171,7 +170,7 @@ async def cancel(session: Session, arguments: argparse.Namespace, output: Output
 
 async def downloads(session: Session, arguments: argparse.Namespace, output: Output) -> int:
     jobs = await session.downloads()
-    output.records([JobView.of(job) for job in jobs], str(Listing(jobs)), if_none="No downloads.")
+    output.records([JobView.of(job) for job in jobs], str(jobs), if_none="No downloads.")
     return EXIT_OK
 
 
