@@ -214,6 +214,12 @@ def test_a_load_is_planned_before_it_is_made(page: Page, demo_hub: LocalHub, cac
     page.ask("plan_load", **key(page), choices={"kv_type": "q8_0", "flash_attn": False})
     assert "only with flash attention" in page.traits["plan"]["error"]["message"]
 
+    assert page.ask("set_n_ctx", n_ctx=4096)["ok"]
+    page.ask("plan_load", **key(page))
+    assert page.traits["plan"]["taken"]["n_ctx"] == 2048, "what the model was trained for"
+    page.ask("plan_load", **key(page), choices={"n_ctx": 4096})
+    assert page.traits["plan"]["taken"]["n_ctx"] == 4096
+
     choices = {"n_ctx": 700, "n_threads": 1, "kv_type": "f16"}
     page.ask("plan_load", **key(page), choices=choices)
     plan = page.traits["plan"]

@@ -14,7 +14,7 @@ from modeldeck._types import LoadProgress
 from modeldeck.session import Session
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.handover import Handover
-from modeldeck.widget.load_plan import code_of, load_arguments
+from modeldeck.widget.load_plan import code_of, load_arguments, plan_load
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
@@ -168,21 +168,20 @@ class LoadOwner:
         n_ctx = choices.n_ctx or self._repos.n_ctx_of(repo_id)
         has_projector = self._repos.loads_projector(repo_id, self._view.commit_hash)
         self._show(replace(self._view, label=model.label, commit_hash=model.commit_hash, n_ctx=n_ctx))
-        arguments = load_arguments(choices)
         load = partial(
             self._session.load,
             model,
-            n_ctx=n_ctx,
             mmproj=None if has_projector else False,
             progress=lambda progress: self._loop.post(self._on_progress, progress),
             on_notice=partial(self._publisher.toast, "info"),
-            **arguments,
+            **load_arguments(choices),
         )
         while True:
             try:
-                plan = await self._session.plan(model, projector=has_projector, n_ctx=n_ctx, **arguments)
-                code = await code_of(model, choices, plan.options["n_ctx"], projector=has_projector, plan=plan)
-                llm = await load()
+                plan = await plan_load(self._session, model, choices, n_ctx, projector=has_projector)
+                n_ctx = plan.options["n_ctx"]
+                code = await code_of(model, choices, n_ctx, projector=has_projector, plan=plan)
+                llm = await load(n_ctx=n_ctx)
                 break
             except LlamaInstallingError:
                 self._show(replace(self._view, stage="installing"))

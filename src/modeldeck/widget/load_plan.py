@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import anyio.to_thread
@@ -53,7 +54,7 @@ class PlanOwner:
         n_ctx = asked.choices.n_ctx or self._repos.n_ctx_of(repo_id)
         projector = self._repos.loads_projector(repo_id, asked.commit_hash)
         try:
-            plan = await self._session.plan(model, projector=projector, n_ctx=n_ctx, **load_arguments(asked.choices))
+            plan = await plan_load(self._session, model, asked.choices, n_ctx, projector=projector)
         except ModelDeckError as error:
             # What is not loadable here can be repeated elsewhere all the same.
             code = await code_of(model, asked.choices, n_ctx, projector=projector)
@@ -76,6 +77,30 @@ class PlanOwner:
             max_threads=plan.processors,
             code=await code_of(model, asked.choices, options["n_ctx"], projector=projector, plan=plan),
         )
+
+
+async def plan_load(
+    session: Session, model: LocalModel, choices: LoadChoices, n_ctx: int, *, projector: bool
+) -> LoadPlan:
+    """Return what a load would take.
+
+    Parameters
+    ----------
+    session
+        Looks at the files.
+    model
+        The files that would be loaded.
+    choices
+        What was chosen.
+    n_ctx
+        The context length. It counts up to what the model was trained for, unless it was chosen for this load.
+    projector
+        Whether the vision projector is loaded too.
+    """
+    look = partial(session.plan, model, projector=projector, **load_arguments(choices))
+    plan = await look(n_ctx=n_ctx)
+    longest = plan.context_length
+    return plan if choices.n_ctx or longest is None or n_ctx <= longest else await look(n_ctx=longest)
 
 
 async def code_of(
