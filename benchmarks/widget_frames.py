@@ -31,16 +31,22 @@ SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
 
 PUBLISH = """
 import threading, time
+from modeldeck._wire import JobView
+from modeldeck.widget.publisher import as_json
+from modeldeck.widget.traits import DownloadsView
 def publish(jobs, updates_per_second, seconds):
     for rev in range(1, int(seconds * updates_per_second) + 1):
         received = [(rev * 7 + number * 13) % 1000 * 10**6 for number in range(jobs)]
-        browser._downloads = {{"jobs": [{{
-            "job_id": f"job-{{number}}", "repo_id": f"owner/model-{{number}}-GGUF", "variant_id": "model-Q4_K_M.gguf",
-            "label": "Q4_K_M", "state": "downloading", "received": received[number], "total": 10**9,
-            "percent": received[number] // 10**7, "rate": 10**7 + rev * 10**5, "eta_seconds": 90 - rev % 60,
-            "connections": 4, "attempt": 0, "retry_in_seconds": None, "is_stalled": False, "error": None,
-            "notice": None, "actions": ["pause", "cancel"],
-        }} for number in range(jobs)]}}
+        browser._downloads = as_json(DownloadsView(jobs=tuple(
+            JobView(
+                job_id=f"job-{{number}}", repo_id=f"owner/model-{{number}}-GGUF", variant_id="model-Q4_K_M.gguf",
+                label="Q4_K_M", purpose="download", state="downloading", queue_position=None,
+                received=received[number], total=10**9, percent=received[number] // 10**7, rate=10**7 + rev * 10**5,
+                eta_seconds=90 - rev % 60, connections=4, attempt=0, retry_in_seconds=None, is_stalled=False,
+                error=None, notice=None, notice_code=None, finished_at=None, actions=("pause", "cancel"),
+            )
+            for number in range(jobs)
+        )))
         time.sleep(1 / updates_per_second)
 threading.Thread(target=publish, args=({jobs}, {updates_per_second}, {seconds}), daemon=True).start()
 """
