@@ -181,7 +181,8 @@ class Readable:
         cls._repr_pretty_ = Readable._repr_pretty_  # type: ignore[method-assign]
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
+        text, is_inside = str(self), len(printer.stack) > 1  # a dictionary or a list, which lines would tear apart
+        printer.text(repr(self) if is_inside and "\n" in text else text)
 
 
 class Tabular(Readable):

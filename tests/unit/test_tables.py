@@ -143,6 +143,8 @@ def test_a_result_prints_as_a_table() -> None:
     assert str(jobs[0]) == f"{NAME}  downloading  42 %  5.00 GB  60.7 MB/s  48 s"
     for result in (page, *page.models, jobs, *jobs, FitEstimate(verdict="fits", n_ctx=512)):
         assert pretty(result) == str(result)  # what IPython prints
+    fit = FitEstimate(verdict="fits", n_ctx=512, reason="Because.")
+    assert pretty({"a": fit, "b": jobs[0]}).startswith(f"{{'a': {fit!r}")
     assert "60.7 MB/s" in jobs._repr_html_()
 
 
