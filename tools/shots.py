@@ -1,7 +1,7 @@
 """``make shots``: takes the pictures of the widget for the README and the documentation. Runs inside ``.venv``.
 
 The pictures show the real page with states that the product's own code made (``tools/scenes.py``), in a light and in a
-dark notebook.
+dark notebook. The social card is what other sites show of a link to the repository.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,18 @@ SCENES = {"variants": "variants", "downloading": "download", "loaded": "loaded"}
 THEMES = {"lab-light": "light", "lab-dark": "dark"}
 WIDTH_PIXELS = 860
 SCALE = 1.5
+CARD = """
+<body style="margin: 0; width: 1280px; height: 640px; overflow: hidden; background: #f6f8fb; font-family: sans-serif">
+<div style="position: absolute; left: 64px; top: 150px; width: 400px">
+  <h1 style="font-size: 60px; margin: 0 0 24px">modeldeck</h1>
+  <p style="font-size: 28px; line-height: 1.4; color: #444">Find GGUF models, see which fit, download them verified, and
+  use them in the next cell.</p>
+  <code style="font-size: 24px">pip install modeldeck</code>
+</div>
+<img src="data:image/png;base64,{picture}" width="860" style="position: absolute; left: 500px; top: 56px;
+  border-radius: 8px; box-shadow: 0 8px 32px #0003">
+"""
+"""The social card: 1280 by 640 pixels, as GitHub wants it. The picture continues beyond its edge."""
 
 
 @contextlib.contextmanager
@@ -55,6 +68,11 @@ def take(folder: Path) -> list[Path]:
                 widget.screenshot(path=path, animations="disabled")
                 shrink(path)
                 taken.append(path)
+        page = browser.new_page(viewport={"width": 1280, "height": 640})
+        page.set_content(CARD.format(picture=b64encode((folder / "variants-light.png").read_bytes()).decode()))
+        taken.append(folder / "social-card.png")
+        page.screenshot(path=taken[-1])
+        shrink(taken[-1])
         browser.close()
     return taken
 

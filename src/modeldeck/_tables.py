@@ -58,7 +58,10 @@ class Table:
 
     def to_html(self) -> str:
         """Return the table as HTML for a notebook, which gives it the colours of its theme. All text is escaped."""
-        styles = [f' style="text-align: {"right" if heading in self.numeric else "left"}"' for heading in self.headings]
+        styles = [
+            f' style="text-align: {"right; white-space: nowrap" if heading in self.numeric else "left"}"'
+            for heading in self.headings
+        ]
 
         def line(tag: str, cells: Sequence[str]) -> str:
             return "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for style, cell in zip(styles, cells, strict=True))
