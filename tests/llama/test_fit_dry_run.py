@@ -10,7 +10,7 @@ import pytest
 from modeldeck.gguf.header import HeaderReader
 from modeldeck.sizing import ask_child
 from modeldeck.sizing.devices import list_llama_devices
-from modeldeck.sizing.dry_run import CONTEXT_GRID, DryRun, HeaderPart, dry_run_file, dry_run_header
+from modeldeck.sizing.dry_run import CONTEXT_GRID, ContextMemory, DryRun, HeaderPart, dry_run_file, dry_run_header
 from modeldeck.sizing.llama_child import read_sizes
 from modeldeck.sizing.memory import ContextOptions
 from tests.llama.fit_shapes import MODELS, write_header
@@ -184,3 +184,11 @@ def test_answering_takes_at_most_two_and_a_half_seconds_of_processor(smollm2: Pa
     assert dry_run_file(smollm2).status == "ok"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5
+
+
+def test_on_a_gpu_the_buffers_there_count() -> None:
+    planned = ContextMemory(n_ctx=4096, cache_bytes=90, host_compute_bytes=6, device_compute_bytes=98, output_bytes=1)
+    answer = DryRun(status="ok", weights_bytes=92, contexts=(planned,))
+    memory = answer.memory(4096)
+    assert memory is not None
+    assert memory.vram_bytes == 92 + 90 + 98

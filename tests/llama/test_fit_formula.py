@@ -85,7 +85,7 @@ def ask_llama(path: Path, asked: list[tuple[ContextOptions, int]]) -> list[dict[
         }
         for options, n_ctx in asked
     ]
-    request = {"kind": "model", "path": str(path), "n_gpu_layers": 0, "contexts": contexts}
+    request = {"kind": "model", "path": str(path), "contexts": contexts}
     reply = ask_llama_child(request, timeout_seconds=100)
     assert reply.is_complete, reply.errors
     return list(reply.answers)

@@ -51,6 +51,11 @@ class ContextMemory:
     device_compute_bytes: int
     output_bytes: int
 
+    @property
+    def compute_bytes(self) -> int:
+        """The buffers where the layers run. A small part stays in RAM where they run on a GPU."""
+        return self.device_compute_bytes or self.host_compute_bytes + self.output_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
@@ -115,10 +120,7 @@ class DryRun:
         def between(low: int, high: int) -> int:
             return int(low + (high - low) * share)
 
-        compute = between(
-            below.host_compute_bytes + below.device_compute_bytes + below.output_bytes,
-            above.host_compute_bytes + above.device_compute_bytes + above.output_bytes,
-        )
+        compute = between(below.compute_bytes, above.compute_bytes)
         n_ubatch = min(self.options.n_ubatch, n_ctx)
         scores = 0 if self.options.flash_attn else self.head_count * padded_cells(n_ctx) * n_ubatch * _F32_BYTES
         return MemoryUse(
@@ -135,7 +137,6 @@ def dry_run_header(
     *,
     contexts: Sequence[int] = CONTEXT_GRID,
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
-    n_gpu_layers: int = 0,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
 ) -> DryRun:
     """Plan a model of which only the headers are known. Blocks for about a second, so call it on a worker thread.
@@ -150,8 +151,6 @@ def dry_run_header(
         Context lengths to plan, in tokens.
     options
         The options to plan them with.
-    n_gpu_layers
-        How many layers go to the GPU; -1 for all.
     timeout_seconds
         The child process is ended after this time.
     """
@@ -161,7 +160,7 @@ def dry_run_header(
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part.header).to_bytes(8, "little") + part.size.to_bytes(8, "little") + part.header)
-    key = (digest.hexdigest(), tuple(contexts), options, n_gpu_layers)
+    key = (digest.hexdigest(), tuple(contexts), options)
     with _cache_lock:
         if key in _cache:
             _cache.move_to_end(key)
@@ -169,9 +168,7 @@ def dry_run_header(
     try:
         with tempfile.TemporaryDirectory(prefix="modeldeck-") as folder:
             path = _write_headers(Path(folder), parts)
-            answer = dry_run_file(
-                path, contexts=contexts, options=options, n_gpu_layers=n_gpu_layers, timeout_seconds=timeout_seconds
-            )
+            answer = dry_run_file(path, contexts=contexts, options=options, timeout_seconds=timeout_seconds)
     except OSError as error:
         return DryRun(status="unavailable", reason=f"The header could not be written to a temporary file: {error}")
     if answer.status != "unavailable":
@@ -187,7 +184,6 @@ def dry_run_file(
     *,
     contexts: Sequence[int] = CONTEXT_GRID,
     options: ContextOptions = DEFAULT_CONTEXT_OPTIONS,
-    n_gpu_layers: int = 0,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
 ) -> DryRun:
     """Plan a local model, given by its only file or its first shard. The weights are not read.
@@ -197,7 +193,6 @@ def dry_run_file(
     request = {
         "kind": "model",
         "path": str(path),
-        "n_gpu_layers": n_gpu_layers,
         "contexts": [
             {
                 "n_ctx": n_ctx,
@@ -213,7 +208,7 @@ def dry_run_file(
     return _read_reply(ask_llama_child(request, timeout_seconds), options)
 
 
-_cache: OrderedDict[tuple[str, tuple[int, ...], ContextOptions, int], DryRun] = OrderedDict()
+_cache: OrderedDict[tuple[str, tuple[int, ...], ContextOptions], DryRun] = OrderedDict()
 _cache_lock = Lock()
 
 

@@ -2,11 +2,12 @@
 
 llama.cpp aborts its whole process on some files, so a notebook's kernel must never ask it directly. The child loads
 models with ``no_alloc`` ("only load metadata and simulate memory allocations"), which needs only the header of the
-file, and reads the numbers from llama.cpp's log, because no function returns them.
+file, and reads the numbers from llama.cpp's log, because no function returns them. All layers go to the GPUs, if there
+are any that this build of llama.cpp can use.
 
-Requests are ``{"kind": "devices"}`` and ``{"kind": "model", "path": …, "n_gpu_layers": …, "contexts": [{"n_ctx": …,
-"n_ubatch": …, "flash_attn": …, "swa_full": …, "type_k": …, "type_v": …}, …]}``. Each answer is
-sent as soon as it is known, so that an abort does not lose the earlier ones.
+Requests are ``{"kind": "devices"}`` and ``{"kind": "model", "path": …, "contexts": [{"n_ctx": …, "n_ubatch": …,
+"flash_attn": …, "swa_full": …, "type_k": …, "type_v": …}, …]}``. Each answer is sent as soon as it is known, so that an
+abort does not lose the earlier ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 LOG_INFO, LOG_ERROR = 2, 4
 _GPU_DEVICE_TYPES = (1, 2)
+_ALL_LAYERS = 2**31 - 1
 _MIB = 1 << 20
 _CACHE_SIZE = re.compile(r"^(?:llama_kv_cache|llama_memory_recurrent|\w*cache\w*|\w*memory\w*): *size = +([\d.]+) MiB")
 _BUFFER_SIZE = re.compile(r"^\w+: +(\S+) +(compute|output) buffer size = +([\d.]+) MiB")
@@ -61,7 +63,7 @@ def _ask_about_model(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     params = llama.llama_model_default_params()
     params.no_alloc = True
     params.load_mode = llama.LLAMA_LOAD_MODE_NONE
-    params.n_gpu_layers = request["n_gpu_layers"]
+    params.n_gpu_layers = _ALL_LAYERS
     model = llama.llama_model_load_from_file(os.fsencode(request["path"]), params)
     lines = log.take()
     if not model:
