@@ -556,3 +556,15 @@ async def test_the_queue_has_an_order_that_can_be_changed_and_that_a_restart_kee
             assert done.state is S.READY
             assert done.finished_at is not None
     assert [job_id for job_id in dict.fromkeys(started) if job_id in (a, b, c)] == [c, b, a]
+
+
+async def test_closing_ends_also_when_the_last_chore_has_just_ended(playground: Playground) -> None:
+    async def chore() -> None:
+        pass
+
+    async with playground.manager() as manager:
+        manager._do_chore(chore())
+        await asyncio.sleep(0)
+        (task,) = manager._chores
+        assert task.done()
+    assert not manager._chores

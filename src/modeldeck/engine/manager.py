@@ -137,7 +137,8 @@ class DownloadManager:
         for job_id in list(self._tasks):
             await self._jobs[job_id].stop(DownloadState.PAUSED)
         while self._tasks or self._chores:
-            await asyncio.gather(*self._tasks.values(), *self._chores, return_exceptions=True)
+            # Since Python 3.12, gather gives way to nothing when all have ended, so their callbacks would never run.
+            await asyncio.gather(asyncio.sleep(0), *self._tasks.values(), *self._chores, return_exceptions=True)
         await self._resources.http.aclose()
         await self._transport.shut_down()
         self._resources.threads.shut_down()
