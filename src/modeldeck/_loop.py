@@ -188,7 +188,10 @@ def shared_loop() -> LoopThread:
 
 
 def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
-    """Run a blocking function on a thread that does not keep the process alive, as an executor's would."""
+    """Run a blocking function on a thread that does not keep the process alive, as an executor's would.
+
+    Python 3.12 and later start no thread once the interpreter is leaving. The future is cancelled then.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -202,7 +205,12 @@ def in_daemon_thread(function: Callable[[], T]) -> Future[T]:
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name="modeldeck-wait", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="modeldeck-wait", daemon=True).start()
+    except RuntimeError as error:
+        if "interpreter shutdown" not in str(error):  # Python 3.12 has no class for it
+            raise
+        future.cancel()
     return future
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -121,3 +123,20 @@ def test_stopping_awaits_what_a_task_group_has_only_just_started() -> None:
     stopping.join(10)
     assert starts == ["child"] * 3
     gc.collect()
+
+
+def test_a_thread_that_the_leaving_interpreter_refuses_is_a_cancelled_future() -> None:
+    """Python 3.12 refuses it as early as here. The others still run it."""
+    program = """
+import atexit
+from modeldeck._loop import in_daemon_thread
+
+def leave():
+    future = in_daemon_thread(lambda: "done")
+    print("cancelled" if future.cancelled() else future.result(10))
+
+atexit.register(leave)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    expected = "cancelled" if sys.version_info[:2] == (3, 12) else "done"
+    assert (result.stdout.strip(), result.stderr) == (expected, "")
