@@ -36,6 +36,7 @@ def judge(cache: Path) -> Judge:
     return partial(modeldeck.fit, cache_dir=cache)
 
 
+@pytest.mark.llama
 def test_a_file_is_judged_by_llama_cpp_and_by_formula(tmp_path: Path, cache: Path, judge: Judge) -> None:
     path = write_chat_model(tmp_path / "model.gguf")
     exact, quick = judge(path, n_ctx=1024), judge(str(path), n_ctx=1024, exact=False)
@@ -95,6 +96,7 @@ def test_what_is_not_a_model_is_refused(tmp_path: Path, cache: Path, judge: Judg
         judge(zipped, n_ctx=-1)
 
 
+@pytest.mark.llama
 def test_a_file_that_llama_cpp_refuses_is_unusable(tmp_path: Path, cache: Path, judge: Judge) -> None:
     path = tmp_path / "unknown.gguf"
     data = write_chat_model(tmp_path / "model.gguf").read_bytes()

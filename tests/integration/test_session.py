@@ -63,6 +63,7 @@ async def test_search_finds_by_name_and_pages(session: Session) -> None:
     assert {model.repo_id for model in second.models}.isdisjoint({TINY, SPLIT})
 
 
+@pytest.mark.llama
 async def test_describe_tells_sizes_digests_fit_and_a_recommendation(session: Session, demo_hub: LocalHub) -> None:
     details = await session.describe(TINY)
     assert {variant.label for variant in details.variants} == {"F16", "Q8_0", "Q4_0"}
@@ -432,6 +433,7 @@ async def test_a_model_of_the_cache_loads_although_the_hub_refuses(
     assert len(notices) == 1
 
 
+@pytest.mark.llama
 async def test_a_cancelled_load_ends_and_gives_back_what_it_had_loaded(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,6 +453,7 @@ async def test_a_cancelled_load_ends_and_gives_back_what_it_had_loaded(
     assert unloaded.is_set()
 
 
+@pytest.mark.llama
 async def test_a_projector_that_cannot_be_loaded_costs_the_images_and_not_the_model(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +474,7 @@ async def test_a_projector_that_cannot_be_loaded_costs_the_images_and_not_the_mo
     assert notices == ["Loaded without its vision projector, for text only. It is damaged."]
 
 
+@pytest.mark.llama
 async def test_a_projector_is_left_out_and_brought_later_alone(
     session: Session, demo_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
