@@ -266,7 +266,13 @@ it("copies a lock entry in the row, and says so to those who do not see it", asy
   vi.unstubAllGlobals();
 });
 
-it("copies what was loaded from its panel", async () => {
+it("offers no lock entry without a kernel that can tell it", () => {
+  const { root } = show(scene("library-options"), { isLive: false, isSaved: true });
+  click(get(root, "tab", "Library"));
+  expect(get(root, "button", `Copy lock entry for Q4_K_M of ${SMOL}`).matches(":disabled")).toBe(true);
+});
+
+it("copies what was loaded from its panel", () => {
   const { root } = show(scene("chat"));
   const copies = () => all(root, "button").filter((button) => / for Q4_K_M of /.test(nameOf(button)));
   expect(copies().map(nameOf)).toEqual(

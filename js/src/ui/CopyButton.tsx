@@ -14,10 +14,11 @@ interface CopyButtonProps {
   label?: string;
   /** The look of a button that is only an icon. */
   tone?: string;
+  isOff?: boolean;
 }
 
 /** Copies a text, and says for a moment whether that worked. */
-export function CopyButton({ name, text, label, tone }: CopyButtonProps) {
+export function CopyButton({ name, text, label, tone, isOff }: CopyButtonProps) {
   const { t } = useLanguage();
   const outcome = useSignal<"copied" | "copyFailed" | null>(null);
   const said = outcome.value && t(outcome.value);
@@ -27,6 +28,7 @@ export function CopyButton({ name, text, label, tone }: CopyButtonProps) {
         name={name}
         tone={tone}
         title={tone && name}
+        disabled={isOff}
         onClick={async () => {
           const copied = typeof text === "string" ? text : await text();
           outcome.value = copied && (await copy(copied)) ? "copied" : "copyFailed";

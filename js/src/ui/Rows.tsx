@@ -266,6 +266,7 @@ export function RowShell(props: RowShellProps) {
           <CopyButton
             tone="quiet square"
             name={t("copyLockEntryFor", { name })}
+            isOff={store.isOff.value}
             text={async () => (await store.askPlan(row, more.commit_hash ?? null))?.code?.lock_entry}
           />
         ) : null}
