@@ -100,6 +100,21 @@ _CUT_OFF = """() => {
 }"""
 
 
+_PLACES = """code => [0, code.firstChild.data.indexOf("(")].map((at) => {
+  const range = document.createRange();
+  range.setStart(code.firstChild, at);
+  range.setEnd(code.firstChild, at + 1);
+  return range.getBoundingClientRect().left;
+})"""
+
+
+def test_code_reads_from_left_to_right_on_a_page_from_right_to_left(page: Page, harness: str) -> None:
+    page.goto(f"{harness}?scene=chat")
+    page.evaluate("() => { document.documentElement.dir = 'rtl'; }")
+    name, bracket = page.locator("pre").evaluate(_PLACES)
+    assert name < bracket
+
+
 SIZES = [(320, 13), (320, 26), (860, 26)]
 """Widths of the output and sizes of its text, in pixels."""
 
