@@ -20,7 +20,7 @@ from tools.chromium import find_chromium
 from tools.environment import JAVASCRIPT, ROOT, say
 
 FOLDER = ROOT / "docs" / "images"
-SCENES = {"variants": "variants", "downloading": "download", "loaded": "loaded"}
+SCENES = {"variants": "variants", "downloading": "download", "chat": "loaded"}
 """The scenes of the harness, and the names of their pictures."""
 THEMES = {"lab-light": "light", "lab-dark": "dark"}
 WIDTH_PIXELS = 860
