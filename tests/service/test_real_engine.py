@@ -144,7 +144,8 @@ async def test_what_an_engine_downloaded_is_repaired_by_fetching_what_is_bad(
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    file_after = msgspec.json.decode(result.stdout, type=dict[str, object])
+    *progress, file_after = (msgspec.json.decode(line, type=dict[str, object]) for line in result.stdout.splitlines())
+    assert all(event["event"] == "progress" for event in progress)
     assert file_after["is_valid"] is True
     assert file_after["repaired_bytes"]
     assert content(blob_of(request)) == CONTENT
