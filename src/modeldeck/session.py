@@ -598,17 +598,17 @@ class Session:
             if selector is None:
                 raise _nothing_to_recommend(details)
             chosen = find_variant(details.variants, selector)
-            problem = None
-            if await self.find_local(details.repo_id, chosen.variant_id, commit_hash=details.commit_hash) is None:
-                problem = await self._judge.find_problem(details, chosen)
-            if problem is None:
-                return self.request_for(details, chosen)
-            if wanted is not None:
-                raise GGUFError(problem)
+            try:
+                return await self.request_for(details, chosen)
+            except GGUFError:
+                if wanted is not None:
+                    raise
             details = await self.reassess(details, n_ctx=DEFAULT_N_CTX)  # recommends another one
 
-    def request_for(self, details: RepoDetails, variant: Variant) -> DownloadRequest:
+    async def request_for(self, details: RepoDetails, variant: Variant) -> DownloadRequest:
         """Make the request to download a variant of a repository that is already described.
+
+        Unless the model is here, the headers of its files are read first, if that has not been done before.
 
         Parameters
         ----------
@@ -625,20 +625,24 @@ class Session:
         Raises
         ------
         GGUFError
-            If the description says that the file on the Hub is damaged.
+            If the file on the Hub is damaged, or not a GGUF file that llama.cpp can load. From then on, `reassess` does
+            not recommend it.
         StorageError
             If this Python cannot write files with the names that the variant has.
 
         Examples
         --------
-        >>> request = session.request_for(repo, repo.variants[0])  # doctest: +SKIP
+        >>> request = await session.request_for(repo, repo.variants[0])  # doctest: +SKIP
         """
         from modeldeck.hub.cache import check_encodable
 
         fit = details.fits.get(variant.variant_id)
         # What only llama.cpp refuses, and only here, may be meant for another program.
-        if fit is not None and fit.verdict == "unusable" and fit.reason_code != "refused":
-            raise GGUFError(fit.reason or f"{variant.variant_id} on the Hub cannot be used. Choose another variant.")
+        problem = fit.reason if fit is not None and (fit.verdict, fit.reason_code) == ("unusable", "damaged") else None
+        if await self.find_local(details.repo_id, variant.variant_id, commit_hash=details.commit_hash) is None:
+            problem = await self._judge.find_problem(details, variant)
+        if problem is not None:
+            raise GGUFError(problem)
         for file in variant.all_files:
             check_encodable(file.filename)
         request = DownloadRequest(

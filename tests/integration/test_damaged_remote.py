@@ -99,7 +99,7 @@ async def test_a_damaged_file_is_marked_and_refused(
     variant = details.variant(f"m-{damaged}.gguf")
     assert variant is not None
     with pytest.raises(GGUFError, match="on the Hub cannot be used"):
-        session.request_for(details, variant)
+        await session.request_for(details, variant)
 
 
 @pytest.mark.parametrize("damage", [truncated, version_1], ids=lambda damage: damage.__name__)

@@ -498,6 +498,28 @@ async def test_one_file_comes_from_two_repositories_at_once(playground: Playgrou
         assert manager.open_partials == {}
 
 
+async def test_a_paused_download_goes_on_with_other_files_beside_the_model(
+    playground: Playground, until: Until
+) -> None:
+    contents = {"m.gguf": playground.content[:8_000_000], "mmproj.gguf": playground.content[:1_000_000]}
+    commit_hash = playground.hub.add_repo(playground.repo_id, contents)
+    model, projector = (
+        GGUFFile(filename=name, size=len(data), sha256=playground.hub.sha256(playground.repo_id, name))
+        for name, data in contents.items()
+    )
+    alone = playground.request(files=(model,), commit_hash=commit_hash)
+    playground.hub.faults.add(Throttle(10e6, is_shared=True), origin="cdn")
+    async with playground.manager() as manager:
+        first = await manager.submit(alone)
+        await until(lambda: manager.snapshots()[0].received > 2_000_000)
+        await manager.act(first.job_id, "pause")
+        await manager.submit(replace(alone, files=(model, projector)))
+        (job,) = manager.snapshots()
+        done = await manager.wait(job.job_id)
+    assert (done.state, done.total) == (S.READY, 9_000_000)
+    assert done.bytes_fetched < 7_500_000
+
+
 @pytest.mark.parametrize("action", ["pause", "cancel"])
 async def test_a_stopped_download_keeps_no_connection(playground: Playground, until: Until, action: str) -> None:
     ports = {urlsplit(origin).port for origin in (playground.hub.endpoint, playground.hub.cdn_origin)}
@@ -546,6 +568,10 @@ async def test_the_queue_has_an_order_that_can_be_changed_and_that_a_restart_kee
         manager.subscribe(lambda snapshot: places.update({snapshot.job_id: snapshot.queue_position}))
         for job_id, action in ((c, "move_up"), (c, "move_up"), (c, "move_up"), (b, "move_down"), (a, "move_down")):
             await manager.act(job_id, action)
+        await until(lambda: [places.get(job_id) for job_id in (c, b, a)] == [0, 1, 2])
+        for action in ("pause", "resume"):
+            for job_id in (a, c):
+                await manager.act(job_id, action)
         await until(lambda: [places.get(job_id) for job_id in (c, b, a)] == [0, 1, 2])
 
     started = []

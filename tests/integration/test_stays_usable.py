@@ -305,7 +305,7 @@ async def test_a_damaged_header_is_told_by_describe_and_download(own_copy: Sessi
     assert fit.verdict == "unusable"
     assert f"{KEPT} in the cache cannot be used." in (fit.reason or "")
     with pytest.raises(GGUFError, match="in the cache cannot be used"):
-        own_copy.request_for(details, details.variants[0])
+        await own_copy.request_for(details, details.variants[0])
     for name in (model, model.path, f"{REPO}:Q8_0"):
         with pytest.raises(GGUFError, match=f"modeldeck verify {REPO}:Q8_0 --repair` mends it"):
             await own_copy.fit(name)

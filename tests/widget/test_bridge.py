@@ -305,6 +305,21 @@ def test_a_download_asked_for_right_after_the_tick_was_removed_leaves_the_projec
     assert page.traits["library"]["models"][0]["filenames"] == [variant_id]
 
 
+def test_a_download_that_is_resumed_takes_the_projector_as_it_is_ticked_now(page: Page, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(100e3, is_shared=True), origin="cdn")
+    page.ask("open_repo", repo_id=VISION)
+    variant, (projector,) = page.variant(VISION, "Q8_0"), page.traits["repos"][VISION]["common"]
+    assert page.act_on(VISION, variant["variant_id"], "download")["ok"]
+    page.until(lambda: page.jobs() and page.jobs()[0]["state"] == "downloading")
+    page.act("pause", page.jobs()[0]["job_id"])
+    page.until(lambda: page.jobs()[0]["state"] == "paused")
+    page.ask("set_projector", repo_id=VISION, is_wanted=False)
+    demo_hub.faults.clear()
+    assert page.act("resume", page.jobs()[0]["job_id"])["ok"]
+    page.until(lambda: [job["state"] for job in page.jobs()] == ["ready"])
+    assert page.jobs()[0]["total"] == variant["size"] - projector["size"]
+
+
 def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> None:
     answer = page.ask("open_repo", repo_id="nobody/nothing")
     assert answer["error"]["code"] == "repo_not_found"
@@ -326,6 +341,12 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
     assert job["error"]["details"]["url"] == f"{demo_hub.endpoint}/{GATED_REPO_ID}"
     assert "retry" in job["actions"]
     assert page.toasts("error")
+
+    demo_hub.add_repo("owner/damaged", {"m-Q8_0.gguf": b"GGUF, but no more than that"}, gguf={})
+    page.ask("peek", repo_id="owner/damaged")
+    answer = page.act_on("owner/damaged", "m-Q8_0.gguf", "get")
+    assert answer["error"]["code"] == "not_gguf"
+    assert "owner/damaged" not in page.traits["picks"]
 
     assert page.act_on(TINY, "x.gguf", "download")["error"]["code"] == "invalid_request"
     assert page.act("pause", "no-such-job")["error"]["code"] == "invalid_request"

@@ -218,12 +218,11 @@ class Job:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def enqueue(self, token: str | None) -> None:
-        """Queue it, to go on where it stopped."""
+        """Queue it, to go on where it stopped, in the place that it had."""
         if token is not None:
             self._token = token
         self._goal = None
         self.notice = None
-        self.turn = time.time()
         if self.state is DownloadState.QUEUED:
             self._on_state(self)  # a new one
         else:

@@ -9,6 +9,7 @@ import ssl
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +127,7 @@ class DownloadManager:
         if self._store is not None:
             for stored, received in await self._on_store_thread(partial(_recollect, self._store)):
                 self._readopt(stored, received)
-            self._queue = dict(sorted(self._queue.items(), key=lambda item: item[1].turn))
+            self._sort_queue()
         self._start_queued()
         return self
 
@@ -149,8 +150,10 @@ class DownloadManager:
     async def submit(self, request: DownloadRequest, *, token: str | None = None) -> DownloadSnapshot:
         """Queue a download, or join the one that has the same key.
 
-        A paused or failed download with the same key goes on. A finished one is replaced by a new one, which finds
-        its files in the cache. A repair is queued like a download, and has a key of its own.
+        A paused or failed download with the same key goes on, in its old place in the queue. One of the same variant
+        with other files beside it, such as a projector, is replaced by the new one, which goes on with its bytes. A
+        finished one is replaced too, by one that finds its files in the cache. A repair is queued like a download, and
+        has a key of its own.
 
         Parameters
         ----------
@@ -170,6 +173,8 @@ class DownloadManager:
             return await self._enqueue(job, token)
         if job is not None and not job.state.is_final:
             return self._snapshot(job)
+        if job is None:
+            job = self._stopped_with_other_files(request)
         if job is not None:
             self._forget(job)
         job = self._add(uuid.uuid4().hex, request, token=token)
@@ -287,9 +292,23 @@ class DownloadManager:
         self._by_key[request.key] = job
         return job
 
+    def _stopped_with_other_files(self, request: DownloadRequest) -> Job | None:
+        """Return the paused or failed download of a variant that takes other files than this request beside it."""
+        for job in self._jobs.values():
+            is_stopped = job.state in (DownloadState.PAUSED, DownloadState.FAILED)
+            if is_stopped and replace(job.request, files=request.files).key == request.key:
+                return job
+        return None
+
+    def _sort_queue(self) -> None:
+        self._queue = dict(sorted(self._queue.items(), key=lambda item: item[1].turn))
+
     async def _enqueue(self, job: Job, token: str | None) -> DownloadSnapshot:
         job.enqueue(token)
         self._queue[job.job_id] = job
+        self._sort_queue()
+        for other in itertools.dropwhile(lambda other: other is not job, self._queue.values()):
+            self._publish(other)
         if len(self._queue) > 1 or len(self._tasks) >= self._limits.max_active_jobs:
             await self._check_room(job)
         else:

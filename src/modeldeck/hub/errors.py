@@ -145,7 +145,7 @@ def not_a_hub_error(endpoint: str, what: str, *, status_code: int | None = None)
 def _gated(status_code: int, repo_id: str, endpoint: str, details: dict[str, Any], *, is_pending: bool) -> GatedError:
     url = model_page_url(endpoint, repo_id)
     if status_code == 401:
-        message = f"{repo_id} is gated. Accept its terms at {url}, then {_LOGIN_HINT}, and try again."
+        message = f"{repo_id} is gated. First {_LOGIN_HINT}, then accept its terms at {url}, and try again."
     elif is_pending:
         message = f"{repo_id} is gated, and its author has not decided on your request yet. Try again after that."
         details = {**details, "is_pending": True}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
-from modeldeck._errors import InvalidRequestError, error_from_info
+from modeldeck._errors import GGUFError, InvalidRequestError, error_from_info
 from modeldeck._loop import LoopThread
-from modeldeck._types import Action, DownloadSnapshot, DownloadState
+from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState
 from modeldeck._wire import JobView
 from modeldeck.session import Session
 from modeldeck.widget.deck import DeckOwner
@@ -77,7 +77,11 @@ class DownloadsOwner:
     async def start(self, repo_id: str, variant_id: str, *, load_when_ready: bool = False) -> None:
         """Download a variant that a card shows."""
         details, variant = self._repos.variant(repo_id, variant_id)
-        request = self._session.request_for(details, variant)
+        try:
+            request = await self._session.request_for(details, variant)
+        except GGUFError:
+            await self._repos.judge(repo_id)
+            raise
         if self.cluster is not None:
             self.cluster.pulls.start(request)
             return
@@ -91,7 +95,11 @@ class DownloadsOwner:
         if self.cluster is not None and job_id in self.cluster:
             await self.cluster.act(job_id, action)
             return
-        snapshot = await self._session.act(job_id, action)
+        request = self._chosen_since(job_id) if action in ("resume", "retry") else None
+        if request is None:
+            snapshot = await self._session.act(job_id, action)
+        else:
+            snapshot = (await self._session.start(request)).snapshot
         if snapshot is not None:
             self._take(snapshot)
 
@@ -108,6 +116,14 @@ class DownloadsOwner:
         for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.state is not DownloadState.QUEUED):
             with suppress(InvalidRequestError):  # it has ended meanwhile
                 await self.act(snapshot.job_id, action)
+
+    def _chosen_since(self, job_id: str) -> DownloadRequest | None:
+        """The request that goes on with a download, if the projector was ticked or unticked since its start."""
+        snapshot = self._jobs.get(job_id)
+        if snapshot is None or snapshot.request.purpose == "repair":
+            return None
+        request = self._repos.with_chosen_projector(snapshot.request)
+        return None if request == snapshot.request else request
 
     async def set_limits(self, max_active_jobs: int, bandwidth_bytes_per_second: int | None) -> None:
         """Change what all downloads together may use."""

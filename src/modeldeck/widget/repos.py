@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
-from modeldeck._types import FitEstimate, LocalModel, ModelTraits, RepoDetails, Variant
+from modeldeck._types import DownloadRequest, FitEstimate, LocalModel, ModelTraits, RepoDetails, Variant
 from modeldeck._wire import ReasonView, SidecarView
 from modeldeck.session import Session
 from modeldeck.widget.account import steps_to
@@ -76,7 +76,8 @@ class ReposOwner:
         self._peeked: OrderedDict[str, RepoDetails] = OrderedDict()
         self._variants: dict[str, tuple[Variant, ...]] = {}
         """Of the repositories that are looked at, the variants with everything that goes with them."""
-        self._text_only: set[str] = set()
+        self._with_projector: dict[str, bool] = {}
+        """What was chosen; a projector is wanted where nothing was."""
         self._load = LoadView()
         self._on_local = on_local
         self._on_header = on_header
@@ -132,7 +133,7 @@ class ReposOwner:
 
     def has_projector(self, repo_id: str) -> bool:
         """Whether the variants of a repository are wanted with their vision projector."""
-        return repo_id not in self._text_only
+        return self._with_projector.get(repo_id, True)
 
     def loads_projector(self, repo_id: str, commit_hash: str | None) -> bool:
         """Whether a load takes the projector: one from the library, which names its commit, or as a card is ticked."""
@@ -140,7 +141,20 @@ class ReposOwner:
 
     async def set_projector(self, repo_id: str, *, is_wanted: bool) -> None:
         """Download and load the variants of a repository with their vision projector, or without it."""
-        (self._text_only.discard if is_wanted else self._text_only.add)(repo_id)
+        self._with_projector[repo_id] = is_wanted
+        await self.judge(repo_id)
+
+    def with_chosen_projector(self, request: DownloadRequest) -> DownloadRequest:
+        """A request with the projector or without it, as was chosen; as it is where nothing was."""
+        if request.repo_id in self._with_projector:
+            with suppress(InvalidRequestError):  # the card is not known any more
+                details, variant = self.variant(request.repo_id, request.variant_id)
+                if details.commit_hash == request.commit_hash:
+                    return replace(request, files=variant.all_files)
+        return request
+
+    async def judge(self, repo_id: str) -> None:
+        """Judge the variants of one card again: other files are wanted, or one of them is damaged."""
         details = self._details(repo_id)
         if details is not None:
             self._show(repo_id, await self._wanted(repo_id, self._whole(repo_id, details)))
