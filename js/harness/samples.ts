@@ -72,7 +72,7 @@ export function job(changes: Partial<JobView> = {}): JobView {
 
 /** A message for some seconds. */
 export function toast(message: string, changes: Partial<ToastMessage> = {}): ToastMessage {
-  const names = { code: null, label: null, repo_id: null, error: null };
+  const names = { code: null, label: null, repo_id: null, error: null, models: null };
   return { kind: "modeldeck-toast", id: "1", level: "success", message, ...names, ...changes };
 }
 

@@ -161,7 +161,7 @@ export function describeToast(toast: ToastMessage, language: Language): string {
   }
   const name = language.t("variantOf", { label: label ?? "", repo: repo_id ?? "" });
   // A code is one of a toast's own, or of a notice.
-  return language.said("toasts", code, language.said("notices", code, message), { name, error });
+  return language.said("toasts", code, language.said("notices", code, message), { ...toast, name, error });
 }
 
 /** What the last load and its first generation took on this machine: "62 tokens/s, loaded in 0.3 s last time". */

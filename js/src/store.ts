@@ -319,6 +319,7 @@ export class Store {
         this.toasts.add({
           code: null,
           label: null,
+          models: null,
           repo_id: null,
           kind: "modeldeck-toast",
           id: pending.id,

@@ -582,7 +582,7 @@ export interface AnswerMessage {
   error: ErrorInfo | null;
 }
 
-/** A message to show for some seconds. Its code, names and error are for translation. */
+/** A message to show for some seconds. Its code, names, error and count of models are for translation. */
 export interface ToastMessage {
   kind: "modeldeck-toast";
   id: string;
@@ -592,6 +592,7 @@ export interface ToastMessage {
   label: string | null;
   repo_id: string | null;
   error: ErrorInfo | null;
+  models: number | null;
 }
 
 export type ToastCode =
@@ -602,7 +603,8 @@ export type ToastCode =
   | "loaded"
   | "repaired"
   | "uncompared"
-  | "verified";
+  | "verified"
+  | "verified_several";
 
 /** Ask every page to say hello again, by whatever way reaches Python now. */
 export interface PingMessage {
@@ -813,7 +815,7 @@ export interface Methods {
   plan_load: { repo_id: string; variant_id: string; commit_hash?: string | null; choices?: LoadChoices };
   /** Look at the cache again, or do something with several of its models or leftovers. */
   act_on_library: {
-    action: "cancel_verify" | "refresh" | "remove" | "remove_leftovers" | "verify";
+    action: "cancel_verify" | "refresh" | "remove" | "remove_leftovers" | "repair" | "verify";
     models?: ModelKey[];
     leftovers?: string[];
   };

@@ -79,10 +79,14 @@ describe("the library", () => {
     expect(acted("remove")?.params).toMatchObject({ commit_hash });
   });
 
-  it("verifies and removes all that the search leaves", () => {
+  it("verifies, repairs and removes all that the search leaves", () => {
     const { root, request } = open("Library", scene("library"));
+    click(get(root, "button", "Repair 1 model"));
+    expect(request("act_on_library")?.params).toMatchObject({ action: "repair", models: [{ repo_id: LLAMA }] });
     type(get(root, "searchbox", "Search the library"), "qwen q4");
     expect(root.querySelectorAll(".library .row")).toHaveLength(1);
+    expect(all(root, "button", "Repair 1 model")).toEqual([]);
+    expect(text(root.querySelector(".note.line"))).toMatch(/^1 model4.68 GB/);
     click(get(root, "button", "Verify 1 model"));
     expect(request("act_on_library")?.params).toMatchObject({
       action: "verify",
@@ -172,11 +176,14 @@ describe("the queue", () => {
     enter(atOnce as HTMLElement, "5");
     expect(request("set_limits")?.params).toEqual({ max_active_jobs: 5, bandwidth_bytes_per_second: 20_000_000 });
     enter(bandwidth as HTMLElement, "");
-    expect(request("set_limits")?.params).toEqual({ max_active_jobs: 3, bandwidth_bytes_per_second: null });
+    expect(request("set_limits")?.params, "the first is not answered yet").toEqual({
+      max_active_jobs: 5,
+      bandwidth_bytes_per_second: null,
+    });
   });
 
   it("is paused, resumed and cleared as a whole", () => {
-    const { root, request } = open("Downloads", scene("queue"));
+    const { root, request, write } = open("Downloads", scene("queue"));
     for (const [name, action] of [
       ["Pause all", "pause"],
       ["Resume all", "resume"],
@@ -185,6 +192,9 @@ describe("the queue", () => {
       click(get(root, "button", name));
       expect(request("act_on_downloads")?.params).toEqual({ action });
     }
+    write({ downloads: { jobs: [job({ state: "paused" })] } });
+    const pause = get(root, "button", "Pause all") as HTMLButtonElement;
+    expect([pause.disabled, pause.getAttribute("aria-disabled")], "it keeps the focus").toEqual([false, "true"]);
   });
 
   it("says of a repair that it is one", () => {

@@ -138,7 +138,11 @@ describe("filters", () => {
     expect(group.contains(root.activeElement)).toBe(true);
     act(() => void group.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true })));
     expect(all(root, "group", "Filters")).toEqual([]);
-    expect(root.activeElement).toBe(get(root, "button", "Filters"));
+    const button = get(root, "button", "Filters");
+    expect(root.activeElement).toBe(button);
+    openFilters(root);
+    act(() => void button.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true })));
+    expect(all(root, "group", "Filters")).toEqual([]);
   });
 
   it("are named where nothing was found", () => {
@@ -152,7 +156,7 @@ describe("filters", () => {
 describe("an empty box", () => {
   it("shows what is trending, until an order is chosen", async () => {
     const { root, request } = show({ view: view(), search: search(MODELS, { sort: "trending" }) });
-    expect(text(root)).toContain(`Trending on the Hub now, ${MODELS.length} models`);
+    expect(text(root)).toContain(`${MODELS.length} models, trending on the Hub now`);
     type(get(root, "searchbox"), "qwen");
     await vi.advanceTimersByTimeAsync(300);
     expect(request("search")?.params).toMatchObject({ text: "qwen", sort: "downloads" });
@@ -710,6 +714,8 @@ describe("the short way", () => {
     write({ downloads: { jobs: [job({ variant_id: "model-Q2_K.gguf", label: "Q2_K" })] } });
     expect(text(root.querySelector(".card-head"))).toContain("25 %");
     expect(all(root, "button", `Get ${name}`)).toEqual([]);
+    write({ downloads: { jobs: [job({ variant_id: "model-Q2_K.gguf", label: "Q2_K", state: "failed" })] } });
+    expect(text(root.querySelector(".card-head"))).toContain("Failed");
   });
 });
 
@@ -722,6 +728,12 @@ describe("rows", () => {
     expect(text(rowOf(root, "Q4_K_M"))).toContain("about 12 tokens/s");
     expect(text(rowOf(root, "Q2_K"))).toContain("9.4 tokens/s, loaded in 0.3 s last time");
     expect(text(rowOf(root, "Q2_K"))).not.toContain("about 12");
+  });
+
+  it("tell why a variant cannot be used", () => {
+    const fit = estimate({ verdict: "unusable", needed_bytes: null, reason: "It is damaged.", reason_code: "damaged" });
+    const { root } = show({ ...opened, repos: { [QWEN]: repo([variant("Q2_K", { fit })]) } });
+    expect(text(rowOf(root, "Q2_K"))).toContain("not usableIt is damaged.");
   });
 
   it("tell label, size, fit, what is recommended, and what comes with it", () => {

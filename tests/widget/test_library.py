@@ -60,6 +60,22 @@ def test_what_another_program_fetched_is_shown_as_unverified_until_it_is_verifie
     assert "exactly what the Hub has" in page.toasts("success")[-1]
 
 
+def test_models_verified_together_are_told_of_once_and_are_not_used_by_it(
+    page: Page, demo_hub: LocalHub, cache: Path
+) -> None:
+    fetch(demo_hub, cache)
+    fetch(demo_hub, cache, "tiny-chat-Q8_0.gguf")
+    now = time.time()
+    for blob in cache.glob("models--*/blobs/*"):
+        os.utime(blob, (now - 2 * DAY_SECONDS, now - 3 * DAY_SECONDS))
+    page.ask("act_on_library", action="refresh")
+    used = [each["last_used"] for each in rows(page)]
+    assert page.ask("act_on_library", action="verify", models=[key(page, "F16"), key(page, "Q8_0")])["ok"]
+    page.until(lambda: page.toasts("success"))
+    assert page.toasts("success") == ["2 models are exactly what the Hub has."]
+    assert [each["last_used"] for each in rows(page)] == used
+
+
 def test_damage_is_found_and_repaired(page: Page, demo_hub: LocalHub, cache: Path) -> None:
     page.ask("open_repo", repo_id=TINY)
     page.act_on(TINY, FILENAME, "download")

@@ -74,7 +74,7 @@ export const EN = {
   taskCode: "Code",
   recentSearches: "Recent searches",
   searchFor: "Search for {text}",
-  trendingNow: "Trending on the Hub now",
+  trendingNow: "trending on the Hub now",
   looserFilters: "Take off a filter, or try fewer words.",
   allHidden: "None of the results so far passes the filters that apply here",
 
@@ -86,7 +86,7 @@ export const EN = {
   readingFiles: "Reading the list of files…",
   fromCache: "These are the models on this machine; the Hub was not followed. {error}",
   onlyInCache: "This machine also has {labels}, which the Hub no longer lists.",
-  noFiles: "This repository has no GGUF files.",
+  noFiles: "This repository has no GGUF models.",
   hiddenVariants: {
     one: "{count} that cannot run on this machine, hidden by “Fits here”.",
     other: "{count} that cannot run on this machine, hidden by “Fits here”.",
@@ -244,6 +244,7 @@ export const EN = {
   sortSize: "Size on disk",
   sortName: "Name",
   verifyAll: { one: "Verify {count} model", other: "Verify {count} models" },
+  repairAll: { one: "Repair {count} model", other: "Repair {count} models" },
   removeAll: { one: "Remove {count} model…", other: "Remove {count} models…" },
   withoutHub: "On this machine, usable without the Hub",
   verifyingOf: "Verification of {name}",

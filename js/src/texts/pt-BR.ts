@@ -73,7 +73,7 @@ export const PT_BR: Texts = {
   taskCode: "Código",
   recentSearches: "Buscas recentes",
   searchFor: "Buscar {text}",
-  trendingNow: "Em alta no Hub agora",
+  trendingNow: "em alta no Hub agora",
   looserFilters: "Remova um filtro ou tente com menos palavras.",
   allHidden: "Nenhum dos resultados obtidos até agora atende aos filtros aplicados aqui",
 
@@ -85,7 +85,7 @@ export const PT_BR: Texts = {
   readingFiles: "Lendo a lista de arquivos…",
   fromCache: "Estes são os modelos que estão nesta máquina; o Hub não foi consultado. {error}",
   onlyInCache: "Esta máquina também tem {labels}, que o Hub não lista mais.",
-  noFiles: "Este repositório não tem arquivos GGUF.",
+  noFiles: "Este repositório não tem modelos GGUF.",
   hiddenVariants: {
     one: "{count} variante não roda nesta máquina e foi oculta por “Cabe aqui”.",
     other: "{count} variantes não rodam nesta máquina e foram ocultas por “Cabe aqui”.",
@@ -243,6 +243,7 @@ export const PT_BR: Texts = {
   sortSize: "Tamanho no disco",
   sortName: "Nome",
   verifyAll: { one: "Verificar {count} modelo", other: "Verificar {count} modelos" },
+  repairAll: { one: "Reparar {count} modelo", other: "Reparar {count} modelos" },
   removeAll: { one: "Remover {count} modelo…", other: "Remover {count} modelos…" },
   withoutHub: "Nesta máquina, sem precisar do Hub",
   verifyingOf: "Verificação de {name}",

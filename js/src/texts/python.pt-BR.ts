@@ -16,7 +16,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     error: "Ocorreu um erro.",
     file_not_found: "O arquivo não foi encontrado no repositório nem nesta máquina. Abra os arquivos de novo.",
     gated:
-      "O acesso a este modelo é restrito. Abra a página dele, aceite a licença e baixe com o token da mesma conta.",
+      "O acesso a este modelo é restrito. Entre com a sua conta, aceite a licença na página dele e, se for preciso, aguarde a aprovação do autor.",
     generation_cancelled: "A geração foi interrompida. O modelo pode ser usado de novo.",
     hub: "O Hub recusou a requisição.",
     integrity:
@@ -55,7 +55,8 @@ export const PYTHON_PT_BR: PythonTexts = {
   },
   fits: {
     beyond_training: "O modelo foi treinado com {trained_n_ctx} tokens. Com mais, as respostas pioram.",
-    damaged: "O arquivo no Hub não pode ser usado: {english}",
+    damaged:
+      "O arquivo está danificado, incompleto ou não é um GGUF que o llama.cpp possa ler. Escolha outra variante ou avise o autor.",
     memory_unknown: "Não foi possível ler a memória desta máquina.",
     on_cpu: "Grande demais para a GPU; roda na CPU.",
     partly_on_gpu: "Cabe em parte: {n_gpu_layers} camadas na GPU, o resto na CPU.",
@@ -109,7 +110,8 @@ export const PYTHON_PT_BR: PythonTexts = {
     load_failed: "Não foi possível carregar {name}. {error}",
     loaded: "{name} está carregado: use browser.llm.",
     repaired: "{name} foi reparado.",
-    uncompared: "{name} foi lido, mas não há um SHA-256 conhecido para comparar.",
+    uncompared: "{name} foi lido, mas o Hub não informa um SHA-256 para comparar.",
     verified: "{name} é exatamente o que está no Hub.",
+    verified_several: "{models} modelos são exatamente o que está no Hub.",
   },
 };

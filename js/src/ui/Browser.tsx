@@ -90,7 +90,7 @@ function Downloads({ store }: { store: Store }) {
   const { t } = useLanguage();
   const rows = store.strayRows.value;
   return rows.length === 0 ? null : (
-    <section class="panel downloads" aria-label={t("downloads")}>
+    <section class="panel downloads stray" aria-label={t("downloads")}>
       <h2>{t("downloads")}</h2>
       <JobRows store={store} rows={rows} />
     </section>

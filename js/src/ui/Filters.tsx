@@ -10,13 +10,8 @@ import { Icon } from "./icons";
 import { useLanguage } from "./language";
 import { useTyped } from "./typed";
 
-interface FiltersProps {
-  store: Store;
-  onClose: () => void;
-}
-
 /** Everything that the results can be filtered by. */
-export function Filters({ store, onClose }: FiltersProps) {
+export function Filters({ store }: { store: Store }) {
   const language = useLanguage();
   const { t } = language;
   const { filters } = store.choices.value;
@@ -26,17 +21,7 @@ export function Filters({ store, onClose }: FiltersProps) {
   const group = useRef<HTMLFieldSetElement>(null);
   useEffect(() => group.current?.querySelector("select")?.focus(), []);
   return (
-    <fieldset
-      ref={group}
-      class="filters"
-      aria-label={t("filters")}
-      onKeyDown={(event) => {
-        if (event.key === "Escape") {
-          event.stopPropagation();
-          onClose();
-        }
-      }}
-    >
+    <fieldset ref={group} class="filters" aria-label={t("filters")}>
       <Choice
         name="filterSize"
         isOff={isOff}

@@ -37,6 +37,7 @@ export function Library({ store }: { store: Store }) {
   const { models, leftovers, free_bytes, total_bytes, is_known } = store.library.value;
   const shown = chooseModels(models, text.value, sort.value);
   const unproven = shown.filter(({ proof, check, actions }) => !proof && !check && actions.includes("verify"));
+  const damaged = shown.filter(({ check, actions }) => !check && actions.includes("repair"));
   const removable = shown.filter(({ actions }) => actions.includes("remove"));
   const bar = (
     <div class="search line">
@@ -75,6 +76,11 @@ export function Library({ store }: { store: Store }) {
           {t("verifyAll", { count: unproven.length })}
         </Button>
       ) : null}
+      {damaged.length > 0 ? (
+        <Button tone="tonal" disabled={isOff} onClick={() => store.keep("repair", damaged)}>
+          {t("repairAll", { count: damaged.length })}
+        </Button>
+      ) : null}
       {removable.length > 1 ? (
         <Confirm
           text={t("removeAll", { count: removable.length })}
@@ -90,7 +96,7 @@ export function Library({ store }: { store: Store }) {
       <LoadPanel store={store} />
       <p class="note small line" aria-live="polite">
         <span>{is_known ? t("models", { count: shown.length }) : t("searching")}</span>
-        <span>{format.fileSize(freedBytes(models, true))}</span>
+        <span>{format.fileSize(freedBytes(shown, true))}</span>
         {free_bytes === null ? null : (
           <span>{t("memoryFree", { memory: format.received(free_bytes, total_bytes) })}</span>
         )}
@@ -107,7 +113,7 @@ export function LibraryRows({ store, models }: { store: Store; models: LibraryRo
   const keys = new Map(models.map((model) => [model, Object.values(modelKey(model)).join("\n")]));
   const ambiguous = ambiguousKeys(models.map((model) => [keys.get(model) ?? "", `${model.label} ${model.repo_id}`]));
   return (
-    <ul class="library" aria-label={t("library")}>
+    <ul class="library named" aria-label={t("library")}>
       {models.map((model) => {
         const key = keys.get(model) ?? "";
         return <LibraryRow key={key} store={store} model={model} isAmbiguous={ambiguous.has(key)} />;
@@ -211,7 +217,7 @@ function Leftovers({ store, leftovers, isOff }: { store: Store; leftovers: Lefto
           onSure={() => store.keep("remove_leftovers", [], removable)}
         />
       ) : null}
-      <ul>
+      <ul class="named">
         {leftovers.map((leftover) => (
           <li class="row" key={leftover.leftover_id} tabIndex={-1}>
             <span class="code">{leftover.name}</span>

@@ -15,25 +15,33 @@ import { TabPanel } from "./Tabs";
 const MEGABYTE = 1e6;
 const MAX_DOWNLOADS = 16;
 
+type Limits = Pick<EngineLimits, "max_active_jobs" | "bandwidth_bytes_per_second">;
+
 /** The downloads in their order, what they may use together, and those that are done. */
 export function Queue({ store }: { store: Store }) {
   const { t } = useLanguage();
   const rows = store.openRows.value;
   const history = store.historyRows.value;
   const isOff = store.isOff.value;
-  const { limits } = store.view.value.engine;
-  const states = rows.map(({ job }) => job.value?.actions ?? []);
+  // What was set stays set while Python has not answered: another limit may be set meanwhile.
+  const asked = store.asked("limits").value?.params as Limits | undefined;
+  const limits = asked ?? store.view.value.engine.limits;
   const all = (action: "pause" | "resume" | "dismiss") => void store.ask("downloads", "act_on_downloads", { action });
   const bar = (
     <div class="search line">
-      {limits ? <Limits store={store} limits={limits} isOff={isOff} /> : null}
+      {limits ? <LimitFields store={store} limits={limits} isOff={isOff} /> : null}
       <span class="grow" />
-      <Button disabled={isOff || !states.some((actions) => actions.includes("pause"))} onClick={() => all("pause")}>
-        {t("pauseAll")}
-      </Button>
-      <Button disabled={isOff || !states.some((actions) => actions.includes("resume"))} onClick={() => all("resume")}>
-        {t("resumeAll")}
-      </Button>
+      {ALL.map(([action, text]) => (
+        <Button
+          key={action}
+          // Not disabled: it keeps the focus.
+          aria-disabled={!rows.some(({ job }) => job.value?.actions.includes(action))}
+          disabled={isOff}
+          onClick={() => all(action)}
+        >
+          {t(text)}
+        </Button>
+      ))}
     </div>
   );
   return (
@@ -62,15 +70,15 @@ export function Queue({ store }: { store: Store }) {
 
 interface LimitsProps {
   store: Store;
-  limits: EngineLimits;
+  limits: Limits;
   isOff: boolean;
 }
 
 /** The limits, which count for every program that uses this engine. */
-function Limits({ store, limits, isOff }: LimitsProps) {
+function LimitFields({ store, limits, isOff }: LimitsProps) {
   const { t } = useLanguage();
   const { max_active_jobs, bandwidth_bytes_per_second } = limits;
-  const set = (changes: Partial<EngineLimits>) =>
+  const set = (changes: Partial<Limits>) =>
     void store.ask("limits", "set_limits", { max_active_jobs, bandwidth_bytes_per_second, ...changes });
   return (
     <>
@@ -96,6 +104,11 @@ function Limits({ store, limits, isOff }: LimitsProps) {
     </>
   );
 }
+
+const ALL = [
+  ["pause", "pauseAll"],
+  ["resume", "resumeAll"],
+] as const;
 
 const MOVES = [
   ["move_up", "moveUp", "up", "ArrowUp", "↑"],

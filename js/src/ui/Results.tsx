@@ -102,7 +102,7 @@ function summary({ t }: Language, { state, text, sort, models, has_more }: Searc
   }
   const parts = [t(has_more ? "firstModels" : "models", { count: shown })];
   if (text === "" && sort === "trending") {
-    parts.unshift(t("trendingNow"));
+    parts.push(t("trendingNow"));
   }
   if (shown < total) {
     parts.push(t("hiddenModels", { count: total - shown }));

@@ -77,6 +77,7 @@ export function VariantRow({ store, repoId, variant, common, isAmbiguous, isReco
   const job = openJob(row.job.value);
   const isLoad = store.loadKey.value === row.key;
   const status = job ? null : STATE[state];
+  const note = isRecommended ? reason : fit?.verdict === "unusable" && describeFitReason(fit, language);
   const tooLarge = fit?.verdict === "too_large" || variant.hosts?.fitting === 0;
   return (
     <RowShell
@@ -121,7 +122,7 @@ export function VariantRow({ store, repoId, variant, common, isAmbiguous, isReco
         <span>{describeSpeed(fit.tokens_per_second, fit.speed_source, language)}</span>
       ) : null}
       {isAmbiguous ? <span class="code">{variant.variant_id}</span> : null}
-      {isRecommended && reason ? <span class="muted">{reason}</span> : null}
+      {note ? <span class="muted">{note}</span> : null}
     </RowShell>
   );
 }

@@ -54,10 +54,6 @@ export function SearchBar({ store }: { store: Store }) {
       search();
     }
   };
-  const close = () => {
-    isOpen.value = false;
-    button.current?.querySelector("button")?.focus();
-  };
   const filterCount = chipsOf(filters, language).length + Number(store.fitsOnly.value) + Number(store.localOnly.value);
 
   return (
@@ -69,6 +65,14 @@ export function SearchBar({ store }: { store: Store }) {
         event.preventDefault();
         search();
         store.rememberSearch();
+      }}
+      onKeyDown={(event) => {
+        if (event.key === "Escape" && isOpen.value) {
+          event.preventDefault();
+          event.stopPropagation();
+          isOpen.value = false;
+          button.current?.querySelector("button")?.focus();
+        }
       }}
     >
       <div class="field">
@@ -129,7 +133,7 @@ export function SearchBar({ store }: { store: Store }) {
           </Switch>
         )}
       </div>
-      {isOpen.value ? <Filters store={store} onClose={close} /> : null}
+      {isOpen.value ? <Filters store={store} /> : null}
       <Chips store={store} />
       {draft.value.trim() === "" && !isOff ? (
         <RecentSearches

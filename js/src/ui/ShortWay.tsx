@@ -16,7 +16,13 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
   const row = store.row(repoId, pick.variant_id);
   const job = openJob(row.job.value);
   if (job) {
-    return <span class="small">{job.percent === null ? t("waiting") : t("percent", { percent: job.percent })}</span>;
+    const { state, percent } = job;
+    const isStopped = state === "failed" || state === "paused";
+    return (
+      <span class="small">
+        {isStopped ? t(state) : state === "queued" || percent === null ? t("waiting") : t("percent", { percent })}
+      </span>
+    );
   }
   const [action] = pick.actions;
   // The rows of an unfolded card have the other buttons.

@@ -245,8 +245,8 @@ class Bridge:
         match request.action:
             case "refresh":
                 await self._repos.files.refresh()
-            case "verify":
-                self._library.verify(request.models)
+            case "verify" | "repair":
+                self._library.verify(request.models, repair=request.action == "repair")
             case "cancel_verify":
                 self._library.cancel(request.models)
             case "remove":

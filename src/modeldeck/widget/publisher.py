@@ -69,11 +69,12 @@ class Publisher:
         label: str | None = None,
         repo_id: str | None = None,
         error: ErrorInfo | None = None,
+        models: int | None = None,
     ) -> None:
         """Show a message for some seconds. In another language than English the page makes it of the other values."""
         self._toasts += 1
         known = code or notice_code(message)
-        self.send(ToastMessage(str(self._toasts), level, message, known, label, repo_id, error))
+        self.send(ToastMessage(str(self._toasts), level, message, known, label, repo_id, error, models))
 
     def send(self, message: Message) -> None:
         """Send one message. One that cannot be sent is logged and dropped: the caller has other work to do."""

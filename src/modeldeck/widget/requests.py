@@ -21,7 +21,15 @@ from modeldeck.widget.traits import FiltersView, LoadChoices, ModelKey, VariantA
 REQUEST_KIND = "modeldeck-request"
 
 ToastCode: TypeAlias = Literal[
-    "damaged", "download_failed", "downloaded", "load_failed", "loaded", "repaired", "uncompared", "verified"
+    "damaged",
+    "download_failed",
+    "downloaded",
+    "load_failed",
+    "loaded",
+    "repaired",
+    "uncompared",
+    "verified",
+    "verified_several",
 ]
 
 _ID_CHARACTERS = 64
@@ -124,7 +132,7 @@ class PlanLoadRequest(msgspec.Struct, frozen=True, tag_field="method", tag="plan
 class ActOnLibraryRequest(msgspec.Struct, frozen=True, tag_field="method", tag="act_on_library"):
     """Look at the cache again, or do something with several of its models or leftovers."""
 
-    action: Literal["refresh", "verify", "cancel_verify", "remove", "remove_leftovers"]
+    action: Literal["refresh", "verify", "cancel_verify", "repair", "remove", "remove_leftovers"]
     models: tuple[ModelKey, ...] = ()
     leftovers: tuple[str, ...] = ()
 
@@ -246,7 +254,7 @@ class AnswerMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldec
 
 
 class ToastMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-toast"):
-    """A message to show for some seconds. Its code, names and error are for translation."""
+    """A message to show for some seconds. Its code, names, error and count of models are for translation."""
 
     id: str
     level: Literal["success", "error", "info"]
@@ -255,6 +263,7 @@ class ToastMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck
     label: str | None = None
     repo_id: str | None = None
     error: ErrorInfo | None = None
+    models: int | None = None
 
 
 class PingMessage(msgspec.Struct, frozen=True, tag_field="kind", tag="modeldeck-ping"):

@@ -34,6 +34,7 @@ from modeldeck.widget.traits import (
 )
 
 if TYPE_CHECKING:
+    from modeldeck._types import LocalModel
     from modeldeck.cache_contents import CacheContents, StoredModel
     from modeldeck.llama import Measurement
 
@@ -128,18 +129,30 @@ class LibraryOwner:
             raise InvalidRequestError("This model is being verified. Cancel that first, then remove it.")
 
     async def _work(self) -> None:
+        sound: list[LocalModel] = []
         try:
             while self._queue:
                 key = self._queue.popleft()
                 with anyio.CancelScope() as self._scope:
-                    await self._check(key)
+                    sound += await self._check(key)
                 self._scope = None
                 self._checks.pop(key, None)
                 await self._files.refresh()
         finally:
             self._is_busy = False
+        self._tell_sound(sound)
 
-    async def _check(self, key: ModelKey) -> None:
+    def _tell_sound(self, models: list[LocalModel]) -> None:
+        """One message for all of them: many would hide those about damaged models."""
+        if len(models) > 1:
+            text = f"{len(models)} models are exactly what the Hub has."
+            self._publisher.toast("success", text, "verified_several", models=len(models))
+        for model in models if len(models) == 1 else ():
+            text = f"{model.label} of {model.repo_id} is exactly what the Hub has."
+            self._publisher.toast("success", text, "verified", label=model.label, repo_id=model.repo_id)
+
+    async def _check(self, key: ModelKey) -> list[LocalModel]:
+        """Verify or repair a model. Returns it if a verification has found it sound."""
         check = self._checks[key]
         check.fraction = 0.0
 
@@ -150,23 +163,19 @@ class LibraryOwner:
         try:
             stored = self._find(key)
             name = f"{stored.model.label} of {key.repo_id}"
-            files = await self._session.verify(
-                stored.model,
-                repair=check.is_repair,
-                progress=report,
-                on_notice=partial(self._publisher.toast, "info"),
-            )
+            files = await self._session.verify(stored.model, repair=check.is_repair, progress=report, on_notice=_in_row)
         except ModelDeckError as error:
             self._errors[key] = error.to_info()
             self._publisher.report(error)
-            return
+            return []
         say = partial(self._publisher.toast, label=stored.model.label, repo_id=key.repo_id)
         if any(file.is_valid is False for file in files):
             say("error", f"{name} is damaged. Repair it to fetch the damaged parts again.", "damaged")
         elif any(file.is_valid is None for file in files):
-            say("info", f"{name} was read, but no digest is known to compare it with.", "uncompared")
+            say("info", f"{name} was read, but the Hub does not tell a digest to compare it with.", "uncompared")
         elif not check.is_repair:  # the engine tells of a repair
-            say("success", f"{name} is exactly what the Hub has.", "verified")
+            return [stored.model]
+        return []
 
     def _find(self, key: ModelKey) -> StoredModel:
         stored = next((stored for stored in self._files.contents.models if _key(stored) == key), None)
@@ -191,6 +200,10 @@ class LibraryOwner:
             errors=self._errors,
         )
         self._publisher.publish("library", view)
+
+
+def _in_row(_notice: str) -> None:
+    """The row tells of files of the user's own, and a toast of those that cannot be compared."""
 
 
 def library_view(
