@@ -165,8 +165,16 @@ export class Store {
     return new Set(ids.map((id) => rowKey(id, this.#picks.get(id).value?.variant_id ?? "")));
   });
 
-  /** Unfinished downloads whose row is not among the results: of other searches and sessions, of folded cards. */
-  readonly strayRows = computed(() => this.#rows.open.filter(({ key }) => !this.shownKeys.value.has(key)));
+  /** Unfinished downloads that no card of the results shows: of other searches and sessions. */
+  readonly strayRows = computed(() => {
+    const folded = new Set(this.search.value.models.map(({ repo_id }) => repo_id).filter((id) => !this.isUnfolded(id)));
+    return this.#rows.open.filter(({ key, repoId }) => !this.shownKeys.value.has(key) && !folded.has(repoId));
+  });
+
+  /** Unfinished downloads of a repository, for its folded card. */
+  rowsOf(repoId: string): Row[] {
+    return this.#rows.open.filter((row) => row.repoId === repoId);
+  }
 
   /** Unfinished downloads in their order: those that run, those that wait, and those that are stopped. */
   readonly openRows = computed(() => {

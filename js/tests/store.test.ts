@@ -14,7 +14,7 @@ import {
   view,
 } from "../harness/samples";
 import type { ButtonAction } from "../src/buttons";
-import { openJob } from "../src/row-table";
+import { openJob, type Row } from "../src/row-table";
 import { Store } from "../src/store";
 import type { DeckState, Request } from "../src/wire";
 import { lastAct } from "./dom";
@@ -232,18 +232,22 @@ describe("rows", () => {
     expect(store.row(QWEN, "model-Q4_K_M.gguf").job.value?.job_id).toBe("now");
   });
 
-  it("go to Downloads unless their card shows them", async () => {
+  it("go to Downloads unless their card shows them, folded or not", async () => {
     const running = job({ variant_id: "Qwen2.5-7B-Instruct-Q4_K_M.gguf" });
     const finished = job({ job_id: "2", repo_id: "a/b", variant_id: "c", state: "ready" });
     const { model, store, last } = setUp({ search: search(MODELS), downloads: { jobs: [running, finished] } });
-    const strays = () => store.strayRows.value.map(({ variantId }) => variantId);
-    expect(strays()).toEqual([running.variant_id]);
+    const ids = (rows: Row[]) => rows.map(({ variantId }) => variantId);
+    const strays = () => ids(store.strayRows.value);
+    expect(strays()).toEqual([]);
+    expect(ids(store.rowsOf(QWEN))).toEqual([running.variant_id]);
     expect(store.historyRows.value.map(({ variantId }) => variantId)).toEqual(["c"]);
     model.write({ repos: { [QWEN]: QWEN_REPO } });
     expect(strays()).toEqual([]);
     void store.setUnfolded(QWEN, false);
-    expect(strays()).toEqual([running.variant_id]);
+    expect(strays()).toEqual([]);
     expect(last("close_repo").params).toEqual({ repo_id: QWEN });
+    model.write({ search: search([]) });
+    expect(strays()).toEqual([running.variant_id]);
   });
 
   it("send what a button says, with the job's id where there is one", () => {

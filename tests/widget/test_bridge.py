@@ -451,6 +451,10 @@ def test_a_model_card_is_shown_as_tokens_until_it_is_closed(page: Page, demo_hub
     assert card["tokens"][0]["tag"] == "h1"
     page.ask("close_about", repo_id=TINY)
     assert page.traits["about"] == {}
+    demo_hub.update_file(TINY, "README.md", None)
+    assert page.ask("open_about", repo_id=TINY)["ok"]
+    assert (page.traits["about"][TINY]["state"], page.traits["about"][TINY]["tokens"]) == ("open", [])
+    page.ask("close_about", repo_id=TINY)
     answer = page.ask("open_about", repo_id="modeldeck-demo/nothing")
     assert answer["error"]["code"] == "repo_not_found"
     assert page.traits["about"]["modeldeck-demo/nothing"]["error"]["code"] == "repo_not_found"

@@ -108,7 +108,7 @@ export const PT_BR: Texts = {
   aboutRepo: "Sobre {repo}",
   modelCard: "Cartão do modelo",
   readingCard: "Lendo o cartão do modelo…",
-  emptyCard: "O cartão do modelo não tem texto.",
+  emptyCard: "Este repositório não tem cartão do modelo.",
   restOfCard: "O resto do cartão do modelo está no Hub.",
   image: "imagem: {description}",
   licencePermissive: "{licence}: uso livre, inclusive comercial",

@@ -15,7 +15,7 @@ import { Icon, type IconName } from "./icons";
 import { Link } from "./Link";
 import { useLanguage } from "./language";
 import { Pill } from "./Pill";
-import { sidecarName, VariantRow } from "./Rows";
+import { JobRows, sidecarName, VariantRow } from "./Rows";
 import { PickError, ShortWay } from "./ShortWay";
 
 interface RepoProps {
@@ -93,8 +93,20 @@ export function ModelCard({ store, model, isFirst }: ModelCardProps) {
           <Icon name="chevron" />
         </Button>
       </div>
-      {isUnfolded ? <Files store={store} model={model} /> : <PickError store={store} repoId={repoId} />}
+      {isUnfolded ? <Files store={store} model={model} /> : <Folded store={store} repoId={repoId} />}
     </div>
+  );
+}
+
+/** What a folded card shows below its head: its downloads, where they were started, and what was refused. */
+function Folded({ store, repoId }: RepoProps) {
+  const rows = store.rowsOf(repoId);
+  return rows.length > 0 ? (
+    <div class="files">
+      <JobRows store={store} rows={rows} isInCard />
+    </div>
+  ) : (
+    <PickError store={store} repoId={repoId} />
   );
 }
 

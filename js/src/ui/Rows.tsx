@@ -162,12 +162,12 @@ function HostsFit({ hosts }: { hosts: HostsFitView }) {
 }
 
 /** Downloads without their cards. */
-export function JobRows({ store, rows }: { store: Store; rows: Row[] }) {
+export function JobRows({ store, rows, isInCard }: { store: Store; rows: Row[]; isInCard?: boolean }) {
   const ambiguous = ambiguousKeys(rows.map(({ key, job, repoId }) => [key, `${job.value?.label} ${repoId}`]));
   return (
     <ul>
       {rows.map((row) => (
-        <JobRow key={row.key} store={store} row={row} isAmbiguous={ambiguous.has(row.key)} />
+        <JobRow key={row.key} store={store} row={row} isAmbiguous={ambiguous.has(row.key)} isInCard={isInCard} />
       ))}
     </ul>
   );
@@ -186,11 +186,13 @@ interface JobRowProps {
   store: Store;
   row: Row;
   isAmbiguous: boolean;
+  /** The card has the name of the repository. */
+  isInCard?: boolean | undefined;
   /** What stands beside the buttons. */
   beside?: (name: string) => ComponentChildren;
 }
 
-export function JobRow({ store, row, isAmbiguous, beside }: JobRowProps) {
+export function JobRow({ store, row, isAmbiguous, isInCard, beside }: JobRowProps) {
   const { t, format } = useLanguage();
   const job = row.job.value;
   if (!job) {
@@ -211,7 +213,7 @@ export function JobRow({ store, row, isAmbiguous, beside }: JobRowProps) {
       error={job.error}
       title={<b>{label}</b>}
     >
-      <span>{job.repo_id}</span>
+      {isInCard ? null : <span>{job.repo_id}</span>}
       {job.purpose === "repair" ? <Pill>{t("aRepair")}</Pill> : null}
       {job.finished_at === null ? null : (
         <>

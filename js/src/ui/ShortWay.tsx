@@ -14,19 +14,9 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
     return null;
   }
   const row = store.row(repoId, pick.variant_id);
-  const job = openJob(row.job.value);
-  if (job) {
-    const { state, percent } = job;
-    const isStopped = state === "failed" || state === "paused";
-    return (
-      <span class="small">
-        {isStopped ? t(state) : state === "queued" || percent === null ? t("waiting") : t("percent", { percent })}
-      </span>
-    );
-  }
   const [action] = pick.actions;
-  // The rows of an unfolded card have the other buttons.
-  if (!action || (action !== "download" && store.isUnfolded(repoId))) {
+  // A download has a row of its own, and the rows of an unfolded card have the other buttons.
+  if (!action || openJob(row.job.value) || (action !== "download" && store.isUnfolded(repoId))) {
     return null;
   }
   const look: ButtonAction = action === "download" ? "get" : action;

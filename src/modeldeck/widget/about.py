@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import anyio.to_thread
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import ModelDeckError, RemoteFileNotFoundError
 from modeldeck.session import Session
 from modeldeck.widget.model_card import first_screen, parse_model_card
 from modeldeck.widget.publisher import Publisher
@@ -34,6 +34,8 @@ class AboutOwner:
         self._publish()
         try:
             text = await self._session.model_card(repo_id, self._revision)
+        except RemoteFileNotFoundError:  # an error for Python; the page says that there is none
+            text = ""
         except ModelDeckError as error:
             self._show(repo_id, AboutView(state="failed", error=error.to_info()))
             raise
