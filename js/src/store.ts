@@ -119,6 +119,15 @@ export class Store {
     return this.#picks.get(repoId);
   }
 
+  /** The variant of a repository about which a request was refused. By now another one may be recommended. */
+  refused(repoId: string): Row | undefined {
+    const pick = this.pick(repoId).value;
+    if (pick) {
+      this.row(repoId, pick.variant_id);
+    }
+    return [...this.#rows].find((row) => row.repoId === repoId && row.error.value);
+  }
+
   /** The model card of a repository, while it is shown. */
   about(repoId: string): ReadonlySignal<AboutView | undefined> {
     return this.#abouts.get(repoId);

@@ -711,6 +711,9 @@ describe("the short way", () => {
     model.refuse(acted("get") as never, "gated", "Accept the licence first.");
     await settle();
     expect(text(get(root, "alert"))).toContain("Accept the licence first.");
+    write({ picks: { [first.repo_id]: variant("Q4_K_M") } });
+    expect(text(get(root, "alert")), "another one is recommended now").toContain("Accept the licence first.");
+    write(picked("available"));
     write({ downloads: { jobs: [job({ variant_id: "model-Q2_K.gguf", label: "Q2_K" })] } });
     expect(text(root.querySelector(".card"))).toContain("25 %");
     expect(all(root, "button", `Get ${name}`)).toEqual([]);

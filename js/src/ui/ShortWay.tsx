@@ -46,17 +46,10 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
 
 /** Why the request of the card's button was refused. An unfolded card shows it in its row. */
 export function PickError({ store, repoId }: { store: Store; repoId: string }) {
-  const { t } = useLanguage();
-  const pick = store.pick(repoId).value;
-  const row = store.row(repoId, pick?.variant_id ?? "");
-  const error = row.error.value;
-  return pick && error ? (
+  const row = store.refused(repoId);
+  return row?.error.value ? (
     <div class="files">
-      <ErrorBox
-        error={error}
-        name={t("variantOf", { label: pick.label, repo: repoId })}
-        onDismiss={() => store.dismissError(row)}
-      />
+      <ErrorBox error={row.error.value} name={repoId} onDismiss={() => store.dismissError(row)} />
     </div>
   ) : null;
 }
