@@ -121,12 +121,16 @@ describe("filters", () => {
 
   it("that apply here hide results without a request, and say so", () => {
     const local = MODELS[1]?.repo_id as string;
-    const { root, request } = show({ view: view(), search: search(MODELS, { text: "q", local: [local, "an/other"] }) });
+    const found = search(MODELS, { text: "q", local: [local, "an/other"] });
+    const { root, request, write } = show({ view: view(), search: found });
     const group = openFilters(root);
     expect(text(group)).toContain("Filtered here, among the results so far:");
     click(get(group, "checkbox", "On this machine"));
     expect(all(root, "heading").map(nameOf)).toEqual([local]);
     expect(text(root)).toContain(`1 model, ${MODELS.length - 1} hidden by filters`);
+    const running = MODELS[2]?.repo_id as string;
+    write({ downloads: { jobs: [job({ repo_id: running })] } });
+    expect(all(root, "heading").map(nameOf)).toEqual([local, running]);
     click(get(root, "button", "Remove filter On this machine"));
     expect(all(root, "heading")).toHaveLength(MODELS.length);
     expect(request("search")).toBeUndefined();

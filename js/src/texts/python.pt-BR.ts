@@ -20,7 +20,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     generation_cancelled: "A geração foi interrompida. O modelo pode ser usado de novo.",
     hub: "O Hub recusou a requisição.",
     integrity:
-      "Os dados recebidos não são os que o Hub prometeu. Tente de novo; se persistir, há defeito no servidor ou no disco.",
+      "O arquivo não é o que o Hub lista e não pôde ser corrigido agora. Tente de novo; se persistir, há defeito no servidor ou no disco.",
     invalid_request: "Não é possível atender à solicitação.",
     llama_crashed:
       "O llama.cpp sofreu um erro interno. Carregue o modelo de novo; a memória volta ao reiniciar o kernel.",
@@ -34,7 +34,8 @@ export const PYTHON_PT_BR: PythonTexts = {
     model_unloaded: "O modelo foi descarregado. Carregue-o de novo.",
     network: "Não foi possível acessar o servidor, ou a conexão caiu. O que já foi recebido foi mantido.",
     no_front_end: "Nenhuma página mostra o widget. Mostre-o na última linha de uma célula.",
-    not_gguf: "O arquivo está danificado ou não é um GGUF que o llama.cpp possa ler. Verifique ou repare o arquivo.",
+    not_gguf:
+      "O arquivo está danificado ou não é um GGUF que o llama.cpp possa ler. Repare-o se ele está nesta máquina; se não, escolha outra variante.",
     offline: "Sem conexão com o servidor. Verifique a rede ou o endpoint e tente de novo.",
     peers_lost: "Nenhum outro host pode mais enviar o arquivo. Tente de novo; o que já foi recebido foi mantido.",
     permission_denied: "O sistema não permite ler ou gravar no cache. Peça acesso ou mude HF_HUB_CACHE.",

@@ -25,7 +25,8 @@ export function Results({ store }: { store: Store }) {
   const local = new Set(store.localOnly.value ? store.search.value.local : []);
   const shown = models.filter(
     (model) =>
-      (!store.fitsOnly.value || mayFit(model, hardware)) && (!store.localOnly.value || local.has(model.repo_id)),
+      store.rowsOf(model.repo_id).length > 0 ||
+      ((!store.fitsOnly.value || mayFit(model, hardware)) && (!store.localOnly.value || local.has(model.repo_id))),
   );
   return (
     <section class="results" aria-label={t("results")} aria-busy={isSearching}>
