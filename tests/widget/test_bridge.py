@@ -641,6 +641,8 @@ def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> 
     MeasurementStore(directory).save(path, taken)
     page.act_on(TINY, "tiny-chat-F16.gguf", "unload")  # looks at the disk again
     assert page.variant(TINY, "F16")["measured"]["tokens_per_second"] == 42.0
+    page.until(lambda: page.variant(TINY, "F16")["fit"]["speed_source"] == "measured")
+    assert page.variant(TINY, "F16")["fit"]["tokens_per_second"] == 42.0
 
 
 def test_waiting_without_a_page_fails_with_the_headless_call(

@@ -125,6 +125,7 @@ class LoadOwner:
         await self._drop()
         self._show(LoadView())
         await self._repos.files.refresh()
+        self._tasks.start(self._repos.judge_again)  # its memory is free, and its speed has been measured
 
     def take_over(self, other: LoadOwner) -> None:
         """Take the model of another widget, unless this one has one already."""
