@@ -75,6 +75,7 @@ describe("the library", () => {
     click(get(root, "button", `Remove Q4_K_M of ${SMOL}`));
     expect(acted("remove")).toBeUndefined();
     expect(text(get(root, "button", `Really remove Q4_K_M of ${SMOL}`))).toBe("Really remove 105 MB");
+    expect(get(root, "button", `Really remove Q4_K_M of ${SMOL}`).title, "is heard, too").toBe("Really remove 105 MB");
     click(get(root, "button", `Really remove Q4_K_M of ${SMOL}`));
     expect(acted("remove")?.params).toMatchObject({ commit_hash });
   });

@@ -257,7 +257,7 @@ export const EN = {
   leftIncomplete: "unfinished download of another program",
   leftUnlinked: "not used by any revision",
   leftFragment: "part of an incomplete model",
-  inUse: "in use",
+  inUse: "may be in use",
   downloadsAtOnce: "Downloads at once",
   bandwidthLimit: "Bandwidth limit",
   pauseAll: "Pause all",

@@ -259,7 +259,7 @@ export const PT_BR: Texts = {
   leftIncomplete: "download inacabado de outro programa",
   leftUnlinked: "não usado por nenhuma revisão",
   leftFragment: "parte de um modelo incompleto",
-  inUse: "em uso",
+  inUse: "pode estar em uso",
   downloadsAtOnce: "Downloads simultâneos",
   bandwidthLimit: "Limite de banda",
   pauseAll: "Pausar todos",

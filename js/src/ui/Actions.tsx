@@ -76,6 +76,7 @@ interface ConfirmationProps {
 /** Removing asks once more, in place. "Keep" stands where "Remove" stood, so that a double click removes nothing. */
 export function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
   const { t, format } = useLanguage();
+  const text = size === null ? t("reallyRemove") : t("reallyRemoveSize", { size: format.fileSize(size) });
   return (
     <fieldset
       class="actions"
@@ -87,8 +88,14 @@ export function Confirmation({ name, size, onAnswer }: ConfirmationProps) {
         }
       }}
     >
-      <Button tone="danger" data-tone="bad" name={`${t("reallyRemove")} ${name}`.trim()} onClick={() => onAnswer(true)}>
-        {size === null ? t("reallyRemove") : t("reallyRemoveSize", { size: format.fileSize(size) })}
+      <Button
+        tone="danger"
+        data-tone="bad"
+        name={`${t("reallyRemove")} ${name}`.trim()}
+        title={text} // a description, for those who hear the name
+        onClick={() => onAnswer(true)}
+      >
+        {text}
       </Button>
       <Button data-first name={`${t("keep")} ${name}`.trim()} onClick={() => onAnswer(false)}>
         {t("keep")}
