@@ -176,8 +176,9 @@ export class Store {
 
   /** Unfinished downloads that no card of the results shows: of other searches and sessions. */
   readonly strayRows = computed(() => {
-    const folded = new Set(this.search.value.models.map(({ repo_id }) => repo_id).filter((id) => !this.isUnfolded(id)));
-    return this.#rows.open.filter(({ key, repoId }) => !this.shownKeys.value.has(key) && !folded.has(repoId));
+    const { models } = this.search.value;
+    const isFolded = (id: string) => models.some(({ repo_id }) => repo_id === id) && !this.isUnfolded(id);
+    return this.#rows.open.filter(({ key, repoId }) => !this.shownKeys.value.has(key) && !isFolded(repoId));
   });
 
   /** Unfinished downloads of a repository, for its folded card. */

@@ -572,7 +572,7 @@ describe("a long list of files", () => {
 
   it.each([
     ["UD-Q4_K_XL", "4 bits, k-quants, large mix, which keeps important tensors in more bits, chosen layer by layer"],
-    ["IQ2_XXS", "2 bits, i-quants, which are small for their quality and slower on a CPU, small mix."],
+    ["IQ2_XXS", "2 bits, i-quants, small for their quality and slower on a CPU, small mix."],
     ["Q8_0", "8 bits, an older and simpler method. Practically the original."],
     ["MXFP4", "4 bits, 4-bit floating point."],
     ["fp16", "Full precision. The original weights."],

@@ -37,7 +37,6 @@ export const PT_BR: Texts = {
   loadWhenReadyHelp: "Carrega o modelo assim que “Obter” terminar de baixá-lo",
   results: "Resultados",
   searching: "Buscando…",
-  searchWaits: "A busca aguarda o fim da célula em execução",
   theSearch: "a busca",
   typeToSearch: "Digite para buscar modelos GGUF no Hub",
   nothingFor: "Nenhum modelo GGUF para “{text}”",

@@ -32,7 +32,7 @@ export function Results({ store }: { store: Store }) {
     <section class="results" aria-label={t("results")} aria-busy={isSearching}>
       <p class="note small" aria-live="polite">
         {asked?.isWaiting.value
-          ? t("searchWaits")
+          ? t("waitingForCell")
           : isSearching
             ? t("searching")
             : summary(language, store.search.value, shown.length)}
