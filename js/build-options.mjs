@@ -20,6 +20,7 @@ export const OWN_NAMES = [
   ..."fitsOnly localOnly loadError loadKey openRows historyRows strayRows shownKeys pickKeys".split(" "),
   ..."setUnfolded setContext setAbout searchMore rememberSearch dismissError languageName".split(" "),
   ..."connection commitHash acknowledge askPlan planOf markStatic showJobs onToast hasLock canLoad".split(" "),
+  ..."rowsOf refusedRow refine abandon beside commId isInCard isFirst isHeld isWarning onLost".split(" "),
   ..."downloadTone onDismiss onRetry onValue onAnswer onSure onChoose".split(" "),
 ];
 

@@ -120,7 +120,7 @@ export class Store {
   }
 
   /** The variant of a repository about which a request was refused. By now another one may be recommended. */
-  refused(repoId: string): Row | undefined {
+  refusedRow(repoId: string): Row | undefined {
     const pick = this.pick(repoId).value;
     if (pick) {
       this.row(repoId, pick.variant_id);

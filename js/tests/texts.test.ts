@@ -145,9 +145,9 @@ describe("a language", () => {
 
   it("fills in values and chooses plurals", () => {
     const { t, parts } = languageOf("en");
-    expect(t("files", { count: 1 })).toBe("1 file");
-    expect(t("files", { count: 12_000 })).toBe("12,000 files");
-    expect(portuguese.t("files", { count: 12_000 })).toBe("12.000 arquivos");
+    expect(t("models", { count: 1 })).toBe("1 model");
+    expect(t("models", { count: 12_000 })).toBe("12,000 models");
+    expect(portuguese.t("models", { count: 12_000 })).toBe("12.000 modelos");
     expect(t("variantOf", { label: "{repo}", repo: "a/b" })).toBe("{repo} of a/b");
     expect(parts("loadedModel", { name: 7 })).toEqual(["Loaded ", 7, ""]);
   });

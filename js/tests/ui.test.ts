@@ -553,7 +553,7 @@ describe("a long list of files", () => {
     const { root } = show(long);
     expect(text(root).match(/vision projector/g)).toHaveLength(1);
     expect(text(root)).toContain("With each file: vision projector, 1.35 GB");
-    expect(text(root)).toContain("F32/Llama-3.1-8B-F32: only 3 of 4 parts are on the Hub, so it cannot be used.");
+    expect(text(root)).toContain("F32/Llama-3.1-8B-F32: the Hub has only 3 of its 4 parts, so it cannot be used.");
   });
 
   it("explains a label to those who point at it or reach it with the keyboard", () => {

@@ -8,7 +8,12 @@ export function Banners({ store }: { store: Store }) {
   const { engine, hardware, llama } = store.view.value;
   const connection = store.connection.state.value;
   if (connection === "lost") {
-    return <Banner isWarning text={t(engine.mode === "process" ? "kernelLostDownloads" : "kernelLost")} />;
+    return (
+      <Banner
+        isWarning
+        text={t("kernelLost", { downloads: engine.mode === "process" ? t("kernelLostDownloads") : "" })}
+      />
+    );
   }
   if (connection === "static") {
     return <Banner text={t("noKernel")} />;

@@ -39,6 +39,7 @@ export function Library({ store }: { store: Store }) {
   const unproven = shown.filter(({ proof, check, actions }) => !proof && !check && actions.includes("verify"));
   const damaged = shown.filter(({ check, actions }) => !check && actions.includes("repair"));
   const removable = shown.filter(({ actions }) => actions.includes("remove"));
+  const count = ({ length }: LibraryRowView[]) => ({ models: t("models", { count: length }) });
   const bar = (
     <div class="search line">
       <div class="field">
@@ -73,17 +74,17 @@ export function Library({ store }: { store: Store }) {
       </label>
       {unproven.length > 0 ? (
         <Button disabled={isOff} onClick={() => store.keep("verify", unproven)}>
-          {t("verifyAll", { count: unproven.length })}
+          {t("verifyAll", count(unproven))}
         </Button>
       ) : null}
       {damaged.length > 0 ? (
         <Button tone="tonal" disabled={isOff} onClick={() => store.keep("repair", damaged)}>
-          {t("repairAll", { count: damaged.length })}
+          {t("repairAll", count(damaged))}
         </Button>
       ) : null}
       {removable.length > 1 ? (
         <Confirm
-          text={t("removeAll", { count: removable.length })}
+          text={t("removeAll", count(removable))}
           size={freedBytes(removable)}
           isOff={isOff}
           onSure={() => store.keep("remove", removable)}

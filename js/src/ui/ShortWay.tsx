@@ -46,7 +46,7 @@ export function ShortWay({ store, repoId }: { store: Store; repoId: string }) {
 
 /** Why the request of the card's button was refused. An unfolded card shows it in its row. */
 export function PickError({ store, repoId }: { store: Store; repoId: string }) {
-  const row = store.refused(repoId);
+  const row = store.refusedRow(repoId);
   return row?.error.value ? (
     <div class="files">
       <ErrorBox error={row.error.value} name={repoId} onDismiss={() => store.dismissError(row)} />
