@@ -25,17 +25,6 @@ export function firstVariants(
 
 export type Bits = 1 | 2 | 3 | 4 | 5 | 6 | 8 | 16;
 
-const GROUP: Record<Bits, PlainKey> = {
-  1: "bits1",
-  2: "bits2",
-  3: "bits3",
-  4: "bits4",
-  5: "bits5",
-  6: "bits6",
-  8: "bits8",
-  16: "bits16",
-};
-
 const QUALITY: Record<Bits, PlainKey> = {
   1: "quality1",
   2: "quality2",
@@ -54,33 +43,38 @@ export function bitsOf(label: string): Bits | null {
     return 16;
   }
   const digit = Number(name.match(/^(?:I?Q|TQ|MXFP|NVFP)(\d)/)?.[1]);
-  return digit in GROUP ? (digit as Bits) : null;
+  return digit in QUALITY ? (digit as Bits) : null;
+}
+
+/** How many bits those are, in words. */
+export function nameOfBits(bits: Bits | null, { t }: Language): string {
+  return bits === null ? t("bitsUnknown") : bits === 16 ? t("bits16") : t("bits", { count: bits });
 }
 
 export interface Group {
-  name: PlainKey;
+  bits: Bits | null;
   variants: VariantRowView[];
 }
 
 /** The variants by their bits, in the order in which they come. */
 export function groupsOf(variants: VariantRowView[]): Group[] {
-  const groups = new Map<PlainKey, VariantRowView[]>();
+  const groups = new Map<Bits | null, VariantRowView[]>();
   for (const variant of variants) {
     const bits = bitsOf(variant.quantization ?? variant.label);
-    const name = bits ? GROUP[bits] : "bitsUnknown";
-    groups.set(name, [...(groups.get(name) ?? []), variant]);
+    groups.set(bits, [...(groups.get(bits) ?? []), variant]);
   }
-  return [...groups].map(([name, members]) => ({ name, variants: members }));
+  return [...groups].map(([bits, members]) => ({ bits, variants: members }));
 }
 
 /** What a label means: "About 4 bits for each weight, k-quants, medium mix: …"; `null` for one that nobody knows. */
-export function meaningOf(label: string, { t }: Language): string | null {
+export function meaningOf(label: string, language: Language): string | null {
+  const { t } = language;
   const bits = bitsOf(label);
   if (bits === null) {
     return null;
   }
   const name = label.toUpperCase();
-  const parts = [t(GROUP[bits])];
+  const parts = [nameOfBits(bits, language)];
   if (/IQ\d/.test(name)) {
     parts.push(t("methodI"));
   } else if (/Q\d_K/.test(name)) {

@@ -6,7 +6,7 @@ import { repoPage, safeLink } from "../links";
 import { openJob } from "../row-table";
 import type { Store } from "../store";
 import type { PlainKey } from "../texts/language";
-import { firstVariants, groupsOf } from "../variant-list";
+import { firstVariants, groupsOf, nameOfBits } from "../variant-list";
 import type { RepoView, StepView, SummaryView, VariantRowView } from "../wire";
 import { About } from "./About";
 import { Button } from "./Button";
@@ -238,8 +238,8 @@ function Variants({ store, model, repo }: { store: Store; model: SummaryView; re
       <ul aria-label={t("filesOf", { repo: repoId })}>
         {isLong && isAll.value
           ? groupsOf(variants).flatMap((group) => [
-              <li key={group.name} class="group">
-                <h4>{t(group.name)}</h4>
+              <li key={String(group.bits)} class="group">
+                <h4>{nameOfBits(group.bits, language)}</h4>
               </li>,
               ...group.variants.map(row),
             ])
