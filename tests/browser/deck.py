@@ -6,8 +6,6 @@ from playwright.sync_api import Locator, expect
 
 from tests.browser.harness import TIMEOUT_SECONDS, Notebook
 
-TIMEOUT_MS = TIMEOUT_SECONDS * 1000
-
 
 class Deck:
     """A `ModelBrowser` in the output of one cell."""
@@ -15,7 +13,7 @@ class Deck:
     def __init__(self, notebook: Notebook, cell: int) -> None:
         self.notebook = notebook
         self.root = notebook.widget(cell)
-        expect(self.search_box).to_be_visible(timeout=TIMEOUT_MS)
+        expect(self.search_box).to_be_visible()
 
     @property
     def search_box(self) -> Locator:
@@ -26,7 +24,7 @@ class Deck:
 
     def open(self, repo_id: str) -> None:
         toggle = self.root.get_by_role("button", name=f"Show files of {repo_id}")
-        expect(toggle).to_be_visible(timeout=TIMEOUT_MS)
+        expect(toggle).to_be_visible()
         toggle.click()
 
     def button(self, action: str, label: str, repo_id: str) -> Locator:
@@ -34,7 +32,7 @@ class Deck:
 
     def press(self, action: str, label: str, repo_id: str) -> None:
         button = self.button(action, label, repo_id)
-        expect(button).to_be_enabled(timeout=TIMEOUT_MS)
+        expect(button).to_be_enabled()
         button.click()
 
     def row(self, label: str, repo_id: str) -> Locator:
@@ -53,7 +51,7 @@ class Deck:
         return int(self.progress_bar(repo_id).get_attribute("aria-valuenow") or -1)
 
     def expect_toast(self, text: str | re.Pattern[str]) -> None:
-        expect(self.root.get_by_role("status").filter(has_text=text).first).to_be_visible(timeout=TIMEOUT_MS)
+        expect(self.root.get_by_role("status").filter(has_text=text).first).to_be_visible()
 
     def expect_alert(self, repo_id: str, text: str | re.Pattern[str]) -> None:
-        expect(self.card(repo_id).get_by_role("alert").filter(has_text=text).first).to_be_visible(timeout=TIMEOUT_MS)
+        expect(self.card(repo_id).get_by_role("alert").filter(has_text=text).first).to_be_visible()

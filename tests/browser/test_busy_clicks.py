@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.busy import ALL_FRONTS, BIG, BUSY, NEWEST, ONE_SHELL, TINY, Front, Scene, scene
-from tests.browser.deck import TIMEOUT_MS
 from tests.browser.harness import CellError
 from tools.jupyter import JupyterServer
 from tools.localhub import LocalHub
@@ -162,7 +161,7 @@ def test_a_click_on_the_comm_alone_waits_for_the_cell_and_says_so(busy: Scene) -
         deck.expect_state(*BIG, "downloading")
         busy.end(cell)
     else:
-        expect(deck.row(*BIG)).to_contain_text("Waiting for the running cell to finish", timeout=TIMEOUT_MS)
+        expect(deck.row(*BIG)).to_contain_text("Waiting for the running cell to finish")
         deck.expect_state(*BIG, "available")
         busy.end(cell)
         deck.expect_state(*BIG, "downloading")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.deck import Deck
 from tests.browser.harness import Notebooks
 from tools.localhub import LocalHub
 
@@ -54,10 +54,10 @@ def test_a_model_is_pulled_to_every_host_and_a_map_is_cancelled(
     notebook.run(1)
     deck = Deck(notebook, 1)
     panel = deck.root.get_by_role("region", name="Dask cluster")
-    expect(panel).to_contain_text("2 of 2 hosts", timeout=TIMEOUT_MS)
+    expect(panel).to_contain_text("2 of 2 hosts")
     deck.open(TINY)
     row = deck.row("Q8_0", TINY)
-    expect(row).to_contain_text("2 of 2 hosts", timeout=TIMEOUT_MS)
+    expect(row).to_contain_text("2 of 2 hosts")
     expect(row).to_contain_text("smallest is")
     deck.press("Download", "Q8_0", TINY)
     deck.expect_toast(f"{NAME} is downloaded and verified.")
@@ -69,12 +69,12 @@ def test_a_model_is_pulled_to_every_host_and_a_map_is_cancelled(
     assert all(list((tmp_path / name).glob("models--*/snapshots/*/*Q8_0.gguf")) for name in ("a", "b"))
 
     notebook.start(2)
-    expect(panel).to_contain_text(re.compile(r"[1-9]\d* of 100,000 answered"), timeout=TIMEOUT_MS)
-    expect(panel).to_contain_text("tokens/s", timeout=TIMEOUT_MS)
+    expect(panel).to_contain_text(re.compile(r"[1-9]\d* of 100,000 answered"))
+    expect(panel).to_contain_text("tokens/s")
     notebook.screenshot("cluster-map")
     panel.get_by_role("button", name=f"Cancel Prompts for {TINY}:Q8_0").click()
     assert notebook.wait(2).strip() == "CancelledError"
-    expect(panel).not_to_contain_text("answered", timeout=TIMEOUT_MS)
+    expect(panel).not_to_contain_text("answered")
     notebook.run(3)
-    expect(panel).to_contain_text("This Dask client is closed", timeout=TIMEOUT_MS)
+    expect(panel).to_contain_text("This Dask client is closed")
     notebook.screenshot("cluster-closed")

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.busy import BIG, TINY
-from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.deck import Deck
 from tests.browser.harness import CLASSIC, LAB, NOTEBOOK_7, Notebooks
 from tests.browser.hosts import marimo_notebook, voila_app
 from tools.hosts import hosts_python
@@ -71,14 +71,14 @@ def notebooks(
 
 def search_cancel_download_and_load(deck: Deck) -> None:
     deck.search_box.fill("tiny-chat")
-    expect(deck.card(TINY[1])).to_be_visible(timeout=TIMEOUT_MS)
-    expect(deck.card(BIG[1])).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(deck.card(TINY[1])).to_be_visible()
+    expect(deck.card(BIG[1])).to_have_count(0)
     deck.search_box.fill("smollm2")
     deck.open(BIG[1])
     deck.press("Download", *BIG)
     deck.expect_state(*BIG, "downloading")
     deck.press("Cancel", *BIG)
-    expect(deck.button("Download", *BIG)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.button("Download", *BIG)).to_be_visible()
     deck.search_box.fill("tiny-chat")
     deck.open(TINY[1])
     deck.press("Download", *TINY)
@@ -104,15 +104,15 @@ def test_clicks_in_nbclassic_wait_for_the_running_cell(notebooks: Notebooks) -> 
     notebook.run(0)
     deck = Deck(notebook, 0)
     deck.open(BIG[1])
-    expect(deck.button("Download", *BIG)).to_be_enabled(timeout=TIMEOUT_MS)
+    expect(deck.button("Download", *BIG)).to_be_enabled()
     notebook.start(1)
     deck.press("Download", *BIG)
-    expect(deck.row(*BIG)).to_contain_text("Waiting for the running cell to finish", timeout=TIMEOUT_MS)
+    expect(deck.row(*BIG)).to_contain_text("Waiting for the running cell to finish")
     assert not notebook.is_finished(1)
     notebook.interrupt_kernel()
     deck.expect_state(*BIG, "downloading")
     deck.press("Cancel", *BIG)
-    expect(deck.button("Download", *BIG)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.button("Download", *BIG)).to_be_visible()
 
 
 def test_the_theme_is_that_of_the_page_and_not_of_a_dark_system(notebooks: Notebooks) -> None:
@@ -133,11 +133,11 @@ def test_the_theme_is_that_of_the_page_and_not_of_a_dark_system(notebooks: Noteb
 def test_the_user_script_in_voila(browser: Browser, server: JupyterServer, variables: dict[str, str]) -> None:
     with voila_app(browser, server, [SHOW, USE_WHEN_LOADED], "voila-script", variables) as app:
         deck = Deck(app, 0)
-        expect(app.page.get_by_text("No model yet.")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(app.page.get_by_text("No model yet.")).to_be_visible()
         search_cancel_download_and_load(deck)
-        expect(app.page.get_by_text(ANSWER)).to_be_visible(timeout=TIMEOUT_MS)
+        expect(app.page.get_by_text(ANSWER)).to_be_visible()
         deck.press("Unload", *TINY)
-        expect(app.page.get_by_text("No model any more.")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(app.page.get_by_text("No model any more.")).to_be_visible()
 
 
 def test_a_cell_that_waits_in_voila_ends_at_once_and_says_why(
@@ -163,18 +163,18 @@ def test_a_cell_that_waits_in_marimo_ends_at_once_and_says_why(
     )
     (tmp_path / "marimo").mkdir()
     with marimo_notebook(browser, notebook, tmp_path / "marimo", variables) as opened:
-        expect(opened.page.get_by_text("marimo delivers clicks when no cell runs")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(opened.page.get_by_text("marimo delivers clicks when no cell runs")).to_be_visible()
 
 
 @pytest.mark.parametrize("command", ["edit", "run"])
 def test_the_user_script_in_marimo(browser: Browser, variables: dict[str, str], tmp_path: Path, command: str) -> None:
     with marimo_notebook(browser, QUICKSTART, tmp_path, variables, command=command) as notebook:
         deck = Deck(notebook, 0)
-        expect(notebook.page.get_by_text("Press Load in the widget.")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(notebook.page.get_by_text("Press Load in the widget.")).to_be_visible()
         search_cancel_download_and_load(deck)
-        expect(notebook.page.get_by_text(ANSWER)).to_be_visible(timeout=TIMEOUT_MS)
+        expect(notebook.page.get_by_text(ANSWER)).to_be_visible()
         deck.press("Unload", *TINY)
-        expect(notebook.page.get_by_text(ANSWER)).to_have_count(0, timeout=TIMEOUT_MS)
+        expect(notebook.page.get_by_text(ANSWER)).to_have_count(0)
 
 
 def test_the_widget_scrolls_itself_in_marimo_and_its_search_box_stays_in_sight(
@@ -183,10 +183,10 @@ def test_the_widget_scrolls_itself_in_marimo_and_its_search_box_stays_in_sight(
     with marimo_notebook(browser, QUICKSTART, tmp_path, variables) as notebook:
         deck = Deck(notebook, 0)
         deck.search_box.fill("")
-        expect(deck.card(TINY[1])).to_be_visible(timeout=TIMEOUT_MS)
+        expect(deck.card(TINY[1])).to_be_visible()
         for repo_id in (BIG[1], TINY[1]):
             deck.open(repo_id)
-            expect(deck.root.get_by_role("list", name=f"Files of {repo_id}")).to_be_visible(timeout=TIMEOUT_MS)
+            expect(deck.root.get_by_role("list", name=f"Files of {repo_id}")).to_be_visible()
         area = notebook.page.locator("[data-cell-id] .output-area").filter(has=deck.root)
         overflow = area.evaluate("area => area.scrollHeight - area.clientHeight")
         body = deck.root.locator(".body")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.deck import Deck
 from tests.browser.harness import Notebooks
 from tools.localhub import LocalHub
 from tools.localhub.routes import LocalAccount
@@ -38,10 +38,10 @@ def test_a_model_of_the_library_is_verified_copied_loaded_tried_and_removed(
     deck.root.get_by_role("tab", name="Library").click()
     library = deck.root.get_by_role("list", name="Library")
     row = library.get_by_role("listitem").filter(has_text=TINY)
-    expect(row).to_contain_text("verified", timeout=TIMEOUT_MS)
+    expect(row).to_contain_text("verified")
     row.get_by_role("button", name=f"Verify {NAME}").click()
-    expect(row).not_to_contain_text("when downloaded", timeout=TIMEOUT_MS)
-    expect(row).to_contain_text("verified", timeout=TIMEOUT_MS)
+    expect(row).not_to_contain_text("when downloaded")
+    expect(row).to_contain_text("verified")
 
     notebook.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     row.get_by_role("button", name=f"Load options of {NAME}").click()
@@ -52,16 +52,16 @@ def test_a_model_of_the_library_is_verified_copied_loaded_tried_and_removed(
 
     row.get_by_role("button", name=f"Load {NAME}", exact=True).click()
     region = deck.root.get_by_role("region", name=f"Try {NAME}")
-    expect(region).to_be_visible(timeout=TIMEOUT_MS)
+    expect(region).to_be_visible()
     region.get_by_role("textbox", name="Message").fill("Hello?")
     region.get_by_role("button", name="Send").click()
-    expect(region).to_contain_text(re.compile(r"tokens/s"), timeout=TIMEOUT_MS)
+    expect(region).to_contain_text(re.compile(r"tokens/s"))
     assert notebook.run(2).strip() == "Hello? True"
 
     row.get_by_role("button", name=f"Unload {NAME}").click()
     row.get_by_role("button", name=f"Remove {NAME}").click()
     row.get_by_role("button", name=f"Really remove {NAME}").click()
-    expect(row).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(row).to_have_count(0)
 
 
 def test_the_account_is_named_and_a_projector_is_left_out_without_its_tick(
@@ -72,16 +72,14 @@ def test_the_account_is_named_and_a_projector_is_left_out_without_its_tick(
     notebook.run(0)
     deck = Deck(notebook, 0)
     deck.root.get_by_role("button", name="Account").click()
-    expect(deck.root.get_by_role("region", name="Account")).to_contain_text(
-        "The token in use belongs to ana.", timeout=TIMEOUT_MS
-    )
+    expect(deck.root.get_by_role("region", name="Account")).to_contain_text("The token in use belongs to ana.")
     deck.open(VISION)
     box = deck.root.get_by_role("checkbox", name="With each file: vision projector")
-    box.click(timeout=TIMEOUT_MS)
+    box.click()
     deck.press("Download", "Q8_0", VISION)
     deck.expect_state("Q8_0", VISION, "downloaded")
     expect(box).not_to_be_checked()
     box.click()
     deck.press("Download", "Q8_0", VISION)
-    expect(deck.button("Download", "Q8_0", VISION)).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(deck.button("Download", "Q8_0", VISION)).to_have_count(0)
     expect(deck.button("Load", "Q8_0", VISION)).to_be_visible()

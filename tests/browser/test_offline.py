@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 from playwright.sync_api import expect
 
-from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.deck import Deck
 from tests.browser.harness import Notebooks
 from tools.localhub import LocalHub
 
@@ -40,9 +40,9 @@ def test_offline_mode_is_told_once_and_what_another_program_fetched_loads(
     notebook.run(0)
     deck = Deck(notebook, 0)
     notice = deck.root.get_by_role("alert").filter(has_text="Offline mode is on")
-    expect(notice).to_contain_text("Models in the cache still load", timeout=TIMEOUT_MS)
+    expect(notice).to_contain_text("Models in the cache still load")
     here = deck.root.get_by_role("region", name="On this machine")
-    expect(here.get_by_role("button", name=f"Load {NAME}", exact=True)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(here.get_by_role("button", name=f"Load {NAME}", exact=True)).to_be_visible()
     notebook.screenshot("offline-mode")
     assert [button.get_attribute("aria-label") for button in notice.get_by_role("button").all()] == [
         "Dismiss the error of the search"
@@ -51,9 +51,9 @@ def test_offline_mode_is_told_once_and_what_another_program_fetched_loads(
     expect(notice).to_have_count(0)
     deck.root.get_by_role("tab", name="Library").click()
     row = deck.root.get_by_role("list", name="Library").get_by_role("listitem").filter(has_text=TINY)
-    expect(row).to_contain_text("not verified", timeout=TIMEOUT_MS)
+    expect(row).to_contain_text("not verified")
     notebook.screenshot("offline-mode-library")
     row.get_by_role("button", name=f"Load {NAME}", exact=True).click()
-    expect(row.get_by_role("button", name=f"Unload {NAME}")).to_be_visible(timeout=TIMEOUT_MS)
+    expect(row.get_by_role("button", name=f"Unload {NAME}")).to_be_visible()
     assert notebook.run(1).strip() == "2"
     assert len(demo_hub.requests) == asked, "offline mode asks nobody"

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from modeldeck.engine.retry import RetryPolicy
-from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.deck import Deck
 from tests.browser.harness import NOTEBOOK_7, TIMEOUT_SECONDS, Notebooks
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
@@ -68,14 +68,14 @@ def test_download_pause_resume_load_and_chat(notebooks: Notebooks, slow: Callabl
     deck.press("Download", "Q4_1", REAL)
 
     bar = deck.progress_bar(REAL)
-    expect(bar).to_have_attribute("aria-valuetext", re.compile(r"MB/s"), timeout=TIMEOUT_MS)
+    expect(bar).to_have_attribute("aria-valuetext", re.compile(r"MB/s"))
     notebook.screenshot("downloading", deck.root)
     deck.press("Pause", "Q4_1", REAL)
     deck.expect_state("Q4_1", REAL, "paused")
     at_pause = deck.percent(REAL)
     assert 0 <= at_pause < 100
     deck.press("Resume", "Q4_1", REAL)
-    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled(timeout=TIMEOUT_MS)
+    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled()
     deck.expect_toast("verified")
     deck.expect_state("Q4_1", REAL, "downloaded")
 
@@ -101,14 +101,14 @@ def test_typing_searches_and_reloading_shows_the_same(notebooks: Notebooks, slow
     notebook = notebooks.open([SHOW_WIDGET.format(query="smollm2")])
     notebook.run(0)
     deck = Deck(notebook, 0)
-    expect(deck.card(REAL)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.card(REAL)).to_be_visible()
     deck.search_box.fill("tiny-chat")
-    expect(deck.card(TINY)).to_be_visible(timeout=TIMEOUT_MS)
-    expect(deck.card(REAL)).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(deck.card(TINY)).to_be_visible()
+    expect(deck.card(REAL)).to_have_count(0)
     deck.search_box.fill("smollm2")
     deck.open(REAL)
     deck.press("Download", "Q4_1", REAL)
-    expect(deck.progress_bar(REAL)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.progress_bar(REAL)).to_be_visible()
     notebook.save()
     before = deck.percent(REAL)
     notebook.reload()
@@ -117,7 +117,7 @@ def test_typing_searches_and_reloading_shows_the_same(notebooks: Notebooks, slow
     deck.expect_state("Q4_1", REAL, "downloading")
     assert deck.percent(REAL) >= before
     slow(1e9)
-    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled(timeout=TIMEOUT_MS)
+    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled()
 
 
 def test_progress_goes_on_and_cancel_works_while_a_cell_sleeps(
@@ -132,10 +132,10 @@ def test_progress_goes_on_and_cancel_works_while_a_cell_sleeps(
     deck.expect_state("Q4_1", REAL, "downloading")
     notebook.start(1)
     first = deck.percent(REAL)
-    expect(deck.progress_bar(REAL)).not_to_have_attribute("aria-valuenow", str(first), timeout=TIMEOUT_MS)
+    expect(deck.progress_bar(REAL)).not_to_have_attribute("aria-valuenow", str(first))
     assert deck.percent(REAL) > first
     deck.press("Cancel", "Q4_1", REAL)
-    expect(deck.button("Download", "Q4_1", REAL)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.button("Download", "Q4_1", REAL)).to_be_visible()
     assert not notebook.is_finished(1), "the cell still sleeps"
     notebook.interrupt_kernel()
 
@@ -157,7 +157,7 @@ def test_a_failure_stays_on_the_card_and_retry_finishes(
     demo_hub.start()
     demo_hub.faults.clear()
     deck.press("Retry", "Q4_1", REAL)
-    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled(timeout=TIMEOUT_MS)
+    expect(deck.button("Load", "Q4_1", REAL)).to_be_enabled()
 
 
 def test_a_gated_repository_says_where_to_ask(notebooks: Notebooks, demo_hub: LocalHub) -> None:
@@ -167,7 +167,7 @@ def test_a_gated_repository_says_where_to_ask(notebooks: Notebooks, demo_hub: Lo
     deck.open(GATED)
     deck.press("Download", "Q8_0", GATED)
     expect(deck.card(GATED).get_by_role("alert").get_by_role("link").first).to_have_attribute(
-        "href", f"{demo_hub.endpoint}/{GATED}", timeout=TIMEOUT_MS
+        "href", f"{demo_hub.endpoint}/{GATED}"
     )
 
 
@@ -180,7 +180,7 @@ def test_remove_gives_the_download_button_back(notebooks: Notebooks) -> None:
     deck.expect_state("Q8_0", TINY, "downloaded")
     deck.press("Remove", "Q8_0", TINY)
     deck.press("Really remove", "Q8_0", TINY)
-    expect(deck.button("Download", "Q8_0", TINY)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.button("Download", "Q8_0", TINY)).to_be_visible()
 
 
 def test_every_button_of_a_narrow_page_shows_something(notebooks: Notebooks) -> None:
@@ -220,7 +220,7 @@ def test_jupyterlabs_shortcuts_work_on_buttons_and_typed_letters_are_none(notebo
     notebook.page.wait_for_function(f"() => !({is_dirty})()")
     deck.root.get_by_role("button", name="Filters").focus()
     notebook.page.keyboard.press("Control+Shift+c")
-    expect(notebook.page.locator(".lm-CommandPalette-input")).to_be_visible(timeout=TIMEOUT_MS)
+    expect(notebook.page.locator(".lm-CommandPalette-input")).to_be_visible()
     notebook.page.keyboard.press("Escape")
     deck.search_box.click()
     notebook.page.keyboard.type("dd")
@@ -247,7 +247,7 @@ def test_a_short_page_with_notices_leaves_room_for_the_results(notebooks: Notebo
     notebook.page.set_viewport_size({"width": 640, "height": 360})
     notebook.run(0)
     deck = Deck(notebook, 0)
-    expect(deck.card(TINY)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.card(TINY)).to_be_visible()
     notebook.run(1)
     notices = deck.root.get_by_role("note")
     expect(notices).to_have_count(2)

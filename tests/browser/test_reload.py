@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.busy import BIG, NEWEST, SHOW, Front, Scene, scene
-from tests.browser.deck import TIMEOUT_MS, Deck
+from tests.browser.deck import Deck
 from tests.browser.harness import LAB, NOTEBOOK_7
 from tools.jupyter import JupyterServer
 from tools.localhub import LocalHub
@@ -45,7 +45,7 @@ def expect_present_state(deck: Deck) -> None:
 def expect_progress(deck: Deck) -> None:
     """The bar moves."""
     shown = str(deck.percent(BIG[1]))
-    expect(deck.progress_bar(BIG[1])).not_to_have_attribute("aria-valuenow", shown, timeout=TIMEOUT_MS)
+    expect(deck.progress_bar(BIG[1])).not_to_have_attribute("aria-valuenow", shown)
 
 
 def test_second_view_second_tab_reload_and_reopening_show_the_present_state(downloading: Scene) -> None:
@@ -77,7 +77,7 @@ def test_second_view_second_tab_reload_and_reopening_show_the_present_state(down
 def test_after_a_restart_the_old_view_says_so_and_a_new_one_goes_on(downloading: Scene) -> None:
     old = downloading.deck
     downloading.notebook.restart_kernel()
-    expect(old.root.get_by_role("alert").filter(has_text=IS_LOST)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(old.root.get_by_role("alert").filter(has_text=IS_LOST)).to_be_visible()
     expect(old.row(*BIG)).to_contain_text(re.compile(r"\d+ %"))
     expect(old.button("Pause", *BIG)).to_be_disabled()
     sent = downloading.hub.requests.bytes_sent
@@ -87,13 +87,13 @@ def test_after_a_restart_the_old_view_says_so_and_a_new_one_goes_on(downloading:
     downloading.notebook.run(downloading.widget_cell)
     new = downloading.deck
     new.press("Cancel", *BIG)
-    expect(new.button("Cancel", *BIG)).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(new.button("Cancel", *BIG)).to_have_count(0)
 
 
 def test_after_the_kernel_has_died_the_last_state_can_be_read(downloading: Scene) -> None:
     deck = downloading.deck
     downloading.notebook.start(downloading.notebook.append("import os\nos._exit(1)"))
-    expect(deck.root.get_by_role("alert").filter(has_text=IS_LOST)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(deck.root.get_by_role("alert").filter(has_text=IS_LOST)).to_be_visible()
     expect(deck.row(*BIG)).to_contain_text(re.compile(r"\d+ %"))
     expect(deck.button("Pause", *BIG)).to_be_disabled()
     expect(deck.search_box).to_be_disabled()

@@ -10,7 +10,6 @@ import pytest
 from nbconvert.exporters import HTMLExporter, SlidesExporter
 from playwright.sync_api import Browser, Route, expect
 
-from tests.browser.deck import TIMEOUT_MS
 from tools.html_manager import local_copy
 from tools.localhub import LocalHub
 from tools.processes import run_environment, without_hub_settings
@@ -78,7 +77,7 @@ def test_an_exported_notebook_shows_the_last_state_and_its_buttons_are_off(
     page = browser.new_page(color_scheme="light" if theme == "dark" else "dark")
     page.route(lambda address: address.startswith("https:"), answer)
     page.goto(exported.as_uri())
-    expect(page.get_by_role("note")).to_contain_text("buttons are disabled", timeout=TIMEOUT_MS)
+    expect(page.get_by_role("note")).to_contain_text("buttons are disabled")
     expect(page.locator(".modeldeck")).to_have_attribute("data-theme", theme)
     expect(page.get_by_role("heading", name=READY)).to_be_visible()
     expect(page.get_by_role("searchbox", name="Search models")).to_be_disabled()
