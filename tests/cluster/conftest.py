@@ -29,7 +29,7 @@ TINY = "tiny/model"
 LOST_WORKER_TIMEOUT = "distributed.deploy.lost-worker-timeout"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 200.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "the condition did not hold in time"
