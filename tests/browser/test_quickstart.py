@@ -29,15 +29,22 @@ SHOW_NOTICES = """
 import time
 while browser._view["hardware"] is None or browser._view["engine"]["mode"] is None:
     time.sleep(0.1)
-browser._view = {
-    **browser._view,
-    "hardware": {**browser._view["hardware"], "notice": "The installed llama-cpp-python cannot use this GPU. " * 3},
-    "llama": {
-        **browser._view["llama"],
-        "is_available": False,
-        "message": "Loading a model needs llama-cpp-python, in either of two ways. " * 3,
-    },
-}
+
+def add_notices(change=None):
+    # Again after the widget has looked at the machine again, which says nothing of the kind here.
+    view = browser._view
+    browser._view = {
+        **view,
+        "hardware": {**view["hardware"], "notice": "The installed llama-cpp-python cannot use this GPU. " * 3},
+        "llama": {
+            **view["llama"],
+            "is_available": False,
+            "message": "Loading a model needs llama-cpp-python, in either of two ways. " * 3,
+        },
+    }
+
+browser.observe(add_notices, "_view")
+add_notices()
 """
 
 

@@ -67,7 +67,8 @@ export function SearchBar({ store }: { store: Store }) {
         store.rememberSearch();
       }}
       onKeyDown={(event) => {
-        if (event.key === "Escape" && isOpen.value) {
+        // In the search box, Escape clears the text, as in any.
+        if (event.key === "Escape" && isOpen.value && event.target !== input.current) {
           event.preventDefault();
           event.stopPropagation();
           isOpen.value = false;
