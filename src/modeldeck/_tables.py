@@ -66,16 +66,15 @@ class Table:
         def line(tag: str, cells: Sequence[str]) -> str:
             return "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for style, cell in zip(styles, cells, strict=True))
 
+        def across(tag: str, text: str) -> str:
+            return f'<tr><{tag} colspan="{len(self.headings)}" style="text-align: left">{escape(text)}</{tag}></tr>'
+
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
-        width = len(self.headings)
         body = "".join(
-            (f'<tr><th colspan="{width}" style="text-align: left">{escape(name)}</th></tr>' if name else "")
-            + f"<tr>{line('td', row)}</tr>"
+            (across("th", name) if name else "") + f"<tr>{line('td', row)}</tr>"
             for name, row in self._grouped(self.rows)
         )
-        notes = "".join(
-            f'<tr><td colspan="{width}" style="text-align: left">{escape(note)}</td></tr>' for note in self.notes
-        )
+        notes = "".join(across("td", note) for note in self.notes)
         foot = f"<tfoot>{notes}</tfoot>" if notes else ""
         head = f"<thead><tr>{line('th', self.headings)}</tr></thead>"
         return f"<table>{caption}{head}<tbody>{body}</tbody>{foot}</table>"

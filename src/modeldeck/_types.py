@@ -1145,6 +1145,7 @@ class LockedModel(Row):
         The context length in tokens to load it with.
     files : tuple[GGUFFile, ...]
         The files of the model and then its sidecars, each with its size and SHA-256.
+    name
     variant_id
     size
 
@@ -1164,12 +1165,17 @@ class LockedModel(Row):
     _NUMERIC = frozenset({"Size", "Context"})
 
     def _cells(self) -> Sequence[str]:
-        return f"{self.repo_id}:{self.label}", format_size(self.size), format_count(self.n_ctx), self.commit_hash
+        return self.name, format_size(self.size), format_count(self.n_ctx), self.commit_hash
 
     def _record(self) -> dict[str, Any]:
         values = fields_of(self)
         del values["files"]
         return {**values, "variant_id": self.variant_id, "size": self.size}
+
+    @property
+    def name(self) -> str:
+        """What people call it: ``"owner/name:LABEL"``."""
+        return f"{self.repo_id}:{self.label}"
 
     @property
     def variant_id(self) -> str:

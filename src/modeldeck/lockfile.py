@@ -105,7 +105,7 @@ class LockFile:
         found = [model for model in self.models if wanted in {each.casefold() for each in _names_of(model)}]
         if len(found) == 1:
             return found[0]
-        names = [f"{model.repo_id}:{model.label}" for model in self.models]
+        names = [model.name for model in self.models]
         if not found:
             raise LockError(f"The lock file has no model {name!r}. It has: {', '.join(names) or 'none'}.")
         choices = [f"{model.repo_id}:{model.variant_id}" for model in found]

@@ -1127,7 +1127,7 @@ class Session:
         for model in models:
             local = await self._find_locked(model)
             if local is None:
-                differences.append(f"{model.repo_id}:{model.label} at commit {model.commit_hash[:8]} is not here.")
+                differences.append(f"{model.name} at commit {model.commit_hash[:8]} is not here.")
                 continue
             found.append(local)
             files = await self.verify(local, on_notice=lambda _: None)
@@ -1176,7 +1176,7 @@ class Session:
                 await job.pause()
             raise
         except (RepoNotFoundError, RevisionNotFoundError, RemoteFileNotFoundError, ContentChangedError) as error:
-            name = f"{model.repo_id}:{model.label} at commit {model.commit_hash[:8]}"
+            name = f"{model.name} at commit {model.commit_hash[:8]}"
             raise LockError(
                 f"{name} is locked, but the Hub does not have it. {error.message} Lock another one with "
                 "`modeldeck lock`, or copy the cache of a machine that has it.",
@@ -1714,7 +1714,7 @@ def _telling_how_to_mend(model: LocalModel | str | Path) -> Iterator[None]:
     except GGUFError as error:
         if not isinstance(model, LocalModel):
             raise
-        advice = f"`modeldeck verify {model.repo_id}:{model.label} --repair` mends it if it is damaged."
+        advice = f"`modeldeck verify {model.name} --repair` mends it if it is damaged."
         raise GGUFError(f"{error.message} It is in the cache: {advice}", **error.details) from error
 
 
