@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 @dataclass(frozen=True)
 class MemoryGroup:
@@ -40,7 +42,7 @@ class MemoryGroup:
 
     def remove(self) -> None:
         """The kernel refuses for a moment after the last process was killed."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 return self.path.rmdir()

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser
 
 from tests.browser.deck import Deck
 from tests.browser.harness import LAB, NOTEBOOK_7, Notebook, Notebooks
+from tests.waiting import PATIENCE_SECONDS
 from tools.jupyter import JupyterServer
 from tools.localhub import LocalHub, RequestRecord
 from tools.localhub.faults import Throttle
@@ -28,7 +29,6 @@ TINY = ("Q8_0", "modeldeck-demo/tiny-chat-GGUF")
 """One that is soon there and loaded."""
 
 SLOW_BYTES_PER_SECOND = 2e6
-PATIENCE_SECONDS = 60.0
 CLICK_PACE_MS = 500
 """Nobody clicks faster; the page is told of four changes in a second at most."""
 NEWEST = "7.4.0"
@@ -39,7 +39,7 @@ SHOW = "from modeldeck import ModelBrowser\nbrowser = ModelBrowser()\nbrowser"
 _BEGIN = "browser.send({})\nprint('began', flush=True)\n"
 
 BUSY = {
-    "sleep": f"import time\n{_BEGIN}time.sleep(600)",
+    "sleep": f"import time\n{_BEGIN}time.sleep(7200)",
     "loop": f"{_BEGIN}while True:\n    pass",
     # ipykernel notices an interrupt only when its loop wakes up.
     "await": f"import asyncio\n{_BEGIN}while True:\n    await asyncio.sleep(0.5)",

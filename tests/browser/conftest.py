@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.busy import slow_down
-from tests.browser.harness import TIMEOUT_SECONDS, Notebooks
+from tests.browser.harness import Notebooks
+from tests.waiting import PATIENCE_SECONDS
 from tools.chromium import HOW_TO_INSTALL, find_chromium
 from tools.jupyter import JupyterServer, jupyter_server
 from tools.localhub import LocalHub, demo
@@ -28,7 +29,7 @@ CHROMIUM_ARGUMENTS = [
 ]
 JS = Path(__file__).parents[2] / "js"
 
-expect.set_options(timeout=TIMEOUT_SECONDS * 1000)  # five seconds are too few on a busy machine
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)  # five seconds are too few on a busy machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

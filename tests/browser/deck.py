@@ -4,7 +4,8 @@ import re
 
 from playwright.sync_api import Locator, expect
 
-from tests.browser.harness import TIMEOUT_SECONDS, Notebook
+from tests.browser.harness import Notebook
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Deck:
@@ -40,7 +41,7 @@ class Deck:
         files = self.card(repo_id).get_by_role("list", name=f"Files of {repo_id}")
         return files.get_by_role("listitem").filter(has=self.root.page.get_by_text(label, exact=True))
 
-    def expect_state(self, label: str, repo_id: str, state: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def expect_state(self, label: str, repo_id: str, state: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         row = self.row(label, repo_id)
         expect(row).to_have_attribute("data-state", state, timeout=timeout_seconds * 1000)
 

@@ -12,12 +12,12 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.jupyter import JupyterServer
 
 LAB = "lab/tree"
 NOTEBOOK_7 = "notebooks"
 CLASSIC = "nbclassic/notebooks"
-TIMEOUT_SECONDS = 60.0
 VIEWPORT: ViewportSize = {"width": 1280, "height": 960}
 
 _LOST = "Error displaying widget: model not found"
@@ -105,7 +105,7 @@ class Notebook:
         self._server = server
         self._application = application
         self._scripts = _OLD if application == CLASSIC else _NEW
-        page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.console_errors.append(str(error)))
         # In the default workspace, JupyterLab brings back the notebooks of earlier tests, and starts a kernel for each.
@@ -144,7 +144,7 @@ class Notebook:
     def is_finished(self, index: int) -> bool:
         return bool(self.page.evaluate(self._scripts.is_finished, index))
 
-    def wait(self, index: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
+    def wait(self, index: int, *, timeout_seconds: float = PATIENCE_SECONDS) -> str:
         """Wait for a started cell, and return its text or raise `CellError`."""
         self.page.wait_for_function(self._scripts.is_finished, arg=index, timeout=timeout_seconds * 1000)
         outputs = self.outputs(index)
@@ -153,16 +153,16 @@ class Notebook:
                 raise CellError(f"{output['ename']}: {output['evalue']}\n" + "\n".join(output["traceback"]))
         return "".join(_text_of(output) for output in outputs)
 
-    def run(self, index: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
+    def run(self, index: int, *, timeout_seconds: float = PATIENCE_SECONDS) -> str:
         """Run a cell to its end, and return its text: what it printed and the text form of its values."""
         self.start(index)
         return self.wait(index, timeout_seconds=timeout_seconds)
 
-    def execute(self, source: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
+    def execute(self, source: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> str:
         """Run code in a new cell at the end."""
         return self.run(self.append(source), timeout_seconds=timeout_seconds)
 
-    def run_all(self, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def run_all(self, *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Run every code cell in its order, each to its end."""
         cells = self.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.map(c => c.model.type)")
         for index, kind in enumerate(cells):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page
 
-from tests.browser.harness import TIMEOUT_SECONDS, VIEWPORT, write_kernel, write_notebook
+from tests.browser.harness import VIEWPORT, write_kernel, write_notebook
+from tests.waiting import PATIENCE_SECONDS
 from tools.hosts import hosts_python
 from tools.jupyter import JupyterServer
 from tools.processes import run_environment, without_hub_settings
@@ -37,7 +38,7 @@ class AppPage:
 
 def new_page(browser: Browser) -> Page:
     page = browser.new_context(viewport=VIEWPORT).new_page()
-    page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
     return page
 
 
@@ -98,7 +99,7 @@ def marimo_notebook(
             app.close()
         finally:
             process.terminate()
-            process.wait(TIMEOUT_SECONDS)
+            process.wait(PATIENCE_SECONDS)
 
 
 def _free_port() -> int:
@@ -109,9 +110,9 @@ def _free_port() -> int:
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS):
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=PATIENCE_SECONDS):
             return
         time.sleep(POLL_SECONDS)
     raise AssertionError("marimo did not start. Its log says:\n" + log.read_text(encoding="utf-8", errors="replace"))

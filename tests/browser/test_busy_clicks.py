@@ -115,13 +115,13 @@ def test_a_widget_is_heard_from_in_the_cell_that_shows_it(busy: Scene, pause: st
         "import asyncio, time\n"
         "began = time.monotonic()\n"
         "display(browser := ModelBrowser())\n"
-        "while not browser._bridge._load.handover._was_greeted.is_set() and time.monotonic() < began + 60:\n"
+        "while not browser._bridge._load.handover._was_greeted.is_set() and time.monotonic() < began + 300:\n"
         f"    {pause}(0.05)\n"
         "print('', time.monotonic() - began)"
     ).split()[-1]
     busy.latencies_ms["hello"] = (float(seconds) * 1000, 0.0)
     busy.report(pause)
-    assert float(seconds) < 60
+    assert float(seconds) < 300
 
 
 @pytest.mark.parametrize("wait", ["await browser", "browser.wait()"])

@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.environment import ROOT
 from tools.processes import RUN_ID, run_environment, started_by
 
@@ -42,18 +43,19 @@ def demo() -> Iterator[tuple[subprocess.Popen[str], str, str]]:
 def test_the_quickstart_shows_models_and_a_signal_ends_everything(browser: Browser, number: signal.Signals) -> None:
     with demo() as (process, address, run_id):
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
         page.goto(address)
-        page.get_by_role("heading", name="modeldeck in one minute").wait_for(timeout=30_000)
+        page.get_by_role("heading", name="modeldeck in one minute").wait_for()
         # JupyterLab drops a cell that is run before its kernel is there.
-        page.get_by_role("button", name=re.compile(r"\| Idle$")).wait_for(timeout=60_000)
+        page.get_by_role("button", name=re.compile(r"\| Idle$")).wait_for()
         page.locator(".jp-CodeCell").first.click()
         page.keyboard.press("Shift+Enter")
-        expect(page.get_by_role("searchbox", name="Search models")).to_be_visible(timeout=30_000)
-        expect(page.get_by_text("SmolLM2-135M-Instruct-GGUF").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("searchbox", name="Search models")).to_be_visible()
+        expect(page.get_by_text("SmolLM2-135M-Instruct-GGUF").first).to_be_visible()
         page.close()
         assert len(started_by(run_id)) >= 3  # the demo, JupyterLab, a kernel
         process.send_signal(number)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert started_by(run_id) == []
 
 
@@ -63,5 +65,5 @@ def test_a_terminal_that_is_closed_ends_everything() -> None:
         urlopen(Request(f"{server}api/kernels", b"{}", {"Authorization": f"token {token}"})).close()
         assert len(started_by(run_id)) >= 3
         process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert started_by(run_id) == []

@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 
 from modeldeck.engine.retry import RetryPolicy
 from tests.browser.deck import Deck
-from tests.browser.harness import NOTEBOOK_7, TIMEOUT_SECONDS, Notebooks
+from tests.browser.harness import NOTEBOOK_7, Notebooks
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 
@@ -158,7 +159,7 @@ def test_a_failure_stays_on_the_card_and_retry_finishes(
     deck.press("Download", "Q4_1", REAL)
     deck.expect_state("Q4_1", REAL, "downloading")
     demo_hub.stop()
-    deck.expect_state("Q4_1", REAL, "failed", timeout_seconds=LONGEST_WAITS_SECONDS + TIMEOUT_SECONDS)
+    deck.expect_state("Q4_1", REAL, "failed", timeout_seconds=LONGEST_WAITS_SECONDS + PATIENCE_SECONDS)
     deck.expect_alert(REAL, re.compile("connect|reach", re.IGNORECASE))
     notebook.screenshot("error", deck.root)
     demo_hub.start()

@@ -10,11 +10,9 @@ from playwright.sync_api import Browser, expect
 from tests.browser.busy import BIG, NEWEST, SHOW, Front, Scene, scene
 from tests.browser.deck import Deck
 from tests.browser.harness import LAB, NOTEBOOK_7
+from tests.waiting import AT_ONCE_SECONDS
 from tools.jupyter import JupyterServer
 from tools.localhub import LocalHub
-
-RETURN_SECONDS = 5.0
-"""The goal is 1 s between the widget's return and the present state; this leaves room for a slow machine."""
 
 IS_LOST = re.compile(r"Run the cell again")
 
@@ -39,7 +37,7 @@ def expect_present_state(deck: Deck) -> None:
     """The widget is back: it must show the download."""
     returned = time.monotonic()
     deck.expect_state(*BIG, "downloading")
-    assert time.monotonic() - returned < RETURN_SECONDS
+    assert time.monotonic() - returned < AT_ONCE_SECONDS
 
 
 def expect_progress(deck: Deck) -> None:

@@ -19,6 +19,7 @@ import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from modeldeck import cluster
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, tiny_models
 from tools.localhub.tiny_models import CHAT_TEMPLATE
 
@@ -29,7 +30,7 @@ TINY = "tiny/model"
 LOST_WORKER_TIMEOUT = "distributed.deploy.lost-worker-timeout"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 200.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "the condition did not hold in time"

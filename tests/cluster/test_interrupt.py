@@ -15,6 +15,7 @@ import pytest
 from modeldeck import cluster
 from modeldeck.cluster.plugin_shell import make_agent_plugin
 from tests.cluster.conftest import FILE, REAL, SIZE_BYTES, MakeSite, Site, is_empty, loaded, parts, running, wait_until
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub.faults import Throttle
 
 HOSTS = 3
@@ -118,7 +119,7 @@ def test_an_interrupt_while_a_fleet_loads_its_model_ends_the_loads(site: Site) -
 
         def slow(*arguments: Any) -> None:
             (stop,) = models._loading.values()
-            assert stop.wait(60), "the load was not stopped"
+            assert stop.wait(PATIENCE_SECONDS), "the load was not stopped"
             judge(*arguments)
 
         models._judge = slow

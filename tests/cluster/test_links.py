@@ -15,6 +15,7 @@ from distributed import Client, SpecCluster
 
 from benchmarks.cluster_links import HOSTS, host, limit_links, scheduler
 from modeldeck import cluster
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, tiny_models
 
 SIZE_BYTES = 32 << 20
@@ -64,7 +65,7 @@ def main(folder: Path) -> None:
 @pytest.mark.skipif(not may_limit_links(), reason="network namespaces or tc are not available")
 def test_on_slow_links_each_host_sends_one_copy_to_the_next_and_the_hub_one_in_all() -> None:
     command = [*UNSHARE, sys.executable, "-m", __name__]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE_SECONDS)
     found = json.loads(result.stdout)
     assert found["served"] <= 1.02 * found["size"] + (2 << 20)
     assert found["sources"] == ["hub", *(f"peer {name}" for name in found["hosts"][:-1])]

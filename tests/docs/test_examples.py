@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.environment import ROOT
 from tools.localhub import LocalHub
 from tools.localhub.demo import TOKEN
@@ -20,7 +21,6 @@ from tools.localhub.tiny_models import write_chat_model
 from tools.processes import run_environment, without_hub_settings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TIMEOUT_SECONDS = 240
 
 pytestmark = pytest.mark.llama
 
@@ -107,7 +107,7 @@ def failures(environment: dict[str, str]) -> dict[str, str | None]:
         cwd=user_folder(environment),
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
     assert result.returncode == 0, result.stderr
     found: dict[str, str | None] = json.loads(result.stdout.splitlines()[-1])
@@ -144,7 +144,7 @@ def test_a_command_line_works(page: str, line: str, environment: dict[str, str])
             cwd=user_folder(environment),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=PATIENCE_SECONDS,
         )
         assert result.returncode == 0, result.stderr
     elif program == "export":

@@ -19,6 +19,7 @@ from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, E
 from modeldeck.engine.manager import DownloadManager
 from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.processes import without_hub_settings
 
@@ -152,7 +153,7 @@ def until() -> Until:
     """Wait for a condition that has no event."""
 
     async def wait(condition: Callable[[], object]) -> None:
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_SECONDS):
             while not condition():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 

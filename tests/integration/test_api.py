@@ -15,12 +15,12 @@ import modeldeck
 from modeldeck import _errors
 from modeldeck._settings import resolve_settings
 from modeldeck.service.observe import stop_engine
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
-TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def test_a_job_is_steered_and_awaited(demo_hub: LocalHub, cache: Path) -> None:
     async def wait() -> modeldeck.LocalModel:
         return await job
 
-    model = asyncio.run(asyncio.wait_for(wait(), TIMEOUT_SECONDS))
+    model = asyncio.run(asyncio.wait_for(wait(), PATIENCE_SECONDS))
     assert all(path.is_file() for path in model.paths)
-    assert job.result(TIMEOUT_SECONDS) == model
+    assert job.result(PATIENCE_SECONDS) == model
 
 
 @pytest.fixture
@@ -112,16 +112,16 @@ def test_an_interrupt_is_one_also_when_there_is_nothing_left_to_pause(demo_hub: 
             is_paused.set()
 
     def pause_and_interrupt() -> None:
-        assert is_followed.wait(TIMEOUT_SECONDS)
+        assert is_followed.wait(PATIENCE_SECONDS)
         job.pause()  # as somebody may in a widget
-        assert is_paused.wait(TIMEOUT_SECONDS)
+        assert is_paused.wait(PATIENCE_SECONDS)
         signal.pthread_kill(main_thread, signal.SIGINT)
 
     other = threading.Thread(target=pause_and_interrupt)
     other.start()
     with pytest.raises(KeyboardInterrupt):
         modeldeck.download(SPLIT, endpoint=demo_hub.endpoint, cache_dir=cache, progress=follow)
-    other.join(TIMEOUT_SECONDS)
+    other.join(PATIENCE_SECONDS)
     assert job.cancel().state == "cancelled"
 
 
@@ -136,7 +136,7 @@ def test_two_threads_that_want_one_file_share_one_download(demo_hub: LocalHub, c
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(TIMEOUT_SECONDS)
+        thread.join(PATIENCE_SECONDS)
     assert [model.path for model in found] == [found[0].path] * 3
     fetched = sum(
         record.bytes_sent for record in demo_hub.requests if record.origin == "cdn" and record.method == "GET"
@@ -166,7 +166,7 @@ def test_a_forked_process_has_sessions_of_its_own(
     monkeypatch.setenv("MODELDECK_INLINE", inline)
     monkeypatch.setenv("MODELDECK_RUNTIME_DIR", str(tmp_path / "run"))
     command = [sys.executable, "-c", FORK, demo_hub.endpoint, str(cache), TINY]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     asyncio.run(stop_engine(resolve_settings(endpoint=demo_hub.endpoint, cache_dir=cache)))
     assert run.returncode == 0, run.stderr
     assert len(modeldeck.local_models(cache_dir=cache)) == 2

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from modeldeck._children import Child
+from tests.waiting import PATIENCE_SECONDS
 
 PROGRAM = r"""
 import ctypes, os, sys, time
@@ -56,7 +57,7 @@ def make_child(tmp_path: Path) -> Iterator[Make]:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             os.kill(pid, 0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 from tools.localhub.tiny_models import write_chat_model
@@ -20,7 +21,6 @@ REAL = "modeldeck-demo/SmolLM2-135M-Instruct-GGUF"
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
 GATED = "modeldeck-demo/tiny-gated-GGUF"
-TIMEOUT_SECONDS = 90
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -39,7 +39,7 @@ def run(environment: dict[str, str]) -> Run:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=PATIENCE_SECONDS,
         )
 
     return run
@@ -166,7 +166,7 @@ def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
         with contextlib.suppress(OSError):  # what Linux says when the other end is closed
             while piece := reader.read(4096):
                 shown += piece
-        assert process.wait(TIMEOUT_SECONDS) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     first, *others = shown.decode().strip().split("\r\x1b[J")
     updates = [update.removesuffix("\x1b[1A").splitlines() for update in (first, *others)]
     assert max(map(len, updates)) == 2, "the line of each download"
@@ -185,7 +185,7 @@ def test_the_next_process_goes_on_where_this_one_ended(
     with start_slow_download(environment) as process:
         wait_for_bytes(process, 6_000_000)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
     demo_hub.faults.clear()
     result = run("download", SPLIT, "--json")
@@ -211,11 +211,11 @@ def test_an_interrupt_is_one_also_when_somebody_else_has_paused_the_download(
                 "        await session.act(job.job_id, 'pause')\n"
                 "anyio.run(main)"
             )
-            subprocess.run([sys.executable, "-c", pause], env=environment, check=True, timeout=TIMEOUT_SECONDS)
+            subprocess.run([sys.executable, "-c", pause], env=environment, check=True, timeout=PATIENCE_SECONDS)
             assert process.stdout is not None
             assert any(json.loads(line)["state"] == "paused" for line in process.stdout)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+            _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 130
         assert errors.startswith("Interrupted.")
     finally:
@@ -243,7 +243,7 @@ def test_an_output_that_cannot_be_written_is_told(environment: dict[str, str], a
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=PATIENCE_SECONDS,
         )
     assert result.returncode == 1
     assert result.stderr == "modeldeck: [Errno 28] No space left on device\n"
@@ -259,7 +259,7 @@ def test_cancel_deletes_what_is_unfinished(
         with start_slow_download(environment) as process:
             wait_for_bytes(process, 1_000_000)
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=TIMEOUT_SECONDS)
+            process.communicate(timeout=PATIENCE_SECONDS)
         assert list(tmp_path.rglob("*.part"))
         other = run("cancel", f"{SPLIT}:Q8_0")
         assert (other.returncode, other.stdout) == (1, "")
@@ -282,7 +282,7 @@ def test_a_download_without_standard_streams_is_whole(
 ) -> None:
     """The next file that is opened would take the place of a missing stream, and native libraries write to that."""
     command = f'exec "$0" -m modeldeck download {SPLIT} {closing}'
-    result = subprocess.run(["sh", "-c", command, sys.executable], env=environment, timeout=TIMEOUT_SECONDS)
+    result = subprocess.run(["sh", "-c", command, sys.executable], env=environment, timeout=PATIENCE_SECONDS)
     assert result.returncode == 0
     assert [file["is_valid"] for file in lines(run("verify", SPLIT, "--json"))] == [True, True, True]
 

@@ -23,6 +23,7 @@ from modeldeck.engine.leftovers import LEFT_OVER_SECONDS, clean_partials, discar
 from modeldeck.engine.ownership import ABANDONED_SECONDS
 from modeldeck.engine.partial import Partial, SegmentWriter
 from modeldeck.engine.retry import RetryPolicy
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub.faults import Reply, Throttle
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_two_processes_want_the_same_file(playground: Playground, locks: str) ->
     playground.hub.faults.add(Throttle(6e6), origin="cdn")
     children = [start(playground, locks) for _ in range(3)]
     for child in children:
-        out, err = child.communicate(timeout=100)
+        out, err = child.communicate(timeout=PATIENCE_SECONDS)
         assert out.strip() == "ready None", err
     assert playground.pointer.read_bytes() == playground.content
     assert [name for name in playground.left_overs() if name.endswith((".part", ".journal"))] == []
@@ -98,7 +99,7 @@ def test_a_process_with_huggingface_hub_wants_the_same_file(playground: Playgrou
         )
     playground.hub.faults.clear()  # both are there
     for child in children:
-        out, err = child.communicate(timeout=100)
+        out, err = child.communicate(timeout=PATIENCE_SECONDS)
         assert child.returncode == 0, err
         assert out.strip() in ("ready None", str(playground.pointer))
     assert playground.pointer.read_bytes() == playground.content
@@ -117,7 +118,7 @@ async def test_no_deadlock_with_hf_hub_download_in_the_same_process(playground: 
     async with playground.manager() as manager, anyio.create_task_group() as tasks:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
-        with anyio.fail_after(100):
+        with anyio.fail_after(PATIENCE_SECONDS):
             tasks.start_soon(lift_the_throttle_when_asked_for_more, len(playground.hub.requests.to("hub")))
             found = await anyio.to_thread.run_sync(
                 lambda: hf_hub_download(

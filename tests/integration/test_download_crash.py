@@ -17,6 +17,7 @@ import pytest
 
 from modeldeck._types import DownloadState
 from modeldeck.engine.store import StoredJob
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Downloads:
 
     def wait(self, process: ForkServerProcess) -> int | None:
         """Wait until it has ended, and return its exit code; one that did not die has the file."""
-        process.join(100)
+        process.join(PATIENCE_SECONDS)
         if process.exitcode == 0:
             assert self._outcome.read_text() == "ready None"
         return process.exitcode
@@ -158,7 +159,6 @@ def assert_finished(playground: Playground) -> None:
     assert stored.finish.received == stored.finish.total == len(playground.content)
 
 
-@pytest.mark.timeout(400)
 def test_kills_at_random_moments(playground: Playground, downloads: Downloads) -> None:
     draw = random.Random(7)
     throttle = playground.hub.faults.add(Throttle(bytes_per_second=2e6), origin="cdn")

@@ -23,6 +23,7 @@ import pytest
 from modeldeck._types import DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine import completion, disk, partial
 from modeldeck.engine.journal import Block
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub.faults import Throttle
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ async def test_a_write_that_fails_when_all_has_come_is_not_published(
     has_come = threading.Event()
 
     def failing(descriptor: int) -> None:
-        assert has_come.wait(60)
+        assert has_come.wait(PATIENCE_SECONDS)
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     playground.hub.faults.add(Throttle(100e6), origin="cdn")
@@ -288,7 +289,7 @@ async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
 
     def failing(descriptor: int) -> None:
         asked.set()
-        assert is_paused.wait(60)
+        assert is_paused.wait(PATIENCE_SECONDS)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(partial, "write_back", failing)
@@ -296,7 +297,7 @@ async def test_an_error_of_the_disk_in_the_middle_of_a_pause_is_not_forgotten(
     playground.hub.faults.add(Throttle(20e6), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
-        assert await anyio.to_thread.run_sync(asked.wait, 60)
+        assert await anyio.to_thread.run_sync(asked.wait, PATIENCE_SECONDS)
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(manager.act, job.job_id, "pause")
             await anyio.wait_all_tasks_blocked()

@@ -16,6 +16,7 @@ import pytest
 from modeldeck._errors import DiskFullError
 from modeldeck._types import DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
+from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
 from tools.localhub.faults import Cut, FlipBit, Throttle
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ async def test_cancellation(playground: Playground, until: Until) -> None:
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 1_000_000)
-        with anyio.fail_after(5):  # a second on a quiet machine
+        with anyio.fail_after(AT_ONCE_SECONDS):
             cancelled = await manager.act(job.job_id, "cancel")
         assert cancelled.state is DownloadState.CANCELLED
         assert playground.left_overs() == []
@@ -223,7 +224,11 @@ def test_too_many_open_files_are_named_and_a_retry_goes_on(playground: Playgroun
     """If some descriptors are left the engine uses fewer connections. If none are left it says why it fails."""
     request = msgspec.json.encode(playground.request()).decode()
     child = subprocess.run(
-        [sys.executable, "-c", CROWDED, request, str(free)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", CROWDED, request, str(free)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert child.returncode == 0, child.stderr
     crowded, alone = child.stdout.splitlines()

@@ -23,6 +23,7 @@ from modeldeck.engine.manager import DownloadManager
 from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, can_move
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, faults
 
 CONTENT = b"GGUF" + random.Random(3).randbytes(6_000_000)
@@ -87,7 +88,7 @@ class DownloadMachine(RuleBasedStateMachine):
 
     def call(self, method: str, *arguments: Any) -> Any:
         async def run() -> Any:
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE_SECONDS):
                 return await getattr(self.manager, method)(*arguments)
 
         return self.portal.call(run)

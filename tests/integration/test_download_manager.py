@@ -23,6 +23,7 @@ from modeldeck.engine.leftovers import discard_partials
 from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
+from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
 from tools.localhub.faults import ChangeHeaders, Chunked, Reply, Stall, Throttle
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ async def test_pause_and_resume_act_at_once(playground: Playground, until: Until
         job = await manager.submit(playground.request())
         for share in (3_000_000, 8_000_000):
             await until(lambda share=share: manager.snapshots()[0].received > share)
-            with anyio.fail_after(5):  # a second on a quiet machine
+            with anyio.fail_after(AT_ONCE_SECONDS):
                 paused = await manager.act(job.job_id, "pause")
             assert paused.state is S.PAUSED
             assert paused.connections == 0
@@ -76,7 +77,7 @@ async def test_pause_and_resume_act_at_once(playground: Playground, until: Until
             received = paused.received
             assert (await manager.wait(job.job_id)).state is S.PAUSED
             assert manager.active == 0
-            with anyio.fail_after(5):  # a second on a quiet machine
+            with anyio.fail_after(AT_ONCE_SECONDS):
                 resumed = await manager.act(job.job_id, "resume")
             assert resumed.state in (S.QUEUED, S.RESOLVING)
             assert resumed.received >= received
@@ -112,7 +113,7 @@ async def test_stopping_before_the_connection_exists(
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].state is phase)
-        with anyio.fail_after(5):  # a second on a quiet machine
+        with anyio.fail_after(AT_ONCE_SECONDS):
             stopped = await manager.act(job.job_id, request_)
         assert stopped.state is (S.PAUSED if request_ == "pause" else S.CANCELLED)
         if request_ == "cancel":
@@ -159,7 +160,7 @@ async def test_a_queued_one_does_not_start_while_it_is_cancelled(
 
     def slow(*arguments: Any) -> int:
         is_discarding.set()
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(PATIENCE_SECONDS)
         return discard_partials(*arguments)
 
     first, second, third = several(playground, 3)
@@ -167,7 +168,7 @@ async def test_a_queued_one_does_not_start_while_it_is_cancelled(
     async with playground.manager(limits=EngineLimits(max_active_jobs=1)) as manager:
         running = await manager.submit(first)
         waiting = await manager.submit(second)
-        with monkeypatch.context() as patch, anyio.fail_after(60):
+        with monkeypatch.context() as patch, anyio.fail_after(PATIENCE_SECONDS):
             patch.setattr(job_module, "discard_partials", slow)
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(manager.act, waiting.job_id, "cancel")
@@ -189,7 +190,7 @@ async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
 
     def slow(*arguments: Any) -> int:
         is_discarding.set()
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(PATIENCE_SECONDS)
         return discard_partials(*arguments)
 
     playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=1_000_000), origin="cdn")
@@ -201,7 +202,7 @@ async def test_one_that_is_being_cancelled_is_not_paused_and_resumed(
         async def pause() -> None:
             states.append((await manager.act(running.job_id, "pause")).state)
 
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_SECONDS):
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(manager.act, running.job_id, "cancel")
                 await anyio.to_thread.run_sync(is_discarding.wait)

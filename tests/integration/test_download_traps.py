@@ -13,6 +13,7 @@ import pytest
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadState, GGUFFile
 from modeldeck.engine.patience import Patience
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, faults
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ SURVIVED: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("name", SURVIVED)
 async def test_the_file_is_exact_all_the_same(playground: Playground, name: str) -> None:
     added = [playground.hub.faults.add(**fault) for fault in SURVIVED[name]]
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_SECONDS):
         done = await playground.download(**patience_for(name))
     playground.assert_exact(done)
     assert all(playground.hub.faults.fired(fault) > 0 for fault in added) or name == "gzip if asked for"
@@ -150,7 +151,7 @@ async def test_the_error_is_clean(playground: Playground, name: str) -> None:
     code, script = REFUSED[name]
     for fault in script:
         playground.hub.faults.add(**fault)
-    with anyio.fail_after(90):
+    with anyio.fail_after(PATIENCE_SECONDS):
         failed = await playground.download(**patience_for(name))
     playground.assert_failed(failed, code)
     assert failed.error is not None

@@ -16,6 +16,7 @@ from modeldeck._types import DownloadSnapshot, DownloadState, LocalModel, Verifi
 from modeldeck.engine.verify import repair_request, repaired_files, verify_files
 from modeldeck.hub import cache
 from modeldeck.hub.client import HubClient
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub.faults import FlipBit
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ async def test_a_repair_without_network_leaves_the_file_where_it_was(
     damaged = playground.content[:-1] + b"x"
     playground.blob.write_bytes(damaged)
     playground.hub.stop()
-    with pytest.raises(ModelDeckError), anyio.fail_after(60):
+    with pytest.raises(ModelDeckError), anyio.fail_after(PATIENCE_SECONDS):
         await repair(playground, model, hub)
     assert playground.blob.read_bytes() == damaged
     playground.blob.unlink()

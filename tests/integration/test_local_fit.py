@@ -13,6 +13,7 @@ import modeldeck
 from modeldeck import FitEstimate, GGUFError, InvalidRequestError, LoadFailedError, RemoteFileNotFoundError
 from modeldeck.llama import Measurement, MeasurementStore
 from modeldeck.service.discovery import find_state_directory
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.tiny_models import write_chat_model, write_projector, write_split_model
 
@@ -111,7 +112,7 @@ def test_the_command(tmp_path: Path, cache: Path) -> None:
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "modeldeck", "fit", str(path), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS).stdout
 
     record = json.loads(run("--json", "--n-ctx", "512"))
     assert (record["verdict"], record["n_ctx"], record["max_n_ctx"]) == ("fits", 512, 2048)

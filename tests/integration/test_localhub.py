@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, RequestRecord
 
 CONTENT = bytes(range(256)) * 4096
@@ -293,7 +294,7 @@ def test_bad_requests(hub: LocalHub) -> None:
     assert httpx.delete(f"{hub.endpoint}/api/models/{REPO}").status_code == 405
     assert httpx.get(f"{hub.cdn_origin}/nothing").status_code == 404
     address = httpx.URL(hub.endpoint)
-    with socket.create_connection((address.host, address.port), timeout=30) as connection:
+    with socket.create_connection((address.host, address.port), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, demo
 
 
@@ -29,7 +30,7 @@ def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             yield found.group(), process
         finally:
             process.terminate()  # it has a folder to delete
-            process.wait(30)
+            process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_serves_a_folder_until_it_is_stopped(folder: Path, number: signal.Signal
         got = httpx.get(f"{endpoint}/alice/tiny-GGUF/resolve/main/Q4_0/tiny.gguf", follow_redirects=True)
         assert got.content == b"model"
         process.send_signal(number)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

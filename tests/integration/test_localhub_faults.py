@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, faults
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB, more than sockets hold
@@ -33,7 +34,7 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(headers={"accept-encoding": "identity"}, timeout=30) as client:
+    with httpx.Client(headers={"accept-encoding": "identity"}, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
@@ -44,7 +45,7 @@ def cdn_url(hub: LocalHub) -> str:
 def send(url: str, *, first: int | None = None, method: str = "GET") -> socket.socket:
     """A connection that has asked and has read nothing yet."""
     parts = urlsplit(url)
-    connection = socket.create_connection((parts.hostname, parts.port), timeout=30)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_SECONDS)
     span = "" if first is None else f"Range: bytes={first}-\r\n"
     connection.sendall(f"{method} {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n{span}\r\n".encode())
     return connection
@@ -230,7 +231,7 @@ def knock(hub: LocalHub, is_knocking: threading.Event) -> list[socket.socket]:
     opened: list[socket.socket] = []
     with contextlib.suppress(OSError):
         while len(opened) < 200:
-            opened.append(socket.create_connection((address.hostname, address.port), timeout=60))
+            opened.append(socket.create_connection((address.hostname, address.port), timeout=PATIENCE_SECONDS))
             is_knocking.set()
     return opened
 
@@ -484,7 +485,7 @@ def test_signatures_expire_at_the_cdn_only(hub: LocalHub, client: httpx.Client) 
 def test_signatures_have_a_lifetime() -> None:
     with LocalHub(repos={REPO: {"tiny-Q4_0.gguf": b"x"}}, signature_seconds=2.0) as hub:
         url = cdn_url(hub)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while httpx.get(url).status_code == 200 and time.monotonic() < deadline:
             threading.Event().wait(0.05)
         assert httpx.get(url).status_code == 403

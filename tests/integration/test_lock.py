@@ -15,6 +15,7 @@ import modeldeck
 from modeldeck import LockedModel, LockError, Session, llama
 from modeldeck.lockfile import pin, read_lock_file
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Reply
 from tools.localhub.tiny_models import write_chat_model, write_projector, write_split_model
@@ -24,7 +25,6 @@ REPO = "owner/locked-GGUF"
 OLD = "owner/old-name-GGUF"
 NAME = "locked-Q8_0.gguf"
 SPLIT = "owner/split-GGUF"
-TIMEOUT_SECONDS = 120
 
 pytestmark = pytest.mark.anyio
 
@@ -193,7 +193,7 @@ def test_the_command_and_its_status(hub: LocalHub, tmp_path: Path) -> None:
             },
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=PATIENCE_SECONDS,
         )
 
     result = run("lock", f"{REPO}:Q8_0")
@@ -241,7 +241,7 @@ def test_copied_code_runs_as_copied(hub: LocalHub, tmp_path: Path) -> None:
         env={**without_hub_settings(os.environ), **state, "HF_ENDPOINT": hub.endpoint},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
     assert result.returncode == 0, result.stderr
     runs: list[list[Any]] = [json.loads(line) for line in result.stdout.splitlines()]

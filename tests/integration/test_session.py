@@ -36,6 +36,7 @@ from modeldeck.service import connect
 from modeldeck.service.engine_client import EngineClient
 from modeldeck.sizing import ask_child, dry_run
 from modeldeck.sizing.hardware import Hardware
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Reply, Throttle
 from tools.localhub.tiny_models import write_chat_model
@@ -165,7 +166,7 @@ async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> 
     has_begun = asyncio.Event()
     loop = asyncio.get_running_loop()
     unsubscribe = engine.subscribe(lambda news: loop.call_soon_threadsafe(has_begun.set) if news.received else None)
-    await asyncio.wait_for(has_begun.wait(), 60)
+    await asyncio.wait_for(has_begun.wait(), PATIENCE_SECONDS)
     unsubscribe()
     assert (await job.pause()).state is DownloadState.PAUSED
     kept = job.snapshot.received
@@ -173,7 +174,7 @@ async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> 
     await job.resume()
     demo_hub.faults.clear()
     waiting = asyncio.ensure_future(job.result())
-    model = await asyncio.wait_for(waiting, 60)
+    model = await asyncio.wait_for(waiting, PATIENCE_SECONDS)
     assert model.path.exists()
 
     demo_hub.faults.add(Throttle(1e4, is_shared=True), origin="cdn")
@@ -181,7 +182,7 @@ async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> 
     result = asyncio.ensure_future(other.result())
     await engine.act(other.job_id, "cancel")
     with pytest.raises(DownloadCancelledError):
-        await asyncio.wait_for(result, 60)
+        await asyncio.wait_for(result, PATIENCE_SECONDS)
     assert not list((session.settings.cache_dir).rglob("*.part*"))
 
 
@@ -441,12 +442,12 @@ async def test_a_cancelled_load_ends_and_gives_back_what_it_had_loaded(
 
     def load(path: Path, *, cancel: threading.Event, **_: object) -> object:
         begun.set()
-        assert cancel.wait(60)
+        assert cancel.wait(PATIENCE_SECONDS)
         return SimpleNamespace(unload=unloaded.set)  # it was loaded just before it looked
 
     monkeypatch.setattr(llama, "load", load)
     loading = asyncio.create_task(session.load(tmp_path / "model.gguf"))
-    assert await asyncio.to_thread(begun.wait, 60)
+    assert await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loading

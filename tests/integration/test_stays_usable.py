@@ -29,6 +29,7 @@ from modeldeck import (
     llama,
 )
 from modeldeck.hub.client import ClientLimits, HubClient
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Reply
 from tools.localhub.tiny_models import write_chat_model
@@ -38,7 +39,6 @@ REPO = "owner/kept-GGUF"
 KEPT = "kept-Q8_0.gguf"
 OTHER = "kept-F16.gguf"
 NOBODY = 65_534
-TIMEOUT_SECONDS = 90
 IMPATIENT = ClientLimits(retry_seconds=0.01)
 PORTAL = Reply(200, {"content-type": "text/html"}, b"<!doctype html><title>Welcome</title>")
 
@@ -194,7 +194,7 @@ def test_the_command_says_it_too(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
     hub.faults.clear()
     assert result.returncode == 0, result.stderr

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.demo import TOKEN
 from tools.localhub.faults import Throttle
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
-TIMEOUT_SECONDS = 90
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -29,7 +29,7 @@ def environment(user_environment: dict[str, str]) -> dict[str, str]:
 def run(environment: dict[str, str]) -> Run:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
 
     return run

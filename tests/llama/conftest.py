@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import tiny_models
 
 
@@ -97,7 +98,7 @@ def run_child(tmp_path_factory: pytest.TempPathFactory, forkserver: ForkServerCo
     """Run code in a process of its own, which may die of it."""
     folder = tmp_path_factory.mktemp("children")
 
-    def run(code: str, *, timeout: float = 100.0, **variables: object) -> Outcome:
+    def run(code: str, *, timeout: float = PATIENCE_SECONDS, **variables: object) -> Outcome:
         output_path = folder / f"{uuid.uuid4().hex}.txt"
         namespace = {"code": textwrap.dedent(code), "variables": variables, "output_path": str(output_path)}
         process = forkserver.Process(target=exec, args=(_CHILD, namespace))

@@ -10,6 +10,7 @@ import pytest
 from modeldeck._errors import InvalidRequestError
 from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
 from modeldeck.llama import load
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.llama
 
@@ -49,7 +50,7 @@ def test_no_cache_type_ends_the_process(run_child: Any, smollm2: Path) -> None:
         """,
         smollm2=smollm2,
         types=list(GGML_TYPES),
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert outcome.exit_code == 0, outcome.output
     usable, refused = map(int, outcome.output.split())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.memory_group import MemoryGroup, limited_memory
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="control groups")
 
@@ -62,7 +63,7 @@ def run_in(group: MemoryGroup, program: str, *arguments: object) -> list[str]:
         [sys.executable, "-c", program, str(group.path), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert group.kills == 0

@@ -14,6 +14,7 @@ from modeldeck.sizing.dry_run import CONTEXT_GRID, ContextMemory, DryRun, Header
 from modeldeck.sizing.llama_child import read_sizes
 from modeldeck.sizing.memory import ContextOptions
 from tests.llama.fit_shapes import MODELS, write_header
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub.tiny_models import write_split_model
 
 pytestmark = pytest.mark.llama
@@ -61,7 +62,10 @@ def test_a_header_is_enough_for_the_numbers_of_a_real_load(smollm2: Path) -> Non
     answer = dry_run_header([part], contexts=(2048,), options=ContextOptions(flash_attn=False))
     assert answer.status == "ok", answer.reason
     run = subprocess.run(
-        [sys.executable, "-c", REAL_LOAD, str(smollm2), "2048"], capture_output=True, check=True, timeout=60
+        [sys.executable, "-c", REAL_LOAD, str(smollm2), "2048"],
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     real = read_sizes(json.loads(run.stdout))
     [planned] = answer.contexts

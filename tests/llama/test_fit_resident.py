@@ -9,6 +9,7 @@ import pytest
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
 from modeldeck.sizing.memory import ContextOptions, memory_use
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.llama, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
@@ -31,7 +32,7 @@ print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024)
 def test_ram_is_predicted_within_fifteen_percent(smollm2: Path, flash_attn: bool) -> None:
     n_ctx = 768
     command = [sys.executable, "-c", PEAK, str(smollm2), str(n_ctx), str(flash_attn)]
-    run = subprocess.run(command, capture_output=True, check=True, timeout=110)
+    run = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_SECONDS)
     peak = int(run.stdout.split()[-1])
     use = memory_use(
         read_metadata(read_header(smollm2)),

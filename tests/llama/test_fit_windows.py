@@ -11,6 +11,7 @@ from gguf import GGUFWriter
 from modeldeck.gguf.header import read_header
 from modeldeck.gguf.metadata import read_metadata
 from modeldeck.sizing.cache_shape import layer_shapes
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.llama
 
@@ -84,7 +85,7 @@ def test_windows_are_where_llama_cpp_has_them(tmp_path: Path) -> None:
         input=json.dumps([str(path) for path in paths]).encode(),
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     for path, flags in zip(paths, json.loads(run.stdout), strict=True):
         shapes = layer_shapes(read_metadata(read_header(path)))

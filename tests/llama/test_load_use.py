@@ -16,6 +16,7 @@ import pytest
 
 from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
 from modeldeck.llama import load
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import tiny_models
 from tools.localhub.tiny_models import ANSWER
 
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.llama
 
 MESSAGES = [{"role": "user", "content": "What?"}]
 LONG_PROMPT = "one two three four five " * 600
-WAIT_SECONDS = 60.0
 PROMPT_SECONDS = 8.0  # less than the long prompt takes on one thread
 
 
@@ -58,13 +58,13 @@ class Caller(threading.Thread):
             self.error = error
 
     def finish(self) -> Any:
-        self.join(WAIT_SECONDS)
+        self.join(PATIENCE_SECONDS)
         assert not self.is_alive()
         return self.error or self.result
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -150,7 +150,7 @@ def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     path = tiny_models.write_chat_model(tmp_path / "endless.gguf", chat_template=endless)
     with load(path, n_threads=1, n_threads_batch=1) as llm:
-        llm._execution.renderer._max_seconds = WAIT_SECONDS
+        llm._execution.renderer._max_seconds = PATIENCE_SECONDS
         running = Caller(llm.create_chat_completion, MESSAGES)
         until(lambda: llm._execution.renderer._child.pid is not None)
         child = llm._execution.renderer._child.pid
@@ -253,7 +253,7 @@ def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> Non
         for _ in range(8):
             with load(path, n_threads=1, n_threads_batch=1) as llm:
                 llm.create_chat_completion([{"role": "user", "content": "x"}])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while psutil.Process().num_threads() > threads and time.monotonic() < deadline:
             time.sleep(0.01)  # OpenMP's workers go a little later
         print(threading.active_count(), psutil.Process().num_threads() <= threads, len(psutil.Process().children()))

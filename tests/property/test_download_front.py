@@ -21,6 +21,7 @@ from modeldeck.engine.front_hashing import Front
 from modeldeck.engine.journal import PartialHeader
 from modeldeck.engine.partial import Partial, SegmentWriter
 from modeldeck.engine.threads import DiskThreads
+from tests.waiting import PATIENCE_SECONDS
 
 SIZE = 4000
 CONTENT = random.Random(5).randbytes(SIZE)
@@ -141,7 +142,7 @@ def test_the_next_connection_does_not_overtake_one_that_waits_for_room(
         first.bring(100)
         waiting = pool.submit(first.bring, 100)
         try:
-            pool.submit(second.bring, 100).result(30)
+            pool.submit(second.bring, 100).result(PATIENCE_SECONDS)
             assert not waiting.done()
         finally:
             gate.set()
@@ -164,7 +165,7 @@ def test_when_other_files_come_the_room_shrinks_and_nobody_waits_for_ever(tmp_pa
     assert hasher.position == 0, "not worth to wake the thread"
     sharers = front_hashing.MAX_WAITING_BLOCKS
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(connection.bring_all).result(30)
+        pool.submit(connection.bring_all).result(PATIENCE_SECONDS)
     finish(front, hasher, partial, [connection])
     partial.discard()
     threads.shut_down()

@@ -18,6 +18,7 @@ from modeldeck.gguf.metadata import read_metadata
 from modeldeck.gguf.model_facts import model_traits
 from modeldeck.sizing.estimate import estimate_fit
 from modeldeck.sizing.hardware import Hardware
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import tiny_models
 
 MUTATIONS = 20_000
@@ -181,7 +182,7 @@ def test_nothing_is_refused_that_llama_cpp_loads(seeds: list[bytes], tmp_path: P
         input=json.dumps(refused + accepted).encode(),
         capture_output=True,
         check=True,
-        timeout=110,
+        timeout=PATIENCE_SECONDS,
         env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )
     loaded = set(json.loads(run.stdout))

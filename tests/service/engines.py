@@ -18,6 +18,7 @@ from modeldeck.service.discovery import EnginePlace, find_place
 from modeldeck.service.engine_client import EngineClient
 from modeldeck.service.inline import InlineHome
 from modeldeck.service.launch import ProcessHome
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 
@@ -117,7 +118,7 @@ class Engines:
                     found.append(process)
         return found
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true"

@@ -11,13 +11,13 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
 from tests.service.engines import Engines
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Throttle
 
 CONTENT = b"GGUF" + random.Random(1).randbytes(8_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 BYTES_PER_SECOND = 1e6
-KERNEL_SECONDS = 60
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
@@ -69,7 +69,7 @@ class Kernel:
         def hear(message: dict[str, dict[str, str]]) -> None:
             printed.append(message["content"].get("text", ""))
 
-        reply = self.client.execute_interactive(code, timeout=KERNEL_SECONDS, output_hook=hear)
+        reply = self.client.execute_interactive(code, timeout=PATIENCE_SECONDS, output_hook=hear)
         assert reply["content"]["status"] == "ok", reply["content"]
         return "".join(printed).strip()
 
@@ -78,7 +78,7 @@ class Kernel:
         # Otherwise the kernel refuses for a moment, after an interrupt, what comes next.
         cell: str = self.client.execute(code, stop_on_error=False)
         while True:
-            message = self.client.get_iopub_msg(timeout=KERNEL_SECONDS)
+            message = self.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
             if message["msg_type"] == "stream" and "running" in message["content"]["text"]:
                 return cell
 
@@ -104,14 +104,14 @@ def assert_ends_exact(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
     """The download, which must still be running, ends with the exact file."""
     assert not blob(cache_dir).exists()
     hub.faults.clear()
-    engines.wait_until(blob(cache_dir).exists, seconds=60)
+    engines.wait_until(blob(cache_dir).exists)
     assert blob(cache_dir).read_bytes() == CONTENT
 
 
 def interrupt(kernel: Kernel) -> None:
     cell = kernel.begin("print('running', flush=True); time.sleep(1000)")
     kernel.manager.interrupt_kernel()
-    while kernel.client.get_shell_msg(timeout=KERNEL_SECONDS)["parent_header"]["msg_id"] != cell:
+    while kernel.client.get_shell_msg(timeout=PATIENCE_SECONDS)["parent_header"]["msg_id"] != cell:
         pass
     assert kernel.run("print((await engine.status()).active)") == "1"
 
@@ -171,7 +171,7 @@ def test_a_restarted_kernel_finds_its_download_and_steers_it(
 ) -> None:
     job_id = kernel.start_download()
     kernel.manager.restart_kernel(now=True)
-    kernel.client.wait_for_ready(timeout=KERNEL_SECONDS)
+    kernel.client.wait_for_ready(timeout=PATIENCE_SECONDS)
     seen = kernel.run(f"""
 from pathlib import Path
 from modeldeck._settings import Settings

@@ -16,6 +16,7 @@ from modeldeck.service.engine_client import EngineClient
 from modeldeck.service.observe import stop_engine
 from tests.service.conftest import RequestFactory
 from tests.service.engines import SIZE_BYTES, Engines, assert_exact
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 
 LIMIT_BYTES_PER_SECOND = SIZE_BYTES // 10
@@ -67,7 +68,7 @@ async def test_the_command_limits_a_running_download_and_the_next_engine_too(
             [*command, "--cache-dir", str(engines.cache_dir)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert (result.returncode, result.stderr) == (0, "")
@@ -116,7 +117,7 @@ def test_wrong_limits_are_a_wrong_usage_and_start_no_engine(
         [sys.executable, "-m", "modeldeck", "engine", *arguments, "--cache-dir", str(engines.cache_dir)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         env={**os.environ, "MODELDECK_INLINE": "0"},
         check=False,
     )

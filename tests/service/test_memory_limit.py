@@ -14,6 +14,7 @@ import pytest
 from modeldeck._types import DownloadRequest, GGUFFile
 from tests.memory_group import MemoryGroup, limited_memory
 from tests.service.engines import Engines
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 
 MIB = 2**20
@@ -105,7 +106,7 @@ def test_a_memory_limit_of_1_gib(memory_group: MemoryGroup, engines: Engines, ca
             [sys.executable, "-c", PROGRAM, str(memory_group.path), str(cache_dir), msgspec.json.encode(requests)],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
     assert result.stderr == ""

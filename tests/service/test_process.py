@@ -30,6 +30,7 @@ from modeldeck.service.observe import engine_status, stop_engine
 from modeldeck.service.recovery import MAX_RESTARTS
 from tests.service.conftest import RequestFactory
 from tests.service.engines import SIZE_BYTES, TOKEN, Engines, assert_exact, json_of, published, slow_down
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -74,10 +75,10 @@ def test_a_client_that_still_connects_when_the_interpreter_ends(
     monkeypatch.setattr(EngineClient, "_begin", begin)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(engines.connect)
-        assert is_connecting.wait(10)
+        assert is_connecting.wait(PATIENCE_SECONDS)
         threads[0].stop()
         with pytest.raises(EngineLostError):
-            waiting.result(10)
+            waiting.result(PATIENCE_SECONDS)
 
 
 # --- several clients
@@ -196,7 +197,7 @@ async def test_a_new_engine_keeps_the_limits(engine: EngineClient) -> None:
     limits = EngineLimits(max_active_jobs=1, bandwidth_bytes_per_second=12345)
     await engine.set_limits(limits)
     os.kill((await engine.status()).pid, signal.SIGKILL)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await engine.status()).limits != limits:  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.01)
 
@@ -364,7 +365,7 @@ def test_the_download_outlives_the_kernel(
     request = make_request()
     kernel = start_kernel(engines, request, rest, start_new_session=True)
     end(kernel)
-    kernel.wait(timeout=30)
+    kernel.wait(timeout=PATIENCE_SECONDS)
     assert not published(request)
     slow_hub.faults.clear()
     engines.wait_until(lambda: bool(published(request)))
@@ -495,7 +496,7 @@ async def test_sigterm_is_a_stop(
 
 def test_a_client_does_not_keep_its_process_alive(engines: Engines, make_request: RequestFactory) -> None:
     kernel = start_kernel(engines, make_request(), "")
-    assert kernel.wait(timeout=30) == 0
+    assert kernel.wait(timeout=PATIENCE_SECONDS) == 0
 
 
 # --- what nobody else may see or do
@@ -550,7 +551,7 @@ try:
 except ConnectionResetError:
     print(b"")
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert result.stdout == "b''\n", result.stderr
     asyncio.run(engine.aclose())
 

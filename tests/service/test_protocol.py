@@ -21,6 +21,7 @@ from modeldeck.service import messages
 from modeldeck.service.engine_server import EngineServer
 from modeldeck.service.shared_manager import SharedManager
 from tests.service.engines import request_for, slow_down
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 
 REQUEST = DownloadRequest(
@@ -150,7 +151,7 @@ def address() -> Iterator[str]:
         running = thread.start(serve())
         yield path
         thread.post(servers[0].stop)
-        running.result(30)
+        running.result(PATIENCE_SECONDS)
         thread.stop()
 
 
@@ -159,7 +160,7 @@ class RawClient:
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(30)
+        self._socket.settimeout(PATIENCE_SECONDS)
         self._socket.connect(address)
         self._frames = messages.FrameReader(messages.MAX_REPLY_BYTES)
         self._contents: list[bytes] = []

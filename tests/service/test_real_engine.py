@@ -27,6 +27,7 @@ from modeldeck.service.engine_client import EngineClient
 from modeldeck.service.observe import engine_status, stop_engine
 from modeldeck.session import Session
 from tests.service.engines import Engines
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Latency, Throttle
 
@@ -90,7 +91,12 @@ def test_a_download_imports_only_what_it_needs(engines: Engines, demo_hub: Local
     """
     environment = {**os.environ, "HF_ENDPOINT": demo_hub.endpoint, "HF_HUB_CACHE": str(cache_dir)}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.stdout == ""
 
@@ -140,7 +146,7 @@ async def test_what_an_engine_downloaded_is_repaired_by_fetching_what_is_bad(
         [*command, "--endpoint", hub.endpoint, "--cache-dir", str(cache_dir)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
@@ -423,7 +429,12 @@ print(json.dumps({{"mode": engine.mode, "notice": engine.notice, "pid": status.p
     for key in [key for key, value in environ.items() if value is None]:
         environment.pop(key, None)
     result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert result.stderr == ""
     return msgspec.json.decode(result.stdout, type=dict[str, object])
@@ -524,7 +535,7 @@ exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}
         env={**environment, "HOME": "/tmp/home"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.stderr == ""
@@ -566,7 +577,7 @@ print(asyncio.run(stop_engine(settings)), asyncio.run(stop_engine(settings)))
         ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.stderr == ""

@@ -15,6 +15,7 @@ import pytest
 
 from modeldeck._errors import EngineLostError
 from modeldeck._loop import LoopThread
+from tests.waiting import PATIENCE_SECONDS
 
 
 async def forever() -> None:
@@ -25,28 +26,28 @@ def test_who_starts_something_while_it_stops_hears_of_it() -> None:
     """A future that stayed open would block its caller for good, and a coroutine that nobody runs is a warning."""
     thread = LoopThread("test")
     gate, is_held = threading.Event(), threading.Event()
-    thread.post(lambda: (is_held.set(), gate.wait(60)))
-    assert is_held.wait(10)
+    thread.post(lambda: (is_held.set(), gate.wait(PATIENCE_SECONDS)))
+    assert is_held.wait(PATIENCE_SECONDS)
     before = thread.start(forever())
     stopping = threading.Thread(target=thread.stop)
     stopping.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while thread.is_alive and time.monotonic() < deadline:
         time.sleep(0.001)
     assert not thread.is_alive, "it takes nothing more, though its thread is still busy"
     with pytest.raises(EngineLostError):
         thread.start(forever())
     gate.set()
-    stopping.join(10)
+    stopping.join(PATIENCE_SECONDS)
     with pytest.raises(CancelledError):
-        before.result(10)
+        before.result(PATIENCE_SECONDS)
 
 
 def test_a_stopped_one_refuses_coroutines_and_forgets_calls() -> None:
     thread = LoopThread("test")
     called = threading.Event()
     thread.post(called.set)
-    assert called.wait(10)
+    assert called.wait(PATIENCE_SECONDS)
     assert thread.is_alive
     thread.stop()
     thread.stop()
@@ -85,7 +86,7 @@ def test_what_is_started_while_it_cleans_up_ends_too() -> None:
             followers.append(asyncio.get_running_loop().create_task(forever()))
 
     thread.start(leader())
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE_SECONDS)
     thread.stop()
     assert followers[0].cancelled()
 
@@ -116,11 +117,11 @@ def test_stopping_awaits_what_a_task_group_has_only_just_started() -> None:
 
     resume, waits = asyncio.Event(), threading.Event()
     running = thread.start(parent(resume, waits))
-    assert waits.wait(10)
+    assert waits.wait(PATIENCE_SECONDS)
     thread.post(resume_and_stop, resume)
     with pytest.raises(CancelledError):
-        running.result(10)
-    stopping.join(10)
+        running.result(PATIENCE_SECONDS)
+    stopping.join(PATIENCE_SECONDS)
     assert starts == ["child"] * 3
     gc.collect()
 

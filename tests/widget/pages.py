@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from modeldeck.widget.bridge import Bridge
+from tests.waiting import PATIENCE_SECONDS
 
 TINY = "modeldeck-demo/tiny-chat-GGUF"
 SPLIT = "modeldeck-demo/tiny-split-GGUF"
 VISION = "modeldeck-demo/tiny-vision-GGUF"
-TIMEOUT_SECONDS = 60.0
 
 
 class Page:
@@ -58,7 +58,7 @@ class Page:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         with self._changed:
-            found = self._changed.wait_for(condition, TIMEOUT_SECONDS)
+            found = self._changed.wait_for(condition, PATIENCE_SECONDS)
             assert found, f"not seen; last traits: {self.traits}; messages: {self.messages}"
             return found
 

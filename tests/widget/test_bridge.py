@@ -23,7 +23,8 @@ from modeldeck.sizing.hardware import probe_hardware
 from modeldeck.widget import downloads as downloads_module
 from modeldeck.widget import handover as handover_module
 from modeldeck.widget.pacer import Pacer
-from tests.widget.pages import SPLIT, TIMEOUT_SECONDS, TINY, VISION, Page
+from tests.waiting import PATIENCE_SECONDS
+from tests.widget.pages import SPLIT, TINY, VISION, Page
 from tools.llama_wheel import Status
 from tools.localhub import LocalHub
 from tools.localhub.demo import GATED_REPO_ID
@@ -105,12 +106,12 @@ def test_a_download_that_ends_during_a_look_at_the_disk_is_seen(page: Page, monk
     async def slow_look(self: Session) -> CacheContents:
         found = await look(self)
         has_looked.set()
-        assert await anyio.to_thread.run_sync(may_tell.wait, TIMEOUT_SECONDS)
+        assert await anyio.to_thread.run_sync(may_tell.wait, PATIENCE_SECONDS)
         return found
 
     monkeypatch.setattr(Session, "contents", slow_look)
     look_at_disk = page.send("act_on_variant", repo_id=TINY, variant_id="tiny-chat-F16.gguf", action="unload")
-    assert has_looked.wait(TIMEOUT_SECONDS)
+    assert has_looked.wait(PATIENCE_SECONDS)
     page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     may_tell.set()
@@ -130,7 +131,7 @@ def test_what_somebody_else_removes_is_available_again(
             await other.engine()
             await other.remove(f"{TINY}:F16")
 
-    loop.start(remove()).result(TIMEOUT_SECONDS)
+    loop.start(remove()).result(PATIENCE_SECONDS)
     page.until(lambda: page.variant(TINY, "F16")["state"] == "available")
     page.until(lambda: not page.jobs())
 
@@ -271,12 +272,12 @@ def test_exact_figures_that_come_late_do_not_bring_the_projector_back(
     async def slow_judge(self: Session, details: RepoDetails, *, n_ctx: int, exact: bool = False) -> RepoDetails:
         if exact:
             has_begun.set()
-            assert await anyio.to_thread.run_sync(may_end.wait, TIMEOUT_SECONDS)
+            assert await anyio.to_thread.run_sync(may_end.wait, PATIENCE_SECONDS)
         return await judge(self, details, n_ctx=n_ctx, exact=exact)
 
     monkeypatch.setattr(Session, "reassess", slow_judge)
     page.ask("open_repo", repo_id=VISION)
-    assert has_begun.wait(TIMEOUT_SECONDS)
+    assert has_begun.wait(PATIENCE_SECONDS)
     page.ask("set_projector", repo_id=VISION, is_wanted=False)
     shown = sum(name == "repos" for name, _ in page.history)
     may_end.set()
@@ -290,7 +291,7 @@ def test_a_download_asked_for_right_after_the_tick_was_removed_leaves_the_projec
     judge, may_end = Session.reassess, threading.Event()
 
     async def slow_judge(self: Session, details: RepoDetails, **options: Any) -> RepoDetails:
-        assert await anyio.to_thread.run_sync(may_end.wait, TIMEOUT_SECONDS)
+        assert await anyio.to_thread.run_sync(may_end.wait, PATIENCE_SECONDS)
         return await judge(self, details, **options)
 
     page.ask("open_repo", repo_id=VISION)
@@ -402,7 +403,7 @@ def test_a_load_can_be_cancelled_and_begun_again(page: Page, monkeypatch: pytest
     for _ in range(2):
         begun.clear()
         assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
-        assert begun.wait(TIMEOUT_SECONDS)
+        assert begun.wait(PATIENCE_SECONDS)
         page.until(lambda: page.traits["load"]["fraction"] == 0.5)
         assert page.variant(TINY, "F16")["state"] == "loading"
         assert page.traits["load"]["n_ctx"] == 2048, "no more than the model was made for"
@@ -516,14 +517,14 @@ def test_a_card_that_is_closed_meanwhile_stays_closed(page: Page, monkeypatch: p
         outcome = await reassess(self, details, n_ctx=n_ctx, exact=exact)
         if n_ctx == 2048:
             is_asked.set()
-            assert await anyio.to_thread.run_sync(may_answer.wait, TIMEOUT_SECONDS)
+            assert await anyio.to_thread.run_sync(may_answer.wait, PATIENCE_SECONDS)
         return outcome
 
     monkeypatch.setattr(Session, "reassess", slow_reassess)
     page.ask("open_repo", repo_id=TINY)
     page.ask("open_repo", repo_id=SPLIT)
     first = page.send("set_n_ctx", n_ctx=2048)
-    assert is_asked.wait(TIMEOUT_SECONDS)
+    assert is_asked.wait(PATIENCE_SECONDS)
     page.ask("set_n_ctx", n_ctx=4096)
     page.ask("close_repo", repo_id=TINY)
     may_answer.set()
@@ -549,7 +550,7 @@ def test_a_card_can_be_got_without_unfolding_it(page: Page, monkeypatch: pytest.
     pick = page.traits["picks"][TINY]
     assert pick["actions"] == ["download"]
     page.act_on(TINY, pick["variant_id"], "get")
-    assert begun.wait(TIMEOUT_SECONDS)
+    assert begun.wait(PATIENCE_SECONDS)
     assert loaded == [pick["label"]]
     page.until(lambda: page.traits["picks"][TINY]["actions"] == ["cancel_load"])
     page.act_on(TINY, pick["variant_id"], "cancel_load")
@@ -585,7 +586,7 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     assert not waiting.done()
     assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
-    llm = waiting.result(TIMEOUT_SECONDS)
+    llm = waiting.result(PATIENCE_SECONDS)
     assert llm is page.bridge.llm
     assert page.variant(TINY, "F16")["actions"] == ["unload"]
     states = [
@@ -598,7 +599,7 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
     assert ("loading", ["cancel_load"]) in states, "a row whose buttons all go for a moment loses the focus"
     assert all(actions for _, actions in states)
     assert llm("Hello", max_tokens=32)["choices"][0]["text"] == " Hello from a tiny test model."
-    assert loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS) is llm, "a load that came before counts"
+    assert loop.start(page.bridge.ready()).result(PATIENCE_SECONDS) is llm, "a load that came before counts"
     assert page.act_on(TINY, "tiny-chat-F16.gguf", "remove")["error"]["code"] == "invalid_request"
     page.act_on(TINY, "tiny-chat-F16.gguf", "unload")
     assert page.bridge.llm is None
@@ -651,7 +652,7 @@ def test_waiting_without_a_page_fails_with_the_headless_call(
     monkeypatch.setattr(handover_module, "HELLO_TIMEOUT_SECONDS", 0.2)
     page.is_deaf = True
     with pytest.raises(NoFrontEndError, match=r"modeldeck\.load"):
-        loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
+        loop.start(page.bridge.ready()).result(PATIENCE_SECONDS)
     assert {"kind": "modeldeck-ping"} in page.messages
 
 
@@ -663,7 +664,7 @@ def test_waiting_fails_when_the_page_cannot_be_reached_while_a_cell_runs(
     page.is_deaf = True
     for _ in range(2):
         with pytest.raises(NoFrontEndError, match="delivers no clicks"):
-            loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
+            loop.start(page.bridge.ready()).result(PATIENCE_SECONDS)
 
 
 def test_observers_are_told_of_downloads_and_errors_in_order(page: Page) -> None:
@@ -684,9 +685,9 @@ def test_who_waits_is_told_when_the_widget_is_closed(page: Page, loop: LoopThrea
     waiting = loop.start(page.bridge.ready())
     page.close()
     with pytest.raises(NoFrontEndError, match="closed"):
-        waiting.result(TIMEOUT_SECONDS)
+        waiting.result(PATIENCE_SECONDS)
     with pytest.raises(NoFrontEndError, match="closed"):
-        loop.start(page.bridge.ready()).result(TIMEOUT_SECONDS)
+        loop.start(page.bridge.ready()).result(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -716,7 +717,7 @@ def test_a_load_waits_until_llama_is_installed_and_so_does_a_cell(
     assert page.toasts("error") == []
     installation.unlink()
     page.until(lambda: page.traits["load"]["state"] == "ready")
-    assert waiting.result(TIMEOUT_SECONDS) is page.bridge.llm
+    assert waiting.result(PATIENCE_SECONDS) is page.bridge.llm
 
 
 def test_a_load_that_waits_for_llama_can_be_cancelled_and_fails_with_the_installation(

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from modeldeck.widget.trial import cosine
-from tests.widget.pages import TIMEOUT_SECONDS, TINY, Page
+from tests.waiting import PATIENCE_SECONDS
+from tests.widget.pages import TINY, Page
 from tools.localhub import LocalHub
 from tools.localhub.tiny_models import write_chat_model
 
@@ -77,12 +78,12 @@ def test_it_waits_for_a_cell_and_can_be_given_up(loaded: Page) -> None:
     def use_in_a_cell() -> None:
         for _ in llm("Hello", max_tokens=8, stream=True):
             begun.set()
-            assert may_end.wait(TIMEOUT_SECONDS)
+            assert may_end.wait(PATIENCE_SECONDS)
 
     cell = threading.Thread(target=use_in_a_cell)
     cell.start()
     try:
-        assert begun.wait(TIMEOUT_SECONDS)
+        assert begun.wait(PATIENCE_SECONDS)
         assert loaded.ask("try", text="Are you there?")["ok"]
         loaded.until(lambda: chat(loaded)["state"] == "waiting")
         assert loaded.ask("try", text="Twice")["error"]["code"] == "invalid_request"
@@ -91,7 +92,7 @@ def test_it_waits_for_a_cell_and_can_be_given_up(loaded: Page) -> None:
         assert chat(loaded)["was_stopped"]
     finally:
         may_end.set()
-        cell.join(TIMEOUT_SECONDS)
+        cell.join(PATIENCE_SECONDS)
     assert not cell.is_alive(), "the cell's own generation was not stopped"
     assert loaded.ask("try", text="And now?")["ok"]
     loaded.until(lambda: chat(loaded)["messages"][-1]["role"] == "assistant" and chat(loaded)["state"] == "idle")

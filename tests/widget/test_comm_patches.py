@@ -8,10 +8,10 @@ import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.older import older_variables
 
 CELLS = 300
-REPLY_SECONDS = 60.0
 LONGEST_CELL_MS = 12
 
 pytestmark = [
@@ -32,7 +32,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[BlockingKernelClient]:
 def run(client: BlockingKernelClient, code: str) -> str:
     printed: list[str] = []
     reply = client.execute_interactive(
-        code, timeout=REPLY_SECONDS, output_hook=lambda message: printed.append(message["content"].get("text", ""))
+        code, timeout=PATIENCE_SECONDS, output_hook=lambda message: printed.append(message["content"].get("text", ""))
     )
     assert reply["content"]["status"] == "ok", reply["content"]
     return "".join(printed).strip()
@@ -54,5 +54,5 @@ def test_a_message_that_comes_when_a_cell_ends_does_not_hang_the_kernel(client: 
         cell = client.execute("pass")
         client.shell_channel.socket.poll(moment.randrange(LONGEST_CELL_MS))
         client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": comm_id, "data": {}}))
-        while client.get_shell_msg(timeout=REPLY_SECONDS)["parent_header"]["msg_id"] != cell:
+        while client.get_shell_msg(timeout=PATIENCE_SECONDS)["parent_header"]["msg_id"] != cell:
             pass

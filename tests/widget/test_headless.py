@@ -10,10 +10,9 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.processes import run_environment, without_hub_settings
-
-KERNEL_SECONDS = 60
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -41,7 +40,7 @@ def variables(demo_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def execute(cells: Sequence[str]) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    NotebookClient(notebook, timeout=KERNEL_SECONDS).execute()
+    NotebookClient(notebook, timeout=PATIENCE_SECONDS).execute()
 
 
 @pytest.mark.usefixtures("variables")

@@ -73,7 +73,7 @@ class RequestLog:
             self._records.clear()
 
     def wait_until(
-        self, condition: Callable[[tuple[RequestRecord, ...]], bool], *, timeout_seconds: float = 30.0
+        self, condition: Callable[[tuple[RequestRecord, ...]], bool], *, timeout_seconds: float = 300.0
     ) -> tuple[RequestRecord, ...]:
         """Block until the records fulfil a condition, such as a number of bytes sent.
 

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 from modeldeck.hub import cache
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 
 FILES = {"BF16/m-00001-of-00002.gguf": b"GGUF" + bytes(70_000), "BF16/m-00002-of-00002.gguf": b"GGUF" + bytes(50_000)}
@@ -63,7 +64,7 @@ def environment(hub: LocalHub, cache_dir: Path, **changes: str) -> dict[str, str
 
 
 def run(arguments: list[str], env: dict[str, str]) -> str:
-    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -129,7 +130,7 @@ def test_hf_cache_verify_would_notice_a_wrong_byte(hub: LocalHub, cache_dir: Pat
         [str(HF), "cache", "verify", "o/n"],
         env=environment(hub, cache_dir),
         capture_output=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode != 0

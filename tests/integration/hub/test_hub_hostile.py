@@ -16,6 +16,7 @@ from modeldeck._errors import ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import SearchQuery
 from modeldeck.hub.client import ClientLimits, HubClient
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import RawBytes, Reply, ReplyBy, Stall, json_reply
 from tools.localhub.messages import HTTPRequest
@@ -227,7 +228,7 @@ async def test_a_call_can_be_cancelled_while_it_waits(server: LocalHub, hub: Hub
     server.faults.script("/api/models", Stall(-1))
     async with anyio.create_task_group() as group:
         group.start_soon(hub.search, SearchQuery())
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_SECONDS):
             await anyio.to_thread.run_sync(server.requests.wait_until, bool)
         group.cancel_scope.cancel()
     assert len(server.requests) == 1

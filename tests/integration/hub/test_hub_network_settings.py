@@ -17,6 +17,7 @@ from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import DownloadState, SearchQuery
 from modeldeck.hub.client import ClientLimits, HubClient
 from modeldeck.session import Session
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.localhub.faults import Reply, ReplyBy, json_reply
 from tools.localhub.messages import HTTPRequest
@@ -98,7 +99,7 @@ async def test_a_proxy_that_dies_before_the_download_is_named(
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port}")
         job = await session.start(request)
         with pytest.raises(ModelDeckError, match=f"proxy 127.0.0.1:{closed_port} cannot be reached") as caught:
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE_SECONDS):
                 await job
         assert caught.value.code == "proxy"
 

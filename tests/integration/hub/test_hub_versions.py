@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from modeldeck.hub import cache
+from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
 from tools.older import PACKAGES, older_variables
 
@@ -62,7 +63,12 @@ def hub() -> Iterator[LocalHub]:
 
 def run(code: str, env: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", code, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
