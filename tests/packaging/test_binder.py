@@ -32,7 +32,7 @@ from nbclient import NotebookClient
 from tools.jupyter import jupyter_server
 
 with jupyter_server(root=home, home=home, environment=os.environ, arguments=("--ServerApp.port=0",)):
-    done = NotebookClient(nbformat.read(notebook, as_version=4), timeout=PATIENCE_SECONDS).execute()
+    done = NotebookClient(nbformat.read(notebook, as_version=4), timeout=300).execute()
 print(done.cells[-1]["outputs"][0]["text"])
 """
 
