@@ -1,7 +1,16 @@
-/** Put text on the clipboard; tells whether it worked. Over plain http the host has no clipboard for us. */
-export async function copy(text: string): Promise<boolean> {
+/**
+ * Put text on the clipboard, also text that is still to come; tells whether it worked. Over plain http the host has no
+ * clipboard for us.
+ */
+export async function copy(text: string | Promise<string | null | undefined>): Promise<boolean> {
   try {
-    await navigator.clipboard.writeText(text);
+    if (typeof text === "string") {
+      await navigator.clipboard.writeText(text);
+    } else {
+      // WebKit takes nothing after the click, but a promise within it.
+      const blob = text.then((it) => (it ? new Blob([it], { type: "text/plain" }) : Promise.reject()));
+      await navigator.clipboard.write([new ClipboardItem({ "text/plain": blob })]);
+    }
     return true;
   } catch {
     return false;

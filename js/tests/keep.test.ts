@@ -259,16 +259,24 @@ describe("load options", () => {
 });
 
 it("copies a lock entry in the row, and says so to those who do not see it", async () => {
-  const written: string[] = [];
-  vi.stubGlobal("navigator", { clipboard: { writeText: async (text: string) => void written.push(text) } });
+  const given: Promise<Blob>[] = [];
+  const take = async ([item]: Promise<Blob>[]) => {
+    given.push(item as Promise<Blob>);
+    await item;
+  };
+  vi.stubGlobal("navigator", { clipboard: { write: take } });
+  vi.stubGlobal("ClipboardItem", function item(types: Record<string, Promise<Blob>>) {
+    return types["text/plain"];
+  });
   const { plan } = scene("library-options");
   const { root, model, request, write } = open("Library", { ...scene("library-options"), plan: EMPTY_STATE.plan });
   const button = get(root, "button", `Copy lock entry for Q4_K_M of ${SMOL}`);
   click(button);
+  expect(given, "within the click, as WebKit demands").toHaveLength(1);
   write({ plan });
   act(() => model.answer(request("plan_load") as never));
   await settle();
-  expect(written).toEqual([plan.code?.lock_entry]);
+  expect(await (await given[0])?.text()).toBe(plan.code?.lock_entry);
   expect(text(button.nextElementSibling)).toBe("Copied");
   click(button);
   act(() => model.refuse(request("plan_load") as never, "invalid_request", "No."));

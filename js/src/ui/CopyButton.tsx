@@ -30,8 +30,7 @@ export function CopyButton({ name, text, label, tone, isOff }: CopyButtonProps) 
         title={tone && name}
         disabled={isOff}
         onClick={async () => {
-          const copied = typeof text === "string" ? text : await text();
-          outcome.value = copied && (await copy(copied)) ? "copied" : "copyFailed";
+          outcome.value = (await copy(typeof text === "string" ? text : text())) ? "copied" : "copyFailed";
           setTimeout(() => {
             outcome.value = null;
           }, 2000);
