@@ -47,6 +47,11 @@ class Site:
     folder: Path
     worker_spec: Callable[[str], Any]
 
+    @property
+    def caches(self) -> list[str]:
+        """The name of each cache."""
+        return sorted({name.split("-")[0] for name in self.cluster.worker_spec})
+
     def cache(self, name: str) -> Path:
         return self.folder / name
 

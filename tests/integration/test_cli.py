@@ -155,7 +155,7 @@ def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
     from pty import openpty
     from termios import tcsetwinsize
 
-    demo_hub.faults.add(Throttle(12e6, is_shared=True), origin="cdn")
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
     terminal, end = openpty()
     tcsetwinsize(end, (24, 60))
     with os.fdopen(terminal, "rb", buffering=0) as reader:
@@ -181,7 +181,7 @@ def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
 def test_the_next_process_goes_on_where_this_one_ended(
     run: Run, environment: dict[str, str], demo_hub: LocalHub, number: signal.Signals
 ) -> None:
-    demo_hub.faults.add(Throttle(6e6, is_shared=True), origin="cdn")
+    demo_hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=6_000_000), origin="cdn")
     with start_slow_download(environment) as process:
         wait_for_bytes(process, 6_000_000)
         process.send_signal(number)
@@ -199,7 +199,7 @@ def test_an_interrupt_is_one_also_when_somebody_else_has_paused_the_download(
     run: Run, environment: dict[str, str], demo_hub: LocalHub
 ) -> None:
     environment["MODELDECK_INLINE"] = "0"
-    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    demo_hub.faults.add(Throttle(1e5, is_shared=True, free_bytes=1_000_000), origin="cdn")
     try:
         with start_slow_download(environment) as process:
             wait_for_bytes(process, 1_000_000)
@@ -254,7 +254,7 @@ def test_cancel_deletes_what_is_unfinished(
     run: Run, environment: dict[str, str], demo_hub: LocalHub, tmp_path: Path, is_inline: bool
 ) -> None:
     environment["MODELDECK_INLINE"] = str(int(is_inline))
-    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    demo_hub.faults.add(Throttle(1e5, is_shared=True, free_bytes=1_000_000), origin="cdn")
     try:
         with start_slow_download(environment) as process:
             wait_for_bytes(process, 1_000_000)

@@ -18,7 +18,7 @@ async def test_the_clock_is_set_while_a_download_runs(
     playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch, first: float
 ) -> None:
     clock = time.time
-    playground.hub.faults.add(faults.Throttle(16e6, is_shared=True), origin="cdn")
+    playground.hub.faults.add(faults.Throttle(3e6, is_shared=True), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         for offset in (first, -first, 0.0):
@@ -35,7 +35,7 @@ async def test_the_clock_is_set_while_a_download_runs(
 async def test_the_clock_was_set_back_before_a_download_is_resumed(
     playground: Playground, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    playground.hub.faults.add(faults.Throttle(16e6, is_shared=True), origin="cdn")
+    playground.hub.faults.add(faults.Throttle(3e6, is_shared=True), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 4_000_000)

@@ -334,7 +334,7 @@ async def test_a_stall_and_a_retry_are_told(playground: Playground, until: Until
 
 async def test_the_time_left_counts_what_was_lost_in_a_pause(playground: Playground, until: Until) -> None:
     """The progress bar does not go back, and the remaining time is that of the bytes that are really missing."""
-    playground.hub.faults.add(Throttle(6e6), origin="cdn")
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=16_000_000), origin="cdn")
     async with playground.manager(limits=EngineLimits(max_connections=1)) as manager:
         job = await manager.submit(playground.request())
         await until(lambda: manager.snapshots()[0].received > 16_000_000)
@@ -509,11 +509,12 @@ async def test_a_paused_download_goes_on_with_other_files_beside_the_model(
         for name, data in contents.items()
     )
     alone = playground.request(files=(model,), commit_hash=commit_hash)
-    playground.hub.faults.add(Throttle(10e6, is_shared=True), origin="cdn")
+    playground.hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=2_000_000), origin="cdn")
     async with playground.manager() as manager:
         first = await manager.submit(alone)
         await until(lambda: manager.snapshots()[0].received > 2_000_000)
         await manager.act(first.job_id, "pause")
+        playground.hub.faults.clear()
         await manager.submit(replace(alone, files=(model, projector)))
         (job,) = manager.snapshots()
         done = await manager.wait(job.job_id)

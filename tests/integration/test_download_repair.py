@@ -372,7 +372,7 @@ async def test_a_repair_whose_file_another_process_took_says_so(
     monkeypatch.setattr(partial, "BEAT_SECONDS", 0.0)
     workshop.flip(17 * MIB + 5)
     workshop.record.unlink()
-    workshop.playground.hub.faults.add(Throttle(4e6), origin="cdn")
+    workshop.playground.hub.faults.add(Throttle(1e6, is_shared=True), origin="cdn")
     workshop.playground.hub.requests.clear()
     blobs = workshop.playground.repo_dir / "blobs"
 

@@ -167,7 +167,7 @@ async def test_a_storage_that_cannot_be_reached_is_named(playground: Playground)
 
 
 async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playground, until: Until) -> None:
-    throttle = playground.hub.faults.add(faults.Throttle(8e6, is_shared=True), origin="cdn")
+    throttle = playground.hub.faults.add(faults.Throttle(2e6, is_shared=True), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         for share in (3_000_000, 9_000_000):

@@ -49,7 +49,7 @@ async def test_download_ends_exact(engine: EngineClient, is_inline: bool, make_r
 
 
 async def test_actions_and_their_errors(engine: EngineClient, make_request: RequestFactory, slow_hub: LocalHub) -> None:
-    slow_down(slow_hub, 1e6)
+    slow_down(slow_hub, 1e5)
     request = make_request()
     job_id = (await engine.submit(request)).job_id
     while not engine.snapshots()[0].received:  # noqa: ASYNC110 - what it waits for has no event
@@ -102,7 +102,7 @@ async def test_dismissed_download_leaves_the_list_of_every_client(
 async def test_clients_of_one_cache_share_one_download(
     engines: Engines, engine: EngineClient, is_inline: bool, make_request: RequestFactory, slow_hub: LocalHub
 ) -> None:
-    slow_down(slow_hub, 3e6)
+    slow_down(slow_hub, 1e5)
     first = await engine.submit(make_request())
     other = engines.connect(inline=is_inline)
     assert [snapshot.job_id for snapshot in other.snapshots()] == [first.job_id]
@@ -110,6 +110,7 @@ async def test_clients_of_one_cache_share_one_download(
     assert (await other.status()).clients == 2
     await other.aclose()
     assert (await engine.status()).clients == 1, "a client that was closed does not count any more"
+    slow_hub.faults.clear()
     assert (await engine.wait(first.job_id)).state is DownloadState.READY
 
 

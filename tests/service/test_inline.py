@@ -21,7 +21,7 @@ from tools.localhub import LocalHub
 async def test_last_user_ends_the_engine_and_keeps_the_partial(
     engines: Engines, make_request: RequestFactory, slow_hub: LocalHub
 ) -> None:
-    slow_down(slow_hub, 1e6)
+    slow_down(slow_hub, 1e5)
     await asyncio.to_thread(lambda: None)  # starts this loop's own executor
     before = set(threading.enumerate())
     engine = engines.connect(inline=True)

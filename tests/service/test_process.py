@@ -163,7 +163,7 @@ sys.stdin.readline()
 async def test_a_killed_engine_is_started_again_and_the_download_ends_exact(
     engines: Engines, make_request: RequestFactory, slow_hub: LocalHub
 ) -> None:
-    slow_down(slow_hub, 1e6)
+    slow_down(slow_hub, 2e5)
     started_at = time.monotonic()
     engine = engines.connect()
     start_seconds = time.monotonic() - started_at

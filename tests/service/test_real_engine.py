@@ -172,7 +172,7 @@ async def test_variable_makes_it_inline(engines: Engines, monkeypatch: pytest.Mo
 
 @pytest.mark.anyio
 async def test_a_killed_engine_resumes_by_the_journal(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
-    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=12_000_000), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir, "owner/gated")
     job = await engine.submit(request, token=TOKEN)
@@ -180,6 +180,7 @@ async def test_a_killed_engine_resumes_by_the_journal(engines: Engines, hub: Loc
     engine.subscribe(lambda snapshot: states.append(snapshot.state))
     await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 12_000_000)
     os.kill((await engine.status()).pid, signal.SIGKILL)
+    hub.faults.clear()
     last = await engine.wait(job.job_id)
     assert last.state is DownloadState.READY, last.error
     assert last.job_id == job.job_id
@@ -194,7 +195,7 @@ async def test_a_killed_engine_resumes_by_the_journal(engines: Engines, hub: Loc
 async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
     engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
-    hub.faults.add(Throttle(bytes_per_second=1e6), origin="cdn")
+    hub.faults.add(Throttle(1e6, is_shared=True), origin="cdn")
     engine = connect_engine(engines.settings)
     job = await engine.submit(request_for(hub, cache_dir, "owner/gated"), token=TOKEN)
     await asyncio.to_thread(engines.wait_until, lambda: engine.snapshots()[0].received > 500_000)
@@ -217,7 +218,7 @@ async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
 async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
     engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
-    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=12_000_000), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir)
     job = await engine.submit(request)
@@ -546,7 +547,7 @@ exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root for a process namespace")
 def test_a_container_whose_first_process_reaps_nobody(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
     """A killed engine stays as a zombie there. The next one takes over its work all the same, and can be stopped."""
-    hub.faults.add(Throttle(bytes_per_second=4e6), origin="cdn")
+    hub.faults.add(Throttle(3e6, is_shared=True, free_bytes=12_000_000), origin="cdn")
     request = msgspec.json.encode(request_for(hub, cache_dir))
     program = f"""
 import asyncio, os, signal, time

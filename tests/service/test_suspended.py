@@ -14,7 +14,7 @@ from tools.localhub import LocalHub
 
 @pytest.mark.anyio
 async def test_a_suspended_engine_goes_on(engines: Engines, slow_hub: LocalHub, make_request: RequestFactory) -> None:
-    slow_down(slow_hub, 1e6)
+    slow_down(slow_hub, 1e5)
     engine = connect_engine(engines.settings, inline=False)
     request = make_request()
     job = await engine.submit(request)

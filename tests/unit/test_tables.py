@@ -21,7 +21,7 @@ from modeldeck._types import (
     Variant,
 )
 from modeldeck.bars import download_progress
-from modeldeck.cli.output import progress_line
+from modeldeck.cli.output import closing_line, progress_line
 
 NAME = "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M"
 
@@ -205,3 +205,21 @@ def test_below_the_table_stands_why_a_model_cannot_be_used() -> None:
     ]
     page = details._repr_html_()
     assert page.index("</tbody>") < page.index("it is a &lt;zip&gt; archive.") < page.index("big-Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    ("fetched_at_first", "fetched", "said"),
+    [
+        (0, 3_400_000_000, "3.40 GB in "),
+        (1_400_000_000, 3_400_000_000, "2.00 GB in "),
+        (3_400_000_000, 3_400_000_000, "3.40 GB, SHA-256 verified."),
+        (0, 0, "3.40 GB already in the cache."),
+    ],
+    ids=["all of it", "the rest", "all had come when it was first seen", "nothing"],
+)
+def test_the_closing_line_says_what_was_fetched(fetched_at_first: int, fetched: int, said: str) -> None:
+    first = replace(snapshot(), bytes_fetched=fetched_at_first)
+    last = replace(snapshot(DownloadState.READY), bytes_fetched=fetched, total=3_400_000_000)
+    line = closing_line(last, first, began_at=0.0)
+    assert line.startswith(f"{NAME}: {said}")
+    assert line.endswith(("SHA-256 verified.", "already in the cache."))

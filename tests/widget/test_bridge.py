@@ -51,7 +51,7 @@ def test_the_first_search_runs_by_itself_and_more_appends(page: Page) -> None:
 
 
 def test_download_shows_progress_then_ready_then_load_and_remove(page: Page, demo_hub: LocalHub) -> None:
-    demo_hub.faults.add(Throttle(8e6, is_shared=True), origin="cdn")
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
     assert page.ask("open_repo", repo_id=SPLIT)["ok"]
     variant = page.variant(SPLIT, "F16")
     assert variant["actions"] == ["download"]

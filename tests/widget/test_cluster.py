@@ -60,7 +60,7 @@ def job(page: Page) -> dict[str, Any]:
 
 def test_a_download_brings_the_model_to_every_host(site: Site, page: Page) -> None:
     content = site.put("all/model")
-    site.hub.faults.add(Throttle(SIZE_BYTES / 2, is_shared=True), origin="cdn")
+    site.hub.faults.add(Throttle(SIZE_BYTES / 4, is_shared=True), origin="cdn")
     assert page.ask("open_repo", repo_id="all/model")["ok"]
     assert page.act_on("all/model", FILE, "download")["ok"]
     page.until(lambda: page.jobs() and job(page)["state"] == "ready")
@@ -141,7 +141,7 @@ def test_a_client_that_is_closed_meanwhile_ends_the_pull_with_a_message(
     monkeypatch.setenv("MODELDECK_STATE_DIR", str(tmp_path / "state"))
     site.hub.faults.clear()
     site.put("lost/model")
-    site.hub.faults.add(Throttle(SIZE_BYTES / 3, is_shared=True), origin="cdn")
+    site.hub.faults.add(Throttle(SIZE_BYTES / 30, is_shared=True), origin="cdn")
     client = Client(site.cluster.scheduler_address, set_as_default=False)
     page = open_page(client, site.hub.endpoint, tmp_path, loop)
     try:

@@ -65,7 +65,7 @@ class Output:
         if snapshot.state is DownloadState.READY:
             self._shown.pop(snapshot.job_id, None)
             if not self.is_json:
-                self.note(closing_line(snapshot, snapshot.bytes_fetched - first.bytes_fetched, began_at))
+                self.note(closing_line(snapshot, first, began_at))
         else:
             self._shown[snapshot.job_id] = snapshot
             if self.is_json:
@@ -171,13 +171,16 @@ def is_coloured(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def closing_line(snapshot: DownloadSnapshot, fetched: int, began_at: float) -> str:
-    """Return what is left to say of a download that is ready, of which so many bytes were fetched since then."""
-    if fetched <= 0:
-        return f"{snapshot.request.name}: {format_size(snapshot.total)} already in the cache."
-    seconds = max(time.monotonic() - began_at, 1e-3)
-    figures = f"{format_size(fetched)} in {format_duration(seconds)} ({format_rate(fetched / seconds)})"
-    return f"{snapshot.request.name}: {figures}, SHA-256 verified."
+def closing_line(snapshot: DownloadSnapshot, first: DownloadSnapshot, began_at: float) -> str:
+    """Return what is left to say of a download that is ready, and that was first seen as it was then."""
+    name, fetched = snapshot.request.name, snapshot.bytes_fetched - first.bytes_fetched
+    if fetched > 0:
+        seconds = max(time.monotonic() - began_at, 1e-3)
+        figures = f"{format_size(fetched)} in {format_duration(seconds)} ({format_rate(fetched / seconds)})"
+        return f"{name}: {figures}, SHA-256 verified."
+    if snapshot.bytes_fetched:  # all had come by then
+        return f"{name}: {format_size(snapshot.bytes_fetched)}, SHA-256 verified."
+    return f"{name}: {format_size(snapshot.total)} already in the cache."
 
 
 def progress_line(snapshot: DownloadSnapshot, width: int) -> str:
