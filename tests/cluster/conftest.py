@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import importlib.util
@@ -78,6 +79,13 @@ class Site:
 
     def pid(self, name: str) -> int:
         return int(self.cluster.workers[name].pid)
+
+    def kill(self, name: str) -> None:
+        """End a worker as the system does when memory is short. On a busy machine it may live on for seconds."""
+        process = psutil.Process(self.pid(name))
+        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
 
     def add_worker(self, name: str) -> None:
         self.cluster.worker_spec[name] = self.worker_spec(name)

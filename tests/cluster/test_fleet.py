@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -139,7 +138,7 @@ def test_a_killed_worker_repeats_at_most_the_prompt_that_it_was_answering(
     prompts = [f"Story {number}:" for number in range(15)]
     job = fleet.submit(prompts, max_tokens=4)
     wait_until(lambda: job.progress.done >= 3)
-    os.kill(site.pid("m-1"), signal.SIGKILL)
+    site.kill("m-1")
     texts = job.result()
     counts = Counter(begun.read_text().splitlines())
     assert set(counts) == set(prompts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -235,7 +234,7 @@ def test_a_host_that_dies_does_not_stop_the_others(site: Site, victim: str) -> N
         return next((host.received for host in job.snapshot.hosts if dying in host.workers), 0)
 
     wait_until(lambda: received() > len(content) // 4)
-    os.kill(site.pid(victim), signal.SIGKILL)
+    site.kill(victim)
     forget_faults(site)
     (failed,) = job.result().failed
     assert failed.workers == (dying,)
