@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 STOP_SECONDS = 5.0
 """How long ``stop`` waits for the thread. It is a daemon, so it never keeps the process alive."""
+LEAVE_SECONDS = 2.0
+"""How long a task that was cancelled before ``stop`` may take to leave."""
 MEANWHILE_SECONDS = 0.25
 """How long ``wait`` is deaf at most, to signals and to ``meanwhile``."""
 
@@ -57,14 +59,24 @@ def wait_for_future(
         raise
 
 
-async def _cancel_others() -> None:
-    """Cancel the other tasks of this loop, and wait for them."""
+async def _cancel_others(*, again: bool) -> None:
+    """Cancel the other tasks of this loop, and wait for them.
+
+    One that was cancelled before is leaving, and may be closing connections: it has `LEAVE_SECONDS` for that, unless it
+    is to be cancelled again.
+    """
     # A task group of anyio wraps the coroutines that it starts. A wrapper that is cancelled before its first step would
     # leave a coroutine that was never awaited.
     tasks = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if _has_started(task)]
     for task in tasks:
-        task.cancel()
-    await asyncio.gather(asyncio.sleep(0), *tasks, return_exceptions=True)
+        if again or not task.cancelling():
+            task.cancel()
+    await asyncio.sleep(0)
+    if tasks:
+        done, _ = await asyncio.wait(tasks, timeout=None if again else LEAVE_SECONDS)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # who waits for it hears of it; asyncio need not complain that nobody does
 
 
 def _has_started(task: asyncio.Task[Any]) -> bool:
@@ -157,8 +169,10 @@ class LoopThread:
         try:
             self._run_until_stopped()
         finally:
+            again = False
             while asyncio.all_tasks(self.loop):
-                self.loop.run_until_complete(_cancel_others())
+                self.loop.run_until_complete(_cancel_others(again=again))
+                again = True
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 

@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 import anyio
 import pytest
 
+from modeldeck import _loop
 from modeldeck._errors import EngineLostError
 from modeldeck._loop import LoopThread
 from tests.waiting import PATIENCE_SECONDS
@@ -124,6 +125,47 @@ def test_stopping_awaits_what_a_task_group_has_only_just_started() -> None:
     stopping.join(PATIENCE_SECONDS)
     assert starts == ["child"] * 3
     gc.collect()
+
+
+def test_what_was_cancelled_before_may_close_its_connections() -> None:
+    """A second cancellation would reach it in the middle of that."""
+    thread = LoopThread("test")
+    begun, closed = threading.Event(), threading.Event()
+
+    async def connected() -> None:
+        begun.set()
+        try:
+            await forever()
+        finally:
+            await asyncio.sleep(0.2)
+            closed.set()
+
+    running = thread.start(connected())
+    assert begun.wait(PATIENCE_SECONDS)
+    running.cancel()
+    thread.stop()
+    assert closed.is_set()
+
+
+def test_what_does_not_heed_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loop, "LEAVE_SECONDS", 0.2)
+    thread = LoopThread("test")
+    begun, is_cancelled = threading.Event(), threading.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            is_cancelled.set()
+            await forever()
+
+    running = thread.start(stubborn())
+    assert begun.wait(PATIENCE_SECONDS)
+    running.cancel()
+    assert is_cancelled.wait(PATIENCE_SECONDS)
+    thread.stop()
+    assert not thread._thread.is_alive()
 
 
 def test_a_thread_that_the_leaving_interpreter_refuses_is_a_cancelled_future() -> None:

@@ -288,9 +288,9 @@ class _Traits:
             self._kernel_loop = None
 
     def publish(self, name: str, value: dict[str, Any]) -> None:
-        setattr(self._widget, f"_{name}", value)
         if name == "load":
             self._widget.set_trait("loaded", _loaded(value))
+        setattr(self._widget, f"_{name}", value)
 
     def together(self) -> AbstractContextManager[None]:
         holding: AbstractContextManager[None] = self._widget.hold_sync()
