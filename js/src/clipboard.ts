@@ -8,8 +8,9 @@ export async function copy(text: string | Promise<string | null | undefined>): P
       await navigator.clipboard.writeText(text);
     } else {
       // WebKit takes nothing after the click, but a promise within it.
-      const blob = text.then((it) => (it ? new Blob([it], { type: "text/plain" }) : Promise.reject()));
-      await navigator.clipboard.write([new ClipboardItem({ "text/plain": blob })]);
+      const asBlob = (it: string | null | undefined) =>
+        it ? new Blob([it], { type: "text/plain" }) : Promise.reject();
+      await navigator.clipboard.write([new ClipboardItem({ "text/plain": text.then(asBlob) })]);
     }
     return true;
   } catch {
