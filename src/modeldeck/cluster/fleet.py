@@ -280,8 +280,8 @@ class Fleet:
     ) -> Any:
         """Answer prompts on all workers, and return the results in order. An interrupt (Ctrl-C) cancels it.
 
-        If a worker dies, only the prompt that it was answering runs again. A prompt that raises an error is not
-        repeated.
+        If a worker dies, only the prompt that it was answering runs again, and one whose answer was lost on its way. A
+        prompt that raises an error is not repeated.
 
         Parameters
         ----------
