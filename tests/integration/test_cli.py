@@ -181,7 +181,7 @@ def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
 def test_the_next_process_goes_on_where_this_one_ended(
     run: Run, environment: dict[str, str], demo_hub: LocalHub, number: signal.Signals
 ) -> None:
-    demo_hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=6_000_000), origin="cdn")
+    demo_hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
     with start_slow_download(environment) as process:
         wait_for_bytes(process, 6_000_000)
         process.send_signal(number)

@@ -241,7 +241,7 @@ def test_kills_at_chosen_moments(playground: Playground, downloads: Downloads) -
 def test_a_killed_process_that_nobody_has_reaped_owns_nothing_any_more(
     playground: Playground, downloads: Downloads
 ) -> None:
-    playground.hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=18_000_000), origin="cdn")
+    playground.hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=15_000_000), origin="cdn")
     with downloads.start_as_child() as child:
         playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
         child.kill()
@@ -253,7 +253,7 @@ def test_a_killed_process_that_nobody_has_reaped_owns_nothing_any_more(
 
 
 def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playground, downloads: Downloads) -> None:
-    playground.hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=18_000_000), origin="cdn")
+    playground.hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=15_000_000), origin="cdn")
     child = downloads.start()
     playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
     kill(child)
@@ -271,7 +271,7 @@ def test_a_partial_that_was_damaged_behind_our_back_is_mended(playground: Playgr
 
 def test_a_partial_full_of_zeros_is_not_trusted(playground: Playground, downloads: Downloads) -> None:
     """After a power loss a file can have its length but none of its bytes."""
-    playground.hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=18_000_000), origin="cdn")
+    playground.hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=15_000_000), origin="cdn")
     child = downloads.start()
     playground.hub.requests.wait_until(lambda records: sum(r.bytes_sent for r in records) > 18_000_000)
     kill(child)

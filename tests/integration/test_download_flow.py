@@ -128,7 +128,7 @@ async def test_a_bit_flipped_once_is_mended(playground: Playground) -> None:
 
 def test_resume_in_a_new_process(playground: Playground) -> None:
     """The downloading process is killed, and another one continues."""
-    playground.hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=20_000_000), origin="cdn")
+    playground.hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=16_000_000), origin="cdn")
     script = (
         "import asyncio, sys, msgspec\n"
         "from modeldeck._types import DownloadRequest\n"

@@ -172,7 +172,7 @@ async def test_variable_makes_it_inline(engines: Engines, monkeypatch: pytest.Mo
 
 @pytest.mark.anyio
 async def test_a_killed_engine_resumes_by_the_journal(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
-    hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=12_000_000), origin="cdn")
+    hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=9_000_000), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir, "owner/gated")
     job = await engine.submit(request, token=TOKEN)
@@ -218,7 +218,7 @@ async def test_the_gated_download_of_a_dead_kernel_asks_for_its_token(
 async def test_stop_keeps_the_bytes_and_the_next_engine_shows_it_paused(
     engines: Engines, hub: LocalHub, cache_dir: Path
 ) -> None:
-    hub.faults.add(Throttle(5e5, is_shared=True, free_bytes=12_000_000), origin="cdn")
+    hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=9_000_000), origin="cdn")
     engine = connect_engine(engines.settings)
     request = request_for(hub, cache_dir)
     job = await engine.submit(request)
@@ -547,7 +547,7 @@ exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root for a process namespace")
 def test_a_container_whose_first_process_reaps_nobody(engines: Engines, hub: LocalHub, cache_dir: Path) -> None:
     """A killed engine stays as a zombie there. The next one takes over its work all the same, and can be stopped."""
-    hub.faults.add(Throttle(3e6, is_shared=True, free_bytes=12_000_000), origin="cdn")
+    hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=8_000_000), origin="cdn")
     request = msgspec.json.encode(request_for(hub, cache_dir))
     program = f"""
 import asyncio, os, signal, time
