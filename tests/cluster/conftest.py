@@ -171,11 +171,16 @@ def smollm2() -> Path:
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def open_fleet(site: Site, repo_id: str) -> cluster.Fleet:
+def open_fleet(site: Site, repo_id: str, n_ctx: int = 512) -> cluster.Fleet:
     site.client.wait_for_workers(len(site.cluster.workers))
     return cluster.Fleet(
-        site.client, f"{repo_id}:Q4_K_M", n_ctx=512, per="worker", endpoint=site.hub.endpoint, n_threads=1
+        site.client, f"{repo_id}:Q4_K_M", n_ctx=n_ctx, per="worker", endpoint=site.hub.endpoint, n_threads=1
     )
+
+
+LONG_STORY_TOKENS = 1900
+"""The tokens of a story that takes SmolLM2 longer than ``AT_ONCE_SECONDS`` on one thread of any machine."""
+LONG_STORY_N_CTX = 2048
 
 
 def running(site: Site) -> int:

@@ -14,8 +14,21 @@ import pytest
 
 from modeldeck import cluster
 from modeldeck.cluster.plugin_shell import make_agent_plugin
-from tests.cluster.conftest import FILE, REAL, SIZE_BYTES, MakeSite, Site, is_empty, loaded, parts, running, wait_until
-from tests.waiting import PATIENCE_SECONDS
+from tests.cluster.conftest import (
+    FILE,
+    LONG_STORY_N_CTX,
+    LONG_STORY_TOKENS,
+    REAL,
+    SIZE_BYTES,
+    MakeSite,
+    Site,
+    is_empty,
+    loaded,
+    parts,
+    running,
+    wait_until,
+)
+from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
 from tools.localhub.faults import Throttle
 
 HOSTS = 3
@@ -135,16 +148,16 @@ def test_an_interrupt_while_a_fleet_loads_its_model_ends_the_loads(site: Site) -
 @pytest.mark.llama
 def test_an_interrupt_of_a_map_cancels_its_prompts(site: Site) -> None:
     body = f"""
-with cluster.Fleet(client, "{REAL}:Q4_K_M", n_ctx=512, per="worker", n_threads=1, **options) as fleet:
+with cluster.Fleet(client, "{REAL}:Q4_K_M", n_ctx={LONG_STORY_N_CTX}, per="worker", n_threads=1, **options) as fleet:
     try:
-        fleet.map(["Tell a story."] * 9, max_tokens=450, temperature=0.0)
+        fleet.map(["Tell a story."] * 9, max_tokens={LONG_STORY_TOKENS}, temperature=0.0)
     except KeyboardInterrupt:
         wait_for_parent("interrupted")
     assert len(fleet.map(["A short one."] * 3, max_tokens=2)) == 3
 wait_for_parent("closed")
 """
     with interrupted(site, body, lambda: running(site) == HOSTS) as process:
-        wait_until(lambda: running(site) == 0, seconds=5.0)
+        wait_until(lambda: running(site) == 0, AT_ONCE_SECONDS)
         assert loaded(site) == HOSTS
         assert process.stdin is not None
         assert process.stdout is not None
