@@ -158,7 +158,7 @@ class Scene:
             has_open = any(record.origin == "cdn" and not record.is_finished for record in records)
             return has_open == (state == "downloading")
 
-        self.hub.requests.wait_until(is_as_asked, timeout_seconds=PATIENCE_SECONDS)
+        self.hub.requests.wait_until(is_as_asked)
         return time.time() * 1000
 
     def report(self, kind: str) -> None:
