@@ -62,13 +62,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     from tools.localhub.demo import add_demo_repos
 
     folder = tmp_path_factory.mktemp("examples")
-    hub = LocalHub(tokens={TOKEN: set()})
+    hub = LocalHub(tokens={TOKEN: {"owner/gated"}})
     assert list(add_demo_repos(hub, folder)) == []
     files = {
         f"name-{label}.gguf": write_chat_model(folder / f"name-{label}.gguf", quantization=quantization)
         for label, quantization in (("Q4_K_M", "Q4_0"), ("Q8_0", "Q8_0"))
     }
     hub.add_repo("owner/name", files, pipeline_tag="text-generation", downloads=10)
+    hub.add_repo("owner/gated", files, gated="manual")
     with hub:
         variables = {
             **without_hub_settings(os.environ),

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src" / "modeldeck"
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "js" / "README.md",
 ]
 MAX_COLUMNS = 120
 PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|ts|tsx|md|toml|txt|ipynb)")
@@ -27,8 +28,8 @@ def inline_code(document: Path) -> list[str]:
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
 
 
-def find_file(name: str) -> Path | None:
-    return next((path for folder in FOLDERS if (path := folder / name).exists()), None)
+def find_file(name: str, document: Path) -> Path | None:
+    return next((path for folder in (document.parent, *FOLDERS) if (path := folder / name).exists()), None)
 
 
 def defined_names(path: Path) -> set[str]:
@@ -58,7 +59,7 @@ def test_the_files_and_names_that_a_document_mentions_exist(document: Path) -> N
         place, _, name = code.partition(":")
         if not PATH.fullmatch(place) or place in MADE_BY_SETUP or place.startswith(("owner/", "blobs/", "~", "/")):
             continue
-        path = find_file(place)
+        path = find_file(place, document)
         if path is None or (name and name not in defined_names(path)):
             missing.append(code)
     assert missing == []
