@@ -112,6 +112,17 @@ def test_the_options_of_every_widget_are_taken_and_a_page_without_widgets_says_w
     execute([SHOW, textwrap.dedent(check)])
 
 
+@pytest.mark.usefixtures("variables")
+def test_whatever_the_user_has_named_the_widget_is_made() -> None:
+    name = """
+    import weakref
+    class Model: ...
+    gone = weakref.proxy(Model())
+    globals()[3] = "not a name"
+    """
+    execute([textwrap.dedent(name), SHOW])
+
+
 @pytest.mark.llama
 @pytest.mark.usefixtures("variables")
 def test_a_cell_that_is_run_again_shows_the_loaded_model_and_can_unload_it() -> None:

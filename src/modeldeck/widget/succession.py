@@ -26,7 +26,10 @@ def after_this_cell(widget: T, kind: type[T], *, take_over: Callable[[T], None])
     shell = _running_shell()
     if shell is None:
         return
-    older = {name: value for name, value in _named(shell.user_ns) if isinstance(value, kind) and value is not widget}
+    # isinstance() asks a value for its class, and a proxy of what is gone raises an error.
+    older = {
+        name: value for name, value in _named(shell.user_ns) if issubclass(type(value), kind) and value is not widget
+    }
     if not older:
         return
 
@@ -44,9 +47,11 @@ def after_this_cell(widget: T, kind: type[T], *, take_over: Callable[[T], None])
     shell.events.register("post_run_cell", on_end)
 
 
-def _named(namespace: dict[str, Any]) -> list[tuple[str, Any]]:
+def _named(namespace: dict[Any, Any]) -> list[tuple[str, Any]]:
     """What the user has named. IPython itself keeps outputs under names that begin with an underscore."""
-    return [(name, value) for name, value in list(namespace.items()) if not name.startswith("_")]
+    return [
+        (name, value) for name, value in list(namespace.items()) if isinstance(name, str) and not name.startswith("_")
+    ]
 
 
 def _running_shell() -> Any:
