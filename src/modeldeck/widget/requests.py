@@ -227,7 +227,7 @@ def parse(content: object) -> Envelope | Malformed | None:
         return Malformed(request_id, ProtocolError(f"The request cannot be understood: {error}."))
     limit = _PROMPT_CHARACTERS if isinstance(request, TryRequest | CompareRequest) else _TEXT_CHARACTERS
     if any(isinstance(value, str) and len(value) > limit for value in params.values()):
-        return Malformed(request_id, ProtocolError("A text in the request is too long."))
+        return Malformed(request_id, InvalidRequestError(f"The text is too long: at most {limit:,} characters."))
     if isinstance(request, SetContextRequest):
         try:
             read_n_ctx(request.n_ctx)
