@@ -110,7 +110,7 @@ def test_a_download_that_ends_during_a_look_at_the_disk_is_seen(page: Page, monk
         return found
 
     monkeypatch.setattr(Session, "contents", slow_look)
-    look_at_disk = page.send("act_on_variant", repo_id=TINY, variant_id="tiny-chat-F16.gguf", action="unload")
+    look_at_disk = page.send("act_on_library", action="refresh")
     assert has_looked.wait(PATIENCE_SECONDS)
     page.act_on(TINY, "tiny-chat-F16.gguf", "download")
     page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
@@ -553,6 +553,10 @@ def test_a_card_can_be_got_without_unfolding_it(page: Page, monkeypatch: pytest.
     assert begun.wait(PATIENCE_SECONDS)
     assert loaded == [pick["label"]]
     page.until(lambda: page.traits["picks"][TINY]["actions"] == ["cancel_load"])
+    for late in ({"variant_id": "another.gguf"}, {"commit_hash": "f" * 40}, {"action": "unload"}):
+        about = {"repo_id": TINY, "variant_id": pick["variant_id"], "action": "cancel_load", **late}
+        assert page.ask("act_on_variant", **about)["ok"]
+        assert page.traits["picks"][TINY]["actions"] == ["cancel_load"]
     page.act_on(TINY, pick["variant_id"], "cancel_load")
     page.until(lambda: page.traits["picks"][TINY]["actions"] == ["load", "remove"])
 
@@ -607,6 +611,26 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
 
 
 @pytest.mark.llama
+def test_a_click_that_comes_late_does_not_unload_another_model(page: Page) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    for label in ("Q8_0", "F16"):
+        variant_id = page.variant(TINY, label)["variant_id"]
+        page.act_on(TINY, variant_id, "get")
+        page.until(lambda label=label: page.variant(TINY, label)["actions"] == ["unload"])
+    llm = page.bridge.llm
+    late = {"variant_id": "tiny-chat-Q8_0.gguf"}, {"commit_hash": "f" * 40}, {"action": "cancel_load"}
+    for changed in late:
+        about = {"repo_id": TINY, "variant_id": "tiny-chat-F16.gguf", "action": "unload", **changed}
+        assert page.ask("act_on_variant", **about)["ok"]
+        assert page.bridge.llm is llm
+        assert page.variant(TINY, "F16")["actions"] == ["unload"]
+    commit_hash = page.traits["load"]["commit_hash"]
+    page.ask("act_on_variant", **{**about, "action": "unload", "commit_hash": commit_hash})
+    assert page.bridge.llm is None
+    assert page.variant(TINY, "F16")["state"] == "downloaded"
+
+
+@pytest.mark.llama
 def test_the_free_memory_is_looked_at_again_after_a_load_and_an_unload(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -640,8 +664,9 @@ def test_what_a_load_took_is_shown_the_next_time(page: Page, tmp_path: Path) -> 
     directory = find_state_directory(tmp_path / "cache")
     assert directory is not None
     MeasurementStore(directory).save(path, taken)
-    page.act_on(TINY, "tiny-chat-F16.gguf", "unload")  # looks at the disk again
+    page.ask("act_on_library", action="refresh")
     assert page.variant(TINY, "F16")["measured"]["tokens_per_second"] == 42.0
+    page.ask("set_n_ctx", n_ctx=1024)  # judges again
     page.until(lambda: page.variant(TINY, "F16")["fit"]["speed_source"] == "measured")
     assert page.variant(TINY, "F16")["fit"]["tokens_per_second"] == 42.0
 

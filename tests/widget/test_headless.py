@@ -130,7 +130,8 @@ def test_a_cell_that_is_run_again_shows_the_loaded_model_and_can_unload_it() -> 
     await until(lambda: browser._load["state"] == "ready")
     assert browser.llm is llm
     assert (browser.loaded["repo_id"], browser.loaded["label"]) == ("modeldeck-demo/tiny-chat-GGUF", "F16")
-    press(browser, "act_on_variant", repo_id="o/n", variant_id="x", action="unload")
+    about = {name: browser.loaded[name] for name in ("repo_id", "variant_id")}
+    press(browser, "act_on_variant", **about, action="unload")
     await until(lambda: browser.llm is None)
     await until(lambda: browser.loaded is None)
     await until(lambda: not llm.is_loaded)

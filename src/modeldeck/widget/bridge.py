@@ -227,9 +227,9 @@ class Bridge:
                 await self._downloads.start(repo_id, variant_id, load_when_ready=True)
             case "load":
                 self._load.start(repo_id, variant_id, commit_hash=request.commit_hash, choices=request.choices)
-            case "cancel_load":
+            case "cancel_load" if self._load.state_of(repo_id, variant_id, request.commit_hash) == "loading":
                 self._load.cancel()
-            case "unload":
+            case "unload" if self._load.state_of(repo_id, variant_id, request.commit_hash) == "loaded":
                 await self._load.unload()
             case "verify" | "repair" | "cancel_verify":
                 model = await self._repos.local_model(repo_id, variant_id, request.commit_hash)

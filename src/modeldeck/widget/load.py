@@ -20,7 +20,7 @@ from modeldeck.widget.publisher import Publisher
 from modeldeck.widget.repos import ReposOwner
 from modeldeck.widget.shelf import LibraryOwner
 from modeldeck.widget.tasks import Tasks, guard
-from modeldeck.widget.traits import LoadChoices, LoadView
+from modeldeck.widget.traits import LoadChoices, LoadView, VariantState
 from modeldeck.widget.trial import ChatOwner
 
 
@@ -122,10 +122,16 @@ class LoadOwner:
 
     async def unload(self) -> None:
         """Free the model's memory."""
+        view = self._view
         await self._drop()
-        self._show(LoadView())
+        if self._view is view:  # else another load has begun
+            self._show(LoadView())
         await self._repos.files.refresh()
         self._tasks.start(self._repos.judge_again)  # its memory is free, and its speed has been measured
+
+    def state_of(self, repo_id: str, variant_id: str, commit_hash: str | None = None) -> VariantState | None:
+        """Whether a variant is loaded or being loaded. A request about another one comes too late."""
+        return self._view.variant_state(repo_id, variant_id, commit_hash)
 
     def take_over(self, other: LoadOwner) -> None:
         """Take the model of another widget, unless this one has one already."""
@@ -141,7 +147,7 @@ class LoadOwner:
 
     def check_unused(self, repo_id: str, variant_id: str) -> None:
         """Refuse to remove the files of a model that is loaded or being loaded."""
-        if self._view.variant_state(repo_id, variant_id) is not None:
+        if self.state_of(repo_id, variant_id) is not None:
             raise InvalidRequestError("This model is loaded. Unload it first, then remove it.")
 
     async def _run(self, repo_id: str, variant_id: str, choices: LoadChoices) -> None:

@@ -263,8 +263,7 @@ def _row(
     errors: dict[ModelKey, ErrorInfo],
 ) -> LibraryRowView:
     model, key = stored.model, _key(stored)
-    is_loads = load.commit_hash in (None, model.commit_hash)
-    state = (load.variant_state(model.repo_id, model.variant_id) if is_loads else None) or "downloaded"
+    state = load.variant_state(model.repo_id, model.variant_id, model.commit_hash) or "downloaded"
     measurement = measured.get(model.path)
     return LibraryRowView(
         repo_id=model.repo_id,

@@ -509,10 +509,14 @@ class LoadView(msgspec.Struct, frozen=True, kw_only=True):
         state = _LOAD_TO_VARIANT.get(self.state)
         msgspec.structs.force_setattr(self, "actions", () if state is None else VARIANT_ACTIONS[state])
 
-    def variant_state(self, repo_id: str, variant_id: str) -> VariantState | None:
-        """The state that this load gives a variant; ``None`` if it is about another one, or has ended."""
+    def variant_state(self, repo_id: str, variant_id: str, commit_hash: str | None = None) -> VariantState | None:
+        """The state that this load gives a variant; ``None`` if it is about another one, or has ended.
+
+        A commit tells apart what the cache has of several.
+        """
         is_about = (self.repo_id, self.variant_id) == (repo_id, variant_id)
-        return _LOAD_TO_VARIANT.get(self.state) if is_about else None
+        is_its_commit = commit_hash is None or self.commit_hash in (None, commit_hash)
+        return _LOAD_TO_VARIANT.get(self.state) if is_about and is_its_commit else None
 
 
 class DeckState(msgspec.Struct, frozen=True, kw_only=True):
