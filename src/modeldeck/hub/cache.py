@@ -389,9 +389,12 @@ def _temporary_path(cache_dir: Path, repo_id: str) -> Path:
 
 
 def _sweep(blobs: Path) -> None:
-    """Remove temporary files of publishing that are a day old: a crash or power failure left them."""
+    """Remove temporary files of publishing that are a day old: a crash or power failure left them.
+
+    Nothing depends on it. In a folder with the sticky bit, those of other users cannot be removed.
+    """
     for path in blobs.glob(f"{'[0-9a-f]' * 32}{_TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if time.time() - path.lstat().st_mtime > _LEFT_BEHIND_SECONDS:
                 path.unlink()
 

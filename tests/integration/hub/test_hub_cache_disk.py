@@ -153,3 +153,20 @@ def test_a_lock_that_cannot_be_taken_stops_nobody(open_directory: Path, own_righ
     own_rights()
     with_partial(hub)
     assert publish(hub).read_bytes() == CONTENT
+
+
+def test_an_old_temporary_file_that_another_user_left_stops_nobody(
+    open_directory: Path, own_rights: Callable[[], None]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make files of two users")
+    hub = open_directory / "hub"
+    with_partial(hub)
+    left = hub / "models--o--n" / "blobs" / f"{'ab' * 16}.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    for folder in (hub, *(path for path in hub.rglob("*") if path.is_dir())):
+        folder.chmod(0o1777)
+    own_rights()
+    cache.prepare_repo(hub, "o/n")
+    assert left.exists()
