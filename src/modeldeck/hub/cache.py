@@ -254,7 +254,10 @@ def _read_ref_file(path: Path) -> str | None:
 
 def _first_hop(path: Path) -> Path:
     """Return the direct target of a link. That blob may itself be a link, into the store that repositories share."""
-    return _place(path.parent / os.readlink(path)) if path.is_symlink() else path
+    if path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):  # it was removed just now
+            return _place(path.parent / os.readlink(path))
+    return path
 
 
 def _place(path: Path) -> Path:
@@ -472,25 +475,34 @@ def remove(cache_dir: Path, *, repo_id: str, commit_hash: str, filenames: Iterab
 
 
 def _remove_file(cache_dir: Path, repo_id: str, path: Path) -> int:
+    """Remove a file of a snapshot, which another process may be removing too."""
     repository = repo_dir(cache_dir, repo_id)
     if not path.is_symlink():
-        freed = path.stat().st_size if path.is_file() else 0
+        freed = _size_of(path)
         path.unlink(missing_ok=True)
         return freed
     blob = _first_hop(path)
     if blob.parent != (repository / "blobs").resolve() or not _is_usable(check_blob_name, blob.name):
-        path.unlink()
+        path.unlink(missing_ok=True)
         return 0
     with _publishing_lock(cache_dir, repo_id, blob.name):  # no new link to the blob between the check and the removal
         if any(link != path for link in _links_to(blob, repository)):
-            path.unlink()
+            path.unlink(missing_ok=True)
             return 0
         if blob.is_symlink():
             return _remove_shared(cache_dir, path, blob)
-        path.unlink()
-        freed = blob.stat().st_size if blob.exists() else 0
+        path.unlink(missing_ok=True)
+        freed = _size_of(blob)
         blob.unlink(missing_ok=True)
         return freed
+
+
+def _size_of(path: Path) -> int:
+    """Return the size of a file; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _remove_shared(cache_dir: Path, path: Path, blob: Path) -> int:
@@ -498,7 +510,7 @@ def _remove_shared(cache_dir: Path, path: Path, blob: Path) -> int:
     bytes."""
     from huggingface_hub import scan_cache_dir
 
-    payload, size = blob.resolve(), blob.stat().st_size if blob.exists() else 0
+    payload, size = blob.resolve(), _size_of(blob)
     info = scan_cache_dir(cache_dir)
     if hasattr(info, "delete_files"):
         own = [file for repo in info.repos for revision in repo.revisions for file in revision.files]
@@ -521,7 +533,7 @@ def _remove_empty_snapshot(repository: Path, commit_hash: str) -> None:
         return
     for path in list(_files_below(repository / "refs")):
         if _read_ref_file(path) == commit_hash:  # first, because a ref without its snapshot counts as corruption
-            path.unlink()
+            path.unlink(missing_ok=True)
     (repository / "trees" / f"{commit_hash}.json").unlink(missing_ok=True)
     shutil.rmtree(repository / ".no_exist" / commit_hash, ignore_errors=True)
     _remove_empty_folders(snapshot)

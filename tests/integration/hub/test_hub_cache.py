@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from modeldeck._errors import DiskFullError, InvalidRequestError, PermissionDeniedError, StorageError
 from modeldeck.hub import cache
+from tests.waiting import PATIENCE_SECONDS
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
 CONTENT = b"GGUF" + bytes(1000)
@@ -462,6 +464,25 @@ def test_a_dangling_link_is_removed(tmp_path: Path) -> None:
     cache.blob_path(tmp_path, "o/n", SHA256).unlink()
     assert remove(tmp_path, "m.gguf") == 0
     assert not path.is_symlink()
+
+
+def test_two_removals_that_wait_for_the_same_lock_both_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LOCK_WAIT_SECONDS", PATIENCE_SECONDS)
+    publish(tmp_path)
+    waiting = threading.Barrier(3)
+    publishing_lock = cache._publishing_lock
+
+    def lock_together(*args: Any) -> Any:
+        waiting.wait(PATIENCE_SECONDS)
+        return publishing_lock(*args)
+
+    monkeypatch.setattr(cache, "_publishing_lock", lock_together)
+    with ThreadPoolExecutor() as threads:
+        with FileLock(cache.lock_path(tmp_path, "o/n", SHA256)):
+            removals = [threads.submit(remove, tmp_path, "m.gguf") for _ in range(2)]
+            waiting.wait(PATIENCE_SECONDS)
+        assert sorted(removal.result() for removal in removals) == [0, len(CONTENT)]
+    assert not (tmp_path / REPO).exists()
 
 
 def test_nothing_outside_the_cache_is_removed(tmp_path: Path) -> None:
