@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -90,6 +91,22 @@ def test_the_hub_serves_a_model_once_whatever_the_number_of_hosts(site: Site) ->
     again = pull(site, "one/model")
     assert [host.source for host in again.hosts] == ["already there"] * 4
     assert site.bytes_served == 0
+
+
+def test_pulls_of_one_model_at_the_same_time_share_its_download(site: Site) -> None:
+    content = site.put("shared/model")
+    with ThreadPoolExecutor(2) as pool, Client(site.cluster.scheduler_address) as other:
+
+        def pull_with(client: Client) -> Any:
+            return cluster.pull(client, "shared/model:Q4_K_M", endpoint=site.hub.endpoint)
+
+        slow_down(site, 4.0)  # so that both are there while it runs
+        fresh = list(pool.map(pull_with, (site.client, other)))
+        assert [model.failed for model in fresh] == [(), ()]
+        assert site.bytes_served <= 1.02 * len(content) + 2 * HEADER_BYTES, "each of them reads the header"
+        for _ in range(4):
+            assert [model.failed for model in pool.map(pull_with, (site.client, other))] == [(), ()]
+    assert all(site.has_exactly(name, "shared/model", content) for name in site.caches)
 
 
 def test_a_worker_that_joins_later_takes_the_model_from_a_host(site: Site) -> None:

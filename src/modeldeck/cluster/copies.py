@@ -37,6 +37,7 @@ class HostCopies:
         self._lock = asyncio.Lock()
         self._chains: dict[tuple[str, ...], PeerChain] = {}
         self._expected: dict[str, float] = {}
+        self._running: list[DownloadRequest] = []
         self._stopped: dict[str, Action] = {}
         self._digests: dict[tuple[str, int, int], int] = {}
 
@@ -67,6 +68,9 @@ class HostCopies:
     ) -> dict[str, Any]:
         """Bring the files into the cache of this host, verified, and say how that ended.
 
+        Pulls of one model at the same time share one download of the engine. The last of them to end takes it off the
+        list.
+
         Parameters
         ----------
         request
@@ -84,8 +88,8 @@ class HostCopies:
         if peers is not None:
             chain = PeerChain(self._worker, peers, request=wanted, note_digest=self._note_digest)
             self._chains[wanted.key] = chain
-        names = [file.sha256 or "" for file in wanted.files]
-        self._expected.update(dict.fromkeys(names, float("inf")))
+        self._running.append(wanted)
+        self._expected.update(dict.fromkeys(_names(wanted), float("inf")))
         unsubscribe = manager.subscribe(_Reports(self._worker, topic, interval, wanted).take)
         try:
             job = await manager.submit(wanted, token=None if settings is None else settings.token)
@@ -94,17 +98,26 @@ class HostCopies:
             snapshot = await manager.wait(job.job_id)
         finally:
             unsubscribe()
-            self._chains.pop(wanted.key, None)
-            for name in names:
-                self._expected.pop(name, None)
-            self._digests = {key: digest for key, digest in self._digests.items() if key[0] not in names}
-        if "dismiss" in snapshot.actions:
+            is_last = self._end(wanted)
+        if is_last and "dismiss" in snapshot.actions:
             await manager.act(snapshot.job_id, "dismiss")
         return {
             "snapshot": msgspec.to_builtins(snapshot),
             "peers": [] if chain is None else chain.used,
             "left_out": [] if chain is None else chain.left_out,
         }
+
+    def _end(self, request: DownloadRequest) -> bool:
+        """Forget a pull, except for what others of the same files still need, and return whether it was the last."""
+        self._running.remove(request)
+        is_last = all(other.key != request.key for other in self._running)
+        if is_last:
+            self._chains.pop(request.key, None)
+        names = _names(request).difference(*map(_names, self._running))
+        for name in names:
+            self._expected.pop(name, None)
+        self._digests = {key: digest for key, digest in self._digests.items() if key[0] not in names}
+        return is_last
 
     async def stop(self, request: dict[str, Any], cache_dir: str, topic: str, action: Action) -> None:
         """Pause or cancel a pull, also one that arrives later. Its caller is told in the answer that it waits for."""
@@ -209,6 +222,11 @@ class _Reports:
 def request_from(message: dict[str, Any], cache_dir: str) -> DownloadRequest:
     """Return a request that arrived as plain data, for the cache of this host."""
     return msgspec.convert({**message, "cache_dir": cache_dir, "is_frugal": True}, DownloadRequest)
+
+
+def _names(request: DownloadRequest) -> set[str]:
+    """Return the digests by which other hosts ask for the files of a request."""
+    return {file.sha256 or "" for file in request.files}
 
 
 def worker_cache_dir(cache_dir: str | None) -> Path:
