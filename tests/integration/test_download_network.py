@@ -73,6 +73,20 @@ async def test_a_certificate_that_nobody_vouches_for(secure: Playground) -> None
     assert "SSL_CERT_FILE" in failed.error.message
 
 
+async def test_certificates_that_could_not_be_read_are_read_again(
+    secure: Playground, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = tmp_path / "elsewhere" / "ca.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates))
+    async with secure.manager() as manager:
+        job = await manager.submit(secure.request())
+        secure.assert_failed(await manager.wait(job.job_id), "tls")
+        certificates.parent.mkdir()
+        authority.cert_pem.write_to_path(str(certificates))
+        await manager.act(job.job_id, "retry")
+        secure.assert_exact(await manager.wait(job.job_id))
+
+
 async def test_connections_are_used_again(playground: Playground) -> None:
     playground.assert_exact(await playground.download())
     records = playground.hub.requests.to("cdn")

@@ -33,14 +33,15 @@ class EngineTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="modeldeck-connection")
+        self._make_ssl_context = (lambda: ssl_context) if ssl_context else _default_ssl_context
         # Reading the certificate authorities takes a tenth of a second, so it begins before it is needed.
-        self._ssl_context = self._threads.submit(lambda: ssl_context or _default_ssl_context())
+        self._ssl_context = self._threads.submit(self._make_ssl_context)
         self._transports: dict[str | None, httpx.AsyncBaseTransport] = {}
         self._proxies: dict[tuple[str, bytes], str | None] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
-            transport = self._transport_to(request.url, await asyncio.wrap_future(self._ssl_context))
+            transport = self._transport_to(request.url, await self._certificates())
         except UNUSABLE_SETTINGS as error:
             raise error_from_environment(error) from error
         return await transport.handle_async_request(request)
@@ -61,6 +62,13 @@ class EngineTransport(httpx.AsyncBaseTransport):
         """Close all connections and end the threads."""
         await self.hang_up()
         self._threads.shutdown(wait=True)
+
+    async def _certificates(self) -> ssl.SSLContext:
+        """Return the certificate authorities, again from the disk if they could not be read before."""
+        known = self._ssl_context
+        if known.done() and (known.cancelled() or known.exception() is not None):
+            self._ssl_context = self._threads.submit(self._make_ssl_context)
+        return await asyncio.wrap_future(self._ssl_context)
 
     def _transport_to(self, url: httpx.URL, ssl_context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
         address = (url.scheme, url.netloc)
