@@ -21,6 +21,7 @@ from modeldeck.service.discovery import (
     runtime_directories,
     state_directories,
 )
+from modeldeck.service.launch import engine_environment
 
 CACHE = Path("/data/hub")
 
@@ -47,6 +48,29 @@ def test_candidates_in_order(tmp_path: Path) -> None:
     assert candidates() == ["/tmp/modeldeck-1000", "/var/tmp/modeldeck-1000"]
     assert candidates(MODELDECK_RUNTIME_DIR="/mine", HOME=home) == ["/mine"]
     assert candidates("win32", LOCALAPPDATA="C:/u") == ["C:/u/modeldeck/run"]
+
+
+def test_a_directory_of_ones_own_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the engine, which works in another directory than the notebook."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    place = EnginePlace(directory=Path("/run/md"), name="n")
+    for written, meant in {"~/mine": tmp_path / "home" / "mine", "mine": tmp_path / "mine"}.items():
+        environ = {"MODELDECK_RUNTIME_DIR": written, "MODELDECK_STATE_DIR": written}
+        for seen in (environ, engine_environment(environ)):
+            assert candidates(**seen) == [meant.as_posix()]
+            assert next(state_directories(seen, place, CACHE, "linux")).parent == meant
+        assert engine_environment(environ)["MODELDECK_RUNTIME_DIR"] == str(meant)
+        assert engine_environment(environ)["MODELDECK_STATE_DIR"] == str(meant)
+
+
+def test_the_engine_finds_the_certificates_that_the_notebook_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = engine_environment({"SSL_CERT_FILE": "ca.pem", "SSL_CERT_DIR": os.pathsep.join(["certs", "/etc/ssl"])})
+    assert seen["SSL_CERT_FILE"] == str(tmp_path / "ca.pem")
+    assert seen["SSL_CERT_DIR"] == os.pathsep.join([str(tmp_path / "certs"), os.path.abspath("/etc/ssl")])
 
 
 def test_the_list_of_downloads_is_kept_at_home_or_beside_the_socket(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def find_place(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Engi
 def runtime_directories(environ: Mapping[str, str], *, user: str, platform: str) -> Iterator[Path]:
     """Candidates, best first. An explicit one has no alternative."""
     if explicit := environ.get(RUNTIME_VARIABLE):
-        yield Path(explicit).absolute()
+        yield explicit_directory(explicit)
         return
     if platform == "win32":
         for variable in ("LOCALAPPDATA", "TEMP"):
@@ -160,7 +160,7 @@ def state_directories(environ: Mapping[str, str], place: EnginePlace, cache_dir:
     """
     name = _digest(_normal(cache_dir))
     if explicit := environ.get(STATE_VARIABLE):
-        yield Path(explicit).absolute() / name
+        yield explicit_directory(explicit) / name
     elif platform == "win32":
         if base := environ.get("LOCALAPPDATA"):
             yield Path(base) / "modeldeck" / "state" / name
@@ -209,6 +209,11 @@ def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> En
         if is_tcp or len(os.fsencode(place.socket_path)) <= MAX_SOCKET_PATH_BYTES:
             return place
     return None
+
+
+def explicit_directory(text: str) -> Path:
+    """The directory that a variable names, from any working directory. A shell expands ``~`` not everywhere."""
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def claim_directory(directory: Path) -> None:

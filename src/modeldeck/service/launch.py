@@ -14,7 +14,7 @@ from typing import Literal
 
 from modeldeck._errors import EngineLostError
 from modeldeck._loop import in_daemon_thread
-from modeldeck.service.discovery import EnginePlace
+from modeldeck.service.discovery import RUNTIME_VARIABLE, STATE_VARIABLE, EnginePlace, explicit_directory
 from modeldeck.service.sockets import dial
 
 START_SECONDS = 30.0
@@ -118,15 +118,25 @@ def start_engine(place: EnginePlace, cache_dir: Path) -> None:
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the caller's environment without tokens, and with import paths that are valid from any directory."""
+    """Return the caller's environment without secrets of the Hub, and with paths that are valid from any directory."""
     result = {name: value for name, value in environ.items() if name not in SECRET_VARIABLES}
-    paths = [os.path.abspath(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    for name in (RUNTIME_VARIABLE, STATE_VARIABLE):
+        if explicit := environ.get(name):
+            result[name] = str(explicit_directory(explicit))
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if paths := _absolute_paths(environ.get(name, "")):
+            result[name] = os.pathsep.join(paths)
+    paths = _absolute_paths(environ.get("PYTHONPATH", ""))
     package_root = str(Path(__file__).parents[2])
     if package_root not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
         paths.append(package_root)
     if paths:
         result["PYTHONPATH"] = os.pathsep.join(paths)
     return result
+
+
+def _absolute_paths(text: str) -> list[str]:
+    return [os.path.abspath(path) for path in text.split(os.pathsep) if path]
 
 
 def _last_line(path: Path) -> str:
