@@ -502,16 +502,21 @@ def test_a_client_does_not_keep_its_process_alive(engines: Engines, make_request
 # --- what nobody else may see or do
 
 
+PASSWORD = "sesamesesamesesame"
+
+
 @pytest.mark.anyio
 async def test_the_token_is_nowhere_but_in_memory(
     engines: Engines, make_request: RequestFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_ENDPOINT", f"https://someone:{PASSWORD}@hub.invalid")
     engine = engines.connect()
     job = await engine.submit(make_request(repo_id="gated/name"), token=TOKEN)
     process = psutil.Process((await engine.status()).pid)
     assert TOKEN not in " ".join(process.cmdline())
-    assert TOKEN not in " ".join(process.environ().values())
+    for secret in (TOKEN, PASSWORD):
+        assert secret not in " ".join(process.environ().values())
     assert (await engine.wait(job.job_id)).state is DownloadState.READY
     await engine.aclose()
     assert_nowhere(TOKEN, engines.runtime_dir, tmp_path)

@@ -21,7 +21,8 @@ START_SECONDS = 30.0
 READY = b"ready"
 """What the engine writes to its standard output once it listens. Any other text there is the reason why it does not."""
 
-SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"})
+SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_ENDPOINT"})
+"""``HF_ENDPOINT`` may have a password in it. The engine does not need it: each request names its endpoint."""
 _LOG_MODE = 0o600
 
 if sys.platform == "win32":
