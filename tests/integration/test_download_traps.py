@@ -15,6 +15,7 @@ from modeldeck._types import DownloadState, GGUFFile
 from modeldeck.engine.patience import Patience
 from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, faults
+from tools.localhub.messages import HTTPRequest
 
 if TYPE_CHECKING:
     from conftest import Playground, Until
@@ -345,6 +346,25 @@ async def test_a_mirror_without_redirects(playground: Playground) -> None:
         path=RESOLVE,
         method="GET",
     )
+    playground.assert_exact(await playground.download())
+    assert playground.hub.requests.to("cdn") == ()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"ETag": f'"{"ab" * 32}"', "Content-Length": str(SIZE)}, {"Content-Length": "0"}],
+    ids=["the storage's ETag", "no length"],
+)
+async def test_a_mirror_that_follows_redirects_itself(playground: Playground, told: dict[str, str]) -> None:
+    """Its answers are the storage's. The ETag of a Xet file there looks like a sha256 and is not one."""
+
+    def answer(request: HTTPRequest) -> faults.Reply:
+        headers = {"X-Repo-Commit": playground.commit_hash}
+        if request.method == "HEAD":
+            return faults.Reply(200, {**headers, **told}, b"")
+        return faults.Reply(200, {**headers, **told, "Content-Length": str(SIZE)}, playground.content)
+
+    playground.hub.faults.add(faults.ReplyBy(answer), origin="hub", path=RESOLVE)
     playground.assert_exact(await playground.download())
     assert playground.hub.requests.to("cdn") == ()
 

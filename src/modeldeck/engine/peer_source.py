@@ -53,6 +53,7 @@ class PeerSource(Source):
             size=self._listed.size,
             sha256=self._listed.sha256,
             etag=self._listed.sha256,
+            is_linked=False,
             url="",
             is_signed_elsewhere=False,
         )

@@ -208,11 +208,13 @@ class Source(ABC):
             self.generation += 1
 
     def _compare(self, fresh: ResolvedFile) -> None:
-        before = self._resolved
-        sizes = {size for size in (self._listed.size, before and before.size, fresh.size) if size is not None}
-        digests = {d for d in (self._listed.sha256, before and before.sha256, fresh.sha256) if d is not None}
-        commits = {before.commit_hash, fresh.commit_hash} if before else {fresh.commit_hash}
-        is_same_content = self._listed.sha256 is not None and fresh.sha256 is not None and len(digests) == 1
+        listed = self._listed
+        answers = [answer for answer in (self._resolved, fresh) if answer is not None]
+        # What the Hub does not say itself overrules nothing that it listed: the digest of the file decides at the end.
+        sizes = {listed.size, *(a.size for a in answers if a.is_linked or listed.size is None)} - {None}
+        digests = {listed.sha256, *(a.sha256 for a in answers if a.is_linked or listed.sha256 is None)} - {None}
+        commits = {answer.commit_hash for answer in answers}
+        is_same_content = listed.sha256 is not None and fresh.sha256 == listed.sha256 and len(digests) == 1
         if len(digests) > 1 or len(commits) > 1 or (len(sizes) > 1 and not is_same_content):
             raise ContentChangedError(
                 f"{self.filename} on {self.where} is no longer the file that was listed. "

@@ -99,7 +99,9 @@ class ResolvedFile:
     """A file at one commit, and the present address of its bytes.
 
     ``sha256`` is the content's (``X-Linked-Etag``; a mirror may send it as its ``ETag``), ``None`` for small git files,
-    whose ``etag`` is git's sha1. ``url`` may be signed and is valid for about an hour: never store or log it.
+    whose ``etag`` is git's sha1. ``is_linked`` says that the Hub itself tells size and sha256, in ``X-Linked-*``.
+    Without it they are those of the answer: a mirror that follows redirects itself passes on the ETag of the storage,
+    which may look like a sha256. ``url`` may be signed and is valid for about an hour: never store or log it.
     ``is_signed_elsewhere`` says that it leads away from the Hub. Then no token is sent there, and a 403 means that the
     file has to be resolved again.
     """
@@ -110,6 +112,7 @@ class ResolvedFile:
     size: int | None
     sha256: str | None
     etag: str | None
+    is_linked: bool
     url: str = field(repr=False)
     is_signed_elsewhere: bool
 
@@ -345,6 +348,7 @@ class HubClient:
         length = headers.get("x-linked-size")
         if length is None and not has_target and not compressions(headers.get("content-encoding")):
             length = headers.get("content-length")  # with a target it may be the length of the redirect's own text
+            length = None if length == "0" else length  # some servers say this to every HEAD
         etag = normalize_etag(headers.get("x-linked-etag") or headers.get("etag"))
         url = redirect_target(asked, headers["location"], endpoint=endpoint) if has_target else asked
         if url is None:
@@ -356,6 +360,7 @@ class HubClient:
             size=self._size(length),
             sha256=etag if is_sha256(etag) and etag != normalize_etag(headers.get("x-xet-hash")) else None,
             etag=etag,
+            is_linked="x-linked-etag" in headers,
             url=url,
             is_signed_elsewhere=not is_same_origin(url, endpoint),
         )

@@ -335,6 +335,7 @@ async def test_a_renamed_repository_is_followed(server: LocalHub, hub: HubClient
         ({"ETag": f'W/"{SHA256.upper()}"', "X-Repo-Commit": COMMIT, "Content-Length": "12"}, 12, SHA256),
         ({"X-Linked-Etag": SHA256, "X-Linked-Size": "9", "X-Repo-Commit": COMMIT, "Content-Length": "12"}, 9, SHA256),
         ({"X-Repo-Commit": COMMIT, "Transfer-Encoding": "chunked"}, None, None),
+        ({"X-Repo-Commit": COMMIT, "Content-Length": "0"}, None, None),
         ({"X-Repo-Commit": COMMIT, "Content-Length": "12", "Content-Encoding": "gzip"}, None, None),
         ({"ETag": f'"{SHA256}"', "X-Xet-Hash": SHA256, "X-Repo-Commit": COMMIT, "Content-Length": "12"}, 12, None),
     ],
