@@ -74,15 +74,15 @@ def _split_credentials(text: str) -> tuple[str, str | None]:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise _not_an_endpoint(shown, "is not a web address") from None
+        raise not_an_endpoint(shown, "is not a web address") from None
     if parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f]", text):
-        raise _not_an_endpoint(shown, "is not a web address")
+        raise not_an_endpoint(shown, "is not a web address")
     if not parts.hostname:
-        raise _not_an_endpoint(shown, "has no host name")
+        raise not_an_endpoint(shown, "has no host name")
     if "@" in parts.path:
-        raise _not_an_endpoint(shown, "has a password with a slash, which must be written as %2F")
+        raise not_an_endpoint(shown, "has a password with a slash, which must be written as %2F")
     if parts.query or parts.fragment:
-        raise _not_an_endpoint(shown, "has a query or a fragment")
+        raise not_an_endpoint(shown, "has a query or a fragment")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port is None else f"{host}:{port}"
     return f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _basic_authorization(parts)
@@ -100,7 +100,8 @@ def _basic_authorization(parts: SplitResult) -> str | None:
     return f"Basic {b64encode(credentials.encode()).decode()}"
 
 
-def _not_an_endpoint(shown: str, problem: str) -> InvalidRequestError:
+def not_an_endpoint(shown: str, problem: str) -> InvalidRequestError:
+    """Return the error for an endpoint that cannot be asked. What is shown of it has no password."""
     return InvalidRequestError(
         f"The endpoint {shown!r} {problem}. Set HF_ENDPOINT to an address like https://huggingface.co, or unset it."
     )

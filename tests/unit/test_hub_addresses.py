@@ -88,6 +88,9 @@ def test_a_name_or_an_address_names_a_model(text: str, address: ModelAddress) ->
         "ftp://huggingface.co/o/n",
         "https://huggingface.co\\@elsewhere.example/o/n",
         "https://[",
+        "https://xn--a",
+        "https://xn--zzzzzz.com/a/b",
+        "xn--a/b/c",
         "https://huggingface.co/\ud800/n",
     ],
 )

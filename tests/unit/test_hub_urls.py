@@ -256,6 +256,7 @@ def test_an_empty_search_searches_for_nothing_in_particular() -> None:
         ("file:///etc/passwd", False),
         ("https://[bad/", False),
         ("https://huggingface.co:99999999/", False),
+        ("https://xn--a/", False),
         ("", False),
     ],
 )
@@ -290,6 +291,7 @@ def test_the_token_is_one_word_and_stays_out_of_the_message() -> None:
         ("javascript:alert(1)", None),
         ("https://evil.example\\@h.example/", None),
         ("http://h:99999999/", None),
+        ("https://xn--zzzzzz.com/x", None),
     ],
 )
 def test_joined_addresses_are_web_addresses(reference: str, joined: str | None) -> None:

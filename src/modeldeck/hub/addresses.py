@@ -112,9 +112,10 @@ def _path_at_hub(text: str, endpoint: str) -> tuple[list[str], str | None] | Non
     path = url.raw_path.decode("ascii").partition("?")[0]
     if url.scheme not in ("http", "https") or "\\" in text:
         return None
-    if url.host in _PUBLIC_HOSTS and url.port is None:
+    host = url.raw_host.decode("ascii")  # as it is sent: not every name that begins with xn-- can be decoded
+    if host in _PUBLIC_HOSTS and url.port is None:
         below = path
-    elif (url.host, url.port) == (base.host, base.port):
+    elif (url.raw_host, url.port) == (base.raw_host, base.port):
         folder = base.raw_path.decode("ascii").rstrip("/")
         if not path.startswith(f"{folder}/"):
             return None

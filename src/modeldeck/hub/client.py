@@ -29,7 +29,7 @@ from modeldeck._errors import (
     ServerError,
     UnauthorizedError,
 )
-from modeldeck._settings import Settings
+from modeldeck._settings import Settings, not_an_endpoint
 from modeldeck._types import Account, GGUFFile, RepoListing, SearchPage, SearchQuery
 from modeldeck._version import __version__
 from modeldeck.hub.addresses import model_address
@@ -69,6 +69,7 @@ from modeldeck.hub.urls import (
     is_sha256,
     model_info_url,
     normalize_etag,
+    origin_of,
     resolve_url,
     search_url,
     tree_url,
@@ -156,6 +157,8 @@ class HubClient:
 
     Raises
     ------
+    InvalidRequestError
+        When no request can be sent to the endpoint.
     TLSError, ProxyError
         When the environment's settings of certificates or proxies cannot be used.
     """
@@ -171,6 +174,8 @@ class HubClient:
         self._limits = limits
         self._rate_limits = RateLimits()
         self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
+        if origin_of(settings.endpoint) is None:  # its name may be one that cannot be decoded
+            raise not_an_endpoint(settings.endpoint, "is not a web address")
         try:
             self._http = httpx.AsyncClient(
                 transport=transport or ProxyTransport(settings.endpoint),

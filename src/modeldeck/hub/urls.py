@@ -259,12 +259,13 @@ def origin_of(url: str | httpx.URL) -> tuple[str, str, int] | None:
     """
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeEncodeError):
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError):  # as are the errors of internationalized names
         return None
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
-    if parsed.scheme not in ("http", "https") or not parsed.host or port > _MAX_PORT or "\\" in str(url):
+    if parsed.scheme not in ("http", "https") or not host or port > _MAX_PORT or "\\" in str(url):
         return None
-    return parsed.scheme, parsed.host.lower(), port
+    return parsed.scheme, host.lower(), port
 
 
 def join_url(base: str, reference: str) -> str | None:

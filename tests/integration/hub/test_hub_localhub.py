@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trustme
 
-from modeldeck._errors import ModelDeckError
+from modeldeck._errors import InvalidRequestError, ModelDeckError
 from modeldeck._settings import Settings
 from modeldeck._types import SearchFilters, SearchQuery
 from modeldeck.hub.client import ClientLimits, HubClient
@@ -269,6 +269,12 @@ def test_a_setting_that_cannot_be_used_is_named(
     assert caught.value.code == code
     assert name in caught.value.message
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("endpoint", ["https://xn--a", "https://xn--zzzzzz.com/hf"])
+def test_an_endpoint_whose_name_cannot_be_sent_is_refused(tmp_path: Path, endpoint: str) -> None:
+    with pytest.raises(InvalidRequestError, match="HF_ENDPOINT"):
+        HubClient(Settings(endpoint=endpoint, cache_dir=tmp_path))
 
 
 async def test_https_to_a_server_that_speaks_http(local: LocalHub, tmp_path: Path) -> None:
