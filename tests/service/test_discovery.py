@@ -68,8 +68,9 @@ def test_the_engine_finds_the_certificates_that_the_notebook_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    seen = engine_environment({"SSL_CERT_FILE": "ca.pem", "SSL_CERT_DIR": os.pathsep.join(["certs", "/etc/ssl"])})
-    assert seen["SSL_CERT_FILE"] == str(tmp_path / "ca.pem")
+    file, folders = os.path.join(f"a{os.pathsep}b", "ca.pem"), os.pathsep.join(["certs", "/etc/ssl"])
+    seen = engine_environment({"SSL_CERT_FILE": file, "SSL_CERT_DIR": folders})
+    assert seen["SSL_CERT_FILE"] == str(tmp_path / file)
     assert seen["SSL_CERT_DIR"] == os.pathsep.join([str(tmp_path / "certs"), os.path.abspath("/etc/ssl")])
 
 

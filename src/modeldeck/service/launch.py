@@ -124,9 +124,10 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     for name in (RUNTIME_VARIABLE, STATE_VARIABLE):
         if explicit := environ.get(name):
             result[name] = str(explicit_directory(explicit))
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        if paths := _absolute_paths(environ.get(name, "")):
-            result[name] = os.pathsep.join(paths)
+    if file := environ.get("SSL_CERT_FILE"):
+        result["SSL_CERT_FILE"] = os.path.abspath(file)
+    if folders := _absolute_paths(environ.get("SSL_CERT_DIR", "")):
+        result["SSL_CERT_DIR"] = os.pathsep.join(folders)
     paths = _absolute_paths(environ.get("PYTHONPATH", ""))
     package_root = str(Path(__file__).parents[2])
     if package_root not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
