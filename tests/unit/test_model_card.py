@@ -1,9 +1,12 @@
 """A model card becomes structure and text; what it links to is on the web, and nothing in it can act on the page."""
 
+import time
+
 import pytest
 
 from modeldeck.widget.licences import licence_kind, licence_url
-from modeldeck.widget.model_card import MAX_CHARACTERS, MAX_TOKENS, CardToken, parse_model_card
+from modeldeck.widget.model_card import MAX_CHARACTERS, MAX_TOKENS, CardToken, first_screen, parse_model_card
+from tests.waiting import AT_ONCE_SECONDS
 
 BASE = "https://huggingface.co/o/n/blob/main/"
 
@@ -46,6 +49,7 @@ def test_markdown_becomes_structure(text: str, tokens: str) -> None:
 
 def test_the_metadata_at_the_top_is_left_out() -> None:
     assert shape("---\nlicense: mit\ntags:\n- a\n---\n# Title") == "<h1:Title>"
+    assert shape("--- \r\nlicense: mit\r\n---\t\r\n# Title") == "<h1:Title>"
     assert shape("---\nnot closed") == "<hr:><p:not closed>"
 
 
@@ -84,6 +88,10 @@ def test_other_schemes_are_never_links(scheme: str) -> None:
         ("<div align=center>\n<p>Hello &amp; <b>welcome</b></p>\n<style>p {}</style>\n</div>", "<p:Hello & welcome>"),
         ("a<br/>b", "<p>a<br:>b</p>"),
         ("<!-- a comment -->", ""),
+        ("<div>one<br> \x0b\r\n two<p>three\nfour</div>", "<p:one><p:two><p:three four>"),
+        ("<div>\n<![logo](logo.png)\n<b>Text</b></div>", "<p:Text>"),
+        ("<div>\nText\n<![ \n</div>", "<p:Text>"),
+        ("<div>\nText <![CDATA[x]]> more</div>", "<p:Text more>"),
     ],
 )
 def test_html_and_images_become_their_text(text: str, tokens: str) -> None:
@@ -100,6 +108,58 @@ def test_a_long_card_is_cut_where_an_element_ends() -> None:
         True,
     )
     assert parse_model_card("", BASE) == ((), False)
+
+
+COLUMNS = 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{'|a' * COLUMNS}\n{'|-' * COLUMNS}\n" + "a\n" * 2000,
+        "> * [a *b*](c) " * 9000,
+        "[a](b) *c* " * 9000,
+        ("<div>\n" + "a<p>" * 1500 + "</div>\n\n# b\n\n") * 3,
+        "[a]: https://example.org/" + "x" * 2000 + "\n\n" + "[a] " * 3000,
+    ],
+    ids=["cells", "list", "links", "html", "references"],
+)
+def test_a_card_is_cut_inside_an_element_too_and_what_is_open_is_closed(text: str) -> None:
+    tokens, is_cut = parse_model_card(text, BASE)
+    assert is_cut
+    assert 10 < len(tokens) < MAX_TOKENS + 10
+    assert sum(len(token.url or "") for token in tokens) < 5 * MAX_CHARACTERS
+    is_open: list[str] = []
+    for token in tokens:
+        if token.nesting > 0:
+            is_open.append(token.tag)
+        elif token.nesting < 0:
+            assert is_open.pop() == token.tag
+    assert not is_open
+
+
+def test_a_large_block_of_html_is_cut() -> None:
+    tokens, is_cut = parse_model_card("<div>" + "word " * 4000 + "</div>\n\nAfter it", BASE)
+    assert is_cut
+    assert [token.tag for token in tokens] == ["p", "p"]
+    assert tokens[-1].text == "After it"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---" + "\n" * MAX_CHARACTERS + "x",
+        "<div>a" + " " * MAX_CHARACTERS + "b</div>",
+        "<div>\n" + "<a b='" * 20_000,
+        ("|a" * 256 + "\n" + "|-" * 256 + "\n" + "a\n" * 255 + "\n") * 60,
+    ],
+    ids=["metadata", "spaces", "attributes", "tables"],
+)
+def test_no_card_takes_long(text: str) -> None:
+    begin = time.thread_time()
+    first_screen(text, 4000)
+    parse_model_card(text, BASE)
+    assert time.thread_time() - begin < AT_ONCE_SECONDS
 
 
 @pytest.mark.parametrize(
