@@ -356,6 +356,31 @@ def test_failures_are_told_where_they_belong(page: Page, demo_hub: LocalHub) -> 
     assert page.traits["search"]["state"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("broken", "method", "params", "trait"),
+    [
+        ("search", "search", {"text": "tiny"}, "search"),
+        ("describe", "open_repo", {"repo_id": TINY}, "repos"),
+        ("model_card", "open_about", {"repo_id": TINY}, "about"),
+    ],
+)
+def test_a_bug_leaves_nothing_waiting(
+    page: Page, monkeypatch: pytest.MonkeyPatch, broken: str, method: str, params: dict[str, str], trait: str
+) -> None:
+    async def fail(*_args: object, **_options: object) -> None:
+        raise AssertionError("unknown keyword")
+
+    page.until(lambda: page.traits["search"]["state"] == "done")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, broken, fail)
+        assert "unknown keyword" in page.ask(method, **params)["error"]["message"]
+    view = page.traits[trait]
+    view = view if trait == "search" else view[TINY]
+    assert view["state"] == "failed"
+    assert "unknown keyword" in view["error"]["message"]
+    assert page.ask(method, **params)["ok"]
+
+
 def test_a_message_that_makes_no_sense_is_answered(page: Page) -> None:
     assert page.ask("make_coffee")["error"]["code"] == "protocol"
     assert page.ask("act_on_variant", repo_id=TINY)["error"]["code"] == "protocol"

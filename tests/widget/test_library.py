@@ -96,6 +96,21 @@ def test_damage_is_found_and_repaired(page: Page, demo_hub: LocalHub, cache: Pat
     page.until(lambda: row(page)["check"] is None)
 
 
+def test_a_bug_of_a_verification_leaves_no_model_waiting(
+    page: Page, demo_hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_args: object, **_options: object) -> None:
+        raise AssertionError("unknown keyword")
+
+    fetch(demo_hub, cache)
+    fetch(demo_hub, cache, "tiny-chat-Q8_0.gguf")
+    page.ask("act_on_library", action="refresh")
+    monkeypatch.setattr(Session, "verify", fail)
+    assert page.ask("act_on_library", action="verify", models=[key(page, "F16"), key(page, "Q8_0")])["ok"]
+    page.until(lambda: all(each["error"] and not each["check"] for each in rows(page)))
+    assert "unknown keyword" in row(page)["error"]["message"]
+
+
 def test_several_models_are_removed_and_free_what_was_said(page: Page, demo_hub: LocalHub, cache: Path) -> None:
     fetch(demo_hub, cache)
     fetch(demo_hub, cache, "tiny-chat-Q8_0.gguf")

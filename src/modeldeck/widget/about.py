@@ -10,6 +10,7 @@ from modeldeck._errors import ModelDeckError, RemoteFileNotFoundError
 from modeldeck.session import Session
 from modeldeck.widget.model_card import first_screen, parse_model_card
 from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.tasks import outcome_of
 from modeldeck.widget.traits import AboutView
 
 _CARDS_SHOWN = 4
@@ -33,12 +34,16 @@ class AboutOwner:
             self._shown.popitem(last=False)
         self._publish()
         try:
-            text = await self._session.model_card(repo_id, self._revision)
-        except RemoteFileNotFoundError:  # an error for Python; the page says that there is none
-            text = ""
+            await outcome_of(self._read, repo_id)
         except ModelDeckError as error:
             self._show(repo_id, AboutView(state="failed", error=error.to_info()))
             raise
+
+    async def _read(self, repo_id: str) -> None:
+        try:
+            text = await self._session.model_card(repo_id, self._revision)
+        except RemoteFileNotFoundError:  # an error for Python; the page says that there is none
+            text = ""
         base_url = f"{self._session.settings.endpoint}/{repo_id}/blob/{self._revision}/"
         begin = first_screen(text, _FIRST_SCREEN_CHARACTERS)
         if begin != text:  # the whole takes a while to be read, sent and drawn

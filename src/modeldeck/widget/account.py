@@ -12,6 +12,7 @@ from modeldeck._notices import NOTICES, NoticeCode
 from modeldeck._types import RepoDetails, TokenSource
 from modeldeck.session import Session
 from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.tasks import outcome_of
 from modeldeck.widget.traits import AccountView, SaidView, StepView
 
 _FOUND_IN: MappingProxyType[TokenSource, NoticeCode] = MappingProxyType(
@@ -41,7 +42,7 @@ class AccountOwner:
             return
         self._show(replace(self.view, state="asking", error=None))
         try:
-            account = await self._session.account()
+            account = await outcome_of(self._session.account)
         except ModelDeckError as error:
             self._show(replace(self.view, state="failed", error=error.to_info()))
             return

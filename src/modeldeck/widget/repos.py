@@ -18,7 +18,7 @@ from modeldeck.widget.account import steps_to
 from modeldeck.widget.deck import DeckOwner
 from modeldeck.widget.local_files import GONE, LocalFiles
 from modeldeck.widget.publisher import Publisher
-from modeldeck.widget.tasks import Tasks
+from modeldeck.widget.tasks import Tasks, outcome_of
 from modeldeck.widget.traits import (
     VARIANT_ACTIONS,
     HeaderView,
@@ -96,7 +96,7 @@ class ReposOwner:
             self._cards.popitem(last=False)
         self._publish()
         try:
-            details = await self._describe(repo_id)
+            details = await outcome_of(self._describe, repo_id)
         except ModelDeckError as error:
             self._show(repo_id, error)
             raise

@@ -8,9 +8,10 @@ import anyio
 from msgspec.structs import replace
 
 from modeldeck._errors import ModelDeckError
-from modeldeck._types import ModelTraits, SearchQuery, SortKey
+from modeldeck._types import ModelTraits, SearchPage, SearchQuery, SortKey
 from modeldeck.session import Session
 from modeldeck.widget.publisher import Publisher
+from modeldeck.widget.tasks import outcome_of
 from modeldeck.widget.traits import FiltersView, SearchView, SummaryView
 
 NO_FILTERS = FiltersView()
@@ -65,14 +66,7 @@ class SearchOwner:
         with anyio.CancelScope() as self._scope:
             self._show(replace(view, state="searching", error=None))
             try:
-                page = await self._session.search(
-                    view.text,
-                    sort=view.sort,
-                    limit=self._limit,
-                    author=view.filters.author,
-                    filters=view.filters.to_query(),
-                    cursor=cursor,
-                )
+                page = await outcome_of(self._ask, view, cursor)
             except ModelDeckError as error:
                 self._show(replace(view, state="failed", error=error.to_info()))
                 raise
@@ -81,6 +75,16 @@ class SearchOwner:
             self._show(
                 replace(view, state="done", models=view.models + models, has_more=self._cursor is not None, error=None)
             )
+
+    async def _ask(self, view: SearchView, cursor: str | None) -> SearchPage:
+        return await self._session.search(
+            view.text,
+            sort=view.sort,
+            limit=self._limit,
+            author=view.filters.author,
+            filters=view.filters.to_query(),
+            cursor=cursor,
+        )
 
     def _show(self, view: SearchView) -> None:
         models = tuple(

@@ -18,7 +18,7 @@ from modeldeck.session import Session
 from modeldeck.widget.local_files import GONE, LocalFiles
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
-from modeldeck.widget.tasks import Tasks
+from modeldeck.widget.tasks import Tasks, guard, outcome_of
 from modeldeck.widget.traits import (
     VARIANT_ACTIONS,
     BlobView,
@@ -137,7 +137,7 @@ class LibraryOwner:
                     sound += await self._check(key)
                 self._scope = None
                 self._checks.pop(key, None)
-                await self._files.refresh()
+                await guard(self._files.refresh)
         finally:
             self._is_busy = False
         self._tell_sound(sound)
@@ -163,7 +163,8 @@ class LibraryOwner:
         try:
             stored = self._find(key)
             name = f"{stored.model.label} of {key.repo_id}"
-            files = await self._session.verify(stored.model, repair=check.is_repair, progress=report, on_notice=_in_row)
+            verify = partial(self._session.verify, repair=check.is_repair, progress=report, on_notice=_in_row)
+            files = await outcome_of(verify, stored.model)
         except ModelDeckError as error:
             self._errors[key] = error.to_info()
             self._publisher.report(error)

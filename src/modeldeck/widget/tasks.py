@@ -6,24 +6,33 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from modeldeck._errors import ModelDeckError
 
 _logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+async def outcome_of(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run ``function``. A bug is raised as a `ModelDeckError` too, and is logged with its traceback."""
+    try:
+        return await function(*args)
+    except ModelDeckError:
+        raise
+    except Exception as error:
+        _logger.exception("modeldeck's widget failed")
+        raise ModelDeckError(
+            f"Internal error: {type(error).__name__}: {error}. The kernel's log has the details; please report them."
+        ) from error
 
 
 async def guard(function: Callable[..., Awaitable[object]], *args: Any) -> ModelDeckError | None:
-    """Run ``function`` and return its error. A bug becomes an error too, and is logged with its traceback."""
+    """Run ``function`` and return its error, as `outcome_of` would raise it."""
     try:
-        await function(*args)
+        await outcome_of(function, *args)
     except ModelDeckError as error:
         return error
-    except Exception as error:
-        _logger.exception("modeldeck's widget failed")
-        return ModelDeckError(
-            f"Internal error: {type(error).__name__}: {error}. The kernel's log has the details; please report them."
-        )
     return None
 
 
