@@ -7,10 +7,12 @@ An unknown value is ``None``, never 0. Everything that crosses a process border 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -801,6 +803,7 @@ class DownloadRequest:
         Whether the Hub must not send a byte twice, because many hosts share it. The end of a download may take longer
         then: no connection takes over part of what another one has requested.
     name
+    real_cache_dir
     key
     """
 
@@ -822,12 +825,23 @@ class DownloadRequest:
         return f"{self.repo_id}:{self.label}"
 
     @property
+    def real_cache_dir(self) -> str:
+        """The directory of the cache with its links followed, so that two paths to one cache are equal."""
+        return _real_path(self.cache_dir)
+
+    @property
     def key(self) -> tuple[str, ...]:
         """Requests with the same key are one job of the engine. Those with and without a projector are two."""
         commit = self.commit_hash or self.revision
         filenames = tuple(file.filename for file in self.files)
-        key = (self.purpose, self.endpoint, self.cache_dir, self.repo_id, commit, self.variant_id, *filenames)
+        key = (self.purpose, self.endpoint, self.real_cache_dir, self.repo_id, commit, self.variant_id, *filenames)
         return (*key, "offline") if self.is_offline else key
+
+
+@cache
+def _real_path(path: str) -> str:
+    """Follow the links of a path. It is remembered, because a key is asked for often and must stay the same."""
+    return os.path.realpath(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,20 @@ async def test_the_same_request_joins(playground: Playground) -> None:
         assert len(manager.snapshots()) == 1
 
 
+async def test_the_same_request_joins_whichever_path_leads_to_the_cache(playground: Playground) -> None:
+    playground.hub.faults.add(Throttle(20e6), origin="cdn")
+    playground.cache_dir.mkdir()
+    link = playground.cache_dir.with_name("elsewhere")
+    link.symlink_to(playground.cache_dir.name)
+    async with playground.manager() as manager:
+        first = await manager.submit(playground.request(cache_dir=str(link)))
+        second = await manager.submit(playground.request())
+        assert first.job_id == second.job_id
+        done = await manager.wait(first.job_id)
+    playground.assert_exact(done)
+    assert done.bytes_fetched == len(playground.content)
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_pause_and_resume_act_at_once(playground: Playground, until: Until, is_chunked: bool) -> None:
     playground.hub.faults.add(Throttle(4e6, is_shared=True, free_bytes=3_000_000), origin="cdn")

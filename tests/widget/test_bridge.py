@@ -136,6 +136,22 @@ def test_what_somebody_else_removes_is_available_again(
     page.until(lambda: not page.jobs())
 
 
+def test_a_download_into_the_same_cache_by_another_path_is_shown(
+    page: Page, loop: LoopThread, demo_hub: LocalHub, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("cache")
+    link.resolve().mkdir(exist_ok=True)
+    page.until(lambda: page.traits["view"]["engine"]["limits"])
+
+    async def download() -> None:
+        async with Session(endpoint=demo_hub.endpoint, cache_dir=link, token=False, inline=True) as other:
+            await other.download(f"{TINY}:F16")
+
+    loop.start(download()).result(PATIENCE_SECONDS)
+    page.until(lambda: [job["state"] for job in page.jobs()] == ["ready"])
+
+
 @pytest.mark.usefixtures("rare_ticks")
 def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Page, demo_hub: LocalHub) -> None:
     demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,7 @@ class DownloadsOwner:
         self._deck = deck
         self._repos = repos
         self._load = load
+        self._cache_dir = os.path.realpath(session.settings.cache_dir)
         self._jobs: dict[str, DownloadSnapshot] = {}
         self._announced: tuple[DownloadSnapshot, ...] = ()
         self._pacer = Pacer(self._publish)
@@ -173,7 +175,7 @@ class DownloadsOwner:
         before = self._jobs.get(snapshot.job_id)
         if before is not None and before.rev >= snapshot.rev:
             return
-        if snapshot.request.cache_dir != str(self._session.settings.cache_dir):
+        if snapshot.request.real_cache_dir != self._cache_dir:
             return
         if before is None and snapshot.state is DownloadState.CANCELLED:
             return  # it has left the list already
