@@ -16,9 +16,16 @@ from modeldeck._files import nearest_existing
 from modeldeck._types import LocalModel
 from modeldeck.engine.leftovers import discard_partials, list_partials
 from modeldeck.engine.verification_store import VerificationRecord, VerificationStore, VerifiedBy
-from modeldeck.hub.cache import CachedFile, list_models, list_unlinked_blobs, remove
+from modeldeck.hub.cache import (
+    CachedFile,
+    list_models,
+    list_unlinked_blobs,
+    remove,
+    remove_unlinked_blob,
+    repo_dir,
+)
 from modeldeck.hub.errors import error_from_os_error
-from modeldeck.library import group_local
+from modeldeck.library import group_local, list_fragments
 
 LeftoverKind: TypeAlias = Literal["partial", "incomplete", "unlinked", "fragment"]
 
@@ -99,8 +106,8 @@ class Leftover:
     repo_id : str
         ``"owner/name"``.
     kind : {"partial", "incomplete", "unlinked", "fragment"}
-        A partial file of modeldeck, one of huggingface_hub, bytes that no revision refers to, or a file of a model
-        whose other parts are missing.
+        A partial file of modeldeck, one of huggingface_hub, bytes that no revision refers to, or a part of a split
+        model whose other parts are missing.
     name : str
         The name of the file in its repository, or of its bytes where that is not known.
     size : int
@@ -163,44 +170,54 @@ def read_contents(
         usage = shutil.disk_usage(nearest_existing(cache_dir))
     return CacheContents(
         models=tuple(_stored_models(files, models, verifications)),
-        leftovers=tuple(
-            sorted(_leftovers(cache_dir, files, models, wanted), key=lambda left: (left.repo_id, left.name))
-        ),
+        leftovers=tuple(sorted(_leftovers(cache_dir, files, wanted), key=lambda left: (left.repo_id, left.name))),
         free_bytes=None if usage is None else usage.free,
         total_bytes=None if usage is None else usage.total,
     )
 
 
-def remove_leftovers(cache_dir: Path, leftovers: Iterable[Leftover]) -> int:
+def remove_leftovers(cache_dir: Path, leftovers: Iterable[Leftover], *, wanted: Collection[str] = ()) -> int:
     """Delete leftovers that nobody uses, and return the bytes that came free. This blocks.
+
+    Before each one is deleted, its repository is looked at again, because it may have come into use since.
+
+    Parameters
+    ----------
+    cache_dir
+        The Hugging Face cache.
+    leftovers
+        What `read_contents` has found.
+    wanted
+        As for `read_contents`, as it is now.
 
     Raises
     ------
     StorageError
         When a file cannot be deleted.
     """
-    freed = 0
+    return sum(_remove_leftover(cache_dir, leftover, wanted) for leftover in leftovers)
+
+
+def _remove_leftover(cache_dir: Path, leftover: Leftover, wanted: Collection[str]) -> int:
+    repo_id, path = leftover.repo_id, leftover.path
+    files = list_models(cache_dir, (repo_id,))
+    now = next((left for left in _leftovers(cache_dir, files, wanted, repo_id) if left.path == path), None)
+    if now is None or now.is_in_use:
+        return 0
     try:
-        for leftover in leftovers:
-            if leftover.is_in_use:
-                continue
-            if leftover.kind == "partial":
-                freed += discard_partials(leftover.path.parent, leftover.path.name.partition(".")[0])
-            elif leftover.kind == "fragment":
-                commit_hash, _, filename = (
-                    leftover.path.relative_to(
-                        next(parent for parent in leftover.path.parents if parent.name == "snapshots")
-                    )
-                    .as_posix()
-                    .partition("/")
-                )
-                freed += remove(cache_dir, repo_id=leftover.repo_id, commit_hash=commit_hash, filenames=[filename])
-            elif leftover.path.exists():
-                leftover.path.unlink()
-                freed += leftover.size
+        match now.kind:
+            case "partial":
+                return discard_partials(path.parent, path.name.partition(".")[0])
+            case "fragment":
+                commit_hash, *parts = path.relative_to(repo_dir(cache_dir, repo_id) / "snapshots").parts
+                return remove(cache_dir, repo_id=repo_id, commit_hash=commit_hash, filenames=["/".join(parts)])
+            case "unlinked":
+                return remove_unlinked_blob(cache_dir, repo_id, path)
+            case "incomplete":
+                path.unlink(missing_ok=True)
+                return now.size
     except OSError as error:
         raise error_from_os_error(error) from error
-    return freed
 
 
 def _stored_models(
@@ -246,23 +263,23 @@ def _proof(model: LocalModel, verifications: VerificationStore | None) -> Proof 
 
 
 def _leftovers(
-    cache_dir: Path, files: Iterable[CachedFile], models: list[LocalModel], wanted: Collection[str]
+    cache_dir: Path, files: Iterable[CachedFile], wanted: Collection[str], only_repo_id: str | None = None
 ) -> Iterator[Leftover]:
     now = time.time()
-    in_models = {path for model in models for path in (*model.paths, *model.sidecar_paths)}
-    for file in files:
-        if file.path not in in_models and file.is_linked:
-            yield Leftover(
-                path=file.path,
-                repo_id=file.repo_id,
-                kind="fragment",
-                name=file.filename,
-                size=file.size,
-                modified_at=_modified_at(file.path),
-                is_in_use=file.blob_path.name in wanted or now - _modified_at(file.path) < _IN_USE_SECONDS,
-            )
+    for file in list_fragments(files):
+        yield Leftover(
+            path=file.path,
+            repo_id=file.repo_id,
+            kind="fragment",
+            name=file.filename,
+            size=file.size,
+            modified_at=_modified_at(file.path),
+            is_in_use=file.blob_path.name in wanted or now - _modified_at(file.path) < _IN_USE_SECONDS,
+        )
     for blobs in sorted(cache_dir.glob("models--*/blobs")):
         repo_id = blobs.parent.name.removeprefix("models--").replace("--", "/")
+        if only_repo_id not in (None, repo_id):
+            continue
         for info in list_partials(blobs):
             yield Leftover(
                 path=info.data_path,

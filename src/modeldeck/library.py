@@ -50,6 +50,22 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
     return models
 
 
+def list_fragments(files: Iterable[CachedFile]) -> list[CachedFile]:
+    """Return the parts of split models whose other parts are missing, without files of the user's own.
+
+    No other file is of no use by itself: people fetch a projector, a drafter or an importance matrix alone too.
+    """
+    from modeldeck.gguf.names import group_variants
+
+    return [
+        cached[part.filename]
+        for cached in _by_snapshot(files).values()
+        for family in group_variants(map(_as_listed, cached.values())).incomplete
+        for part in family.files
+        if cached[part.filename].is_linked
+    ]
+
+
 def describe_cached(
     files: Iterable[CachedFile], revision: str, selector: str | None = None, *, because: ErrorInfo
 ) -> RepoDetails | None:

@@ -1377,34 +1377,40 @@ class Session:
         >>> [stored.model.label for stored in contents.models if stored.proof is None]  # doctest: +SKIP
         """
         from modeldeck.cache_contents import read_contents
-        from modeldeck.engine.store import JobStore
         from modeldeck.engine.verification_store import VerificationStore
-        from modeldeck.service.discovery import all_state_directories, find_verified_directory
+        from modeldeck.service.discovery import find_verified_directory
+
+        cache_dir = self.settings.cache_dir
+        wanted = await self._wanted_blobs()
+
+        def look() -> CacheContents:
+            directory = find_verified_directory(cache_dir)
+            records = None if directory is None else VerificationStore(directory)
+            return read_contents(cache_dir, verifications=records, wanted=wanted)
+
+        return await anyio.to_thread.run_sync(look)
+
+    async def _wanted_blobs(self) -> set[str]:
+        """Return the names of the blobs that unfinished downloads go on with."""
+        from modeldeck.engine.store import JobStore
+        from modeldeck.service.discovery import all_state_directories
 
         cache_dir = self.settings.cache_dir
 
-        def look() -> CacheContents:
+        def stored() -> list[DownloadRequest]:
             jobs = [job for place in all_state_directories(cache_dir) for job in JobStore(place).read()]
-            wanted = {
-                file.sha256
-                for job in jobs
-                if job.finish is None
-                for file in job.request.files
-                if file.sha256 is not None
-            }
-            directory = find_verified_directory(cache_dir)
-            records = None if directory is None else VerificationStore(directory)
-            return read_contents(cache_dir, verifications=records, wanted=wanted | running)
+            return [job.request for job in jobs if job.finish is None]
 
-        running: set[str] = set()
+        requests: list[DownloadRequest] = []
         if self._engine is not None and self._engine.done():
             with suppress(ModelDeckError):
-                snapshots = [job for job in (await self.engine()).snapshots() if job.state is not DownloadState.READY]
-                running = {file.sha256 for job in snapshots for file in job.request.files if file.sha256 is not None}
-        return await anyio.to_thread.run_sync(look)
+                snapshots = (await self.engine()).snapshots()
+                requests += [job.request for job in snapshots if job.state is not DownloadState.READY]
+        requests += await anyio.to_thread.run_sync(stored)
+        return {file.sha256 for request in requests for file in request.files if file.sha256 is not None}
 
     async def remove_leftovers(self, leftovers: Iterable[Leftover]) -> int:
-        """Delete leftovers of the cache. Those that are in use stay.
+        """Delete leftovers of the cache. Those that are in use stay, also if they came into use since they were found.
 
         Parameters
         ----------
@@ -1429,7 +1435,10 @@ class Session:
         """
         from modeldeck.cache_contents import remove_leftovers
 
-        return await anyio.to_thread.run_sync(remove_leftovers, self.settings.cache_dir, tuple(leftovers))
+        wanted = await self._wanted_blobs()
+        return await anyio.to_thread.run_sync(
+            partial(remove_leftovers, self.settings.cache_dir, tuple(leftovers), wanted=wanted)
+        )
 
     async def forget_removed_files(self) -> None:
         """Tell a running engine, and through it every open widget, that files were removed. It never starts an

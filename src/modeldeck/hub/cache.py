@@ -497,6 +497,16 @@ def _remove_file(cache_dir: Path, repo_id: str, path: Path) -> int:
         return freed
 
 
+def remove_unlinked_blob(cache_dir: Path, repo_id: str, blob: Path) -> int:
+    """Remove a complete file in ``blobs/`` unless a snapshot links to it by now, and return the bytes freed."""
+    with _storage_errors(), _publishing_lock(cache_dir, repo_id, blob.name):
+        if any(_links_to(blob, repo_dir(cache_dir, repo_id))):
+            return 0
+        freed = 0 if blob.is_symlink() else _size_of(blob)  # what the shared store has may be another repository's
+        blob.unlink(missing_ok=True)
+        return freed
+
+
 def _size_of(path: Path) -> int:
     """Return the size of a file; 0 if there is none."""
     try:
