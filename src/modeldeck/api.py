@@ -637,7 +637,8 @@ def lock(
 ) -> Listing[LockedModel]:
     """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
 
-    Models that the file already has stay. The named ones are added, or locked again at the present commit.
+    Models that the file already has stay. The named ones are added, or locked again at the present commit. Programs of
+    one user that lock models in the same file take turns.
 
     Parameters
     ----------

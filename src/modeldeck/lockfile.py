@@ -28,6 +28,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ _HEADER = """\
 
 """
 _LIBRARY = "llama-cpp-python"
+_LONGEST_TURN_SECONDS = 60.0
 
 
 class _FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,8 +176,45 @@ def read_lock_file(path: Path) -> LockFile:
     return LockFile(models=models, versions=parsed.versions)
 
 
+def read_lock_file_so_far(path: Path) -> LockFile:
+    """Read a lock file as `read_lock_file` does; one that does not exist yet is empty."""
+    return read_lock_file(path) if os.path.lexists(os.path.realpath(path)) else LockFile()
+
+
+def add_to_lock_file(path: Path, models: Iterable[LockedModel], *, turn: Path | None) -> LockFile:
+    """Add models to a lock file, as `LockFile.with_models` does, and return what it says then.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+    models
+        The models to add or to lock again.
+    turn
+        A file to lock meanwhile, so that of several programs none undoes what another one has just added. ``None``
+        locks nothing.
+
+    Raises
+    ------
+    LockError
+        If the lock file cannot be read or written, or it does not become this program's turn.
+    """
+    from filelock import FileLock, Timeout  # here, because only this needs it
+
+    try:
+        with nullcontext() if turn is None else FileLock(turn, timeout=_LONGEST_TURN_SECONDS):
+            lock = read_lock_file_so_far(path).with_models(models)
+            write_lock_file(path, lock)
+    except Timeout:
+        raise LockError(
+            f"The lock file {str(path)!r} is not written, because another program has been writing lock files for "
+            f"{_LONGEST_TURN_SECONDS:.0f} s. End that program, and lock again."
+        ) from None
+    return lock
+
+
 def write_lock_file(path: Path, lock: LockFile) -> None:
-    """Write a lock file, in place of the one that is there.
+    """Write a lock file, in place of the one that is there. Where the path is a link, the file that it leads to.
 
     Raises
     ------
@@ -190,7 +229,7 @@ def write_lock_file(path: Path, lock: LockFile) -> None:
         "model": [_as_entry(model) for model in lock.models],
     }
     try:
-        replace_file(path, f"{_HEADER}{tomli_w.dumps(content)}".encode(), mode=0o644)
+        replace_file(Path(os.path.realpath(path)), f"{_HEADER}{tomli_w.dumps(content)}".encode(), mode=0o644)
     except OSError as error:
         raise LockError(f"The lock file {str(path)!r} cannot be written: {error.strerror}.") from error
 

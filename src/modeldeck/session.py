@@ -1007,7 +1007,8 @@ class Session:
     ) -> Listing[LockedModel]:
         """Write which files models are, at the commits of now, into a lock file. Nothing is downloaded.
 
-        Models that the file already has stay. The named ones are added, or locked again at the present commit.
+        Models that the file already has stay. The named ones are added, or locked again at the present commit. Programs
+        of one user that lock models in the same file take turns.
 
         Parameters
         ----------
@@ -1043,16 +1044,16 @@ class Session:
         --------
         >>> await session.lock("owner/name:Q4_K_M", n_ctx=8192)  # doctest: +SKIP
         """
-        from modeldeck.lockfile import LockFile, read_lock_file, write_lock_file
+        from modeldeck.lockfile import add_to_lock_file, read_lock_file_so_far
+        from modeldeck.service.discovery import find_turn_file
 
         if not targets:
             raise InvalidRequestError("Name the models to lock, as OWNER/NAME:LABEL.")
         path, n_ctx = Path(path), None if n_ctx is None else read_n_ctx(n_ctx)
-        is_there = await anyio.to_thread.run_sync(os.path.lexists, path)
-        before = await anyio.to_thread.run_sync(read_lock_file, path) if is_there else LockFile()
+        # What is wrong in the file is told before the Hub is asked.
+        await anyio.to_thread.run_sync(read_lock_file_so_far, path)
         models = [await self._lock_one(target, revision, n_ctx, on_notice) for target in targets]
-        lock = before.with_models(models)
-        await anyio.to_thread.run_sync(write_lock_file, path, lock)
+        lock = await anyio.to_thread.run_sync(lambda: add_to_lock_file(path, models, turn=find_turn_file()))
         return Listing(lock.models)
 
     async def _lock_one(

@@ -17,7 +17,7 @@ from modeldeck.lockfile import pin, read_lock_file
 from modeldeck.snippets import llama_cpp_code, modeldeck_code
 from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
-from tools.localhub.faults import Reply
+from tools.localhub.faults import Latency, Reply
 from tools.localhub.tiny_models import write_chat_model, write_projector, write_split_model
 from tools.processes import without_hub_settings
 
@@ -97,6 +97,17 @@ async def test_models_are_added_and_locked_again_and_the_file_is_the_same_each_t
     assert models[1].commit_hash != before
     assert models[0].commit_hash == before
     assert "Q8_0" in str(models)
+
+
+async def test_a_link_to_a_lock_file_stays_one_and_the_file_is_written(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    link, file = tmp_path / "modeldeck.lock", tmp_path / "shared" / "file.lock"
+    link.symlink_to(file)
+    await session.lock(f"{REPO}:Q8_0")
+    await session.lock(f"{REPO}:Q4_0")
+    assert link.readlink() == file
+    assert [model.label for model in read_lock_file(file).models] == ["Q4_0", "Q8_0"]
+    assert os.listdir(file.parent) == [file.name]
 
 
 async def test_the_same_files_at_another_commit_are_not_fetched_again(session: Session, hub: LocalHub) -> None:
@@ -179,18 +190,50 @@ async def test_a_lock_needs_a_model_and_leaves_a_wrong_file_alone(session: Sessi
     assert path.read_text() == "version = 7\n"
 
 
-def test_the_command_and_its_status(hub: LocalHub, tmp_path: Path) -> None:
+@pytest.fixture
+def environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:
+    return {
+        **without_hub_settings(os.environ),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(tmp_path / "hf"),
+        "MODELDECK_STATE_DIR": str(tmp_path / "state"),
+        "MODELDECK_RUNTIME_DIR": str(tmp_path / "run"),
+        "MODELDECK_INLINE": "1",
+    }
+
+
+def test_of_processes_that_lock_at_once_none_undoes_what_another_has_added(
+    hub: LocalHub, files: dict[str, Path], environment: dict[str, str], tmp_path: Path
+) -> None:
+    repos = [f"owner/together-{number}" for number in range(3)]
+    for repo in repos:
+        hub.add_repo(repo, {NAME: files[NAME]})
+    hub.faults.add(Latency(2.0), path="/api/models/*")  # so that all have begun before the first one writes
+    (tmp_path / "work").mkdir()
+    locking = [
+        subprocess.Popen(
+            [sys.executable, "-m", "modeldeck", "lock", f"{repo}:Q8_0"],
+            cwd=tmp_path / "work",
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for repo in repos
+    ]
+    for process in locking:
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 0, errors
+    assert [model.repo_id for model in read_lock_file(tmp_path / "work" / "modeldeck.lock").models] == repos
+    assert os.listdir(tmp_path / "work") == ["modeldeck.lock"]
+
+
+def test_the_command_and_its_status(hub: LocalHub, environment: dict[str, str], tmp_path: Path) -> None:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "modeldeck", *arguments],
             cwd=tmp_path,
-            env={
-                **without_hub_settings(os.environ),
-                "HF_ENDPOINT": hub.endpoint,
-                "HF_HOME": str(tmp_path / "hf"),
-                "MODELDECK_STATE_DIR": str(tmp_path / "state"),
-                "MODELDECK_INLINE": "1",
-            },
+            env=environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,

@@ -200,6 +200,18 @@ def find_verified_directory(cache_dir: Path) -> Path | None:
     return None if state_dir is None else state_dir / "verified"
 
 
+def find_turn_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file that a program of this user locks while it changes a lock file; ``None`` where none can be.
+
+    It stays there. Its name does not end like those of engines' locks, which every new engine tidies up.
+    """
+    for directory in runtime_directories(environ, user=user_name(), platform=sys.platform):
+        with suppress(OSError):
+            claim_directory(directory)
+            return directory / "lock-files.turn"
+    return None
+
+
 def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> EnginePlace | None:
     """The place in ``directory``, under a shorter name when the path gets too long; ``None`` when it still is."""
     is_tcp = sys.platform == "win32" or environ.get(TRANSPORT_VARIABLE) == "tcp"
