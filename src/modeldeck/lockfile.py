@@ -27,11 +27,11 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -43,6 +43,9 @@ from modeldeck._version import __version__
 
 LOCK_FILE_NAME = "modeldeck.lock"
 
+NamesOf: TypeAlias = Callable[[str], Collection[str]]
+"""Returns the names of a repository, now and in the past, as `modeldeck.renames.RenameStore.names_of` does."""
+
 _FORMAT = 1
 _HEADER = """\
 # Which files the models of this experiment are. `modeldeck sync` brings exactly these.
@@ -51,6 +54,10 @@ _HEADER = """\
 """
 _LIBRARY = "llama-cpp-python"
 _LONGEST_TURN_SECONDS = 60.0
+
+
+def _only_that(repo_id: str) -> tuple[str, ...]:
+    return (repo_id,)
 
 
 class _FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,9 +95,15 @@ class LockFile:
     models: tuple[LockedModel, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def with_models(self, models: Iterable[LockedModel]) -> LockFile:
-        """Return the lock file with these models added, or in the place of earlier locks of the same variants."""
-        known = {(model.repo_id, model.variant_id): model for model in (*self.models, *models)}
+    def with_models(self, models: Iterable[LockedModel], *, names_of: NamesOf = _only_that) -> LockFile:
+        """Return the lock file with these models added, or in the place of earlier locks of the same variants.
+
+        An earlier lock may be under another name of the repository.
+        """
+        models = tuple(models)
+        again = {(name.lower(), model.variant_id) for model in models for name in names_of(model.repo_id)}
+        kept = (model for model in self.models if (model.repo_id.lower(), model.variant_id) not in again)
+        known = {(model.repo_id, model.variant_id): model for model in (*kept, *models)}
         return LockFile(models=tuple(known[key] for key in sorted(known)), versions=installed_versions())
 
     def find(self, name: str) -> LockedModel:
@@ -181,7 +194,9 @@ def read_lock_file_so_far(path: Path) -> LockFile:
     return read_lock_file(path) if os.path.lexists(os.path.realpath(path)) else LockFile()
 
 
-def add_to_lock_file(path: Path, models: Iterable[LockedModel], *, turn: Path | None) -> LockFile:
+def add_to_lock_file(
+    path: Path, models: Iterable[LockedModel], *, turn: Path | None, names_of: NamesOf = _only_that
+) -> LockFile:
     """Add models to a lock file, as `LockFile.with_models` does, and return what it says then.
 
     Parameters
@@ -193,6 +208,8 @@ def add_to_lock_file(path: Path, models: Iterable[LockedModel], *, turn: Path | 
     turn
         A file to lock meanwhile, so that of several programs none undoes what another one has just added. ``None``
         locks nothing.
+    names_of
+        As for `LockFile.with_models`.
 
     Raises
     ------
@@ -203,7 +220,7 @@ def add_to_lock_file(path: Path, models: Iterable[LockedModel], *, turn: Path | 
 
     try:
         with nullcontext() if turn is None else FileLock(turn, timeout=_LONGEST_TURN_SECONDS):
-            lock = read_lock_file_so_far(path).with_models(models)
+            lock = read_lock_file_so_far(path).with_models(models, names_of=names_of)
             write_lock_file(path, lock)
     except Timeout:
         raise LockError(

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from modeldeck.hub.addresses import ModelAddress
     from modeldeck.hub.client import HubClient
     from modeldeck.llama import Llama, LoadPlan, Measurement, MeasurementStore
+    from modeldeck.lockfile import LockFile
     from modeldeck.service.engine_client import EngineClient
     from modeldeck.sizing.hardware import Hardware
     from modeldeck.sizing.speed import SpeedHistory
@@ -1053,8 +1054,11 @@ class Session:
         # What is wrong in the file is told before the Hub is asked.
         await anyio.to_thread.run_sync(read_lock_file_so_far, path)
         models = [await self._lock_one(target, revision, n_ctx, on_notice) for target in targets]
-        lock = await anyio.to_thread.run_sync(lambda: add_to_lock_file(path, models, turn=find_turn_file()))
-        return Listing(lock.models)
+
+        def add() -> LockFile:
+            return add_to_lock_file(path, models, turn=find_turn_file(), names_of=self._renames().names_of)
+
+        return Listing((await anyio.to_thread.run_sync(add)).models)
 
     async def _lock_one(
         self, target: str, revision: str, n_ctx: int | None, on_notice: Callable[[str], object]
@@ -1062,11 +1066,12 @@ class Session:
         from modeldeck.lockfile import pin
 
         request = await self.request(target, revision=revision, on_notice=on_notice)
+        # The request has the name that the cache knows, which may be an old one.
+        details = await self._variants(request.repo_id, request.commit_hash or request.revision)
         if n_ctx is None:
-            details = await self._variants(request.repo_id, request.commit_hash or request.revision)
             traits = (await self.reassess(details, n_ctx=DEFAULT_N_CTX)).model
             n_ctx = min(DEFAULT_N_CTX, (traits.context_length if traits else None) or DEFAULT_N_CTX)
-        return pin(request.repo_id, request.commit_hash or "", request.label, request.files, n_ctx=n_ctx)
+        return pin(details.repo_id, request.commit_hash or "", request.label, request.files, n_ctx=n_ctx)
 
     async def sync(
         self,

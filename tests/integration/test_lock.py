@@ -138,6 +138,25 @@ async def test_a_renamed_repository_is_followed(session: Session, hub: LocalHub,
     assert model.sha256 == hub.sha256(REPO, NAME)
 
 
+@pytest.mark.parametrize("n_ctx", [None, 512])
+async def test_a_repository_is_locked_under_its_present_name_whichever_the_cache_knows(
+    session: Session, hub: LocalHub, tmp_path: Path, n_ctx: int | None
+) -> None:
+    path = tmp_path / "modeldeck.lock"
+    await session.lock(f"{REPO}:Q8_0")
+    path.write_text(path.read_text().replace(REPO, OLD))
+    await session.download(f"{REPO}:Q8_0")
+    (tmp_path / "cache" / f"models--{REPO.replace('/', '--')}").rename(
+        tmp_path / "cache" / f"models--{OLD.replace('/', '--')}"
+    )
+    for name in (OLD, REPO):
+        (locked,) = await session.lock(f"{name}:Q8_0", n_ctx=n_ctx)
+        assert locked.repo_id == REPO
+    hub.stop()
+    (model,) = await session.sync()
+    assert (model.repo_id, model.bytes_fetched) == (OLD, 0)
+
+
 @pytest.mark.parametrize("case", ["deleted", "history rewritten", "file replaced"])
 async def test_what_the_hub_no_longer_has_is_told(session: Session, hub: LocalHub, case: str) -> None:
     (locked,) = await session.lock(f"{REPO}:Q8_0")
