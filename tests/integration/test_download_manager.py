@@ -502,6 +502,49 @@ async def test_two_downloads_with_one_file_in_common_fetch_it_once(playground: P
     assert sum(snapshot.bytes_fetched for snapshot in done) == 19_000_000
 
 
+def sharing(playground: Playground) -> tuple[DownloadRequest, DownloadRequest]:
+    """Return the requests of two quantizations with one projector, which is most of both."""
+    sizes = {"a.gguf": 300_000, "b.gguf": 400_000, "mmproj.gguf": 12_000_000}
+    contents = {name: playground.content[:size] for name, size in sizes.items()}
+    commit_hash = playground.hub.add_repo(playground.repo_id, contents)
+    a, b, projector = (
+        GGUFFile(filename=name, size=len(data), sha256=playground.hub.sha256(playground.repo_id, name))
+        for name, data in contents.items()
+    )
+    request = playground.request(commit_hash=commit_hash, files=(a, projector), variant_id="a.gguf")
+    return request, replace(request, files=(b, projector), variant_id="b.gguf")
+
+
+async def test_cancelling_keeps_what_another_unfinished_download_needs(playground: Playground, until: Until) -> None:
+    first, second = sharing(playground)
+    playground.hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
+    async with playground.manager() as manager:
+        kept = await manager.submit(first)
+        await until(lambda: manager.snapshots()[0].received > 4_000_000)
+        await manager.act(kept.job_id, "pause")
+        given_up = await manager.submit(second)
+        await until(lambda: manager.snapshots()[1].received > 4_000_000)
+        await manager.act(given_up.job_id, "cancel")
+        playground.hub.faults.clear()
+        await manager.act(kept.job_id, "resume")
+        done = await manager.wait(kept.job_id)
+        assert done.state is S.READY, done.error
+        assert done.bytes_fetched <= (done.total or 0) + 1_000_000
+    assert playground.left_overs() == []
+
+
+async def test_cancelling_two_at_once_leaves_nothing_of_what_both_needed(playground: Playground, until: Until) -> None:
+    requests = sharing(playground)
+    playground.hub.faults.add(Throttle(1e6, is_shared=True, free_bytes=4_000_000), origin="cdn")
+    async with playground.manager() as manager:
+        jobs = [await manager.submit(request) for request in requests]
+        await until(lambda: sum(snapshot.received for snapshot in manager.snapshots()) > 4_000_000)
+        async with anyio.create_task_group() as task_group:
+            for job in jobs:
+                task_group.start_soon(manager.act, job.job_id, "cancel")
+    assert playground.left_overs() == []
+
+
 async def test_one_file_comes_from_two_repositories_at_once(playground: Playground) -> None:
     playground.hub.faults.add(Throttle(20e6, is_shared=True), origin="cdn")
     requests = several(playground, 1)

@@ -44,6 +44,8 @@ class Job:
         Called when the state, or anything else of the snapshot, has changed.
     reserved_bytes
         Returns how many bytes other downloads will still write on the same disk.
+    names_in_use
+        Returns the names of the blobs in the same folder that other unfinished downloads need, too.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Job:
         on_state: Callable[[Job], None],
         on_progress: Callable[[Job], None],
         reserved_bytes: Callable[[Job], int],
+        names_in_use: Callable[[Job], set[str]],
         created_at: float | None = None,
     ) -> None:
         self.job_id = job_id
@@ -72,10 +75,11 @@ class Job:
         self._on_state = on_state
         self._on_progress = on_progress
         self._reserved_bytes = reserved_bytes
+        self._names_in_use = names_in_use
         self._is_repair = request.purpose == "repair"
         self._files: list[FileDownload] = []
         self._repaired_before = [0] * len(request.files)
-        self._partial_names = {digest for file in request.files if (digest := file.sha256 or file.oid)}
+        self.partial_names = {digest for file in request.files if (digest := file.sha256 or file.oid)}
         self._meter = RateMeter()
         self._fetched_before = 0
         self._most_received = 0
@@ -84,6 +88,7 @@ class Job:
         self._scope: anyio.CancelScope | None = None
         self._stopped = anyio.Event()
         self._goal: DownloadState | None = None
+        self._is_given_up = False
 
     # --- how far it is ------------------------------------------------------------------------------------------------
 
@@ -135,6 +140,11 @@ class Job:
     def remaining(self) -> int:
         """Room that is still needed on the disk, as far as is known. A repair replaces bytes in place."""
         return 0 if self._is_repair else max(0, (self.total or 0) - self.received)
+
+    @property
+    def needs_partials(self) -> bool:
+        """Whether it still has a use for its partial files. One that is being cancelled has not."""
+        return self.state is not DownloadState.READY and not self._is_given_up
 
     @property
     def _missing(self) -> int | None:
@@ -240,12 +250,16 @@ class Job:
                 await self._discard()
 
     async def _discard(self) -> None:
-        """Delete the partial files. Those of a repair are the user's model, and stay for a download to complete."""
+        """Delete the partial files that no other download needs.
+
+        Those of a repair are the user's model, and stay for a download to complete.
+        """
+        self._is_given_up = True
         if self._is_repair:
             return
         blobs = cache.repo_dir(Path(self.request.cache_dir), self.request.repo_id) / "blobs"
         with contextlib.suppress(OSError):  # the disk may be gone
-            for name in self._partial_names:
+            for name in self.partial_names - self._names_in_use(self):
                 await self._resources.threads.run(discard_partials, blobs, name)
 
     # --- the work -----------------------------------------------------------------------------------------------------
@@ -386,7 +400,7 @@ class Job:
         for file in self._files:
             if file.source.commit_hash is not None:
                 self._commit_hash = file.source.commit_hash
-                self._partial_names.add(file.partial_name)
+                self.partial_names.add(file.partial_name)
         if Phase.FETCHING in phases:
             self.move(DownloadState.DOWNLOADING)
         elif Phase.VERIFYING in phases and (self.state is DownloadState.RESOLVING or Phase.RESOLVING not in phases):

@@ -287,6 +287,7 @@ class DownloadManager:
             on_state=self._state_changed,
             on_progress=self._publish,
             reserved_bytes=self._reserved_bytes,
+            names_in_use=self._names_in_use,
         )
         self._jobs[job_id] = job
         self._by_key[request.key] = job
@@ -368,6 +369,17 @@ class DownloadManager:
         return sum(
             other.remaining for other in others if device(other.request.cache_dir) == device(job.request.cache_dir)
         )
+
+    def _names_in_use(self, job: Job) -> set[str]:
+        """Return the names of the blobs that other unfinished downloads need in the folder of this one."""
+        return {
+            name
+            for other in self._jobs.values()
+            if other is not job
+            and other.needs_partials
+            and (other.request.repo_id, other.request.cache_dir) == (job.request.repo_id, job.request.cache_dir)
+            for name in other.partial_names
+        }
 
     def _start_queued(self) -> None:
         while self._is_open and self._queue and len(self._tasks) < self._limits.max_active_jobs:

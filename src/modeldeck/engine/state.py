@@ -49,9 +49,10 @@ def actions_of(state: DownloadState) -> tuple[Action, ...]:
     """Return the actions that are possible in a state.
 
     Pausing stops a download and keeps its partial files; resuming continues it. Retrying continues a failed download.
-    Cancelling stops it and deletes its partial files, also those of a failed download; those of a repair stay, as they
-    are the user's model. Dismissing takes a download that has ended off the list and leaves the partial files of a
-    failed one for a later download of the same file. Moving up or down changes the order of those that wait.
+    Cancelling stops it and deletes its partial files, also those of a failed download. Those that another unfinished
+    download needs stay, and those of a repair, as they are the user's model. Dismissing takes a download that has ended
+    off the list and leaves the partial files of a failed one for a later download of the same file. Moving up or down
+    changes the order of those that wait.
     """
     return _ACTIONS[state]
 
