@@ -1398,22 +1398,22 @@ class Session:
 
     async def _wanted_blobs(self) -> set[str]:
         """Return the names of the blobs that unfinished downloads go on with."""
-        from modeldeck.engine.store import JobStore
+        from modeldeck.engine.store import JobStore, listed_names
         from modeldeck.service.discovery import all_state_directories
 
         cache_dir = self.settings.cache_dir
 
-        def stored() -> list[DownloadRequest]:
+        def stored() -> set[str]:
             jobs = [job for place in all_state_directories(cache_dir) for job in JobStore(place).read()]
-            return [job.request for job in jobs if job.finish is None]
+            unfinished = [job for job in jobs if job.finish is None]
+            return {name for job in unfinished for name in (*listed_names(job.request), *job.partial_names)}
 
-        requests: list[DownloadRequest] = []
+        running: set[str] = set()
         if self._engine is not None and self._engine.done():
             with suppress(ModelDeckError):
-                snapshots = (await self.engine()).snapshots()
-                requests += [job.request for job in snapshots if job.state is not DownloadState.READY]
-        requests += await anyio.to_thread.run_sync(stored)
-        return {file.sha256 for request in requests for file in request.files if file.sha256 is not None}
+                snapshots = [job for job in (await self.engine()).snapshots() if job.state is not DownloadState.READY]
+                running = {name for job in snapshots for name in listed_names(job.request)}
+        return running | await anyio.to_thread.run_sync(stored)
 
     async def remove_leftovers(self, leftovers: Iterable[Leftover]) -> int:
         """Delete leftovers of the cache. Those that are in use stay, also if they came into use since they were found.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ import pytest
 from modeldeck._errors import InvalidRequestError
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine import job as job_module
-from modeldeck.engine.leftovers import discard_partials
+from modeldeck.engine.leftovers import LEFT_OVER_SECONDS, discard_partials
 from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
@@ -165,6 +166,32 @@ async def test_cancelling_deletes_also_what_the_listing_told_no_sha256_of(
             await manager.act(job.job_id, "pause")
         assert (await manager.act(job.job_id, "cancel")).state is S.CANCELLED
         assert playground.left_overs() == []
+
+
+@pytest.mark.parametrize("told", ["a sha256", "no digest"])
+async def test_the_next_engine_knows_the_partial_files_that_the_listing_told_no_sha256_of(
+    playground: Playground, until: Until, told: str
+) -> None:
+    playground.hub.faults.add(Throttle(2e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
+    if told == "no digest":
+        playground.hub.faults.add(ChangeHeaders({"X-Linked-Etag": None, "ETag": None}), origin="hub")
+    kept, other = playground.request(files=(playground.file(sha256=None),)), several(playground, 1)[0]
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        job = await manager.submit(kept)
+        await until(lambda: manager.snapshots()[0].received > 3_000_000)
+        received = (await manager.act(job.job_id, "pause")).received
+    playground.hub.faults.clear()
+    for name in playground.left_overs():
+        os.utime(playground.repo_dir / "blobs" / name, (time.time() - 2 * LEFT_OVER_SECONDS,) * 2)
+    engines = [{"state_dir": playground.state_dir}, {"lists": [playground.state_dir]}]
+    for engine in engines:
+        async with playground.manager(**engine) as manager:  # leaving it waits for the cleaning
+            await manager.wait((await manager.submit(other)).job_id)
+        assert playground.left_overs() != []
+    async with playground.manager(state_dir=playground.state_dir) as manager:
+        assert manager.snapshots()[0].received >= received - 1_000_000
+        assert (await manager.act(job.job_id, "cancel")).state is S.CANCELLED
+    assert playground.left_overs() == []
 
 
 async def test_a_queued_one_does_not_start_while_it_is_cancelled(

@@ -1,8 +1,10 @@
 """Which finished downloads the list on disk keeps."""
 
+import json
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from modeldeck._types import DownloadRequest, DownloadState, GGUFFile
@@ -37,6 +39,23 @@ def test_what_is_kept_comes_back(store: JobStore) -> None:
     for job in jobs:
         store.save(job)
     assert store.load() == jobs
+
+
+def test_what_an_earlier_version_kept_comes_back(store: JobStore, tmp_path: Path) -> None:
+    store.save(stored(1, state=DownloadState.PAUSED))
+    (path,) = tmp_path.iterdir()
+    values = json.loads(path.read_bytes())
+    for name in ("turn", "partial_names"):
+        del values[name]
+    path.write_text(json.dumps(values))
+    (job,) = store.load()
+    assert job.partial_names == ()
+
+
+@pytest.mark.parametrize("name", ["*", "../../model", "a/b", ""])
+def test_a_name_that_no_partial_file_has_is_not_believed(store: JobStore, name: str) -> None:
+    store.save(msgspec.structs.replace(stored(1, state=DownloadState.PAUSED), partial_names=(name,)))
+    assert store.load() == []
 
 
 @pytest.mark.parametrize("damage", [b"", bytes(500), b'{"job_id"', b'{"job_id": "\xff"}', b"\xff" * 500])

@@ -23,7 +23,7 @@ from modeldeck.engine.rate import RateMeter
 from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.source import HubSource, Source
 from modeldeck.engine.state import actions_of, can_move, is_settled
-from modeldeck.engine.store import Finish
+from modeldeck.engine.store import Finish, listed_names
 from modeldeck.hub import cache
 from modeldeck.hub.client import ClientLimits, HubClient
 from modeldeck.hub.errors import error_from_os_error
@@ -79,7 +79,7 @@ class Job:
         self._is_repair = request.purpose == "repair"
         self._files: list[FileDownload] = []
         self._repaired_before = [0] * len(request.files)
-        self.partial_names = {digest for file in request.files if (digest := file.sha256 or file.oid)}
+        self.partial_names = listed_names(request)
         self._meter = RateMeter()
         self._fetched_before = 0
         self._most_received = 0
@@ -397,10 +397,13 @@ class Job:
 
     def _follow_phases(self) -> None:
         phases = {file.phase for file in self._files}
+        known = len(self.partial_names)
         for file in self._files:
             if file.source.commit_hash is not None:
                 self._commit_hash = file.source.commit_hash
                 self.partial_names.add(file.partial_name)
+        if len(self.partial_names) > known:
+            self._on_state(self)  # the next engine has to know them, too
         if Phase.FETCHING in phases:
             self.move(DownloadState.DOWNLOADING)
         elif Phase.VERIFYING in phases and (self.state is DownloadState.RESOLVING or Phase.RESOLVING not in phases):

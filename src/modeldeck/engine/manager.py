@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from modeldeck._errors import DiskFullError, InvalidRequestError, ModelDeckError
+from modeldeck._errors import DiskFullError, InvalidRequestError
 from modeldeck._settings import check_limits
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
 from modeldeck.engine import disk
@@ -31,7 +31,7 @@ from modeldeck.engine.peer_source import Peers
 from modeldeck.engine.resources import EngineResources
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.state import actions_of, is_settled
-from modeldeck.engine.store import JobStore, StoredJob
+from modeldeck.engine.store import JobStore, StoredJob, listed_names
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.engine.verification_store import VerificationStore
@@ -451,6 +451,7 @@ class DownloadManager:
         """Go on with a download of an earlier engine. Its token is gone: if one is needed, the Hub will say so."""
         job = self._add(stored.job_id, stored.request, created_at=stored.created_at)
         job.turn = stored.turn or stored.created_at
+        job.partial_names.update(stored.partial_names)
         job.recall_repaired(stored.repaired_bytes)
         if stored.finish is not None:
             job.restore_finished(stored.finish)
@@ -466,11 +467,11 @@ class DownloadManager:
         if cache_dir in self._cleaned:
             return
         self._cleaned.add(cache_dir)
-        requests = [job.request for job in self._jobs.values()]
+        keep = {name for job in self._jobs.values() for name in job.partial_names}
 
         def clean() -> None:
-            requests.extend(job.request for store in self._other_stores for job in store.read())
-            keep = {file.sha256 for request in requests for file in request.files if file.sha256}
+            for stored in itertools.chain.from_iterable(store.read() for store in self._other_stores):
+                keep.update(listed_names(stored.request), stored.partial_names)
             with contextlib.suppress(OSError):  # a failing disk has worse problems
                 clean_partials(Path(cache_dir), keep=keep)
 
@@ -526,6 +527,7 @@ def _stored(job: Job) -> StoredJob:
         finish=job.finish() if job.state is DownloadState.READY else None,
         repaired_bytes=job.repaired_bytes,
         turn=job.turn,
+        partial_names=tuple(sorted(job.partial_names)),
     )
 
 
@@ -550,21 +552,21 @@ def _recollect(store: JobStore) -> list[tuple[StoredJob, int]]:
     for stored in store.load():
         with contextlib.suppress(InvalidRequestError):
             _check(stored.request)
-            found.append((stored, 0 if stored.finish is not None else _claimed_bytes(stored.request)))
+            found.append((stored, 0 if stored.finish is not None else _claimed_bytes(stored)))
     return found
 
 
-def _claimed_bytes(request: DownloadRequest) -> int:
+def _claimed_bytes(stored: StoredJob) -> int:
     """Return the bytes that a download has, by what its partial files and the blobs' sizes claim."""
-    blobs = cache.repo_dir(Path(request.cache_dir), request.repo_id) / "blobs"
-    received = 0
+    request = stored.request
     if request.purpose == "repair":
         return 0  # a file in the cache counts once it was read
-    for file in request.files:
-        if file.sha256 is None:
-            continue
+    blobs = cache.repo_dir(Path(request.cache_dir), request.repo_id) / "blobs"
+    listed = [file.sha256 for file in request.files if file.sha256 is not None]
+    received = 0
+    for name in (*listed, *sorted({*stored.partial_names} - {*listed})):
         try:
-            received += cache.blob_path(Path(request.cache_dir), request.repo_id, file.sha256).stat().st_size
-        except (OSError, ModelDeckError):
-            received += max((info.received for info in list_partials(blobs, file.sha256)), default=0)
+            received += (blobs / name).stat().st_size
+        except OSError:
+            received += max((info.received for info in list_partials(blobs, name)), default=0)
     return received

@@ -19,6 +19,7 @@ MAX_FINISHED_SECONDS = 30 * 86_400.0
 
 _FORMAT = 1
 _NAME = re.compile(r"[0-9a-f]{32}")
+_PARTIAL_NAME = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _SUFFIX = ".download.json"
 
 
@@ -35,7 +36,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept about a download.
 
-    ``finish`` is set if its state is ``ready``. Lower turns come first in the queue.
+    ``finish`` is set if its state is ``ready``. Lower turns come first in the queue. ``partial_names`` are the names
+    of the blobs that its partial files are for, also of those that the listing told no digest of.
     """
 
     format: int = _FORMAT
@@ -47,6 +49,12 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     finish: Finish | None = None
     repaired_bytes: tuple[int, ...] = ()
     turn: float = 0.0
+    partial_names: tuple[str, ...] = ()
+
+
+def listed_names(request: DownloadRequest) -> set[str]:
+    """Return the names of the blobs whose digests a request tells."""
+    return {digest for file in request.files if (digest := file.sha256 or file.oid)}
 
 
 class JobStore:
@@ -69,7 +77,8 @@ class JobStore:
         for path in self._directory.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 job = msgspec.json.decode(path.read_bytes(), type=StoredJob)
-                if job.format == _FORMAT and _NAME.fullmatch(job.job_id) and path == self._path(job.job_id):
+                is_named = _NAME.fullmatch(job.job_id) and all(map(_PARTIAL_NAME.fullmatch, job.partial_names))
+                if job.format == _FORMAT and is_named and path == self._path(job.job_id):
                     jobs.append(job)
         return jobs
 
