@@ -14,6 +14,8 @@ from modeldeck._errors import InvalidRequestError
 from modeldeck._types import EngineLimits, TokenSource
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+INVISIBLE = "\ufeff\u200b\u2060"
+"""Characters that come along when a name or an address is copied from a page or a chat."""
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 
 
@@ -56,7 +58,7 @@ def resolve_settings(
             "variable that has this value."
         ) from error
 
-    address, basic = _split_credentials((endpoint or "").strip() or constants.ENDPOINT.strip() or DEFAULT_ENDPOINT)
+    address, basic = _split_credentials(_stripped(endpoint or "") or _stripped(constants.ENDPOINT) or DEFAULT_ENDPOINT)
     found, source = (basic, "endpoint") if basic else _resolve_token(token)
     return Settings(
         endpoint=address,
@@ -67,12 +69,17 @@ def resolve_settings(
     )
 
 
+def _stripped(text: str) -> str:
+    return re.sub(rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$", "", text)
+
+
 def _split_credentials(text: str) -> tuple[str, str | None]:
     """Return the endpoint without user and password, and these as the value of a header."""
     shown = without_login(text)
     try:
         parts = urlsplit(text)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # as it is looked up: a part of a name has 1 to 63 characters
     except ValueError:
         raise not_an_endpoint(shown, "is not a web address") from None
     if parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f]", text):
@@ -85,7 +92,7 @@ def _split_credentials(text: str) -> tuple[str, str | None]:
         raise not_an_endpoint(shown, "has a query or a fragment")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port is None else f"{host}:{port}"
-    return f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _basic_authorization(parts)
+    return f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _basic_authorization(parts, shown)
 
 
 def without_login(address: str) -> str:
@@ -93,11 +100,14 @@ def without_login(address: str) -> str:
     return re.sub(r"^([\w+.-]+://)?.*@", r"\1", address, flags=re.DOTALL)
 
 
-def _basic_authorization(parts: SplitResult) -> str | None:
+def _basic_authorization(parts: SplitResult, shown: str) -> str | None:
     if not parts.username and not parts.password:
         return None
     credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return f"Basic {b64encode(credentials.encode()).decode()}"
+    try:
+        return f"Basic {b64encode(credentials.encode()).decode()}"
+    except UnicodeEncodeError:
+        raise not_an_endpoint(shown, "has a user or a password that is not UTF-8") from None
 
 
 def not_an_endpoint(shown: str, problem: str) -> InvalidRequestError:

@@ -167,6 +167,14 @@ async def test_a_storage_that_cannot_be_reached_is_named(playground: Playground)
     assert "its storage at 127.0.0.1, which cannot be reached" in failed.error.message
 
 
+async def test_a_storage_whose_name_cannot_be_looked_up_is_named(playground: Playground) -> None:
+    playground.hub.faults.add(**hub(faults.ChangeHeaders({"Location": "http://a..b/model"})))
+    failed = await playground.download()
+    playground.assert_failed(failed, "offline")
+    assert failed.error is not None
+    assert "its storage at a..b, which cannot be reached" in failed.error.message
+
+
 async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playground, until: Until) -> None:
     throttle = playground.hub.faults.add(faults.Throttle(2e6, is_shared=True), origin="cdn")
     async with playground.manager() as manager:

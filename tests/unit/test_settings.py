@@ -21,6 +21,7 @@ HUB = "https://hub.example"
         (HUB, HUB),
         (f"{HUB}/", HUB),
         (f"  {HUB}/ \r\n", HUB),
+        (f"\ufeff {HUB}\u200b \u2060", HUB),
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("http://[::1]:8080/", "http://[::1]:8080"),
         ("https://mirror.example/api/hf/", "https://mirror.example/api/hf"),
@@ -49,6 +50,10 @@ def test_an_endpoint_is_taken_as_it_is_meant(
         ("https://[::1", "is not a web address"),
         ("https://user:sec/ret@hub.example:80", "is not a web address"),
         ("https://user:secret@hub.example:port", "is not a web address"),
+        ("https://hub..example", "is not a web address"),
+        ("https://.hub.example", "is not a web address"),
+        (f"https://user:secret@{'h' * 64}.example", "is not a web address"),
+        ("https://user:sec\udce9ret@hub.example", "is not UTF-8"),
         ("http://", "has no host name"),
         ("https:///models", "has no host name"),
         ("https://:8080", "has no host name"),
@@ -64,6 +69,7 @@ def test_an_endpoint_that_cannot_be_used_is_refused_with_the_reason(written: str
         resolve_settings(endpoint=written)
     assert "HF_ENDPOINT" in caught.value.message
     assert "sec" not in caught.value.message
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "a traceback would show the password"
 
 
 @pytest.mark.parametrize(

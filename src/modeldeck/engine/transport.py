@@ -14,7 +14,7 @@ import httpx
 from modeldeck.engine.connection import DirectPool
 from modeldeck.engine.network import MAX_THREADS, ThreadedBackend, drop_spare_buffers
 from modeldeck.hub.errors import UNUSABLE_SETTINGS, error_from_environment
-from modeldeck.hub.proxies import proxy_for
+from modeldeck.hub.proxies import proxy_for, unusable_names
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 32
@@ -44,7 +44,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
             transport = self._transport_to(request.url, await self._certificates())
         except UNUSABLE_SETTINGS as error:
             raise error_from_environment(error) from error
-        return await transport.handle_async_request(request)
+        with unusable_names():
+            return await transport.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Keep the connections for the other clients."""

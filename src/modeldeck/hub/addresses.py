@@ -10,11 +10,10 @@ from urllib.parse import unquote
 import httpx
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck.hub.urls import check_repo_id
+from modeldeck._settings import INVISIBLE
+from modeldeck.hub.urls import check_endpoint, check_repo_id
 
 _PUBLIC_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_INVISIBLE = "\ufeff\u200b\u2060"
-"""Characters that come along when a name is copied from a page or a chat."""
 _PLAIN = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(:(?P<selector>.*))?", re.ASCII | re.DOTALL)
 _NOT_OWNERS = frozenset(
     [
@@ -75,6 +74,11 @@ def model_address(text: str, endpoint: str) -> ModelAddress | None:
     endpoint
         The Hub's address, with its path if it has one.
 
+    Raises
+    ------
+    InvalidRequestError
+        When no request can be sent to the endpoint.
+
     Examples
     --------
     >>> model_address("https://huggingface.co/o/n/blob/main/m-Q4_K_M.gguf", "https://hub.example")
@@ -82,7 +86,7 @@ def model_address(text: str, endpoint: str) -> ModelAddress | None:
     >>> model_address(" hf.co/o/n:Q4_K_M", "https://hub.example")
     ModelAddress(repo_id='o/n', selector='Q4_K_M', revision=None)
     """
-    text = text.strip(_INVISIBLE + string.whitespace)
+    text = text.strip(INVISIBLE + string.whitespace)
     if text.lower().startswith("hf://"):
         return _of_file_system(text[len("hf://") :])
     parts = _path_at_hub(text, endpoint)
@@ -99,7 +103,7 @@ def is_web_address(text: str) -> bool:
 
 def _path_at_hub(text: str, endpoint: str) -> tuple[list[str], str | None] | None:
     """Return the parts of an address's path below the Hub, and the file that its query shows."""
-    base = httpx.URL(endpoint)
+    base = httpx.URL(check_endpoint(endpoint))
     if not is_web_address(text):
         host = text.partition("/")[0].lower()
         if "/" not in text or host not in (*_PUBLIC_HOSTS, base.netloc.decode("ascii")):

@@ -29,7 +29,7 @@ from modeldeck._errors import (
     ServerError,
     UnauthorizedError,
 )
-from modeldeck._settings import Settings, not_an_endpoint
+from modeldeck._settings import Settings
 from modeldeck._types import Account, GGUFFile, RepoListing, SearchPage, SearchQuery
 from modeldeck._version import __version__
 from modeldeck.hub.addresses import model_address
@@ -63,13 +63,13 @@ from modeldeck.hub.shapes import (
 )
 from modeldeck.hub.urls import (
     authorization_headers,
+    check_endpoint,
     is_commit_hash,
     is_hub_url,
     is_same_origin,
     is_sha256,
     model_info_url,
     normalize_etag,
-    origin_of,
     resolve_url,
     search_url,
     tree_url,
@@ -174,8 +174,7 @@ class HubClient:
         self._limits = limits
         self._rate_limits = RateLimits()
         self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
-        if origin_of(settings.endpoint) is None:  # its name may be one that cannot be decoded
-            raise not_an_endpoint(settings.endpoint, "is not a web address")
+        check_endpoint(settings.endpoint)
         try:
             self._http = httpx.AsyncClient(
                 transport=transport or ProxyTransport(settings.endpoint),

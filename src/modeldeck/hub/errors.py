@@ -241,7 +241,7 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
             f"The proxy {host_of(proxy)} cannot be reached. Correct {variable}, or add {host} to NO_PROXY if no proxy "
             "is needed for it."
         )
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
+    if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
         return OfflineError(
             f"The host name {host} was not found. Check the network connection and the endpoint (HF_ENDPOINT)."
         )

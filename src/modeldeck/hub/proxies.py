@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
@@ -89,6 +91,15 @@ class ProxySettingError(httpx.TransportError):
     """The proxy that the environment names for a request cannot be used; its cause says why."""
 
 
+@contextmanager
+def unusable_names() -> Iterator[None]:
+    """Raise what Python says of a name that cannot be looked up as the error for a server that cannot be reached."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise httpx.ConnectError(str(error)) from error
+
+
 class ProxyTransport(httpx.AsyncBaseTransport):
     """Sends each request directly or through the proxy that the environment names for it.
 
@@ -113,7 +124,8 @@ class ProxyTransport(httpx.AsyncBaseTransport):
             transport = self._transport_to(request.url)
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise ProxySettingError(str(error)) from error
-        return await transport.handle_async_request(request)
+        with unusable_names():
+            return await transport.handle_async_request(request)
 
     async def aclose(self) -> None:
         for transport in self._transports.values():

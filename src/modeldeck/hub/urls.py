@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from modeldeck._errors import InvalidRequestError, UnauthorizedError
+from modeldeck._settings import not_an_endpoint
 from modeldeck._types import MAX_PAGE_SIZE, SearchFilters, SearchQuery, SortKey
 
 PUBLIC_HUB_ORIGINS = (("https", "huggingface.co", 443), ("https", "hf.co", 443))
@@ -266,6 +267,13 @@ def origin_of(url: str | httpx.URL) -> tuple[str, str, int] | None:
     if parsed.scheme not in ("http", "https") or not host or port > _MAX_PORT or "\\" in str(url):
         return None
     return parsed.scheme, host.lower(), port
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Return an endpoint that requests can be sent to. Its name may be one that httpx refuses or cannot decode."""
+    if origin_of(endpoint) is None:
+        raise not_an_endpoint(endpoint, "is not a web address")
+    return endpoint
 
 
 def join_url(base: str, reference: str) -> str | None:

@@ -15,11 +15,13 @@ import pytest
 from modeldeck._errors import ModelDeckError
 from modeldeck._settings import Settings, resolve_settings
 from modeldeck._types import DownloadState, SearchQuery
+from modeldeck.engine.transport import EngineTransport
+from modeldeck.hub.addresses import model_address
 from modeldeck.hub.client import ClientLimits, HubClient
 from modeldeck.session import Session
 from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub
-from tools.localhub.faults import Reply, ReplyBy, json_reply
+from tools.localhub.faults import ChangeHeaders, Reply, ReplyBy, json_reply
 from tools.localhub.messages import HTTPRequest
 
 from .test_hub_client import COMMIT, info, lfs_entry
@@ -126,6 +128,58 @@ async def test_a_refused_port_names_the_endpoint_s_setting(tmp_path: Path, close
     await client.aclose()
     assert caught.value.code == "offline"
     assert "PROXY" not in caught.value.message
+
+
+NAMES = (
+    *("a..b", ".b.localhost", "a" * 64 + ".localhost", "a_b.localhost", "-a-.localhost", "*.localhost", "localhost."),
+    *(
+        "%61.localhost",
+        "a|b.localhost",
+        'a"b.localhost',
+        "a<b.localhost",
+        "xn--zzzzzz--.localhost",
+        "xn--n3h.localhost",
+    ),
+    *("\ufb00.localhost", "\uff41.localhost", "\u00fc.localhost", "\u2603.localhost", "\u0663.localhost"),
+    *("a\u200bb.localhost", "[::1%25lo]", "[::1%lo]", "[::1"),
+)
+
+
+async def list_at(endpoint: str, cache_dir: Path, transport: EngineTransport | None) -> None:
+    settings = resolve_settings(endpoint=endpoint, cache_dir=cache_dir, token=False)
+    model_address("hf.co/o/n", settings.endpoint)
+    client = HubClient(settings, limits=ClientLimits(retry_seconds=0.0), transport=transport)
+    try:
+        await client.listing("o/n")
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("what", ["endpoint", "proxy"])
+async def test_a_name_that_cannot_be_reached_is_a_clean_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int, name: str, what: str
+) -> None:
+    """For the client's own connections and for the engine's."""
+    address = f"http://{name}:{closed_port}"
+    if what == "proxy":
+        monkeypatch.setenv("HTTP_PROXY", address)
+        address = "http://hub.localhost"
+    engine = EngineTransport()
+    for transport in (None, engine):
+        with pytest.raises(ModelDeckError) as caught:
+            await list_at(address, tmp_path, transport)
+        assert caught.value.code in ("invalid_request", "offline", "proxy")
+    await engine.shut_down()
+
+
+async def test_a_storage_with_a_name_that_cannot_be_looked_up_is_not_found(local: LocalHub, tmp_path: Path) -> None:
+    local.faults.add(ChangeHeaders({"Location": "http://a..b/file"}), path="*/resolve/*", origin="hub")
+    client = HubClient(Settings(endpoint=local.endpoint, cache_dir=tmp_path), limits=ClientLimits(retry_seconds=0.0))
+    with pytest.raises(ModelDeckError, match=r"a\.\.b") as caught:
+        await client.fetch_range("o/n", "main", NAME, 0, 9)
+    await client.aclose()
+    assert caught.value.code == "offline"
 
 
 async def test_a_password_in_the_endpoint_authenticates_and_appears_nowhere(local: LocalHub, tmp_path: Path) -> None:
