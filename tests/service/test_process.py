@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -492,6 +493,39 @@ async def test_sigterm_is_a_stop(
     assert (await engine.wait(job.job_id)).state is DownloadState.PAUSED
     await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
     assert engine.notice == STOPPED_NOTICE
+
+
+HANGING_LOOKUP = """
+import socket, time
+from pathlib import Path
+
+real = socket.getaddrinfo
+
+def getaddrinfo(host, *rest, **options):
+    if host in ("hanging.invalid", b"hanging.invalid"):
+        Path({begun!r}).touch()
+        time.sleep(10_000)
+    return real(host, *rest, **options)
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.mark.anyio
+async def test_a_stop_does_not_wait_for_the_lookup_of_a_name(
+    engines: Engines, make_request: RequestFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, programs = tmp_path / "begun", tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sitecustomize.py").write_text(HANGING_LOOKUP.format(begun=str(begun)))
+    monkeypatch.setenv("PYTHONPATH", str(programs), prepend=os.pathsep)
+    engine = engines.connect()
+    job = await engine.submit(replace(make_request(), endpoint="http://hanging.invalid"))
+    await asyncio.to_thread(engines.wait_until, begun.exists)
+    assert await stop_engine(engines.settings)
+    assert (await engine.wait(job.job_id)).state is DownloadState.PAUSED
+    await asyncio.to_thread(engines.wait_until, lambda: engines.processes() == [])
+    await engine.aclose()
 
 
 def test_a_client_does_not_keep_its_process_alive(engines: Engines, make_request: RequestFactory) -> None:

@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import aiohappyeyeballs
 import anyio
 import httpcore
+
+from modeldeck._loop import in_daemon_thread
 
 BUFFER_BYTES = 512 << 10
 """The size of a buffer, which is given to the consumer as a whole."""
@@ -261,11 +264,10 @@ class ThreadedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[_SocketOption] | None = None,
     ) -> SocketStream:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):
-                addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                local = await loop.getaddrinfo(local_address, 0, type=socket.SOCK_STREAM) if local_address else None
+                addresses = await _addresses(host, port)
+                local = await _addresses(local_address, 0) if local_address else None
                 sock = await aiohappyeyeballs.start_connection(
                     addresses, local_addr_infos=local, happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS
                 )
@@ -280,6 +282,11 @@ class ThreadedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def _addresses(host: str, port: int) -> list[Any]:
+    """Look a name up. This may hang for minutes, and the end of the process must not wait for it."""
+    return await asyncio.wrap_future(in_daemon_thread(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)))
 
 
 def _is_readable(sock: socket.socket) -> bool:
