@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -151,6 +152,17 @@ def test_an_error_has_the_index_of_its_prompt_and_is_not_repeated(fleet: cluster
     results = fleet.map([*PROMPTS[:2], too_long, *PROMPTS[2:]], max_tokens=4, return_exceptions=True)
     assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [2]
     assert begun.read_text().splitlines().count(too_long) == 2
+
+
+def test_what_cannot_be_sent_to_the_workers_is_an_error_of_its_prompt(fleet: cluster.Fleet) -> None:
+    with pytest.raises(InvalidRequestError, match=r"cannot be sent to the workers: cannot pickle '_thread\.lock'"):
+        fleet.map(PROMPTS, stop=threading.Lock())
+    results = fleet.map(PROMPTS * 3, stop=threading.Lock(), return_exceptions=True)
+    assert [error.prompt_index for error in results] == list(range(len(PROMPTS) * 3))
+    chat = [{"role": "user", "content": threading.Lock()}]
+    results = fleet.map([PROMPTS[0], chat, PROMPTS[1]], max_tokens=2, return_exceptions=True)
+    assert [type(result) for result in results] == [str, InvalidRequestError, str]
+    assert len(fleet.map(PROMPTS, max_tokens=2)) == len(PROMPTS), "another map is answered"
 
 
 def test_a_killed_worker_repeats_at_most_what_it_had(site: Site, fleet: cluster.Fleet, begun: Path) -> None:

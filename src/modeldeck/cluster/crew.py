@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from modeldeck._errors import ClusterError, LlamaMissingError, ModelDeckError, WorkersLostError
+from modeldeck._errors import ClusterError, InvalidRequestError, LlamaMissingError, ModelDeckError, WorkersLostError
 from modeldeck._types import DownloadState
 from modeldeck.cluster.addressing import RESOURCE, lease_key, prompt_key
 from modeldeck.cluster.dask_calls import agents_on_workers, ask_worker, plugin_on_workers, to_the_end
@@ -359,12 +359,12 @@ class Crew:
             self._drainer = member.info.address  # soon it has nothing else to do, and can run a suspect alone
             return
         for dispatch in self._dispatches:
-            index = dispatch.take(is_free=not member.window)
-            if index is not None:
-                self._assign(member, dispatch, index)
-                return
+            while (index := dispatch.take(is_free=not member.window)) is not None:
+                if self._assign(member, dispatch, index):
+                    return
 
-    def _assign(self, member: Member, dispatch: Dispatch, index: int) -> None:
+    def _assign(self, member: Member, dispatch: Dispatch, index: int) -> bool:
+        """Give a prompt to a worker, and return whether it could be sent."""
         key = prompt_key(self.fleet_id, dispatch.job_id, index, dispatch.count_attempt(index))
         message = {
             **dispatch.message(index),
@@ -372,18 +372,28 @@ class Crew:
             "incarnation": member.incarnation,
             "key": key,
         }
-        future = self._client.submit(
-            self._task,
-            message,
-            key=key,
-            workers=[member.info.address],
-            resources={RESOURCE: 1},
-            pure=False,
-            retries=0,
-        )
+        try:
+            future = self._client.submit(
+                self._task,
+                message,
+                key=key,
+                workers=[member.info.address],
+                resources={RESOURCE: 1},
+                pure=False,
+                retries=0,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever pickle says of the values that the caller gave
+            dispatch.fail(
+                index,
+                InvalidRequestError(
+                    f"Prompt {index} or a parameter cannot be sent to the workers: {error.__cause__ or error}."
+                ),
+            )
+            return False
         assignment = _Assignment(dispatch, index, future)
         member.window[key] = assignment
         assignment.task = self._do(self._collect(member, key, assignment))
+        return True
 
     async def _collect(self, member: Member, key: str, assignment: _Assignment) -> None:
         dispatch, index = assignment.dispatch, assignment.index
