@@ -66,7 +66,9 @@ class ChildReply:
 
     @property
     def last_error(self) -> str | None:
-        """The last line of ``errors``."""
+        """The signal that ended the child, or else the last line of ``errors``."""
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"The process was ended by {signal.Signals(-self.exit_code).name}."
         lines = self.errors.splitlines()
         return lines[-1] if lines else None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modeldeck._errors import InvalidRequestError
+from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck.gguf.ggml_types import GGML_TYPES, type_id_of
-from modeldeck.llama import load
+from modeldeck.llama import cache_types, load, vision
+from modeldeck.llama.model_file import inspect_model
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.llama
@@ -37,7 +39,7 @@ def test_no_cache_type_ends_the_process(run_child: Any, smollm2: Path) -> None:
     outcome = run_child(
         """
         from modeldeck._errors import ModelDeckError
-        from modeldeck.llama import load
+        from modeldeck.llama import cache_types, load, vision
         counts = {True: 0, False: 0}
         for type_id in types:
             try:
@@ -56,3 +58,47 @@ def test_no_cache_type_ends_the_process(run_child: Any, smollm2: Path) -> None:
     usable, refused = map(int, outcome.output.split())
     assert usable >= 7
     assert refused >= 9
+
+
+TRIALS_WITHOUT_ANSWER = {
+    "ends with an error": ("def answer(request): raise OSError('no room')", "OSError: no room"),
+    "is killed": ("import os, signal\ndef answer(request): os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+    "does not answer": ("import time\ndef answer(request): time.sleep(1000)", r"did not answer within 0\.5 seconds"),
+    "does not start": ("", "cannot be started: No such file"),
+}
+
+
+@pytest.fixture(params=TRIALS_WITHOUT_ANSWER)
+def failed_trial(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """A program whose child process gives no answer, and why."""
+    code, reason = TRIALS_WITHOUT_ANSWER[request.param]
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    if not code:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    return program, reason
+
+
+def test_a_cache_type_that_could_not_be_tried_is_not_taken_for_usable(
+    smollm2: Path, failed_trial: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, reason = failed_trial
+    metadata = inspect_model(smollm2).metadata
+    options = {"type_k": type_id_of("i32"), "flash_attn": True, "n_gpu_layers": 0}
+    monkeypatch.setattr(cache_types, "_PROGRAM", program)
+    monkeypatch.setattr(cache_types, "_TIMEOUT_SECONDS", 0.5 if "within" in reason else PATIENCE_SECONDS)
+    with pytest.raises(LoadFailedError, match=f"type_k=I32 and type_v=F16 could not be tried here: .*{reason}"):
+        cache_types.check_cache_types(metadata, options, lambda: None)
+
+
+def test_a_projector_that_could_not_be_tried_is_not_taken_for_safe(
+    chat_model: Path, projector: Path, failed_trial: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, reason = failed_trial
+    if "within" in reason:
+        pytest.skip("this trial has no time limit, because a projector can be large")
+    monkeypatch.setattr(vision, "_PROGRAM", program)
+    monkeypatch.setattr(vision, "_safe_projectors", set())
+    with pytest.raises(LoadFailedError, match=f"{projector.name} could not be tried here: .*{reason}"):
+        vision.try_projector(chat_model, projector, lambda: None)
+    assert not vision._safe_projectors

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modeldeck._children import Child
-from modeldeck._errors import InvalidRequestError
+from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck.gguf.ggml_types import GGML_TYPES
 from modeldeck.gguf.metadata import GGUFMetadata
 from modeldeck.sizing.cache_shape import head_length
@@ -36,7 +36,9 @@ def check_cache_types(metadata: GGUFMetadata, options: dict[str, Any], check: Ca
     Raises
     ------
     InvalidRequestError
-        When the child process dies, or llama.cpp reports an error.
+        When the child process dies of it, or llama.cpp reports an error.
+    LoadFailedError
+        When the child process cannot try it, because it does not start or is ended from outside, for example.
     """
     types = tuple(_DEFAULT_TYPE if options.get(name) is None else options[name] for name in ("type_k", "type_v"))
     if types == (_DEFAULT_TYPE, _DEFAULT_TYPE):
@@ -58,9 +60,15 @@ def check_cache_types(metadata: GGUFMetadata, options: dict[str, Any], check: Ca
     if reply.is_complete and reply.answers[0]["is_usable"]:
         _usable.add(key)
         return
+    names = f"type_k={GGML_TYPES[types[0]].name} and type_v={GGML_TYPES[types[1]].name}"
+    if not reply.is_complete and not reply.is_crash:
+        reason = (reply.last_error or "the process ended without a reason").rstrip(".")
+        raise LoadFailedError(
+            f"A KV cache with {names} could not be tried here: {reason}. Load the model again, or leave type_k and "
+            "type_v out to use F16."
+        )
     # A cache that llama.cpp does not even make fails the load itself, with llama.cpp's own reason.
-    if reply.is_crash or (reply.is_complete and reply.answers[0]["is_accepted"]):
-        names = f"type_k={GGML_TYPES[types[0]].name} and type_v={GGML_TYPES[types[1]].name}"
+    if reply.is_crash or reply.answers[0]["is_accepted"]:
         raise InvalidRequestError(
             f"llama.cpp cannot compute with {names} here: {reply.crash_reason or 'it reports an error'}. "
             "Leave type_k and type_v out to use F16, or try Q8_0."

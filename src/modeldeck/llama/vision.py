@@ -38,7 +38,7 @@ def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool
 
 
 def try_projector(model: Path, projector: Path, check: Callable[[], None]) -> None:
-    """Open the projector in a child process first, and raise when the child dies of it.
+    """Open the projector in a child process first, and raise when the child dies of it, or cannot try it.
 
     Parameters
     ----------
@@ -55,6 +55,12 @@ def try_projector(model: Path, projector: Path, check: Callable[[], None]) -> No
         raise LoadFailedError(
             f"The vision projector {projector.name} makes llama.cpp crash: it is damaged. Download it again, or load "
             "the model without mmproj for text only."
+        )
+    if not reply.is_complete:
+        reason = (reply.last_error or "the process ended without a reason").rstrip(".")
+        raise LoadFailedError(
+            f"The vision projector {projector.name} could not be tried here: {reason}. Load the model again, or load "
+            "it without mmproj for text only."
         )
     _safe_projectors.add(key)
 
