@@ -267,6 +267,27 @@ def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> Non
     assert outcome.lines == ["1 True 0"]
 
 
+@pytest.mark.parametrize("context_length", [10**9, 2**32 - 1])
+def test_a_context_length_in_the_header_that_nobody_can_use_takes_no_memory(
+    run_child: Any, tmp_path: Path, context_length: int
+) -> None:
+    path = tiny_models.write_chat_model(tmp_path / "long.gguf", context_length=context_length)
+    outcome = run_child(
+        """
+        import psutil, resource
+        from modeldeck.llama import load
+        with load(path, n_threads=1, n_threads_batch=1) as llm:
+            limit = psutil.Process().memory_info().vms + (1 << 30)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            print(llm("What?", max_tokens=20)["choices"][0]["text"])
+            print(len(llm.tokenize(("ä" * 5000).encode())), llm.tokenize(b"", add_bos=False))
+        """,
+        path=path,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.lines == [ANSWER, "10002 []"]
+
+
 def test_a_model_can_be_pickled_as_llama_can(llm: Any) -> None:
     with pickle.loads(pickle.dumps(llm)) as copy:
         assert copy.create_chat_completion(MESSAGES)["choices"][0]["message"]["content"] == ANSWER

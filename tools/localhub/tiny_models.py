@@ -50,6 +50,7 @@ def write_chat_model(
     quantization: Quantization = "F16",
     size_bytes: int | None = None,
     chat_template: str | None = CHAT_TEMPLATE,
+    context_length: int = CONTEXT_LENGTH,
 ) -> Path:
     """Write a model of the llama architecture that answers everything with ``ANSWER``.
 
@@ -60,8 +61,11 @@ def write_chat_model(
         0.5 MB in F32, 80 kB in Q4_0.
     chat_template
         Jinja source, or ``None`` for a base model.
+    context_length
+        In tokens, as the header has it. llama.cpp keeps it in 32 bits.
     """
-    writer = _chat_writer(path, quantization, chat_template, _feed_forward_length(size_bytes, quantization))
+    feed_forward_length = _feed_forward_length(size_bytes, quantization)
+    writer = _chat_writer(path, quantization, chat_template, feed_forward_length, context_length)
     return _write(writer, path)
 
 
@@ -75,7 +79,9 @@ def write_split_model(
     if -(-tensor_count // per_part) != parts:
         raise ValueError(f"{tensor_count} tensors cannot be split into {parts} equal parts.")
     base = folder / f"{name}.gguf"
-    writer = _chat_writer(base, quantization, CHAT_TEMPLATE, feed_forward_length, split_max_tensors=per_part)
+    writer = _chat_writer(
+        base, quantization, CHAT_TEMPLATE, feed_forward_length, CONTEXT_LENGTH, split_max_tensors=per_part
+    )
     _write(writer, base)
     return tuple(folder / f"{name}-{number:05}-of-{parts:05}.gguf" for number in range(1, parts + 1))
 
@@ -169,7 +175,12 @@ def write_projector(path: Path) -> Path:
 
 
 def _chat_writer(
-    path: Path, quantization: Quantization, chat_template: str | None, feed_forward_length: int, **options: Any
+    path: Path,
+    quantization: Quantization,
+    chat_template: str | None,
+    feed_forward_length: int,
+    context_length: int,
+    **options: Any,
 ) -> GGUFWriter:
     from gguf import GGUFWriter, TokenType
 
@@ -181,7 +192,7 @@ def _chat_writer(
 
     writer = GGUFWriter(path, "llama", **options)
     _add_general(writer, "Tiny test model", quantization)
-    writer.add_context_length(CONTEXT_LENGTH)
+    writer.add_context_length(context_length)
     writer.add_embedding_length(_EMBEDDING_LENGTH)
     writer.add_block_count(_BLOCK_COUNT)
     writer.add_feed_forward_length(feed_forward_length)

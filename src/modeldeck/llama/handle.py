@@ -148,9 +148,19 @@ class _CheckedModel(_Mixin):  # type: ignore[misc]
     _execution: Execution
 
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
-        tokenize = functools.partial(super().tokenize, text, add_bos, special)
-        tokens: list[int] = self._execution.look_up(tokenize)
-        return tokens
+        return self._execution.look_up(functools.partial(self._tokenize, text, add_bos, special))
+
+    def _tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        """Do what the original does, which takes memory for all tokens of the context length in the model's header."""
+        bindings = import_llama_cpp().llama_cpp
+        size = len(text) + 2  # a token for each byte, and those of the beginning and the end
+        for _ in range(2):
+            tokens = (bindings.llama_token * size)()
+            count = bindings.llama_tokenize(self.vocab, text, len(text), tokens, size, add_bos, special)
+            if count >= 0:
+                return list(tokens[:count])
+            size = -count
+        raise InvalidRequestError("llama.cpp cannot tokenize this text. Use a shorter one.")
 
     def detokenize(self, tokens: list[int], special: bool = False) -> bytes:
         self._check_tokens(tokens)
