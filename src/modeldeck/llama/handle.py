@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck._heap import trim_heap
 from modeldeck._types import DEFAULT_N_CTX
-from modeldeck.llama import chat, hooks
+from modeldeck.llama import chat, hooks, sampling
 from modeldeck.llama.execution import Execution, LockHold, unloaded_error
 from modeldeck.llama.grammars import UnusableSchema, check_grammar
 from modeldeck.llama.install import import_llama_cpp
@@ -73,6 +73,7 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
     """Makes ``llama_cpp.Llama`` refuse such arguments."""
 
     _execution: Execution
+    _sampler: Any
 
     def eval(self, tokens: Sequence[int]) -> None:
         self._execution.raise_if_stopped()
@@ -94,7 +95,12 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
         idx = inspect.signature(super().sample).bind(*args, **kwargs).arguments.get("idx")
         if idx is not None:
             self._check_position(idx)
-        return super().sample(*args, **kwargs)  # type: ignore[no-any-return]
+        sampler = self._sampler
+        try:
+            return super().sample(*args, **kwargs)  # type: ignore[no-any-return]
+        except BaseException:
+            self._sampler = sampler  # otherwise the next call would use the sampler of this one
+            raise
 
     def _check_position(self, idx: object) -> None:
         """Refuse a position for which llama.cpp has no logits: it has those of the last batch, or of its last token."""
@@ -108,19 +114,47 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
                 f"{idx!r}.{advice}"
             )
 
-    def _init_sampler(self, *args: Any, grammar: Any = None, **kwargs: Any) -> Any:
-        if grammar is None:
-            return super()._init_sampler(*args, **kwargs)
-        check_grammar(grammar, self.model_path)
-        sampler = super()._init_sampler(*args, grammar=grammar, **kwargs)
-        sampler.__class__ = _checked_sampler_class()
+    def _create_completion(
+        self, *args: Any, logit_bias: Any = None, logits_processor: Any = None, **kwargs: Any
+    ) -> Any:
+        """Turn ``logit_bias`` into a logits processor, which llama-cpp-python loses when there is another one."""
+        if logit_bias is not None:
+            bias = sampling.bias_processor(logit_bias, self._model.n_vocab())
+            logits_processor = [*sampling.check_processors(logits_processor or []), bias]
+        return super()._create_completion(*args, logits_processor=logits_processor, **kwargs)
+
+    def _init_sampler(self, *args: Any, grammar: Any = None, logits_processor: Any = None, **kwargs: Any) -> Any:
+        if grammar is not None:
+            check_grammar(grammar, self.model_path)
+        guarded = None
+        if logits_processor is not None:
+            guarded = sampling.GuardedProcessors(sampling.check_processors(logits_processor))
+        sampler = super()._init_sampler(*args, grammar=grammar, logits_processor=guarded, **kwargs)
+        if grammar is not None or guarded is not None:
+            sampler.__class__ = _checked_sampler_class()
+            sampler.has_grammar = grammar is not None
+            sampler.processors = guarded
         return sampler
 
 
 class _CheckedSampler(_Mixin):  # type: ignore[misc]
-    """Makes ``LlamaSampler`` refuse a token that the grammar forbids. llama.cpp ends the process when it gets one."""
+    """Makes ``LlamaSampler`` refuse what would end the process or be lost.
+
+    llama.cpp ends the process when it gets a token that the grammar forbids. An exception of a logits processor cannot
+    pass through native code, so it is raised here.
+    """
+
+    has_grammar: bool
+    processors: sampling.GuardedProcessors | None
 
     def sample(self, ctx: Any, idx: int = -1) -> int:
+        try:
+            return self._sample(ctx, idx) if self.has_grammar else super().sample(ctx, idx)
+        finally:
+            if self.processors is not None:
+                self.processors.raise_failure()
+
+    def _sample(self, ctx: Any, idx: int) -> int:
         import numpy as np
 
         bindings = import_llama_cpp().llama_cpp
