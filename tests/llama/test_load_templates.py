@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,60 @@ def test_messages_in_parts_are_answered(chat_model: Path) -> None:
                 content = [*PARTS, {"type": kind, kind: {"url": "x"}}]
                 with pytest.raises(InvalidRequestError, match=f"text only.*{kind}.*mmproj"):
                     llm.create_chat_completion([{"role": "user", "content": content}])
+
+
+USER = {"role": "user"}
+NOT_MESSAGES: dict[str, tuple[Any, str]] = {
+    "nothing": (None, "must be a list.* not a value of the type NoneType"),
+    "text": ("Hello", "must be a list.* not a value of the type str.*create_completion"),
+    "one message": ({**USER, "content": "Hello"}, "must be a list.* not a value of the type dict"),
+    "an iterator": (iter(MESSAGES), "must be a list.* not a value of the type list_iterator"),
+    "numbers": ([5], "must be dictionaries.* not a value of the type int"),
+    "no role": ([{"content": "Hello"}], "must have a role"),
+    "a role that is not text": ([{"role": 5, "content": "Hello"}], "must have a role"),
+    "a number as content": ([{**USER, "content": 5}], "text or a list of parts, not a value of the type int"),
+    "a part as content": ([{**USER, "content": PARTS[0]}], "text or a list of parts, not a value of the type dict"),
+    "a number as part": ([{**USER, "content": [5]}], "part .* must be a dictionary.* not a value of the type int"),
+    "nothing as part": ([{**USER, "content": [None]}], "part .* must be a dictionary.* not a value of the type None"),
+    "a part without a text": ([{**USER, "content": [{"type": "text"}]}], "must have a text"),
+    "a part with no text": ([{**USER, "content": ({"type": "text", "text": None},)}], "must have a text"),
+    "a part without a type": ([{**USER, "content": [{}]}], "only, and a message has a part of type None"),
+    "a sound": ([{**USER, "content": [{"type": "input_audio", "input_audio": {}}]}], "only, .* type 'input_audio'"),
+    "a sound in a tuple": ([{**USER, "content": ({"type": "input_audio"},)}], "only, .* type 'input_audio'"),
+    "an image without an address": ([{**USER, "content": [{"type": "image_url"}]}], "image"),
+    "an image at nothing": ([{**USER, "content": [{"type": "image_url", "image_url": {"url": None}}]}], "image"),
+}
+
+
+@pytest.fixture(scope="module", params=["text", "images"])
+def model(request: pytest.FixtureRequest, chat_model: Path, projector: Path) -> Iterator[Any]:
+    mmproj = projector if request.param == "images" else None
+    with load(chat_model, n_threads=1, n_threads_batch=1, mmproj=mmproj) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize("name", NOT_MESSAGES)
+def test_what_is_not_a_list_of_messages_is_refused(model: Any, name: str) -> None:
+    messages, reason = NOT_MESSAGES[name]
+    with pytest.raises(InvalidRequestError, match=reason) as caught:
+        model.create_chat_completion(messages, max_tokens=20)
+    assert ("mmproj" in caught.value.message) == ("This model takes text only" in caught.value.message)
+    assert model.chat_handler is None or "text only" not in caught.value.message
+    assert model.create_chat_completion(MESSAGES, max_tokens=20)["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_tuples_are_lists(model: Any, red_square: str) -> None:
+    expected = model.create_chat_completion([{**USER, "content": PARTS}], max_tokens=20)
+    answer = model.create_chat_completion(({**USER, "content": tuple(PARTS)},), max_tokens=20)
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    assert answer["usage"] == expected["usage"]
+    image = {"type": "image_url", "image_url": {"url": red_square}}
+    if model.chat_handler is None:
+        with pytest.raises(InvalidRequestError, match=r"text only.*image_url"):
+            model.create_chat_completion([{**USER, "content": (image,)}])
+    else:
+        usage = model.create_chat_completion([{**USER, "content": (image, *PARTS)}], max_tokens=20)["usage"]
+        assert expected["usage"]["prompt_tokens"] < usage["prompt_tokens"] < expected["usage"]["prompt_tokens"] + 50
 
 
 def test_an_empty_template_is_refused_by_the_renderer() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +10,10 @@ from modeldeck.llama.templates import TemplateRenderer
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 _DEFAULT_FORMAT = "chat_template.default"
+TEXT_ONLY = frozenset({"text"})
+TEXT_AND_IMAGES = frozenset({"text", "image_url"})
+_EXAMPLE = "[{'role': 'user', 'content': 'Hello'}]"
+_EXAMPLE_PART = "{'type': 'text', 'text': 'Hello'}"
 _PRINTED_PARTS = ("{'type': 'text'", '{"type": "text"', '{"type":"text"')
 
 
@@ -84,29 +87,38 @@ def default_format(llama: Any, llama_cpp: ModuleType) -> str:
     return known or _DEFAULT_FORMAT
 
 
-def check_messages(messages: Any) -> Any:
-    """Raise `InvalidRequestError` when a message has an image or a sound, which only a projector understands."""
-    for part in _parts(messages):
-        if isinstance(part, dict) and part.get("type") != "text":
-            raise InvalidRequestError(
-                f"This model takes text only, and a message has a part of type {part.get('type')!r}. "
-                "Load the model with mmproj=… (its vision projector), or leave the part out."
-            )
-    return messages
+def check_messages(messages: Any, kinds: frozenset[str] | None = TEXT_ONLY) -> list[dict[str, Any]]:
+    """Return chat messages as a list, and their parts as lists.
+
+    Parameters
+    ----------
+    messages
+        A list or tuple of dictionaries with a role and a content.
+    kinds
+        The types of parts that the model understands; ``None`` when that is not known.
+
+    Raises
+    ------
+    InvalidRequestError
+        When they are something else, or a part has another type.
+    """
+    if not isinstance(messages, list | tuple):
+        raise InvalidRequestError(
+            f"Chat messages must be a list, such as {_EXAMPLE}, not {_kind(messages)}. "
+            "Use create_completion() for a prompt of your own."
+        )
+    return [_check_message(message, kinds) for message in messages]
 
 
-def with_text_contents(messages: Any, separator: str = "\n") -> Any:
+def with_text_contents(messages: Any, separator: str = "\n") -> list[dict[str, Any]]:
     """Return messages whose contents are text: parts are joined with ``separator``, and ``None`` is empty.
 
     Raises
     ------
     InvalidRequestError
-        When a part is not text.
+        When they are not messages, or a part is not text.
     """
-    check_messages(messages)
-    if not isinstance(messages, list | tuple):
-        return messages
-    return [_with_text_content(message, separator) for message in messages]
+    return [_with_text_content(message, separator) for message in check_messages(messages)]
 
 
 def render_messages(
@@ -134,29 +146,79 @@ def render_messages(
 
 def _is_understood(prompt: str, messages: list[Any]) -> bool:
     """Whether all texts are in the prompt, and neither a printed list nor a printed ``None``."""
-    has_none = any(isinstance(message, dict) and message.get("content", "") is None for message in messages)
+    has_none = any(message.get("content", "") is None for message in messages)
     if not prompt or (has_none and "None" in prompt) or any(sign in prompt for sign in _PRINTED_PARTS):
         return False
-    texts = [part if isinstance(part, str) else str(part.get("text", "")) for part in _parts(messages)]
+    contents = [message.get("content") for message in messages]
+    texts = [_text(part) for content in contents if isinstance(content, list) for part in content]
     return all(text.strip() in prompt for text in texts)
 
 
-def _parts(messages: Any) -> Iterator[Any]:
-    for message in messages if isinstance(messages, list | tuple) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        yield from content if isinstance(content, list) else ()
+def _check_message(message: Any, kinds: frozenset[str] | None) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise InvalidRequestError(f"Chat messages must be dictionaries, such as in {_EXAMPLE}, not {_kind(message)}.")
+    if not isinstance(message.get("role"), str):
+        raise InvalidRequestError(f"A chat message must have a role, as in {_EXAMPLE}.")
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return message
+    if not isinstance(content, list | tuple):
+        raise InvalidRequestError(
+            f"Chat messages must be JSON in the form of OpenAI's API: a content is text or a list of parts, not "
+            f"{_kind(content)}."
+        )
+    for part in content:
+        _check_part(part, kinds)
+    return {**message, "content": list(content)}
 
 
-def _with_text_content(message: Any, separator: str) -> Any:
-    if not isinstance(message, dict) or "content" not in message:
+def _check_part(part: Any, kinds: frozenset[str] | None) -> None:
+    if isinstance(part, str):
+        return
+    if not isinstance(part, dict):
+        raise InvalidRequestError(
+            f"A part of a message must be a dictionary, such as {_EXAMPLE_PART}, not {_kind(part)}."
+        )
+    kind = part.get("type")
+    if kinds is not None and kind not in kinds:
+        if kinds == TEXT_ONLY:
+            understood, advice = "text", "Load the model with mmproj=… (its vision projector), or leave the part out."
+        else:
+            understood, advice = "text and images", "Leave the part out."
+        raise InvalidRequestError(
+            f"This model takes {understood} only, and a message has a part of type {kind!r}. {advice}"
+        )
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise InvalidRequestError(f"A part of type 'text' must have a text, as in {_EXAMPLE_PART}.")
+    if kind == "image_url" and not isinstance(_address(part), str):
+        raise InvalidRequestError(
+            "A part of type 'image_url' must have the address of an image, as in "
+            "{'type': 'image_url', 'image_url': {'url': 'data:image/png;base64,…'}}."
+        )
+
+
+def _address(part: dict[str, Any]) -> Any:
+    image = part.get("image_url")
+    return image.get("url") if isinstance(image, dict) else image
+
+
+def _kind(value: object) -> str:
+    return f"a value of the type {type(value).__name__}"
+
+
+def _with_text_content(message: dict[str, Any], separator: str) -> dict[str, Any]:
+    if "content" not in message:
         return message
     content = message["content"]
     if content is None:
         return {**message, "content": ""}
     if not isinstance(content, list):
         return message
-    texts = [part if isinstance(part, str) else str(part.get("text", "")) for part in content]
-    return {**message, "content": separator.join(texts)}
+    return {**message, "content": separator.join(map(_text, content))}
+
+
+def _text(part: Any) -> str:
+    return part if isinstance(part, str) else str(part.get("text", ""))
 
 
 def special_tokens(llama: Any) -> tuple[str, str]:

@@ -84,9 +84,14 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
         super().eval(tokens)
 
     def create_chat_completion(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.chat_handler is None:
-            knows_parts = self.chat_format in self._chat_handlers
-            messages = chat.check_messages(messages) if knows_parts else chat.with_text_contents(messages)
+        if self.chat_handler is not None:
+            # Of a handler that the caller made, it is not known which parts it understands.
+            kinds = chat.TEXT_AND_IMAGES if hasattr(self.chat_handler, "get_image_urls") else None
+            messages = chat.check_messages(messages, kinds)
+        elif self.chat_format in self._chat_handlers:
+            messages = chat.check_messages(messages)
+        else:
+            messages = chat.with_text_contents(messages)
         return super().create_chat_completion(messages, *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> int:
