@@ -372,13 +372,13 @@ class DownloadManager:
 
     def _names_in_use(self, job: Job) -> set[str]:
         """Return the names of the blobs that other unfinished downloads need in the folder of this one."""
+
+        def folder(request: DownloadRequest) -> tuple[str, str]:
+            return request.real_cache_dir, request.repo_id
+
+        others = (other for other in self._jobs.values() if other is not job and other.needs_partials)
         return {
-            name
-            for other in self._jobs.values()
-            if other is not job
-            and other.needs_partials
-            and (other.request.repo_id, other.request.cache_dir) == (job.request.repo_id, job.request.cache_dir)
-            for name in other.partial_names
+            name for other in others if folder(other.request) == folder(job.request) for name in other.partial_names
         }
 
     def _start_queued(self) -> None:
