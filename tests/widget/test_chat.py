@@ -16,6 +16,16 @@ from tools.localhub.tiny_models import write_chat_model
 pytestmark = pytest.mark.llama
 
 BASE = "owner/base-GGUF"
+TURNS = "owner/turns-GGUF"
+TURNS_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}"
+    "{% endif %}"
+    "<|{{ message['role'] }}|>{{ message['content'] }}{{ eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 ANSWER = "Hello from a tiny test model."
 
 
@@ -70,8 +80,11 @@ def test_a_base_model_goes_on_with_a_text(page: Page, demo_hub: LocalHub, tmp_pa
     assert page.bridge.chat[0] == {"role": "user", "content": "Hello"}
 
 
-def test_it_waits_for_a_cell_and_can_be_given_up(loaded: Page) -> None:
-    llm = loaded.bridge.llm
+def test_it_waits_for_a_cell_and_can_be_given_up(page: Page, demo_hub: LocalHub, tmp_path: Path) -> None:
+    name = "turns-F16.gguf"
+    demo_hub.add_repo(TURNS, {name: write_chat_model(tmp_path / name, chat_template=TURNS_TEMPLATE)})
+    load(page, demo_hub, tmp_path, TURNS, name)
+    llm = page.bridge.llm
     assert llm is not None
     begun, may_end = threading.Event(), threading.Event()
 
@@ -84,18 +97,24 @@ def test_it_waits_for_a_cell_and_can_be_given_up(loaded: Page) -> None:
     cell.start()
     try:
         assert begun.wait(PATIENCE_SECONDS)
-        assert loaded.ask("try", text="Are you there?")["ok"]
-        loaded.until(lambda: chat(loaded)["state"] == "waiting")
-        assert loaded.ask("try", text="Twice")["error"]["code"] == "invalid_request"
-        assert loaded.ask("act_on_chat", action="stop")["ok"]
-        loaded.until(lambda: chat(loaded)["state"] == "idle")
-        assert chat(loaded)["was_stopped"]
+        assert page.ask("try", text="Are you there?")["ok"]
+        page.until(lambda: chat(page)["state"] == "waiting")
+        assert page.ask("try", text="Twice")["error"]["code"] == "invalid_request"
+        assert page.ask("act_on_chat", action="stop")["ok"]
+        page.until(lambda: chat(page)["state"] == "idle")
+        assert chat(page)["was_stopped"]
     finally:
         may_end.set()
         cell.join(PATIENCE_SECONDS)
     assert not cell.is_alive(), "the cell's own generation was not stopped"
-    assert loaded.ask("try", text="And now?")["ok"]
-    loaded.until(lambda: chat(loaded)["messages"][-1]["role"] == "assistant" and chat(loaded)["state"] == "idle")
+    for text in ("And now?", "And again?"):
+        assert page.ask("try", text=text)["ok"]
+        page.until(lambda: chat(page)["state"] == "idle")
+        assert chat(page)["error"] is None
+    shown = [message["content"] for message in chat(page)["messages"] if message["role"] == "user"]
+    assert shown == ["Are you there?", "And now?", "And again?"]
+    assert [message["role"] for message in page.bridge.chat] == ["user", "assistant"] * 2
+    assert page.bridge.chat[0]["content"] == "And now?"
 
 
 def test_an_answer_can_be_stopped(loaded: Page, monkeypatch: pytest.MonkeyPatch) -> None:

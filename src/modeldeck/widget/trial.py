@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -64,8 +65,8 @@ class ChatOwner:
 
     @property
     def conversation(self) -> list[dict[str, str]]:
-        """The messages so far, with the system prompt, as ``create_chat_completion`` takes them."""
-        return _messages(self._system, self._view.messages)
+        """What was said and answered, with the system prompt, as ``create_chat_completion`` takes it."""
+        return _messages(self._system, _answered(self._view.messages))
 
     def take(self, llm: Llama) -> ModelKind:
         """Try this model from now on, in a new conversation. Returns what it is for."""
@@ -82,11 +83,11 @@ class ChatOwner:
         """Have the model answer; one answer at a time."""
         llm = self._check_free("chat", "completion")
         self._system = system
-        said = (*self._view.messages, ChatMessageView(role="user", content=text))
-        view = replace(self._view, messages=said)
+        said, question = self._view.messages, ChatMessageView(role="user", content=text)
+        view = replace(self._view, messages=(*said, question))
         options = {"temperature": _DEFAULT_TEMPERATURE if temperature is None else temperature, "stream": True}
         if self._kind == "chat":
-            messages = _messages(system, said)
+            messages = _messages(system, (*_answered(said), question))
             self._begin(view, lambda: llm.create_chat_completion(messages, **options))
         else:
             self._begin(view, lambda: llm.create_completion(text, max_tokens=_COMPLETION_TOKENS, **options))
@@ -244,6 +245,11 @@ def cosine(first: list[float], second: list[float]) -> float:
     """The cosine of the angle between two vectors; 0 if one of them has no length."""
     length = math.hypot(*first) * math.hypot(*second)
     return sum(a * b for a, b in zip(first, second, strict=True)) / length if length else 0.0
+
+
+def _answered(said: tuple[ChatMessageView, ...]) -> tuple[ChatMessageView, ...]:
+    """The messages without those of the user that no answer follows: many templates refuse two in a row."""
+    return tuple(message for pair in pairwise(said) if pair[1].role == "assistant" for message in pair)
 
 
 def _messages(system: str, said: tuple[ChatMessageView, ...]) -> list[dict[str, str]]:
