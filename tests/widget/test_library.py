@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import hf_hub_download
 
-from modeldeck import LlamaMissingError, Session
+from modeldeck import LlamaMissingError, Session, StorageError
 from tests.widget.pages import SPLIT, TINY, VISION, Page
 from tools.localhub import LocalHub
 from tools.localhub.faults import Stall
@@ -94,6 +94,42 @@ def test_damage_is_found_and_repaired(page: Page, demo_hub: LocalHub, cache: Pat
     page.until(lambda: row(page)["proof"] and row(page)["proof"]["by"] == "repair")
     page.until(lambda: [job["purpose"] for job in page.jobs() if job["state"] == "ready"] == ["download", "repair"])
     page.until(lambda: row(page)["check"] is None)
+
+
+def test_a_verification_of_what_is_gone_is_told_and_the_next_download_has_no_error(
+    page: Page, demo_hub: LocalHub, cache: Path
+) -> None:
+    fetch(demo_hub, cache)
+    page.ask("act_on_library", action="refresh")
+    (blob,) = cache.glob("models--*/blobs/*")
+    blob.unlink()
+    assert page.ask("act_on_library", action="verify", models=[key(page)])["ok"]
+    page.until(lambda: page.toasts("error"))
+    assert "was deleted" in page.toasts("error")[-1]
+    page.until(lambda: not rows(page))
+    page.ask("open_repo", repo_id=TINY)
+    assert page.act_on(TINY, FILENAME, "download")["ok"]
+    page.until(lambda: rows(page) and row(page)["proof"])
+    assert row(page)["error"] is None
+
+
+def test_an_error_of_a_verification_ends_with_the_next_proof(
+    page: Page, demo_hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_args: object, **_options: object) -> None:
+        raise StorageError("The disk cannot be read.")
+
+    fetch(demo_hub, cache)
+    page.ask("act_on_library", action="refresh")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "verify", fail)
+        assert act(page, "verify")["ok"]
+        page.until(lambda: row(page)["error"])
+    assert row(page)["error"]["message"] == "The disk cannot be read."
+    page.ask("open_repo", repo_id=TINY)
+    assert page.act_on(TINY, FILENAME, "download")["ok"]  # which compares what is there
+    page.until(lambda: row(page)["proof"])
+    assert row(page)["error"] is None
 
 
 def test_a_bug_of_a_verification_leaves_no_model_waiting(

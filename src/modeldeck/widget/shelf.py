@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,6 +48,14 @@ class _Check:
     fraction: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """Why the last verification or repair of a model came to no result, and when."""
+
+    error: ErrorInfo
+    at: float
+
+
 class LibraryOwner:
     """Owns the trait ``_library``. Files are read one model after the other, because a disk gains nothing by more.
 
@@ -67,10 +76,10 @@ class LibraryOwner:
         self._checks: dict[ModelKey, _Check] = {}
         self._queue: deque[ModelKey] = deque()
         self._scope: anyio.CancelScope | None = None
-        self._errors: dict[ModelKey, ErrorInfo] = {}
+        self._errors: dict[ModelKey, _Failure] = {}
         self._is_busy = False
         self._pacer = Pacer(self._publish)
-        files.listen(self._publish)
+        files.listen(self._show_files)
 
     def show_load(self, load: LoadView) -> None:
         """Show which model is loaded or being loaded."""
@@ -166,8 +175,12 @@ class LibraryOwner:
             verify = partial(self._session.verify, repair=check.is_repair, progress=report, on_notice=_in_row)
             files = await outcome_of(verify, stored.model)
         except ModelDeckError as error:
-            self._errors[key] = error.to_info()
             self._publisher.report(error)
+            await guard(self._files.refresh)
+            if any(_key(stored) == key for stored in self._files.contents.models):
+                self._errors[key] = _Failure(error=error.to_info(), at=time.time())
+            else:  # its files are gone, and there is no row that could show it
+                self._publisher.toast("error", error.message, error=error.to_info())
             return []
         say = partial(self._publisher.toast, label=stored.model.label, repo_id=key.repo_id)
         if any(file.is_valid is False for file in files):
@@ -184,6 +197,15 @@ class LibraryOwner:
             raise InvalidRequestError(GONE)
         return stored
 
+    def _show_files(self) -> None:
+        """Show what is in the cache now, without errors about files that are gone or were compared since."""
+        proofs = {_key(stored): stored.proof for stored in self._files.contents.models}
+        for key, failure in tuple(self._errors.items()):
+            proof = proofs.get(key)
+            if key not in proofs or (proof is not None and proof.at > failure.at):
+                del self._errors[key]
+        self._publish()
+
     def _leftover_id(self, path: Path) -> str:
         return path.relative_to(self._session.settings.cache_dir).as_posix()
 
@@ -198,7 +220,7 @@ class LibraryOwner:
                 key: CheckView(is_repair=check.is_repair, fraction=check.fraction)
                 for key, check in self._checks.items()
             },
-            errors=self._errors,
+            errors={key: failure.error for key, failure in self._errors.items()},
         )
         self._publisher.publish("library", view)
 
