@@ -14,7 +14,7 @@ from modeldeck._errors import InvalidRequestError
 from modeldeck._types import EngineLimits, TokenSource
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-INVISIBLE = "\ufeff\u200b\u2060"
+_INVISIBLE = "\ufeff\u200b\u2060"
 """Characters that come along when a name or an address is copied from a page or a chat."""
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 
@@ -58,7 +58,9 @@ def resolve_settings(
             "variable that has this value."
         ) from error
 
-    address, basic = _split_credentials(_stripped(endpoint or "") or _stripped(constants.ENDPOINT) or DEFAULT_ENDPOINT)
+    address, basic = _split_credentials(
+        without_margins(endpoint or "") or without_margins(constants.ENDPOINT) or DEFAULT_ENDPOINT
+    )
     found, source = (basic, "endpoint") if basic else _resolve_token(token)
     return Settings(
         endpoint=address,
@@ -69,8 +71,9 @@ def resolve_settings(
     )
 
 
-def _stripped(text: str) -> str:
-    return re.sub(rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$", "", text)
+def without_margins(text: str) -> str:
+    """Return a text without the spaces around it, also those that cannot be seen."""
+    return re.sub(rf"^[\s{_INVISIBLE}]+|[\s{_INVISIBLE}]+$", "", text)
 
 
 def _split_credentials(text: str) -> tuple[str, str | None]:

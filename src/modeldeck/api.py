@@ -690,7 +690,8 @@ def locked(name: str, path: str | Path = LOCK_FILE_NAME) -> LockedModel:
     Parameters
     ----------
     name : str
-        ``"owner/name:LABEL"``. The owner and the label are optional where the rest means one model.
+        ``"owner/name:LABEL"``, or an address of the model. The owner and the label are optional where the rest means
+        one model. A repository is found by an old name too, if it was asked for by that name before.
     path : str or Path
         The lock file.
 
@@ -710,9 +711,7 @@ def locked(name: str, path: str | Path = LOCK_FILE_NAME) -> LockedModel:
     --------
     >>> llm = modeldeck.load(modeldeck.locked("owner/name:Q4_K_M"))  # doctest: +SKIP
     """
-    from modeldeck.lockfile import read_lock_file
-
-    return read_lock_file(Path(path)).find(name)
+    return shared_loop().wait(_session(None, None, None).locked(name, path))
 
 
 def sync(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._errors import RemoteFileNotFoundError, StorageError
-from modeldeck._types import DownloadRequest, DownloadSnapshot, ErrorInfo, GGUFFile, LocalModel, RepoDetails, Variant
+from modeldeck._types import DownloadRequest, DownloadSnapshot, ErrorInfo, GGUFFile, LocalModel, RepoDetails
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -172,19 +172,14 @@ def select_local(models: Iterable[LocalModel], names: Collection[str], selector:
     AmbiguousVariantError
         When the selector fits several variants.
     """
-    from modeldeck.gguf.names import find_variant, quantization_of
+    from modeldeck.gguf.names import find_variant, variant_of
 
     wanted_names = {name.lower() for name in names}
     models = [model for model in models if model.repo_id.lower() in wanted_names]
     if selector is None:
         return models
     variants = {
-        model.variant_id: Variant(
-            variant_id=model.variant_id,
-            label=model.label,
-            quantization=quantization_of(model.variant_id),
-            files=tuple(GGUFFile(filename=name) for name in model.filenames[: len(model.paths)]),
-        )
+        model.variant_id: variant_of(model.variant_id, model.label, model.filenames[: len(model.paths)])
         for model in models
     }
     try:

@@ -36,8 +36,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from modeldeck._context_length import read_n_ctx
-from modeldeck._errors import AmbiguousVariantError, InvalidRequestError, LockError
+from modeldeck._errors import AmbiguousVariantError, InvalidRequestError, LockError, RemoteFileNotFoundError
 from modeldeck._files import replace_file
+from modeldeck._settings import DEFAULT_ENDPOINT
 from modeldeck._types import GGUFFile, LockedModel
 from modeldeck._version import __version__
 
@@ -106,8 +107,18 @@ class LockFile:
         known = {(model.repo_id, model.variant_id): model for model in (*kept, *models)}
         return LockFile(models=tuple(known[key] for key in sorted(known)), versions=installed_versions())
 
-    def find(self, name: str) -> LockedModel:
-        """Return the model that a name means: ``owner/name:LABEL``, or without the owner, the label or both.
+    def find(self, name: str, *, endpoint: str = DEFAULT_ENDPOINT, names_of: NamesOf = _only_that) -> LockedModel:
+        """Return the model that a name means.
+
+        Parameters
+        ----------
+        name
+            ``owner/name:LABEL``, without the owner, the label or both, or an address of it: see
+            `modeldeck.hub.addresses.model_address`.
+        endpoint
+            The address of the Hub in use.
+        names_of
+            Returns other names of a repository, as in ``with_models``.
 
         Raises
         ------
@@ -116,17 +127,32 @@ class LockFile:
         AmbiguousVariantError
             If several have it.
         """
-        wanted = name.strip().casefold()
-        found = [model for model in self.models if wanted in {each.casefold() for each in _names_of(model)}]
+        found = self._named(name, endpoint, names_of)
         if len(found) == 1:
             return found[0]
-        names = [model.name for model in self.models]
         if not found:
-            raise LockError(f"The lock file has no model {name!r}. It has: {', '.join(names) or 'none'}.")
+            names = ", ".join(model.name for model in self.models)
+            raise LockError(f"The lock file has no model {name!r}. It has: {names or 'none'}.")
         choices = [f"{model.repo_id}:{model.variant_id}" for model in found]
         raise AmbiguousVariantError(
             f"The lock file has {len(found)} models {name!r}. Choose one of: {', '.join(choices)}.", choices=choices
         )
+
+    def _named(self, name: str, endpoint: str, names_of: NamesOf) -> list[LockedModel]:
+        from modeldeck._settings import without_margins
+        from modeldeck.hub.addresses import model_address
+        from modeldeck.hub.urls import is_commit_hash
+
+        address = model_address(name, endpoint)
+        if address is None:
+            short, colon, selector = without_margins(name).partition(":")
+            of_repo = [model for model in self.models if model.repo_id.rpartition("/")[2].lower() == short.lower()]
+            return _select(of_repo, selector if colon else None)
+        names = {each.lower() for each in names_of(address.repo_id)}
+        of_repo = [model for model in self.models if model.repo_id.lower() in names]
+        if is_commit_hash(address.revision):
+            of_repo = [model for model in of_repo if model.commit_hash == address.revision]
+        return _select(of_repo, address.selector)
 
     def changed_versions(self) -> str | None:
         """Return a sentence about the packages that were locked with another version, or ``None``."""
@@ -274,11 +300,20 @@ def installed_versions() -> dict[str, str]:
         return {"modeldeck": __version__}
 
 
-def _names_of(model: LockedModel) -> Iterable[str]:
-    for repo in (model.repo_id, model.repo_id.rpartition("/")[2]):
-        yield repo
-        yield f"{repo}:{model.label}"
-        yield f"{repo}:{model.variant_id}"
+def _select(models: list[LockedModel], selector: str | None) -> list[LockedModel]:
+    """Return the models that a selector may mean; all without one."""
+    from modeldeck.gguf.names import find_variant, variant_of
+
+    if selector is None:
+        return models
+    variants = [variant_of(model.variant_id, model.label, (file.filename for file in model.files)) for model in models]
+    try:
+        choices: list[str] = [find_variant(variants, selector).variant_id]
+    except AmbiguousVariantError as error:
+        choices = error.choices
+    except RemoteFileNotFoundError:
+        choices = []
+    return [model for model in models if model.variant_id in choices]
 
 
 def _as_entry(model: LockedModel) -> dict[str, Any]:

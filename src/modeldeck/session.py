@@ -1073,6 +1073,41 @@ class Session:
             n_ctx = min(DEFAULT_N_CTX, (traits.context_length if traits else None) or DEFAULT_N_CTX)
         return pin(details.repo_id, request.commit_hash or "", request.label, request.files, n_ctx=n_ctx)
 
+    async def locked(self, name: str, path: str | Path = LOCK_FILE_NAME) -> LockedModel:
+        """Find a model in a lock file, to load exactly its files.
+
+        Parameters
+        ----------
+        name : str
+            ``"owner/name:LABEL"``, or an address of the model. The owner and the label are optional where the rest
+            means one model. A repository is found by an old name too, if it was asked for by that name before.
+        path : str or Path
+            The lock file.
+
+        Returns
+        -------
+        LockedModel
+            The model. Hand it to `load`.
+
+        Raises
+        ------
+        LockError
+            If the lock file cannot be used, or has no such model.
+        AmbiguousVariantError
+            If it has several. The message lists the choices.
+
+        Examples
+        --------
+        >>> llm = await session.load(await session.locked("owner/name:Q4_K_M"))  # doctest: +SKIP
+        """
+        from modeldeck.lockfile import read_lock_file
+
+        def find() -> LockedModel:
+            lock = read_lock_file(Path(path))
+            return lock.find(name, endpoint=self.settings.endpoint, names_of=self._renames().names_of)
+
+        return await anyio.to_thread.run_sync(find)
+
     async def sync(
         self,
         path: str | Path = LOCK_FILE_NAME,

@@ -62,8 +62,10 @@ def names_model(text: str, *, endpoint: str) -> bool:
 def is_target(text: str, *, endpoint: str) -> bool:
     """Return whether a text names a repository, and not the path of a file.
 
-    A file that exists is a file. Without a colon, a name that ends with ``.gguf`` is the path of a missing file.
+    A file that exists is a file. ``folder/model.gguf`` is the path of a missing file where there is such a folder.
     """
     if os.path.isfile(text) or not names_model(text, endpoint=endpoint):
         return False
-    return ":" in text or not text.strip().endswith(".gguf")
+    folder, *rest = text.strip().split("/")
+    is_like_path = len(rest) == 1 and ":" not in text and rest[0].endswith(".gguf")
+    return not (is_like_path and os.path.isdir(folder))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck import InvalidRequestError, LocalModel, NetworkError, RemoteFileNotFoundError, Session
+from modeldeck import InvalidRequestError, LocalModel, LockError, NetworkError, RemoteFileNotFoundError, Session
 from tools.localhub import LocalHub
 from tools.localhub.tiny_models import write_chat_model, write_projector
 
@@ -28,7 +28,7 @@ def local(tmp_path: Path) -> Iterator[LocalHub]:
         OTHER: write_chat_model(tmp_path / OTHER, quantization="F16"),
     }
     with LocalHub() as hub:
-        hub.add_repo(REPO, files, aliases=[OLD])
+        hub.add_repo(REPO, files, aliases=[OLD], git_tags=["refs/pr/1"])
         yield hub
 
 
@@ -47,14 +47,19 @@ async def session(local: LocalHub, cache_dir: Path, anyio_backend: str) -> Async
 NAMES = [
     f"{REPO}:Q8_0",
     f" {REPO}:Q8_0\n",
+    f"\u200b{REPO}:Q8_0",
+    f"{REPO}:tiny-Q8_0",
     f"{REPO}:{NAME}",
     f"hf.co/{REPO}:Q8_0",
+    f"hf.co/{REPO}/blob/main/{NAME}",
+    f"huggingface.co/{REPO}/resolve/main/{NAME}",
     f"https://hf.co/{REPO}:Q8_0",
     f"https://huggingface.co/{REPO}/blob/main/{NAME}",
     f"https://huggingface.co/{REPO}/resolve/main/{NAME}?download=true",
     f"https://huggingface.co/{REPO}?show_file_info={NAME}",
     f"hf://{REPO}:Q8_0",
     f"hf://{REPO}/{NAME}",
+    f"hf://{REPO}@refs/pr/1/{NAME}",
     f"{{endpoint}}/{REPO}/blob/main/{NAME}",
     f"{{endpoint}}/{REPO}/resolve/main/{NAME}",
     f"{OLD}:Q8_0",
@@ -64,14 +69,21 @@ NAMES = [
 
 @pytest.mark.llama
 @pytest.mark.parametrize("name", NAMES)
-async def test_every_name_downloads_loads_verifies_and_removes(session: Session, local: LocalHub, name: str) -> None:
+async def test_every_name_downloads_locks_loads_fits_verifies_and_removes(
+    session: Session, local: LocalHub, tmp_path: Path, name: str
+) -> None:
     name = name.format(endpoint=local.endpoint)
     notices: list[str] = []
     assert (await session.describe(name, exact=False)).repo_id == REPO
     model = await session.download(name)
     assert (model.repo_id, model.label) == (REPO, "Q8_0")
     await session.download(f"{REPO}:F16")
+    lock = tmp_path / "modeldeck.lock"
+    await session.lock(name, f"{REPO}:F16", path=lock)
     local.stop()
+    locked = await session.locked(name, lock)
+    assert (locked.repo_id, locked.label) == (REPO, "Q8_0")
+    assert (await session.fit(name, exact=False)).verdict == "fits"
     llm = await session.load(name, on_notice=notices.append)
     assert llm.model_path == str(model.path)
     llm.unload()
@@ -97,7 +109,22 @@ async def test_a_folder_of_that_name_in_the_working_directory_changes_nothing(
     llm.unload()
 
 
-async def test_a_commit_in_an_address_is_the_commit(session: Session, local: LocalHub) -> None:
+@pytest.mark.llama
+@pytest.mark.parametrize("name", ["owner/model.gguf", "hf.co/owner/model.gguf", "https://hf.co/owner/model.gguf"])
+async def test_a_repository_may_be_called_like_a_file(
+    session: Session, local: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    local.add_repo("owner/model.gguf", {NAME: tmp_path / NAME})
+    llm = await session.load(name)
+    llm.unload()
+    assert (await session.fit(name, exact=False)).verdict == "fits"
+    (tmp_path / "work" / "owner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(InvalidRequestError, match="neither a file nor a repository"):
+        await session.fit("owner/model.gguf")
+
+
+async def test_a_commit_in_an_address_is_the_commit(session: Session, local: LocalHub, tmp_path: Path) -> None:
     first = await session.describe(REPO, exact=False)
     local.update_file(REPO, "more.txt", b"more")
     model = await session.download(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}")
@@ -105,6 +132,9 @@ async def test_a_commit_in_an_address_is_the_commit(session: Session, local: Loc
     await session.download(f"{REPO}:Q8_0")
     (file,) = await session.verify(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}")
     assert file.path == model.path
+    await session.lock(f"{REPO}:Q8_0", path=tmp_path / "modeldeck.lock")
+    with pytest.raises(LockError, match="no model"):
+        await session.locked(f"hf://{REPO}@{first.commit_hash}/{NAME}", tmp_path / "modeldeck.lock")
     with pytest.raises(InvalidRequestError, match="already names the revision"):
         await session.download(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}", revision="v1")
 

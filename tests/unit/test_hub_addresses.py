@@ -54,6 +54,11 @@ def named(selector: str | None = None, revision: str | None = None) -> ModelAddr
         ("hf://o/n/BF16/m.gguf", named("BF16/m.gguf")),
         ("hf://o/n@v1/m.gguf", named("m.gguf", "v1")),
         ("hf://o/n@refs%2Fpr%2F1", named(None, "refs/pr/1")),
+        ("hf://o/n@refs/pr/1/m.gguf", named("m.gguf", "refs/pr/1")),
+        ("hf://o/n@refs/pr/1", named(None, "refs/pr/1")),
+        ("hf://o/n@refs/convert/gguf/BF16/m.gguf", named("BF16/m.gguf", "refs/convert/gguf")),
+        ("hf://o/n@refs/pr/1:Q8_0", named("Q8_0", "refs/pr/1")),
+        ("hf://o/n@refs/m.gguf", named("m.gguf", "refs")),
         ("hf://models/o/n", named()),
     ],
 )

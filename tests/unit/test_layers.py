@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache_contents": BASE | {"library", "hub", "engine"},
     "renames": {"_files"},
     "targets": BASE | {"hub"},
-    "lockfile": BASE | {"hub"},
+    "lockfile": BASE | {"hub", "gguf"},
     "snippets": BASE | {"gguf"},
     "remote_headers": BASE | {"hub", "gguf"},
     "local_fit": BASE | {"llama", "sizing"},

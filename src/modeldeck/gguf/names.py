@@ -170,6 +170,17 @@ def find_variant(variants: Sequence[Variant], selector: str) -> Variant:
     )
 
 
+def variant_of(variant_id: str, label: str, filenames: Iterable[str]) -> Variant:
+    """Return a variant for `find_variant`, from the names of its files, which may include those of its sidecars."""
+    names = [name for name in filenames if name == variant_id or _sidecar_kind(name) is None]
+    return Variant(
+        variant_id=variant_id,
+        label=label,
+        quantization=quantization_of(variant_id),
+        files=tuple(GGUFFile(filename=name) for name in names),
+    )
+
+
 def _normalize(label: str) -> str:
     name = _ALIASES.get(label.upper(), label)
     return "Q4_0" if is_repacked(name) else name

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-import string
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 import httpx
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._settings import INVISIBLE
+from modeldeck._settings import without_margins
 from modeldeck.hub.urls import check_endpoint, check_repo_id
 
 _PUBLIC_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _PLAIN = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(:(?P<selector>.*))?", re.ASCII | re.DOTALL)
+_IN_FILE_SYSTEM = re.compile(
+    r"(?P<owner>[^/]*)/(?P<name>[^/:@]*)(@(?P<revision>refs/(pr/\d+|convert/\w+)(?=[/:]|$)|[^/:]*))?"
+    r"(:(?P<label>[^/]*))?(/(?P<filename>.*))?",
+    re.ASCII | re.DOTALL,
+)
 _NOT_OWNERS = frozenset(
     [
         "api",
@@ -86,7 +90,7 @@ def model_address(text: str, endpoint: str) -> ModelAddress | None:
     >>> model_address(" hf.co/o/n:Q4_K_M", "https://hub.example")
     ModelAddress(repo_id='o/n', selector='Q4_K_M', revision=None)
     """
-    text = text.strip(INVISIBLE + string.whitespace)
+    text = without_margins(text)
     if text.lower().startswith("hf://"):
         return _of_file_system(text[len("hf://") :])
     parts = _path_at_hub(text, endpoint)
@@ -141,13 +145,11 @@ def _of_page(parts: list[str], shown_file: str | None) -> ModelAddress | None:
 
 def _of_file_system(path: str) -> ModelAddress | None:
     """Return what a path of huggingface_hub's file system names: ``OWNER/NAME@REVISION/FILE``."""
-    owner, _, rest = path.removeprefix("models/").partition("/")
-    if owner in _NOT_OWNERS:
+    found = _IN_FILE_SYSTEM.fullmatch(path.removeprefix("models/"))
+    if found is None or found["owner"] in _NOT_OWNERS:
         return None
-    repo, _, filename = rest.partition("/")
-    name, _, label = repo.partition(":")
-    name, _, revision = name.partition("@")
-    return _checked(f"{owner}/{name}", label or filename or None, unquote(revision) or None)
+    selector = found["label"] or found["filename"] or None
+    return _checked(f"{found['owner']}/{found['name']}", selector, unquote(found["revision"] or "") or None)
 
 
 def _checked(repo_id: str, selector: str | None, revision: str | None = None) -> ModelAddress | None:
