@@ -11,11 +11,12 @@ from modeldeck.widget.trial import cosine
 from tests.waiting import PATIENCE_SECONDS
 from tests.widget.pages import TINY, Page
 from tools.localhub import LocalHub
-from tools.localhub.tiny_models import write_chat_model
+from tools.localhub.tiny_models import write_chat_model, write_embedding_model
 
 pytestmark = pytest.mark.llama
 
 BASE = "owner/base-GGUF"
+EMBEDDING = "owner/embedding-GGUF"
 TURNS = "owner/turns-GGUF"
 TURNS_TEMPLATE = (
     "{% for message in messages %}"
@@ -135,6 +136,70 @@ def test_an_answer_can_be_stopped(loaded: Page, monkeypatch: pytest.MonkeyPatch)
     assert chat(loaded)["messages"][-1]["content"]
     loaded.act_on(TINY, "tiny-chat-F16.gguf", "unload")
     assert loaded.ask("try", text="Hello?")["error"]["code"] == "invalid_request"
+
+
+def ask(page: Page, text: str) -> None:
+    assert page.ask("try", text=text)["ok"]
+    page.until(lambda: chat(page)["state"] == "idle")
+
+
+def test_a_conversation_that_outgrows_the_context_goes_on_in_a_new_one(loaded: Page) -> None:
+    ask(loaded, "Hello?")
+    answered = loaded.bridge.chat
+    ask(loaded, "word " * 400)
+    assert chat(loaded)["error"]["code"] == "invalid_request"
+    assert "Begin a new conversation" in chat(loaded)["error"]["message"]
+    assert loaded.bridge.error is not None
+    assert loaded.bridge.chat == answered
+    assert loaded.ask("act_on_chat", action="clear")["ok"]
+    ask(loaded, "Hello?")
+    assert chat(loaded)["error"] is None
+    assert loaded.bridge.chat == answered
+
+
+def test_a_text_that_is_longer_than_the_context_is_refused(page: Page, demo_hub: LocalHub, tmp_path: Path) -> None:
+    name = "base-F16.gguf"
+    demo_hub.add_repo(BASE, {name: write_chat_model(tmp_path / name, chat_template=None)})
+    load(page, demo_hub, tmp_path, BASE, name)
+    ask(page, "word " * 400)
+    assert "send a shorter text" in chat(page)["error"]["message"]
+    ask(page, "Hello")
+    assert chat(page)["error"] is None
+    assert chat(page)["messages"][-1]["role"] == "assistant"
+
+
+def test_an_unexpected_failure_ends_the_answer_and_is_shown(
+    loaded: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise RuntimeError("It is only a test.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.bridge.llm, "create_chat_completion", fail)
+        ask(loaded, "Hello?")
+    assert "RuntimeError: It is only a test." in chat(loaded)["error"]["message"]
+    assert "RuntimeError: It is only a test." in caplog.text
+    ask(loaded, "Hello?")
+    assert chat(loaded)["error"] is None
+
+
+@pytest.mark.parametrize("has_pooling_type", [True, False])
+def test_texts_are_compared_where_the_model_makes_one_vector_for_each(
+    page: Page, demo_hub: LocalHub, tmp_path: Path, has_pooling_type: bool
+) -> None:
+    name = "embedding-F32.gguf"
+    path = write_embedding_model(tmp_path / name, has_pooling_type=has_pooling_type)
+    demo_hub.add_repo(EMBEDDING, {name: path})
+    load(page, demo_hub, tmp_path, EMBEDDING, name)
+    assert page.traits["load"]["kind"] == "embedding"
+    for _ in range(2):
+        assert page.ask("compare", first="a b", second="a b")["ok"]
+        page.until(lambda: chat(page)["state"] == "idle")
+        if has_pooling_type:
+            assert chat(page)["similarity"] == pytest.approx(1)
+        else:
+            assert chat(page)["error"]["code"] == "invalid_request"
+            assert "a vector for each token" in chat(page)["error"]["message"]
 
 
 def test_the_cosine_of_vectors() -> None:

@@ -86,8 +86,11 @@ def write_split_model(
     return tuple(folder / f"{name}-{number:05}-of-{parts:05}.gguf" for number in range(1, parts + 1))
 
 
-def write_embedding_model(path: Path) -> Path:
-    """Write a model of the bert architecture: 32 numbers for a text, the mean over its tokens."""
+def write_embedding_model(path: Path, *, has_pooling_type: bool = True) -> Path:
+    """Write a model of the bert architecture: 32 numbers for a text, the mean over its tokens.
+
+    Without a pooling type, as some conversions leave it out, it has 32 numbers for each token.
+    """
     from gguf import GGUFWriter, TokenType
     from gguf.constants import PoolingType
 
@@ -106,7 +109,8 @@ def write_embedding_model(path: Path) -> Path:
     writer.add_head_count(2)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(PoolingType.MEAN)
+    if has_pooling_type:
+        writer.add_pooling_type(PoolingType.MEAN)
     writer.add_token_type_count(2)
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("jina-v2-en")

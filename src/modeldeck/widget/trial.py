@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from msgspec.structs import replace
 
-from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._errors import InvalidRequestError
 from modeldeck._loop import LoopThread
 from modeldeck.widget.pacer import Pacer
 from modeldeck.widget.publisher import Publisher
-from modeldeck.widget.tasks import Tasks
+from modeldeck.widget.tasks import Tasks, guard
 from modeldeck.widget.traits import ChatMessageView, ChatView, ModelKind
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ _PUBLISHED_PERIOD_SECONDS = 0.4
 """The pacer publishes four times in it: ten times a second."""
 _DEFAULT_TEMPERATURE = 0.7
 _COMPLETION_TOKENS = 256
+_SIGNS_OF_LENGTH = ("exceed context window", "exceeds n_ctx")
+"""What llama-cpp-python says of a prompt that is longer than the context, in text and with images."""
 
 
 @dataclass(eq=False)
@@ -43,6 +47,20 @@ class _Turn:
     last_at: float = 0.0
     tokens: int = 0
     text: str = ""
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do about a prompt that is longer than the context."""
+    try:
+        yield
+    except ValueError as error:
+        if not any(sign in str(error) for sign in _SIGNS_OF_LENGTH):
+            raise
+        raise InvalidRequestError(
+            "This is longer than the context of the loaded model. Begin a new conversation, send a shorter text, or "
+            "load the model with a longer context."
+        ) from error
 
 
 class ChatOwner:
@@ -143,17 +161,16 @@ class ChatOwner:
         self._tasks.start(self._answer, self._turn, generate)
 
     async def _answer(self, turn: _Turn, generate: Callable[[], LlamaStream]) -> None:
-        error: ModelDeckError | None = None
         before = self._view
         try:
-            await anyio.to_thread.run_sync(self._generate, turn, generate, abandon_on_cancel=True)
-        except ModelDeckError as failure:
-            error = None if turn.is_stopped.is_set() else failure
+            error = await guard(_on_thread, partial(self._generate, turn, generate))
         except BaseException:
             turn.is_stopped.set()
             raise
         if self._turn is not turn:  # given up
             return
+        if turn.is_stopped.is_set():
+            error = None
         self._turn = None
         self._show(
             replace(
@@ -166,6 +183,7 @@ class ChatOwner:
         if error is not None:
             self._publisher.report(error)
 
+    @_explained()
     def _generate(self, turn: _Turn, generate: Callable[[], LlamaStream]) -> None:
         """Run on a thread of its own: wait for the model, and take its pieces."""
         stream = generate()
@@ -192,20 +210,25 @@ class ChatOwner:
             stream.close()
 
     async def _compare(self, turn: _Turn, llm: Llama, first: str, second: str) -> None:
-        def embed() -> float:
-            vectors = [item["embedding"] for item in llm.create_embedding([first, second])["data"]]
-            return cosine(vectors[0], vectors[1])
+        similarity: float | None = None
 
-        view = ChatView()
-        try:
-            view = replace(view, similarity=await anyio.to_thread.run_sync(embed, abandon_on_cancel=True))
-        except ModelDeckError as error:
-            if not turn.is_stopped.is_set():
-                view = replace(view, error=error.to_info())
-                self._publisher.report(error)
-        if self._turn is turn:
-            self._turn = None
-            self._show(view)
+        def embed() -> None:
+            nonlocal similarity
+            vectors = [item["embedding"] for item in llm.create_embedding([first, second])["data"]]
+            if any(isinstance(part, list) for vector in vectors for part in vector):
+                raise InvalidRequestError(
+                    "This model makes a vector for each token instead of one for each text: its file names no pooling "
+                    "type. Load another one, or load it in Python with pooling_type=1, which takes the mean."
+                )
+            similarity = cosine(vectors[0], vectors[1])
+
+        error = await guard(_on_thread, embed)
+        if self._turn is not turn:  # given up
+            return
+        self._turn = None
+        self._show(ChatView(similarity=similarity, error=None if error is None else error.to_info()))
+        if error is not None:
+            self._publisher.report(error)
 
     def _with_turn(self, view: ChatView, turn: _Turn) -> ChatView:
         """The view with what the turn has said so far, and how fast."""
@@ -232,6 +255,10 @@ class ChatOwner:
         self._view = view
         self._publisher.publish("chat", view)
         self._publisher.announce("chat", before, self.conversation)
+
+
+async def _on_thread(function: Callable[[], object]) -> None:
+    await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
 
 
 def kind_of(llm: Llama) -> ModelKind:
