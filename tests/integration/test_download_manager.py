@@ -24,8 +24,9 @@ from modeldeck.engine.leftovers import LEFT_OVER_SECONDS, discard_partials
 from modeldeck.engine.patience import Patience
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.store import JobStore
+from modeldeck.engine.threads import THREAD_COUNT
 from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
-from tools.localhub.faults import ChangeHeaders, Chunked, Reply, Stall, Throttle
+from tools.localhub.faults import ChangeHeaders, Chunked, IgnoreRange, Reply, Stall, Throttle
 
 if TYPE_CHECKING:
     from conftest import Playground, Until
@@ -75,17 +76,24 @@ async def test_the_same_request_joins_whichever_path_leads_to_the_cache(playgrou
     assert done.bytes_fetched == len(playground.content)
 
 
-@pytest.mark.parametrize("is_chunked", [False, True])
-async def test_pause_and_resume_act_at_once(playground: Playground, until: Until, is_chunked: bool) -> None:
+@pytest.mark.parametrize("is_limited", [False, True])
+@pytest.mark.parametrize("how", ["ranges", "chunked", "whole"])
+async def test_pause_and_resume_act_at_once(playground: Playground, until: Until, how: str, is_limited: bool) -> None:
     playground.hub.faults.add(Throttle(4e6, is_shared=True, free_bytes=3_000_000), origin="cdn")
-    if is_chunked:  # httpx reads such a body, as it does behind a proxy
+    if how == "chunked":  # httpx reads such a body, as it does behind a proxy
         playground.hub.faults.add(Chunked(), origin="cdn")
+    if how == "whole":
+        playground.hub.faults.add(IgnoreRange(), origin="cdn")
     async with playground.manager() as manager:
         job = await manager.submit(playground.request())
         for share in (3_000_000, 8_000_000):
             await until(lambda share=share: manager.snapshots()[0].received > share)
+            if is_limited:  # so low that what has arrived waits for minutes
+                manager.set_limits(EngineLimits(bandwidth_bytes_per_second=2_000))
+                await until(lambda: manager._resources.bandwidth._free_at > time.monotonic() + AT_ONCE_SECONDS)
             with anyio.fail_after(AT_ONCE_SECONDS):
                 paused = await manager.act(job.job_id, "pause")
+            manager.set_limits(EngineLimits())
             assert paused.state is S.PAUSED
             assert paused.connections == 0
             assert paused.rate is None
@@ -100,6 +108,19 @@ async def test_pause_and_resume_act_at_once(playground: Playground, until: Until
         done = await manager.wait(job.job_id)
     playground.assert_exact(done)
     assert done.bytes_fetched <= len(playground.content) + 1_000_000
+
+
+async def test_waiting_for_the_bandwidth_limit_keeps_no_disk_thread(playground: Playground, until: Until) -> None:
+    """Also not for bodies that httpx reads."""
+    playground.hub.faults.add(Chunked(), origin="cdn")
+    slow = EngineLimits(bandwidth_bytes_per_second=10_000, max_connections=THREAD_COUNT + 1)
+    async with playground.manager(limits=slow) as manager:
+        await manager.submit(playground.request())
+        await until(lambda: manager.snapshots()[0].connections > THREAD_COUNT)
+        other = await manager.submit(several(playground, 1)[0])
+        await until(lambda: manager.snapshots()[1].state is S.DOWNLOADING)
+        manager.set_limits(EngineLimits())
+        assert (await manager.wait(other.job_id)).state is S.READY
 
 
 async def test_submitting_a_paused_or_failed_one_goes_on(playground: Playground, until: Until) -> None:

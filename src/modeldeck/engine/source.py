@@ -64,15 +64,20 @@ class Body(Protocol):
 async def feed(chunks: AsyncIterator[bytes], consumer: Consumer, threads: DiskThreads) -> None:
     """Give chunks to a consumer, each on a thread, until it wants no more."""
     async for chunk in chunks:
-        call = threads.submit(consumer.consume, memoryview(chunk))
-        try:
-            await asyncio.shield(call)
-        except asyncio.CancelledError:
-            consumer.stop()
-            await threads.finish(call)
-            raise
+        await give(memoryview(chunk), consumer, threads)
         if consumer.wanted <= 0:
             break
+
+
+async def give(block: memoryview, consumer: Consumer, threads: DiskThreads) -> None:
+    """Give a block to a consumer on a thread. A cancellation stops a consumer that waits."""
+    call = threads.submit_waiting(consumer.consume, block)
+    try:
+        await asyncio.shield(call)
+    except asyncio.CancelledError:
+        consumer.stop()
+        await threads.finish(call)
+        raise
 
 
 @dataclass(slots=True)

@@ -14,6 +14,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREAD_COUNT = 8
+WAITING_COUNT = 128
+"""More than all connections of an engine. A thread is started when it is needed."""
 
 
 class DiskThreads:
@@ -21,6 +23,7 @@ class DiskThreads:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix="modeldeck-disk")
+        self._waiting_pool = ThreadPoolExecutor(WAITING_COUNT, thread_name_prefix="modeldeck-body")
 
     def start(self, function: Callable[[], object]) -> None:
         """Start a call from any thread. The caller learns about its end in another way."""
@@ -29,6 +32,10 @@ class DiskThreads:
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Start a call that must be passed to ``finish``."""
         return asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def submit_waiting(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Start a call that may wait for long, such as for the bandwidth limit, so that the disk stays free."""
+        return asyncio.get_running_loop().run_in_executor(self._waiting_pool, lambda: function(*args, **kwargs))
 
     @staticmethod
     async def finish(future: asyncio.Future[T]) -> T:
@@ -45,4 +52,5 @@ class DiskThreads:
 
     def shut_down(self) -> None:
         """Wait for all calls and end the threads."""
+        self._waiting_pool.shutdown(wait=True)
         self._pool.shutdown(wait=True)

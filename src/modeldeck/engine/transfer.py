@@ -19,7 +19,7 @@ from modeldeck.engine.plan import Lease, Planner
 from modeldeck.engine.reception import Receiver
 from modeldeck.engine.retry import Attempts, RetryPolicy
 from modeldeck.engine.server_memory import ServerMemory
-from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError
+from modeldeck.engine.source import Body, DoubtfulAddressError, Source, WrongRangeError, give
 from modeldeck.engine.threads import DiskThreads
 
 UNKNOWN_SIZE = 1 << 62
@@ -262,7 +262,7 @@ class Transfer:
             while current is not None:
                 async with self._receiver.reception(current) as reception:
                     while current.remaining and (data := await whole.take(current.position, current.remaining)):
-                        await self._threads.run(reception.consume, memoryview(bytes(data)))
+                        await give(memoryview(bytes(data)), reception, self._threads)
                 if current.remaining:
                     break  # the body has ended
                 current = self._next_lease(current, lease, whole.position)
