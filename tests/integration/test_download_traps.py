@@ -120,6 +120,12 @@ async def test_the_file_is_exact_all_the_same(playground: Playground, name: str)
     assert all(playground.hub.faults.fired(fault) > 0 for fault in added) or name == "gzip if asked for"
 
 
+def chunked_and_short(length: int) -> faults.RawBytes:
+    """Return an answer with a part of the file, whose length would be ``length`` if that counted beside the chunks."""
+    head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return faults.RawBytes(head.encode() + b"%x\r\n" % 100_000 + bytes(100_000) + b"\r\n0\r\n\r\n")
+
+
 REFUSED: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "endless 503": ("server_error", [cdn(faults.Reply(503))]),
     "endless 503 at the hub": ("server_error", [hub(faults.Reply(503))]),
@@ -143,6 +149,8 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "ranges that always lie": ("integrity", [cdn(faults.MoveRange(start=64, stop=64, is_honest=False))]),
     "bytes without end, one at a time": ("stalled", [cdn(faults.Throttle(bytes_per_second=50))]),
     "a storage that refuses every connection": ("offline", [hub(faults.ChangeHeaders({"Location": DEAD}))]),
+    "a chunked body that ends early": ("server_error", [cdn(chunked_and_short(SIZE))]),
+    "a chunked body that ends early beside another length": ("server_error", [cdn(chunked_and_short(100_001))]),
     "packed whatever is asked": ("server_error", [cdn(faults.ChangeHeaders({"Content-Encoding": "gzip"}))]),
 }
 

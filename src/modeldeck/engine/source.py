@@ -333,14 +333,12 @@ class HubSource(Source):
             raise DoubtfulAddressError(self._changed_size(total, host))
         if stop is None or first != start or last < first:
             raise WrongRangeError(_bad_range(host))
-        length = response.headers.get("content-length")
-        if length is not None and length != str(last + 1 - first):
+        if _body_length(response) not in (None, last + 1 - first):
             raise WrongRangeError(_bad_range(host))
         return HTTPBody(start=first, stop=last + 1, is_whole=False, response=response)
 
     def _checked_whole(self, response: httpx.Response, host: str) -> Body:
-        text = response.headers.get("content-length", "")
-        length = int(text) if re.fullmatch(r"\d{1,18}", text) else None
+        length = _body_length(response)
         if length is not None and self.size is not None and length != self.size:
             raise DoubtfulAddressError(self._changed_size(length, host))
         return HTTPBody(start=0, stop=length, is_whole=True, response=response)
@@ -368,6 +366,12 @@ class HubSource(Source):
         if response.status_code in (401, 403, 404, 410) and not (is_hub and is_endpoint):
             return DoubtfulAddressError(error)
         return error
+
+
+def _body_length(response: httpx.Response) -> int | None:
+    """Return the length that the body has by its head. That of a chunked body does not count (RFC 9112, 6.3)."""
+    text = "" if "transfer-encoding" in response.headers else response.headers.get("content-length", "")
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else None
 
 
 def _total_of(response: httpx.Response) -> int:

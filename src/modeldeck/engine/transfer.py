@@ -269,9 +269,9 @@ class Transfer:
         finally:
             if current is not None and current is not lease:
                 self._planner.give_back(current)
-        if current is None or body.stop not in (None, whole.position):
+        if current is None:
             return
-        if lease.stop < UNKNOWN_SIZE:
+        if lease.stop < UNKNOWN_SIZE or body.stop not in (None, whole.position):
             raise ServerError("The file ended early. Try again later.", status_code=502)
         current.stop = current.position
 
