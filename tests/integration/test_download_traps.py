@@ -6,12 +6,13 @@ import gzip
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
 
 from modeldeck._errors import InvalidRequestError
-from modeldeck._types import DownloadState, GGUFFile
+from modeldeck._types import DownloadState, EngineLimits, GGUFFile
 from modeldeck.engine.patience import Patience
 from tests.waiting import PATIENCE_SECONDS
 from tools.localhub import LocalHub, faults
@@ -166,6 +167,44 @@ async def test_the_error_is_clean(playground: Playground, name: str) -> None:
     assert failed.error is not None
     assert failed.error.message.endswith(".")
     assert len(playground.hub.requests) < 400
+
+
+ODD: dict[str, Any] = {
+    **{f"a {status}": faults.Reply(status) for status in (204, 304, 400, 401, 403, 404, 407, 409, 410, 421, 451, 511)},
+    "an address that has expired": faults.Reply(400, {}, b"<Error><Code>ExpiredToken</Code></Error>"),
+    "a web page": faults.Reply(200, {"Content-Type": "text/html"}, b"<html>"),
+    "a redirect to a web page": faults.Reply(302, {"Location": "/login"}),
+    "a redirect to a dead port": faults.Reply(302, {"Location": DEAD}),
+    "bytes that are not HTTP": faults.RawBytes(b"\x00\x01garbage\r\n\r\n"),
+    "an encoding that nobody knows": faults.RawBytes(b"HTTP/1.1 206 X\r\nTransfer-Encoding: gzip\r\n\r\n"),
+    "two lengths": faults.RawBytes(b"HTTP/1.1 206 X\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+    "a broken chunk": faults.RawBytes(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nx"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_one_odd_answer_of_the_storage_in_the_middle_harms_nobody(playground: Playground, name: str) -> None:
+    playground.hub.faults.add(faults.Cut(after_bytes=2_000_000), origin="cdn", times=1)
+    odd = playground.hub.faults.add(ODD[name], origin="cdn", skip=1, times=1)
+    playground.assert_exact(await playground.download(limits=EngineLimits(max_connections=1)))
+    assert playground.hub.faults.fired(odd) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["a 400", "a 409", "a 511", "a web page", "bytes that are not HTTP", "a broken chunk", "two lengths"]
+)
+async def test_a_storage_that_answers_oddly_is_named(playground: Playground, name: str) -> None:
+    playground.hub.faults.add(ODD[name], origin="cdn")
+    failed = await playground.download()
+    playground.assert_failed(failed, "server_error")
+    assert failed.error is not None
+    assert failed.error.message.startswith(f"The storage of {urlsplit(playground.hub.endpoint).netloc}")
+    assert "HF_ENDPOINT" not in failed.error.message
+
+
+async def test_a_storage_behind_a_proxy_that_wants_a_password(playground: Playground) -> None:
+    playground.hub.faults.add(faults.Reply(407), origin="cdn")
+    playground.assert_failed(await playground.download(), "proxy")
 
 
 async def test_a_storage_that_cannot_be_reached_is_named(playground: Playground) -> None:
@@ -450,4 +489,5 @@ def test_every_effect_is_used() -> None:
         for value in vars(faults).values()
         if isinstance(value, type) and hasattr(value, "apply") and value not in (faults.Effect, faults.Faults)
     }
-    assert effects - {faults.EditJSON, faults.ReplyBy, faults.RawBytes} <= used
+    used |= {type(effect) for effect in ODD.values()}
+    assert effects - {faults.EditJSON, faults.ReplyBy} <= used

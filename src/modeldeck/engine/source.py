@@ -13,14 +13,14 @@ from typing import Protocol
 import anyio
 import httpx
 
-from modeldeck._errors import ContentChangedError, ModelDeckError, OfflineError, ServerError
+from modeldeck._errors import ContentChangedError, ModelDeckError, OfflineError, ProxyError, ServerError
 from modeldeck._types import GGUFFile
 from modeldeck.engine.connection import DIRECT_BODY, WAIT_SECONDS, DirectBody
 from modeldeck.engine.network import Consumer
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
 from modeldeck.hub.encodings import compressions
-from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, not_a_hub_error
+from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, is_transient, not_a_hub_error
 from modeldeck.hub.redirects import MAX_REDIRECTS, redirect_target
 from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin
 
@@ -28,7 +28,10 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class DoubtfulAddressError(Exception):
-    """The address may be at fault: its signature expired, or its content is old. Resolve again before believing it."""
+    """The address may be at fault: its signature expired, its content is old, or what answers is not the storage.
+
+    Resolve again before believing it.
+    """
 
     def __init__(self, cause: ModelDeckError) -> None:
         super().__init__(str(cause))
@@ -286,7 +289,8 @@ class HubSource(Source):
                     if response.has_redirect_location:
                         target = redirect_target(asked, response.headers["location"], endpoint=self._endpoint)
                         if target is None:
-                            raise not_a_hub_error(host_of(asked), "a redirect to something that is not a web address")
+                            what = "a redirect to something that is not a web address"
+                            raise DoubtfulAddressError(self._not_a_file(asked, what))
                         asked = target
                         continue
                     yield self._checked(response, start, stop)
@@ -294,8 +298,8 @@ class HubSource(Source):
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             raise self._unreachable(exc, asked) from exc
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
-            raise error_from_exception(exc, endpoint=asked) from exc
-        raise DoubtfulAddressError(not_a_hub_error(asked, "redirects without end"))
+            raise self._failure(exc, asked) from exc
+        raise DoubtfulAddressError(self._not_a_file(asked, "redirects without end"))
 
     def _unreachable(self, exc: Exception, asked: str) -> Exception:
         """Return the error for an address that does not answer. The Hub may know another address of its storage."""
@@ -310,6 +314,25 @@ class HubSource(Source):
             )
         return DoubtfulAddressError(error)
 
+    def _failure(self, exc: Exception, asked: str) -> Exception:
+        """Return the error for an answer that failed. One that is not HTTP may come from something in between."""
+        error = error_from_exception(exc, endpoint=asked)
+        if is_transient(error) or not isinstance(error, ServerError | ProxyError):
+            return error
+        if isinstance(error, ServerError) and not is_same_origin(asked, self._endpoint):
+            is_answer = isinstance(exc, httpx.RemoteProtocolError)
+            what = "an answer that is not HTTP" if is_answer else "an address or a header that cannot be used"
+            error = self._not_a_file(asked, what)
+        return DoubtfulAddressError(error)
+
+    def _not_a_file(self, asked: str, what: str) -> ServerError:
+        if is_same_origin(asked, self._endpoint):
+            return not_a_hub_error(asked, what)
+        return ServerError(
+            f"The storage of {self.where} at {host_of(asked)} sent {what}. Check that your network does not show a "
+            "login page first, or try again later."
+        )
+
     def _checked(self, response: httpx.Response, start: int, stop: int | None) -> Body:
         host = host_of(str(response.url))
         if response.status_code not in (200, 206):
@@ -319,7 +342,7 @@ class HubSource(Source):
                 ServerError(f"{host} sends the file compressed. Use another endpoint.", status_code=502)
             )
         if "text/html" in response.headers.get("content-type", "") and not self.filename.endswith((".html", ".htm")):
-            raise DoubtfulAddressError(not_a_hub_error(str(response.url), "a web page where a file should be"))
+            raise DoubtfulAddressError(self._not_a_file(str(response.url), "a web page where a file should be"))
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if match is None:
             if response.status_code == 206:
@@ -350,7 +373,6 @@ class HubSource(Source):
         )
 
     def _refusal(self, response: httpx.Response) -> Exception:
-        is_hub = is_hub_url(response.url, self._endpoint)
         error = error_from_response(
             response.status_code,
             response.headers,
@@ -358,14 +380,13 @@ class HubSource(Source):
             revision=self.resolved.commit_hash,
             filename=self.filename,
             endpoint=self._endpoint,
-            is_hub=is_hub,
+            is_hub=is_hub_url(response.url, self._endpoint),
         )
         if response.status_code == 416:
             return DoubtfulAddressError(self._changed_size(_total_of(response), host_of(str(response.url))))
-        is_endpoint = is_same_origin(response.url, self._endpoint)
-        if response.status_code in (401, 403, 404, 410) and not (is_hub and is_endpoint):
-            return DoubtfulAddressError(error)
-        return error
+        if is_transient(error) or is_same_origin(response.url, self._endpoint):
+            return error
+        return DoubtfulAddressError(error)
 
 
 def _body_length(response: httpx.Response) -> int | None:

@@ -87,7 +87,7 @@ _MAX_BACKOFF_SECONDS = 1.5
 _MAX_PATIENCE_SECONDS = 5.0
 """A rate limit that lasts longer than this is reported to the user instead of waited for."""
 _HEAD_IS_NOT_ALLOWED = (405, 501)
-_ADDRESS_EXPIRED = (401, 403, 404, 410)
+_ADDRESS_EXPIRED = (400, 401, 403, 404, 410)
 _JSON_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip"}
 """No other compression: a few bytes of brotli or zstd can unpack to gigabytes before they can be counted."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")

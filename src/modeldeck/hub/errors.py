@@ -79,6 +79,8 @@ def error_from_response(
         details["request_id"] = request_id[:_MAX_QUOTED]
     if status_code == 429:
         return _rate_limited(fields, details)
+    if status_code == 407:
+        return ProxyError("The proxy requires authentication. Add user and password to HTTPS_PROXY.", **details)
     if not is_hub:
         return _storage_answer(status_code, fields, details, endpoint)
     code = fields.get("x-error-code", "")
@@ -113,8 +115,6 @@ def error_from_response(
             f"This token may not read the {repository} at {host}{_quoted(reason)}. Use a token with access to it.",
             **details,
         )
-    if status_code == 407:
-        return ProxyError("The proxy requires authentication. Add user and password to HTTPS_PROXY.", **details)
     if 300 <= status_code < 400:
         target = host_of(fields.get("location", ""))
         elsewhere = f" Its target is {target}: use that as the endpoint if you trust it." if target else ""
@@ -173,19 +173,24 @@ def _storage_answer(status_code: int, fields: dict[str, str], details: dict[str,
         )
     if status_code in (404, 410):
         return ServerError(f"The storage of {host} does not have the file ({status_code}). Try again later.", **details)
-    return _server_error(status_code, fields, details, f"The storage of {host}")
+    return _server_error(status_code, fields, details, f"The storage of {host}", advice="Try again later")
 
 
-def _server_error(status_code: int, fields: dict[str, str], details: dict[str, Any], host: str) -> ServerError:
+def _server_error(
+    status_code: int,
+    fields: dict[str, str],
+    details: dict[str, Any],
+    host: str,
+    *,
+    advice: str = "Check the endpoint (HF_ENDPOINT)",
+) -> ServerError:
     reason = _quoted(fields.get("x-error-message", ""))
     if (seconds := parse_retry_after(fields, now=time.time())) is not None:
         details["retry_after_seconds"] = seconds
     if status_code >= 500:
         return ServerError(f"{host} failed ({status_code}){reason}. Try again in a few minutes.", **details)
     if status_code >= 400:
-        return ServerError(
-            f"{host} refused the request ({status_code}){reason}. Check the endpoint (HF_ENDPOINT).", **details
-        )
+        return ServerError(f"{host} refused the request ({status_code}){reason}. {advice}.", **details)
     return ServerError(f"{host} sent an unexpected answer ({status_code}). Try again.", **details)
 
 

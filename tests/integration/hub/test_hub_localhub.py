@@ -212,6 +212,9 @@ async def test_the_ranges_of_one_file_are_resolved_once_until_the_address_expire
     await read(500)
     assert [record.status for record in local.requests.to("cdn")] == [206, 206, 206, 403, 206]
     assert len(local.requests.to("hub")) == 2
+    local.faults.add(Reply(400), origin="cdn", times=1)  # S3's and GCS's answer to an expired token
+    await read(600)
+    assert len(local.requests.to("hub")) == 3
 
 
 async def test_a_cut_range_is_fetched_again(client: HubClient, local: LocalHub) -> None:
