@@ -46,6 +46,9 @@ def test_other_text_is_no_rate_limit(value: str) -> None:
         ({"retry-after": " 1.5 "}, 1.5),
         ({"Retry-After": formatdate(NOW + 90, usegmt=True)}, 90.0),
         ({"Retry-After": formatdate(NOW - 90, usegmt=True)}, 0.0),
+        ({"Retry-After": formatdate(NOW + 3605, usegmt=True), "Date": formatdate(NOW + 3600, usegmt=True)}, 5.0),
+        ({"retry-after": formatdate(NOW - 3595, usegmt=True), "date": formatdate(NOW - 3600, usegmt=True)}, 5.0),
+        ({"Retry-After": formatdate(NOW + 90, usegmt=True), "Date": "today"}, 90.0),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 -0000"}, 0.0),
         ({"Retry-After": "999999999999"}, 86_400.0),
         ({"Retry-After": "soon"}, None),
@@ -62,7 +65,7 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert parse_retry_after(headers, now=NOW) == seconds
 
 
-@given(st.dictionaries(st.sampled_from(["retry-after", "ratelimit", "ratelimit-policy"]), st.text(max_size=60)))
+@given(st.dictionaries(st.sampled_from(["retry-after", "date", "ratelimit", "ratelimit-policy"]), st.text(max_size=60)))
 def test_no_header_breaks_the_parsers(headers: dict[str, str]) -> None:
     wait = parse_retry_after(headers, now=NOW)
     assert wait is None or 0 <= wait <= 86_400

@@ -54,24 +54,29 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
     Parameters
     ----------
     now
-        Seconds since the epoch.
+        Seconds since the epoch. It counts for a date only if the answer has no ``Date``: the clocks may differ.
     """
-    value = lower_names(headers).get("retry-after", "").strip()
+    fields = lower_names(headers)
+    value = fields.get("retry-after", "").strip()
     if _SECONDS.fullmatch(value):
         return min(float(value), _MAX_WAIT_SECONDS)
-    if value:
-        try:
-            moment = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            moment = None
-        if moment is not None:
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            wait = (moment - datetime.fromtimestamp(now, UTC)).total_seconds()
-            return max(0.0, min(wait, _MAX_WAIT_SECONDS))
+    moment = _moment(value)
+    if moment is not None:
+        sent_at = _moment(fields.get("date", "")) or datetime.fromtimestamp(now, UTC)
+        return max(0.0, min((moment - sent_at).total_seconds(), _MAX_WAIT_SECONDS))
     rate_limit = parse_rate_limit(headers)
     if rate_limit is not None and rate_limit.remaining == 0:
         return rate_limit.reset_seconds
     return None
+
+
+def _moment(text: str) -> datetime | None:
+    """Return an HTTP date, or ``None`` for any other text."""
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class RateLimits:
