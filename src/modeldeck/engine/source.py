@@ -13,7 +13,7 @@ from typing import Protocol
 import anyio
 import httpx
 
-from modeldeck._errors import ContentChangedError, ModelDeckError, OfflineError, ProxyError, ServerError
+from modeldeck._errors import ContentChangedError, ModelDeckError, ProxyError, ServerError
 from modeldeck._types import GGUFFile
 from modeldeck.engine.connection import DIRECT_BODY, WAIT_SECONDS, DirectBody
 from modeldeck.engine.network import Consumer
@@ -303,16 +303,9 @@ class HubSource(Source):
 
     def _unreachable(self, exc: Exception, asked: str) -> Exception:
         """Return the error for an address that does not answer. The Hub may know another address of its storage."""
-        error = error_from_exception(exc, endpoint=asked)
         if is_same_origin(asked, self._endpoint):
-            return error
-        if type(error) is OfflineError:
-            storage = httpx.URL(asked).host
-            error = OfflineError(
-                f"{host_of(self._endpoint)} sends downloads to its storage at {storage}, which cannot be reached. "
-                "Check whether your network blocks it, or try again later."
-            )
-        return DoubtfulAddressError(error)
+            return error_from_exception(exc, endpoint=asked)
+        return DoubtfulAddressError(error_from_exception(exc, endpoint=asked, storage_of=self._endpoint))
 
     def _failure(self, exc: Exception, asked: str) -> Exception:
         """Return the error for an answer that failed. One that is not HTTP may come from something in between."""

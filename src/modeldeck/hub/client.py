@@ -25,6 +25,7 @@ from modeldeck._errors import (
     InvalidRequestError,
     ModelDeckError,
     NetworkTimeoutError,
+    OfflineError,
     RateLimitedError,
     ServerError,
     UnauthorizedError,
@@ -283,13 +284,16 @@ class HubClient:
                 f"The range {start} to {stop} cannot be read. Ask for 1 to {MAX_RANGE_BYTES} bytes at once."
             )
         asked, known = (repo_id, revision, filename), self._last_resolved
-        if known is None or known[0] != asked:
-            return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
+        is_known = known is not None and known[0] == asked
+        resolved = known[1] if known is not None and is_known else await self._resolve_and_keep(*asked)
         try:
-            return await self._read_range(known[1], start, stop)
+            return await self._read_range(resolved, start, stop)
         except ServerError as error:
-            if error.details.get("status_code") not in _ADDRESS_EXPIRED:
+            if not is_known or error.details.get("status_code") not in _ADDRESS_EXPIRED:
                 raise
+        except (OfflineError, NetworkTimeoutError):
+            if not resolved.is_signed_elsewhere:
+                raise  # the Hub itself, which knows no other address
         return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
 
     async def _resolve_and_keep(self, repo_id: str, revision: str, filename: str) -> ResolvedFile:
@@ -456,7 +460,8 @@ class HubClient:
                         return
                     asked = target
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise error_from_exception(error, endpoint=asked) from error
+            storage_of = None if is_hub_url(asked, endpoint) else endpoint
+            raise error_from_exception(error, endpoint=asked, storage_of=storage_of) from error
         raise not_a_hub_error(endpoint, "redirects without end")
 
     async def _retrying(self, bucket: str, ask: Callable[[], Awaitable[T]]) -> T:

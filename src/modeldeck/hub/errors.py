@@ -201,13 +201,15 @@ def _quoted(reason: str) -> str:
 # --- exceptions -------------------------------------------------------------------------------------------------------
 
 
-def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError:
+def error_from_exception(exc: BaseException, *, endpoint: str, storage_of: str | None = None) -> ModelDeckError:
     """Return the error for a failed request: httpx's exceptions and the ``OSError`` below them.
 
     Parameters
     ----------
     endpoint
         The address that was asked. Only its host is in the message.
+    storage_of
+        The Hub that sent the request on to this address of its storage, or ``None`` if the Hub itself was asked.
     """
     if isinstance(exc, ModelDeckError):
         return exc
@@ -245,6 +247,11 @@ def error_from_exception(exc: BaseException, *, endpoint: str) -> ModelDeckError
         return ProxyError(
             f"The proxy {host_of(proxy)} cannot be reached. Correct {variable}, or add {host} to NO_PROXY if no proxy "
             "is needed for it."
+        )
+    if isinstance(exc, httpx.ConnectError) and storage_of is not None:
+        return OfflineError(
+            f"{host_of(storage_of)} sends downloads to its storage at {httpx.URL(endpoint).host}, which cannot be "
+            "reached. Check whether your network blocks it, or try again later."
         )
     if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
         return OfflineError(

@@ -14,7 +14,7 @@ from modeldeck._settings import Settings
 from modeldeck._types import SearchFilters, SearchQuery
 from modeldeck.hub.client import ClientLimits, HubClient
 from tools.localhub import LocalHub
-from tools.localhub.faults import Cut, MirrorHeaders, RedirectLoop, Reply
+from tools.localhub.faults import ChangeHeaders, Cut, MirrorHeaders, RedirectLoop, Reply
 from tools.localhub.routes import LocalAccount
 
 pytestmark = pytest.mark.anyio
@@ -215,6 +215,33 @@ async def test_the_ranges_of_one_file_are_resolved_once_until_the_address_expire
     local.faults.add(Reply(400), origin="cdn", times=1)  # S3's and GCS's answer to an expired token
     await read(600)
     assert len(local.requests.to("hub")) == 3
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_a_storage_address_that_does_not_answer_is_resolved_again(
+    client: HubClient, local: LocalHub, is_kept: bool
+) -> None:
+    commit_hash = (await client.listing("o/n")).commit_hash
+
+    async def read() -> bytes:
+        return await client.fetch_range("o/n", commit_hash, "m-Q4_K_M.gguf", 0, 9)
+
+    with LocalHub() as dead:
+        dead.add_repo("o/n", FILES)
+        elsewhere = {"Location": f"{dead.endpoint}/o/n/resolve/main/m-Q4_K_M.gguf"}
+        local.faults.add(ChangeHeaders(elsewhere), origin="hub", path="*/resolve/*", times=1)
+        if is_kept:
+            assert await read() == CONTENT[:9]
+            assert len(local.requests.to("cdn")) == 0
+    assert await read() == CONTENT[:9]
+    assert len(local.requests.to("cdn")) == 1
+
+
+async def test_a_storage_that_never_answers_is_named(client: HubClient, local: LocalHub) -> None:
+    local.faults.add(ChangeHeaders({"Location": "http://127.0.0.1:1/m"}), origin="hub", path="*/resolve/*")
+    error = await raised_by(client.fetch_range("o/n", "main", "m-Q4_K_M.gguf", 0, 9))
+    assert error.code == "offline"
+    assert "its storage at 127.0.0.1, which cannot be reached" in error.message
 
 
 async def test_a_cut_range_is_fetched_again(client: HubClient, local: LocalHub) -> None:
