@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
-
 from modeldeck._errors import DiskFullError, InvalidRequestError
 from modeldeck._settings import check_limits
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits
@@ -36,6 +34,7 @@ from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.transport import EngineTransport
 from modeldeck.engine.verification_store import VerificationStore
 from modeldeck.hub import cache
+from modeldeck.hub.sending import Sender
 from modeldeck.hub.urls import check_blob_name, check_filename, check_repo_id, check_revision
 from modeldeck.sizing.hardware import cpu_count
 
@@ -101,7 +100,7 @@ class DownloadManager:
         self._transport = EngineTransport(ssl_context=ssl_context)
         self._resources = EngineResources(
             transport=self._transport,
-            http=httpx.AsyncClient(transport=self._transport, follow_redirects=False),
+            http=Sender(self._transport),
             threads=DiskThreads(),
             bandwidth=BandwidthLimit(self._limits.bandwidth_bytes_per_second),
             budget=ConnectionBudget(self._limits, processors=cpu_count()),

@@ -20,6 +20,7 @@ from modeldeck.engine.peer_source import Peers
 from modeldeck.engine.retry import RetryPolicy
 from modeldeck.engine.threads import DiskThreads
 from modeldeck.engine.verification_store import VerificationStore
+from modeldeck.hub.sending import Sender
 
 MAX_WRITEBACKS = 2
 """A slow disk takes long, and must not hold all threads."""
@@ -46,7 +47,7 @@ class EngineResources:
     """
 
     transport: httpx.AsyncBaseTransport
-    http: httpx.AsyncClient
+    http: Sender
     threads: DiskThreads
     bandwidth: BandwidthLimit
     budget: ConnectionBudget

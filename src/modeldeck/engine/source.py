@@ -22,6 +22,7 @@ from modeldeck.hub.client import USER_AGENT, HubClient, ResolvedFile
 from modeldeck.hub.encodings import compressions
 from modeldeck.hub.errors import error_from_exception, error_from_response, host_of, is_transient, not_a_hub_error
 from modeldeck.hub.redirects import MAX_REDIRECTS, redirect_target
+from modeldeck.hub.sending import Sender
 from modeldeck.hub.urls import authorization_headers, is_hub_url, is_same_origin
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -242,7 +243,7 @@ class HubSource(Source):
         self,
         *,
         hub: HubClient,
-        http: httpx.AsyncClient,
+        http: Sender,
         endpoint: str,
         token: str | None,
         repo_id: str,

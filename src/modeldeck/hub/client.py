@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from platform import python_version
 from typing import TypeVar
 
@@ -49,6 +48,7 @@ from modeldeck.hub.errors import (
 from modeldeck.hub.proxies import ProxyTransport
 from modeldeck.hub.ratelimit import RateLimits
 from modeldeck.hub.redirects import MAX_REDIRECTS, is_page_of, next_page, redirect_target
+from modeldeck.hub.sending import Sender
 from modeldeck.hub.shapes import (
     ModelInfo,
     SearchRow,
@@ -177,12 +177,8 @@ class HubClient:
         self._last_resolved: tuple[tuple[str, str, str], ResolvedFile] | None = None
         check_endpoint(settings.endpoint)
         try:
-            self._http = httpx.AsyncClient(
-                transport=transport or ProxyTransport(settings.endpoint),
-                headers={"User-Agent": USER_AGENT},
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                timeout=_TIMEOUT,
-                follow_redirects=False,
+            self._http = Sender(
+                transport or ProxyTransport(settings.endpoint), headers={"User-Agent": USER_AGENT}, timeout=_TIMEOUT
             )
         except UNUSABLE_SETTINGS as error:
             raise error_from_environment(error) from error

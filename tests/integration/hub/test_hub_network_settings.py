@@ -1,5 +1,6 @@
 """Proxies, NO_PROXY, and endpoints with a password or a path, for the client and the engine against a real hub."""
 
+import logging
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
+import httpx
 import pytest
 
 from modeldeck._errors import ModelDeckError
@@ -199,6 +201,21 @@ async def test_a_password_in_the_endpoint_authenticates_and_appears_nowhere(loca
     assert not any("authorization" in record.headers for record in local.requests.to("cdn"))
     seen += text_of_files(tmp_path)
     assert not re.search(f"sesame|someone|{re.escape(basic)}", seen)
+
+
+async def test_no_address_is_logged(local: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """httpx logs each whole, and those of the storage are signed. Its log stays as it is for other programs."""
+    caplog.set_level(logging.INFO)
+    await download(local.endpoint, tmp_path)
+    client = HubClient(Settings(endpoint=local.endpoint, cache_dir=tmp_path))
+    await client.fetch_range("o/n", "main", NAME, 0, 9)
+    await client.aclose()
+    assert any("Signature=" in record.query for record in local.requests.to("cdn"))
+    assert local.endpoint not in caplog.text
+    assert "Signature=" not in caplog.text
+    async with httpx.AsyncClient() as other:
+        await other.get(f"{local.endpoint}/api/models")
+    assert local.endpoint in caplog.text
 
 
 # --- an endpoint with a path ------------------------------------------------------------------------------------------
