@@ -21,7 +21,7 @@ export const OWN_NAMES = [
   ..."setUnfolded setContext setAbout searchMore rememberSearch dismissError languageName".split(" "),
   ..."connection commitHash acknowledge askPlan planOf markStatic showJobs onToast hasLock canLoad".split(" "),
   ..."rowsOf refusedRow refine abandon beside commId isInCard isFirst isHeld isWarning onLost".split(" "),
-  ..."downloadTone onDismiss onRetry onValue onAnswer onSure onChoose".split(" "),
+  ..."store downloadTone onDismiss onRetry onValue onAnswer onSure onChoose".split(" "),
 ];
 
 /** Imports of `.css` become the text of the file. */

@@ -100,6 +100,40 @@ describe("the library", () => {
     expect(models).toHaveLength(3);
   });
 
+  it("removes what the question was about, whatever has come or was searched for since", () => {
+    const { library } = scene("library");
+    const removable = library.models.filter(({ actions }) => actions.includes("remove"));
+    const asked = removable.slice(0, 2);
+    const { root, request, write } = open("Library", { ...scene("library"), library: { ...library, models: asked } });
+    click(get(root, "button", "Remove 2 models…"));
+    const question = text(get(root, "button", "Really remove"));
+    write({ library: { ...library, models: removable } });
+    type(get(root, "searchbox", "Search the library"), removable[2]?.repo_id ?? "");
+    type(get(root, "searchbox", "Search the library"), "");
+    click(get(root, "button", "Remove 3 models…"));
+    write({ library: { ...library, models: removable.slice(1) } });
+    expect(text(get(root, "button", "Really remove"))).not.toBe(question);
+    click(get(root, "button", "Keep"));
+    expect(request("act_on_library")?.params).toMatchObject({ action: "refresh" });
+
+    write({ library: { ...library, models: asked } });
+    click(get(root, "button", "Remove 2 models…"));
+    write({ library: { ...library, models: removable } });
+    expect(text(get(root, "button", "Really remove"))).toBe(question);
+    click(get(root, "button", "Really remove"));
+    const keys = asked.map(({ repo_id, variant_id, commit_hash }) => ({ repo_id, variant_id, commit_hash }));
+    expect(request("act_on_library")?.params).toMatchObject({ action: "remove", models: keys });
+  });
+
+  it("offers to dismiss only what the page can forget", () => {
+    const { library } = scene("library");
+    const error = { code: "storage", message: "The disk cannot be read.", details: {} };
+    const models = library.models.map((model) => ({ ...model, error: model.repo_id === SMOL ? error : null }));
+    const { root } = open("Library", { ...scene("library"), library: { ...library, models } });
+    expect(text(get(root, "alert"))).toContain("The disk cannot be read.");
+    expect(all(root, "button", `Dismiss the error of Q4_K_M of ${SMOL}`)).toEqual([]);
+  });
+
   it("removes leftovers that nobody uses", () => {
     const { root, request } = open("Library", scene("library"));
     click(get(root, "button", "Remove all leftovers…"));

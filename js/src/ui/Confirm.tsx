@@ -15,21 +15,25 @@ interface ConfirmProps {
 
 /** A button that removes several things, and asks once more in its place. */
 export function Confirm({ text, name = "", size, isOff, onSure }: ConfirmProps) {
-  const isAsking = useSignal(false);
-  const answer = (isSure: boolean) => {
-    isAsking.value = false;
-    if (isSure) {
-      onSure();
-    }
-  };
-  return isAsking.value ? (
-    <Confirmation name={name} size={size} onAnswer={answer} />
+  /** What is asked: that which was shown when the button was pressed, whatever is shown by now. */
+  const asked = useSignal<{ size: number; onSure: () => void } | null>(null);
+  return asked.value ? (
+    <Confirmation
+      name={name}
+      size={asked.value.size}
+      onAnswer={(isSure) => {
+        if (isSure) {
+          asked.value?.onSure();
+        }
+        asked.value = null;
+      }}
+    />
   ) : (
     <Button
       name={`${text} ${name}`.trim()}
       disabled={isOff}
       onClick={() => {
-        isAsking.value = true;
+        asked.value = { size, onSure };
       }}
     >
       {text}

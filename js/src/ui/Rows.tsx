@@ -308,7 +308,9 @@ export function RowShell(props: RowShellProps) {
         <ErrorBox
           error={error}
           name={name}
-          onDismiss={error === job?.error ? undefined : () => store.dismissError(row)}
+          onDismiss={
+            error === row.error.value || error === store.loadError.value ? () => store.dismissError(row) : undefined
+          }
         />
       ) : null}
     </li>
