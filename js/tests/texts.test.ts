@@ -103,7 +103,7 @@ describe("what Python says", () => {
       error: { ...error, code: "timeout" },
     });
     expect(describeToast(failed, portuguese)).toBe(
-      "O download de Q4_K_M de a/b falhou. O servidor não respondeu a tempo. Verifique a conexão e tente de novo.",
+      "Falha em Q4_K_M de a/b. O servidor não respondeu a tempo. Verifique a conexão e tente de novo.",
     );
     expect(describeToast(failed, languageOf("en"))).toBe(failed.message);
     expect(describeToast(toast("Loaded without its.", { code: "without_projector" }), portuguese)).toContain(
@@ -148,6 +148,8 @@ describe("a language", () => {
     expect(t("models", { count: 1 })).toBe("1 model");
     expect(t("models", { count: 12_000 })).toBe("12,000 models");
     expect(portuguese.t("models", { count: 12_000 })).toBe("12.000 modelos");
+    expect(portuguese.t("hiddenModels", { count: 1 })).toBe("1 oculto pelos filtros");
+    expect(portuguese.t("hiddenModels", { count: 2 })).toBe("2 ocultos pelos filtros");
     expect(t("variantOf", { label: "{repo}", repo: "a/b" })).toBe("{repo} of a/b");
     expect(parts("loadedModel", { name: 7 })).toEqual(["Loaded ", 7, ""]);
   });

@@ -43,7 +43,7 @@ export const PT_BR: Texts = {
   fewerWords: "Tente com menos palavras. O Hub só busca nos nomes dos repositórios e de seus donos.",
   models: { one: "{count} modelo", other: "{count} modelos" },
   firstModels: { one: "Primeiro {count} modelo", other: "Primeiros {count} modelos" },
-  hiddenModels: "{count} ocultos pelos filtros",
+  hiddenModels: { one: "{count} oculto pelos filtros", other: "{count} ocultos pelos filtros" },
   loadMore: "Carregar mais",
   loadingMore: "Carregando…",
 

@@ -60,7 +60,7 @@ export const PYTHON_PT_BR: PythonTexts = {
       "O arquivo está danificado, incompleto ou não é um GGUF que o llama.cpp possa ler. Escolha outra variante ou avise o autor.",
     memory_unknown: "Não foi possível ler a memória desta máquina.",
     on_cpu: "Grande demais para a GPU; roda na CPU.",
-    partly_on_gpu: "Cabe em parte: {n_gpu_layers} camadas na GPU, o resto na CPU.",
+    partly_on_gpu: "Cabe em parte: {n_gpu_layers} das camadas na GPU, o resto na CPU.",
     refused: "O llama.cpp não consegue carregar este modelo aqui: {english}",
     size_unknown: "O tamanho do arquivo é desconhecido.",
     too_large: "Precisa de mais memória do que há livre nesta máquina.",
@@ -106,7 +106,7 @@ export const PYTHON_PT_BR: PythonTexts = {
   },
   toasts: {
     damaged: "{name} está danificado. Repare-o para baixar de novo as partes danificadas.",
-    download_failed: "O download de {name} falhou. {error}",
+    download_failed: "Falha em {name}. {error}", // a repair, too
     downloaded: "{name} foi baixado e verificado.",
     load_failed: "Não foi possível carregar {name}. {error}",
     loaded: "{name} está carregado: use browser.llm.",

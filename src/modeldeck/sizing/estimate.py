@@ -182,7 +182,7 @@ class _Machine:
 def _partial_reason(n_gpu_layers: int) -> tuple[FitReasonCode, str]:
     if n_gpu_layers == 0:
         return "on_cpu", "Too large for the GPU; runs on the CPU."
-    return "partly_on_gpu", f"Fits partly: {n_gpu_layers} layers on the GPU, the rest on the CPU."
+    return "partly_on_gpu", f"Fits partly: {n_gpu_layers} of its layers on the GPU, the rest on the CPU."
 
 
 def _max_n_ctx(model: _Model, machine: _Machine, verdict: FitVerdict) -> int | None:
