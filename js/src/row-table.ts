@@ -27,7 +27,7 @@ export interface Row {
 }
 
 /** What a request about a variant can say beside its action. */
-export type ActMore = Pick<Methods["act_on_variant"], "commit_hash" | "choices">;
+export type ActMore = Pick<Methods["act_on_variant"], "commit_hash" | "choices" | "is_retry">;
 
 /** An answer may overtake the state that it leads to by this much. */
 const SETTLE_MS = 1500;

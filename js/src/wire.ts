@@ -808,6 +808,7 @@ export interface Methods {
     action: VariantAction;
     commit_hash?: string | null;
     choices?: LoadChoices;
+    is_retry?: boolean;
   };
   /** Judge and load models for another context length, in tokens. */
   set_n_ctx: { n_ctx: number };

@@ -1020,11 +1020,13 @@ describe("loading", () => {
   it("keeps its error on the row, or in the panel without one, until it is dismissed", () => {
     const error = { code: "does_not_fit", message: "Too little memory. Choose a smaller context.", details: {} };
     const failed = { load: load({ ...names, state: "failed", error }) };
-    const { root, write } = show({ ...opened, ...failed });
+    const { root, write, acted } = show({ ...opened, ...failed });
     expect(text(get(rowOf(root, "Q2_K"), "alert"))).toContain("Too little memory.");
     expect(root.querySelector("[aria-label='Model in use']")).toBeNull();
     write({ search: search([]) });
     expect(text(get(root, "alert"))).toContain("Too little memory.");
+    click(get(root, "button", `Retry Q2_K of ${QWEN}`));
+    expect(acted("load")?.params).toMatchObject({ repo_id: QWEN, is_retry: true });
     click(get(root, "button", `Dismiss the error of Q2_K of ${QWEN}`));
     expect(all(root, "alert")).toEqual([]);
   });

@@ -472,6 +472,33 @@ def test_a_load_of_what_is_gone_fails_and_offers_the_download(page: Page, tmp_pa
     page.until(lambda: not page.jobs())
 
 
+def test_a_failed_load_is_repeated_with_its_commit_and_choices(page: Page, tmp_path: Path) -> None:
+    page.ask("open_repo", repo_id=TINY)
+    variant_id = page.variant(TINY, "F16")["variant_id"]
+    page.act_on(TINY, variant_id, "download")
+    page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+    page.until(lambda: page.traits["library"]["models"])
+    commit = page.traits["library"]["models"][0]["commit_hash"]
+    (blob,) = tmp_path.glob("cache/models--*/blobs/*")
+    content = blob.read_bytes()
+    blob.write_bytes(b"XXXX" + content[4:])
+
+    def load(**params: Any) -> dict[str, Any]:
+        assert page.ask("act_on_variant", repo_id=TINY, variant_id=variant_id, action="load", **params)["ok"]
+        page.until(lambda: page.traits["load"]["state"] in ("ready", "failed"))
+        shown: dict[str, Any] = page.traits["load"]
+        return shown
+
+    choices = {"n_ctx": 512, "n_threads": 1}
+    assert load(commit_hash=commit, choices=choices)["state"] == "failed"
+    blob.write_bytes(content)
+    loaded = load(is_retry=True)
+    assert (loaded["state"], loaded["commit_hash"], loaded["n_ctx"]) == ("ready", commit, 512)
+    assert "n_threads=1" in loaded["code"]["modeldeck"]
+    assert page.act_on(TINY, variant_id, "unload")["ok"]
+    assert load()["n_ctx"] == 1024
+
+
 def test_a_newer_search_takes_the_place_of_an_older_one(page: Page, demo_hub: LocalHub) -> None:
     page.until(lambda: page.traits["search"]["state"] == "done")
     demo_hub.faults.add(Stall(-1), path="/api/models*", times=1)

@@ -51,7 +51,7 @@ export function LoadPanel({ store }: { store: Store }) {
           error={error}
           name={name}
           isOff={store.isOff.value}
-          onRetry={() => store.act(row, "load")}
+          onRetry={() => store.act(row, "load", { is_retry: true })}
           onDismiss={() => store.dismissError(row)}
         />
       ) : null}

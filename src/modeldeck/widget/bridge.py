@@ -225,6 +225,8 @@ class Bridge:
                 await self._downloads.start(repo_id, variant_id)
             case "get":
                 await self._downloads.start(repo_id, variant_id, load_when_ready=True)
+            case "load" if request.is_retry:
+                self._load.retry(repo_id, variant_id)
             case "load":
                 self._load.start(repo_id, variant_id, commit_hash=request.commit_hash, choices=request.choices)
             case "cancel_load" if self._load.state_of(repo_id, variant_id, request.commit_hash) == "loading":

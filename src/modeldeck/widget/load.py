@@ -64,6 +64,8 @@ class LoadOwner:
         self._pacer = Pacer(self._publish)
         self._view = LoadView()
         self._wish: tuple[str, str] | None = None
+        self._asked: tuple[str, str, str | None, LoadChoices] | None = None
+        """What `start` was told the last time."""
         self.handover = Handover(publisher)
 
     def start(
@@ -90,11 +92,20 @@ class LoadOwner:
             raise InvalidRequestError(
                 f"{view.label or view.variant_id} of {view.repo_id} is being loaded. Cancel it or wait."
             )
+        self._asked = (repo_id, variant_id, commit_hash, choices)
         n_ctx = choices.n_ctx or self._deck.view.n_ctx
         self._show(
             LoadView(state="loading", repo_id=repo_id, variant_id=variant_id, commit_hash=commit_hash, n_ctx=n_ctx)
         )
         self._tasks.start(self._run, repo_id, variant_id, choices)
+
+    def retry(self, repo_id: str, variant_id: str) -> None:
+        """Load a variant once more, from the commit and with the choices of the last time."""
+        if self._asked is not None and self._asked[:2] == (repo_id, variant_id):
+            _, _, commit_hash, choices = self._asked
+            self.start(repo_id, variant_id, commit_hash=commit_hash, choices=choices)
+        else:
+            self.start(repo_id, variant_id)
 
     def wish(self, repo_id: str, variant_id: str) -> None:
         """Load this variant when it is downloaded, in the place of an earlier wish."""

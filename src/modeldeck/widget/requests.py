@@ -112,6 +112,8 @@ class ActOnVariantRequest(msgspec.Struct, frozen=True, tag_field="method", tag="
     action: VariantAction
     commit_hash: str | None = None
     choices: LoadChoices = LoadChoices()
+    is_retry: bool = False
+    """Load once more as the last time, whatever the other fields say."""
 
 
 class SetContextRequest(msgspec.Struct, frozen=True, tag_field="method", tag="set_n_ctx"):
