@@ -60,6 +60,14 @@ def test_a_repository_keeps_its_spelling(case: str) -> None:
     assert error.message.startswith("The repository 'Qwen/Qwen3-GGUF' has no ")
 
 
+def test_the_target_of_a_redirect_is_told_with_its_scheme() -> None:
+    """It may be all that differs."""
+    location = {"Location": "https://user:secret@mirror.example/api/models?Signature=secret"}
+    message = answered(301, location, endpoint="http://mirror.example").message
+    assert "Its target is https://mirror.example: use that as the endpoint" in message
+    assert "Its target" not in answered(301, {"Location": "/elsewhere"}).message
+
+
 def test_a_disabled_repository_is_told() -> None:
     error = answered(403, RECORDED["disabled repo"]["headers"])
     assert error.code == "repo_not_found"

@@ -116,7 +116,7 @@ def error_from_response(
             **details,
         )
     if 300 <= status_code < 400:
-        target = host_of(fields.get("location", ""))
+        target = _origin_of(fields.get("location", ""))
         elsewhere = f" Its target is {target}: use that as the endpoint if you trust it." if target else ""
         return ServerError(f"{host} redirects to a server that modeldeck does not follow.{elsewhere}", **details)
     if status_code == 404:
@@ -328,6 +328,12 @@ def host_of(url: str) -> str:
     except httpx.InvalidURL:
         return ""
     return parsed.netloc.decode("ascii", "replace")
+
+
+def _origin_of(url: str) -> str:
+    """Return scheme, host and port of an address, for messages, or nothing if it has no host."""
+    host = host_of(url)
+    return f"{httpx.URL(url).scheme}://{host}" if host else ""
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
