@@ -266,6 +266,32 @@ def test_an_asynchronous_client_awaits_everything(site: Site) -> None:
     assert is_empty(site)
 
 
+def test_what_would_wait_on_the_loop_of_an_asynchronous_client_is_refused(site: Site) -> None:
+    target = f"{TINY}:Q4_K_M"
+
+    async def use() -> None:
+        async with Client(site.cluster.scheduler_address, asynchronous=True) as client:
+            refused = pytest.raises(InvalidRequestError, match="use async with, async for and await")
+            fleet = cluster.Fleet(client, target, n_ctx=512, per="worker", endpoint=site.hub.endpoint)
+            with refused, fleet:
+                pass
+            pull = cluster.pull(client, target, endpoint=site.hub.endpoint, wait=False)
+            with refused:
+                pull.result()
+            assert (await pull).failed == ()
+            async with fleet:
+                job = fleet.submit(PROMPTS, max_tokens=3)
+                with refused:
+                    job.result()
+                assert len(await job) == len(PROMPTS)
+                with refused:
+                    next(iter(fleet.submit(PROMPTS, max_tokens=3)))
+                assert len(await fleet.map(PROMPTS, max_tokens=3)) == len(PROMPTS)
+
+    asyncio.run(use())
+    assert is_empty(site)
+
+
 def test_a_worker_that_joins_takes_part(site: Site, fleet: cluster.Fleet) -> None:
     site.add_worker("late")
     wait_until(lambda: len(fleet.members) == 4)

@@ -7,14 +7,22 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modeldeck._errors import ClusterError, InvalidRequestError, LlamaMissingError, ModelDeckError, WorkersLostError
 from modeldeck._types import DownloadState
 from modeldeck.cluster.addressing import RESOURCE, lease_key, prompt_key
-from modeldeck.cluster.dask_calls import agents_on_workers, ask_worker, plugin_on_workers, to_the_end
+from modeldeck.cluster.dask_calls import (
+    CLOSED,
+    LOOK_SECONDS,
+    agents_on_workers,
+    ask_worker,
+    is_open,
+    plugin_on_workers,
+    to_the_end,
+)
 from modeldeck.cluster.dispatch import Dispatch
 from modeldeck.cluster.hosts import Host, WorkerInfo, workers_of
 from modeldeck.cluster.plugin_shell import make_fleet_plugin, make_prompt_task
@@ -138,6 +146,7 @@ class Crew:
         await self._load_all(_choose(self.pulling.hosts, ready, self._per, set()))
         if not self.members:
             raise next(iter(self.left_out.values()))
+        self._do(self._watch())
 
     async def close(self) -> None:
         """Cancel what runs, and free the model on all workers. Whoever calls it, it is done once and to its end."""
@@ -249,7 +258,7 @@ class Crew:
                 chosen = _choose(pulling.hosts, ready, self._per, taken)
                 await self._load_all([choice for choice in chosen if choice[1].address not in present])
         except (ModelDeckError, OSError) as error:
-            if address in await workers_of(self._client):
+            if is_open(self._client) and address in await workers_of(self._client):
                 self.left_out[address] = error if isinstance(error, ModelDeckError) else ClusterError(str(error))
         finally:
             self._joining.discard(address)
@@ -301,6 +310,17 @@ class Crew:
             self._look_for_members()
             self.fill()
 
+    async def _watch(self) -> None:
+        """End the maps when the client is closed, and perhaps its loop with it: no answer comes then."""
+        try:
+            while is_open(self._client):  # noqa: ASYNC110 - Dask tells nobody of it
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            if not is_open(self._client):
+                for dispatch in list(self._dispatches):
+                    dispatch.end(ClusterError(CLOSED))
+                await self._on_workers.aclose()
+
     async def cancel(self, dispatch: Dispatch) -> None:
         """End a map: what runs for it is stopped."""
         if dispatch in self._dispatches:
@@ -345,6 +365,8 @@ class Crew:
 
     def fill(self) -> None:
         """Give prompts to all workers that have room for them."""
+        if not is_open(self._client):
+            return
         for level in range(WINDOW):  # one to each worker before any gets a second one
             for member in self.members.values():
                 if len(member.window) == level:
@@ -402,17 +424,19 @@ class Crew:
         self._gathers.add(gathering)
         gathering.add_done_callback(self._forget_gather)
         await asyncio.wait([gathering])
-        is_cancelled = False
+        is_lost = False
         answer: dict[str, Any] = {}
         try:
             answer = gathering.result()
         except CancelledError:
-            is_cancelled = True  # the cluster is being restarted, or somebody cancelled the task
+            is_lost = True  # the cluster is being restarted, or somebody cancelled the task
         except Exception as error:  # noqa: BLE001 - whatever Dask found, the prompt's place in the results has it
             answer = {"error": error}
+            # The connection to the cluster may be lost, which is not an error of the prompt's task.
+            is_lost = isinstance(error, OSError) and assignment.future.status != "error"
         if member.window.pop(key, None) is None:
             return
-        if is_cancelled:
+        if is_lost:
             self._drop(assignment)  # a restart forgets it here, but not always on the scheduler
             dispatch.give_back(index)
             self.fill()
@@ -451,7 +475,8 @@ class Crew:
 
     async def _forget(self, future: Any) -> None:
         if self._client.status == "running":
-            await self._client.cancel([future], asynchronous=True, force=True)
+            with suppress(OSError):  # the connection is lost, and the scheduler forgets the task with its client
+                await self._client.cancel([future], asynchronous=True, force=True)
         future.release()
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
 
-from modeldeck._errors import ClusterError, ModelDeckError, error_from_info
+from modeldeck._errors import ClusterError, InvalidRequestError, ModelDeckError, error_from_info
 from modeldeck._loop import wait_for_future
 from modeldeck._types import ErrorInfo
 from modeldeck.cluster.addressing import HANDLER
@@ -19,7 +19,8 @@ from modeldeck.cluster.plugin_shell import make_agent_plugin, make_search_for_or
 T = TypeVar("T")
 
 CLOSED = "This Dask client is closed. Make a new one: client = Client(...)."
-_LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.25
+"""How long a client may be closed before what waits for it notices."""
 
 
 def client_of(client: Any) -> Any:
@@ -63,29 +64,107 @@ async def on_client_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> T:
     ClusterError
         If the client is closed, or is being closed meanwhile.
     """
-    if not is_open(client):
-        coroutine.close()
-        raise ClusterError(CLOSED)
-    future = start_on_loop(client, coroutine)
-    waiting = asyncio.wrap_future(future)
-    while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+    waiting = asyncio.wrap_future(start_on_loop(client, coroutine))
+    waiting.add_done_callback(lambda _: waiting.cancelled() or waiting.exception())  # whoever waited may be gone
+    while not (await asyncio.wait([waiting], timeout=LOOK_SECONDS))[0]:
         if not is_open(client):
             raise ClusterError(CLOSED)
-    return waiting.result()
+    try:
+        return waiting.result()
+    except ModelDeckError:
+        raise
+    except (Exception, asyncio.CancelledError) as error:
+        if is_open(client):
+            raise
+        raise ClusterError(CLOSED) from error
+
+
+def wait_on_client_loop(
+    client: Any,
+    coroutine: Coroutine[Any, Any, T],
+    timeout: float | None = None,
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> T:
+    """Run a coroutine on the client's loop and block until it is done, but not longer than the client is open.
+
+    An interrupt cancels it. ``meanwhile`` is called four times a second on the caller's thread.
+
+    Raises
+    ------
+    ClusterError
+        If the client is closed, or is being closed meanwhile.
+    InvalidRequestError
+        If this is the thread of the client's loop, where it could only wait for itself.
+    TimeoutError
+        When ``timeout`` seconds have passed; the coroutine is cancelled.
+    """
+
+    def look() -> None:
+        meanwhile()
+        if not is_open(client):
+            raise ClusterError(CLOSED)
+
+    try:
+        check_may_wait(client)
+    except InvalidRequestError:
+        coroutine.close()
+        raise
+    future = start_on_loop(client, coroutine)
+    try:
+        return wait_for_future(future, timeout, meanwhile=look)
+    except ModelDeckError:
+        raise
+    except (Exception, CancelledError) as error:
+        if is_open(client):
+            raise
+        raise ClusterError(CLOSED) from error
+
+
+def check_may_wait(client: Any) -> None:
+    """Raise `InvalidRequestError` on the thread of the client's loop: what waits there for the loop waits forever."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if running is client.loop.asyncio_loop:
+        raise InvalidRequestError(
+            "This call would wait for itself, because it runs on the loop of the Dask client. With an asynchronous "
+            "client, use async with, async for and await here."
+        )
 
 
 def start_on_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-    """Run a coroutine on the client's loop, from any thread."""
+    """Run a coroutine on the client's loop, from any thread.
+
+    Raises
+    ------
+    ClusterError
+        If the client is closed.
+    """
+    if not is_open(client):
+        coroutine.close()
+        raise ClusterError(CLOSED)
     return asyncio.run_coroutine_threadsafe(coroutine, client.loop.asyncio_loop)
 
 
-def run_as_dask_does(client: Any, coroutine: Coroutine[Any, Any, T]) -> Any:
+def run_as_dask_does(client: Any, make: Callable[[], Coroutine[Any, Any, T]]) -> Any:
     """Run a coroutine on the client's loop and wait for it, or return an awaitable with an asynchronous client.
 
-    The coroutine ends something, so it runs to its end also when a second interrupt ends the wait.
+    The coroutine that ``make`` makes ends something, so it runs to its end also when a second interrupt ends the wait.
+
+    Raises
+    ------
+    ClusterError, InvalidRequestError
+        As for `wait_on_client_loop`.
     """
-    future = start_on_loop(client, to_the_end(coroutine))
-    return asyncio.wrap_future(future) if client.asynchronous else wait_for_future(future)
+
+    async def run() -> T:
+        return await to_the_end(make())
+
+    return (
+        asyncio.wrap_future(start_on_loop(client, run())) if client.asynchronous else wait_on_client_loop(client, run())
+    )
 
 
 async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:

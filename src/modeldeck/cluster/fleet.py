@@ -11,11 +11,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from modeldeck import bars
-from modeldeck._errors import InvalidRequestError
-from modeldeck._loop import wait_for_future
+from modeldeck._errors import ClusterError, InvalidRequestError
 from modeldeck._settings import resolve_settings
 from modeldeck.cluster.crew import Crew, Per
-from modeldeck.cluster.dask_calls import client_of, run_as_dask_does, start_on_loop
+from modeldeck.cluster.dask_calls import (
+    CLOSED,
+    check_may_wait,
+    client_of,
+    is_open,
+    on_client_loop,
+    run_as_dask_does,
+    wait_on_client_loop,
+)
 from modeldeck.cluster.dispatch import Dispatch
 from modeldeck.cluster.map_job import MapJob
 from modeldeck.cluster.pull_job import pull_bar
@@ -134,14 +141,14 @@ class Fleet:
         self._crew: Crew | None = None
 
     def __enter__(self) -> Self:
+        check_may_wait(self._client)
         crew = self._new_crew()
-        future = start_on_loop(self._client, crew.start())
         try:
             if bars.is_wanted() if self._progress is None else self._progress:
                 with bars.ProgressBar(self._bar) as bar:
-                    wait_for_future(future, meanwhile=bar.refresh)
+                    wait_on_client_loop(self._client, crew.start(), meanwhile=bar.refresh)
             else:
-                wait_for_future(future)
+                wait_on_client_loop(self._client, crew.start())
         except KeyboardInterrupt:
             self.close()
             raise
@@ -156,9 +163,9 @@ class Fleet:
     async def __aenter__(self) -> Self:
         crew = self._new_crew()
         try:
-            await asyncio.wrap_future(start_on_loop(self._client, crew.start()))
+            await on_client_loop(self._client, crew.start())
         except asyncio.CancelledError:
-            await asyncio.shield(asyncio.wrap_future(start_on_loop(self._client, self._close())))
+            await asyncio.shield(self._closed())
             raise
         self._warn()
         return self
@@ -166,9 +173,11 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.shield(asyncio.wrap_future(start_on_loop(self._client, self._close())))
+        await asyncio.shield(self._closed())
 
     def _new_crew(self) -> Crew:
+        if not is_open(self._client):
+            raise ClusterError(CLOSED)
         crew = self._crew = Crew(
             self._client,
             self._make_pulling,
@@ -183,6 +192,13 @@ class Fleet:
         if self._crew is not None:
             await self._crew.close()
 
+    async def _closed(self) -> None:
+        try:
+            await on_client_loop(self._client, self._close())
+        except ClusterError:
+            if is_open(self._client):  # else the workers have freed what was the client's
+                raise
+
     def _bar(self) -> bars.Progress | None:
         pulling = None if self._crew is None else self._crew.pulling
         return None if pulling is None else pull_bar(pulling.snapshot)
@@ -194,7 +210,7 @@ class Fleet:
             warnings.warn(f"{len(left_out)} of the cluster's workers or hosts are left out. {problems}", stacklevel=3)
 
     def close(self) -> Any:
-        """Cancel what runs, and free the model on all workers.
+        """Cancel what runs, and free the model on all workers. Nothing is left to do when the client is closed.
 
         Returns
         -------
@@ -205,7 +221,12 @@ class Fleet:
         --------
         >>> fleet.close()  # doctest: +SKIP
         """
-        return run_as_dask_does(self._client, self._close())
+        try:
+            return run_as_dask_does(self._client, self._close)
+        except ClusterError:
+            if is_open(self._client):
+                raise
+        return asyncio.sleep(0) if self._client.asynchronous else None
 
     @property
     def members(self) -> tuple[FleetMember, ...]:
@@ -260,6 +281,8 @@ class Fleet:
             raise InvalidRequestError(
                 "The fleet is not open. Use it in a with block: with cluster.Fleet(...) as fleet."
             )
+        if not is_open(self._client):
+            raise ClusterError(CLOSED)
         dispatch = Dispatch(
             prompts,
             parameters=parameters,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
 from modeldeck import bars
-from modeldeck._loop import wait_for_future
 from modeldeck.cluster.crew import Crew
-from modeldeck.cluster.dask_calls import run_as_dask_does, start_on_loop
+from modeldeck.cluster.dask_calls import is_open, on_client_loop, run_as_dask_does, start_on_loop, wait_on_client_loop
 from modeldeck.cluster.dispatch import Dispatch
 
 
@@ -91,7 +91,7 @@ class MapJob:
             await self._crew.cancel(self._dispatch)
             return self.progress
 
-        return run_as_dask_does(self._client, cancel())
+        return run_as_dask_does(self._client, cancel)
 
     def result(self, timeout: float | None = None) -> list[Any]:
         """Wait for all results. An interrupt (Ctrl-C) cancels the map.
@@ -116,6 +116,10 @@ class MapJob:
             If a prompt ended its worker's process twice.
         WorkersLostError
             If all workers are gone and none has joined.
+        ClusterError
+            If the client was closed before the map had ended.
+        InvalidRequestError
+            If the client is asynchronous, and this is its loop. Use ``await`` there.
         Exception
             What a prompt raised, with ``prompt_index``, unless errors were asked for as results.
 
@@ -126,14 +130,19 @@ class MapJob:
         return self._wait(timeout, is_bar_wanted=False)
 
     def _wait(self, timeout: float | None = None, *, is_bar_wanted: bool) -> list[Any]:
-        future = start_on_loop(self._client, self._finished())
+        if self._dispatch.is_over:  # what has ended can be had without the client, which may be closed
+            try:
+                return self._dispatch.over.result()
+            except asyncio.CancelledError:
+                raise CancelledError from None
         try:
             if not is_bar_wanted:
-                return wait_for_future(future, timeout)
+                return wait_on_client_loop(self._client, self._finished(), timeout)
             with bars.ProgressBar(self._bar) as bar:
-                return wait_for_future(future, timeout, meanwhile=bar.refresh)
+                return wait_on_client_loop(self._client, self._finished(), timeout, meanwhile=bar.refresh)
         except KeyboardInterrupt:
-            self.cancel()
+            if is_open(self._client):
+                self.cancel()
             raise
 
     def _bar(self) -> bars.Progress:
@@ -147,21 +156,27 @@ class MapJob:
         return self._awaited().__await__()
 
     async def _awaited(self) -> list[Any]:
+        if self._dispatch.is_over:
+            return self._dispatch.over.result()
         try:
-            return await asyncio.wrap_future(start_on_loop(self._client, self._finished()))
+            return await on_client_loop(self._client, self._finished())
         except asyncio.CancelledError:
-            start_on_loop(self._client, self._crew.cancel(self._dispatch))
+            self._cancel_soon()
             raise
+
+    def _cancel_soon(self) -> None:
+        if not self._dispatch.is_over and is_open(self._client):
+            start_on_loop(self._client, self._crew.cancel(self._dispatch))
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yield each index with its result, as they come. Leaving the loop early cancels the map."""
         position = 0
         try:
-            while (found := wait_for_future(start_on_loop(self._client, self._dispatch.nth(position)))) is not None:
+            while (found := wait_on_client_loop(self._client, self._dispatch.nth(position))) is not None:
                 yield found
                 position += 1
         finally:
-            if not self._dispatch.is_over:
+            if not self._dispatch.is_over and is_open(self._client):
                 self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
@@ -169,14 +184,13 @@ class MapJob:
         position = 0
         try:
             while True:
-                found = await asyncio.wrap_future(start_on_loop(self._client, self._dispatch.nth(position)))
+                found = await on_client_loop(self._client, self._dispatch.nth(position))
                 if found is None:
                     return
                 yield found
                 position += 1
         finally:
-            if not self._dispatch.is_over:
-                start_on_loop(self._client, self._crew.cancel(self._dispatch))
+            self._cancel_soon()
 
     def __repr__(self) -> str:
         progress = self.progress

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from modeldeck import bars
-from modeldeck._errors import InvalidRequestError
-from modeldeck._loop import wait_for_future
+from modeldeck._errors import ClusterError, InvalidRequestError
 from modeldeck._settings import resolve_settings
-from modeldeck.cluster.dask_calls import client_of, run_as_dask_does, start_on_loop
+from modeldeck.cluster.dask_calls import (
+    CLOSED,
+    client_of,
+    is_open,
+    on_client_loop,
+    run_as_dask_does,
+    start_on_loop,
+    wait_on_client_loop,
+)
 from modeldeck.cluster.pulled import PulledModel, PullSnapshot
 from modeldeck.cluster.pulling import Pulling
 
@@ -107,7 +114,9 @@ class PullJob:
         TimeoutError
             If the timeout is over. The pull continues.
         ClusterError
-            If no worker can be used.
+            If no worker can be used, or the client was closed before the pull had ended.
+        InvalidRequestError
+            If the client is asynchronous, and this is its loop. Use ``await`` there.
         ModelDeckError
             If no host could get the model; the class and the message say why.
 
@@ -115,15 +124,22 @@ class PullJob:
         --------
         >>> job.result(timeout=600).hosts  # doctest: +SKIP
         """
-        return wait_for_future(start_on_loop(self._client, self._finished()), timeout)
+        return self._outcome() if self.done() else wait_on_client_loop(self._client, self._finished(), timeout)
+
+    def _outcome(self) -> PulledModel:
+        """Return what came of a pull that has ended. It can be had without the client, which may be closed."""
+        if self._future.cancelled():  # the client's loop has ended with it
+            raise ClusterError(CLOSED)
+        return self._future.result()
 
     async def _finished(self) -> PulledModel:
         return await asyncio.shield(asyncio.wrap_future(self._future))
 
     def __await__(self) -> Generator[Any, None, PulledModel]:
-        # What has ended can be had without the client, which may be closed.
-        future = self._future if self.done() else start_on_loop(self._client, self._finished())
-        return asyncio.wrap_future(future).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> PulledModel:
+        return self._outcome() if self.done() else await on_client_loop(self._client, self._finished())
 
     def _stop(self, action: str) -> Any:
         async def stop() -> PullSnapshot:
@@ -131,7 +147,7 @@ class PullJob:
             await asyncio.gather(asyncio.wrap_future(self._future), return_exceptions=True)
             return self._pulling.snapshot
 
-        return run_as_dask_does(self._client, stop())
+        return run_as_dask_does(self._client, stop)
 
     def __repr__(self) -> str:
         snapshot = self.snapshot
@@ -229,13 +245,13 @@ def _waited(job: PullJob, progress: Callable[[PullSnapshot], object] | bool | No
         return _warned(job)
     is_shown = not callable(progress) and (bars.is_wanted() if progress is None else progress)
     try:
-        future = start_on_loop(job._client, job._finished())
-        if is_shown:
-            with bars.ProgressBar(lambda: pull_bar(job.snapshot)) as bar:
-                return _with_warning(wait_for_future(future, meanwhile=bar.refresh))
-        return _with_warning(wait_for_future(future))
+        if not is_shown:
+            return _with_warning(wait_on_client_loop(job._client, job._finished()))
+        with bars.ProgressBar(lambda: pull_bar(job.snapshot)) as bar:
+            return _with_warning(wait_on_client_loop(job._client, job._finished(), meanwhile=bar.refresh))
     except KeyboardInterrupt:
-        job._stop("pause")
+        if is_open(job._client):
+            job._stop("pause")
         raise
 
 

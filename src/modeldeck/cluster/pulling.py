@@ -24,7 +24,7 @@ from modeldeck._errors import (
 )
 from modeldeck._settings import Settings
 from modeldeck._types import DownloadRequest, DownloadSnapshot, DownloadState, ErrorInfo, total_size
-from modeldeck.cluster.dask_calls import agents_on_workers, ask_worker, ask_workers, to_the_end
+from modeldeck.cluster.dask_calls import CLOSED, agents_on_workers, ask_worker, ask_workers, is_open, to_the_end
 from modeldeck.cluster.hosts import Host, survey
 from modeldeck.cluster.pulled import HostPull, PulledModel, PullSnapshot
 from modeldeck.cluster.topics import listen
@@ -32,6 +32,7 @@ from modeldeck.cluster.topics import listen
 SHORTEST_INTERVAL_SECONDS = 0.25
 REPORTS_PER_SECOND = 20
 """Reports of all hosts together. Each costs the scheduler about a millisecond."""
+LOST = "The connection to the Dask cluster was lost. Try again when it is back."
 _STOPPED = {"pause": DownloadState.PAUSED, "cancel": DownloadState.CANCELLED}
 _LEFT = "The worker {worker} left the cluster or cannot be reached. Pull again: what it received is kept on its disk."
 
@@ -107,11 +108,22 @@ class Pulling:
 
         Raises
         ------
+        ClusterError
+            If the client is closed meanwhile, or the scheduler cannot be reached.
         ModelDeckError
             If no host has the model in the end. The first host's error says why, or that the pull was stopped.
         """
-        async with nullcontext() if has_agents else agents_on_workers(self._client):
-            await self._run()
+        try:
+            async with nullcontext() if has_agents else agents_on_workers(self._client):
+                await self._run()
+        except ModelDeckError:
+            raise
+        except Exception as error:
+            if not is_open(self._client):
+                raise ClusterError(CLOSED) from error
+            if isinstance(error, OSError):
+                raise ClusterError(LOST) from error
+            raise
         assert self.request is not None
         if not any(copy.is_ready for copy in self._copies):
             failures = [copy.view.error for copy in self._copies if copy.view.error is not None]
@@ -295,7 +307,7 @@ class Pulling:
                 settings=_sealed(self._settings) if peers is None else None,
             )
         except OSError:
-            self._settle(copy, ClusterError(_LEFT.format(worker=lead.name)))
+            self._settle(copy, ClusterError(_LEFT.format(worker=lead.name) if is_open(self._client) else CLOSED))
             return
         except ModelDeckError as error:
             self._settle(copy, error)
