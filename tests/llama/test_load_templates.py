@@ -200,8 +200,16 @@ def test_an_empty_template_is_refused_by_the_renderer() -> None:
         TemplateRenderer().render("", {})
 
 
-@pytest.mark.parametrize(("template", "reason"), [(" \n", "it is empty"), ("{{ no }}", "it makes an empty prompt")])
-def test_an_empty_chat_template_is_an_error_of_the_chat(tmp_path: Path, template: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (" \n", "it is empty"),
+        ("{{ no }}", "it makes an empty prompt"),
+        ("chatml", r"it is a name, 'chatml', and not a template\. Pass chat_format"),
+        ("rwkv-world", "it is a name, 'rwkv-world', and not a template"),
+    ],
+)
+def test_a_chat_template_without_messages_is_an_error_of_the_chat(tmp_path: Path, template: str, reason: str) -> None:
     path = tiny_models.write_chat_model(tmp_path / "empty.gguf", chat_template=template)
     with load(path, n_threads=1, n_threads_batch=1) as llm:
         with pytest.raises(ChatTemplateError, match=f"The model's chat template failed: .*{reason}"):

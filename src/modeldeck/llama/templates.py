@@ -11,6 +11,7 @@ from modeldeck._errors import ChatTemplateError, InvalidRequestError
 
 MAX_RENDER_SECONDS = 10.0
 _MAX_MEMORY_BYTES = 1 << 30
+_MAX_NAME_CHARACTERS = 50
 _PROGRAM = Path(__file__).with_name("children") / "render_template.py"
 _ADVICE = "Pass chat_format=… to load() to use another one, or use create_completion() with a prompt of your own."
 
@@ -43,6 +44,8 @@ class TemplateRenderer:
         """
         if not template.strip():
             raise _failure("it is empty")
+        if "{{" not in template and "{%" not in template:
+            raise _failure(f"it is a name, {template.strip()[:_MAX_NAME_CHARACTERS]!r}, and not a template")
         try:
             reply = self._child.ask(
                 {"template": template, "variables": variables}, timeout_seconds=self._max_seconds, check=self._check
