@@ -17,6 +17,7 @@ from tools.localhub.tiny_models import ANSWER
 pytestmark = pytest.mark.llama
 
 MESSAGES = [{"role": "user", "content": "What?"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ARRAY = {"type": "array", "items": {"type": "integer"}}
 
 
@@ -168,6 +169,37 @@ def test_a_usual_schema_constrains_the_answer(smol: Any, schema: dict[str, Any])
     if answer["finish_reason"] == "stop":
         assert isinstance(json.loads(text, strict=False), dict | list | int | str)
     assert text.startswith({"object": "{", "array": "[", "string": '"'}.get(schema.get("type", ""), text[:1]))
+
+
+@pytest.mark.parametrize("way", ["text", "images", "chatml-function-calling"])
+def test_a_schema_in_the_form_of_openai_constrains_the_answer(chat_model: Path, projector: Path, way: str) -> None:
+    options = {"mmproj": projector} if way == "images" else {"chat_format": way} if way.startswith("chatml") else {}
+    response_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"const": 17}}}
+    with load(chat_model, n_threads=1, n_threads_batch=1, **options) as llm:
+        for format_ in (response_format, {"type": "json_object", "schema": {"const": 17}}):
+            answer = llm.create_chat_completion(MESSAGES, response_format=format_, max_tokens=20)["choices"][0]
+            assert answer["message"]["content"].strip() == "17"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"response_format": "json_object"}, "response_format must be a dictionary"),
+        ({"response_format": {}}, "response_format must be a dictionary"),
+        ({"response_format": {"type": "xml"}}, "response_format must be a dictionary"),
+        ({"response_format": {"type": "json_schema"}}, "must have a schema"),
+        ({"response_format": {"type": "json_schema", "schema": {"type": "integer"}}}, "must have a schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": "integer"}}}, "must have a schema"),
+        ({"tool_choice": "required", "tools": [TOOL]}, "cannot follow tool_choice='required'. Name the tool"),
+        ({"tool_choice": {"name": "f"}, "tools": [TOOL]}, "cannot follow tool_choice.* Name the tool"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tools has none"),
+    ],
+)
+def test_what_llama_cpp_python_would_ignore_is_refused(llm: Any, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason):
+        llm.create_chat_completion(MESSAGES, **options)
+    answer = llm.create_chat_completion(MESSAGES, tools=[TOOL], tool_choice="auto", response_format={"type": "text"})
+    assert answer["choices"][0]["message"]["content"] == ANSWER
 
 
 def test_a_grammar_may_name_tokens_of_the_model(smol: Any) -> None:

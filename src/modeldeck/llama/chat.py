@@ -121,6 +121,48 @@ def with_text_contents(messages: Any, separator: str = "\n") -> list[dict[str, A
     return [_with_text_content(message, separator) for message in check_messages(messages)]
 
 
+def check_response_format(response_format: Any) -> Any:
+    """Return ``response_format`` in the form that llama-cpp-python understands; it ignores every other one.
+
+    Raises
+    ------
+    InvalidRequestError
+        When it has no such form.
+    """
+    if response_format is None:
+        return None
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind in ("text", "json_object"):
+        return response_format
+    if kind != "json_schema":
+        raise InvalidRequestError(
+            "response_format must be a dictionary with the type 'text', 'json_object' or 'json_schema', such as "
+            "{'type': 'json_object'}."
+        )
+    described = response_format.get("json_schema")
+    schema = described.get("schema") if isinstance(described, dict) else None
+    if not isinstance(schema, dict):
+        raise InvalidRequestError(
+            "A response_format of the type 'json_schema' must have a schema, as in "
+            "{'type': 'json_schema', 'json_schema': {'name': 'answer', 'schema': {'type': 'object'}}}."
+        )
+    return {"type": "json_object", "schema": schema}
+
+
+def check_tool_choice(tool_choice: Any, tools: Any) -> None:
+    """Raise `InvalidRequestError` for a ``tool_choice`` that llama-cpp-python would ignore."""
+    if tool_choice is None or tool_choice in ("none", "auto"):
+        return
+    function = tool_choice.get("function") if isinstance(tool_choice, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequestError(
+            f"llama-cpp-python cannot follow tool_choice={tool_choice!r}. Name the tool, as in "
+            "{'type': 'function', 'function': {'name': 'NAME'}}, or leave tool_choice out."
+        )
+    if not tools:
+        raise InvalidRequestError("tool_choice names a tool, and tools has none. Pass tools=[…] too.")
+
+
 def render_messages(
     renderer: TemplateRenderer, template: str, messages: Any, variables: dict[str, Any], *, separator: str = "\n"
 ) -> str:

@@ -84,6 +84,12 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
         super().eval(tokens)
 
     def create_chat_completion(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        original = super().create_chat_completion
+        given = inspect.signature(original).bind(messages, *args, **kwargs)
+        options = given.arguments
+        if self.chat_handler is None or hasattr(self.chat_handler, "get_image_urls"):
+            options["response_format"] = chat.check_response_format(options.get("response_format"))
+            chat.check_tool_choice(options.get("tool_choice"), options.get("tools") or options.get("functions"))
         if self.chat_handler is not None:
             # Of a handler that the caller made, it is not known which parts it understands.
             kinds = chat.TEXT_AND_IMAGES if hasattr(self.chat_handler, "get_image_urls") else None
@@ -92,7 +98,7 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
             messages = chat.check_messages(messages)
         else:
             messages = chat.with_text_contents(messages)
-        return super().create_chat_completion(messages, *args, **kwargs)
+        return original(**{**options, "messages": messages})
 
     def sample(self, *args: Any, **kwargs: Any) -> int:
         if self.n_tokens == 0:
