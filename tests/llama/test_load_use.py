@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
-from modeldeck.llama import load
-from tests.waiting import PATIENCE_SECONDS
+from modeldeck.llama import grammars, load
+from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
 from tools.localhub import tiny_models
 from tools.localhub.tiny_models import ANSWER
 
@@ -162,6 +162,33 @@ def test_cancel_ends_a_template_that_hangs(tmp_path: Path, way: str) -> None:
             assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
 
 
+ENDLESS_GRAMMAR = "".join(f"r{n} ::= r{n + 1} | r{n + 1}\n" for n in range(64)) + 'r64 ::= "a"\nroot ::= r0'
+ENDLESS_SCHEMA = {"type": "string", "pattern": "^((a{0,1000}){0,1000}){0,1000}$"}
+
+
+@pytest.mark.parametrize("way", ["cancel", "unload"])
+@pytest.mark.parametrize("kind", ["grammar", "schema"])
+def test_cancel_ends_the_trial_of_a_grammar(
+    chat_model: Path, way: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpp import LlamaGrammar
+
+    monkeypatch.setattr(grammars, "TRIAL_SECONDS", PATIENCE_SECONDS)
+    with load(chat_model, n_threads=1, n_threads_batch=1, chat_format="chatml") as llm:
+        if kind == "grammar":
+            running = Caller(llm, "x", grammar=LlamaGrammar.from_string(ENDLESS_GRAMMAR, verbose=False))
+        else:
+            response_format = {"type": "json_object", "schema": ENDLESS_SCHEMA}
+            running = Caller(llm.create_chat_completion, MESSAGES, response_format=response_format)
+        until(lambda: any(thread.name == "modeldeck-child" for thread in threading.enumerate()))
+        asked = time.monotonic()
+        getattr(llm, way)()
+        assert isinstance(running.finish(), GenerationCancelledError if way == "cancel" else ModelUnloadedError)
+        assert time.monotonic() - asked < AT_ONCE_SECONDS
+        if way == "cancel":
+            assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
+
+
 def test_cancel_reaches_only_the_running_call(slow_llm: Any) -> None:
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
     until(lambda: slow_llm._execution.thread.is_busy)
@@ -185,7 +212,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
     outcome = run_child(
         """
         import _thread, signal, threading, time
-        from modeldeck.llama import load
+        from modeldeck.llama import grammars, load
         signal.signal(signal.SIGINT, signal.default_int_handler)
         llm = load(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1, n_threads_batch=1)
         at = []
@@ -247,7 +274,7 @@ def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> Non
     outcome = run_child(
         """
         import psutil, threading, time
-        from modeldeck.llama import load
+        from modeldeck.llama import grammars, load
         load(path, n_threads=1, n_threads_batch=1).unload()
         threads = psutil.Process().num_threads()
         for _ in range(8):
@@ -275,7 +302,7 @@ def test_a_context_length_in_the_header_that_nobody_can_use_takes_no_memory(
     outcome = run_child(
         """
         import psutil, resource
-        from modeldeck.llama import load
+        from modeldeck.llama import grammars, load
         with load(path, n_threads=1, n_threads_batch=1) as llm:
             limit = psutil.Process().memory_info().vms + (1 << 30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -187,6 +187,7 @@ class Execution:
         self.lookup_thread = NativeThread()
         self.stop_flag = StopFlag()
         self.lock = ModelLock(stop=self.stop_flag.set, allow=self.stop_flag.clear)
+        self.thread.check = self.raise_if_stopped
         self.renderer = TemplateRenderer(check=self.raise_if_stopped)
 
     def run(self, function: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ class UnusableSchema(BaseException):
     """
 
 
-def check_grammar(grammar: object, model_path: str) -> None:
+def check_grammar(grammar: object, model_path: str, check: Callable[[], object]) -> None:
     """Raise when llama.cpp cannot use a ``LlamaGrammar`` with a model, or would crash or hang.
+
+    Parameters
+    ----------
+    check
+        Called several times a second meanwhile. An exception it raises ends the trial.
 
     Raises
     ------
@@ -55,6 +61,7 @@ def check_grammar(grammar: object, model_path: str) -> None:
     reply = _ask(
         "check_grammar.py",
         {"grammar": text, "root": root, "model": model_path, "stack_bytes": _TRIAL_STACK_BYTES},
+        check,
     )
     if not reply.is_complete:
         raise InvalidRequestError(_too_large("grammar", reply))
@@ -64,8 +71,13 @@ def check_grammar(grammar: object, model_path: str) -> None:
     _remember(_usable, key, None)
 
 
-def convert_schema(schema: str, prop_order: list[str] | None = None) -> str:
+def convert_schema(schema: str, prop_order: list[str] | None, check: Callable[[], object]) -> str:
     """Do what ``llama_cpp.llama_grammar.json_schema_to_gbnf`` does, in a child process.
+
+    Parameters
+    ----------
+    check
+        Called several times a second meanwhile. An exception it raises ends the conversion.
 
     Raises
     ------
@@ -78,7 +90,7 @@ def convert_schema(schema: str, prop_order: list[str] | None = None) -> str:
     with _lock:
         if key in _converted:
             return _converted[key]
-    reply = _ask("convert_schema.py", {"schema": schema, "prop_order": prop_order})
+    reply = _ask("convert_schema.py", {"schema": schema, "prop_order": prop_order}, check)
     if not reply.is_complete:
         raise UnusableSchema(_too_large("JSON schema", reply))
     answer: dict[str, str] = reply.answers[0]
@@ -88,9 +100,9 @@ def convert_schema(schema: str, prop_order: list[str] | None = None) -> str:
     return answer["grammar"]
 
 
-def _ask(program: str, request: dict[str, Any]) -> ChildReply:
+def _ask(program: str, request: dict[str, Any], check: Callable[[], object]) -> ChildReply:
     with Child(_CHILDREN / program, max_memory_bytes=_MAX_MEMORY_BYTES) as child:
-        return child.ask(request, timeout_seconds=TRIAL_SECONDS)
+        return child.ask(request, timeout_seconds=TRIAL_SECONDS, check=check)
 
 
 def _too_large(what: str, reply: ChildReply) -> str:

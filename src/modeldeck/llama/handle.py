@@ -136,7 +136,7 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
 
     def _init_sampler(self, *args: Any, grammar: Any = None, logits_processor: Any = None, **kwargs: Any) -> Any:
         if grammar is not None:
-            check_grammar(grammar, self.model_path)
+            check_grammar(grammar, self.model_path, self._execution.raise_if_stopped)
         guarded = None
         if logits_processor is not None:
             guarded = sampling.GuardedProcessors(sampling.check_processors(logits_processor))

@@ -104,7 +104,7 @@ def _hook_schema_converter(llama_cpp: ModuleType) -> None:
             text: str = original(schema, prop_order)
             return text
         try:
-            return convert_schema(schema, prop_order)
+            return convert_schema(schema, prop_order, thread.check)
         except ValueError as error:
             thread.notices.append(
                 f"llama-cpp-python cannot convert the JSON schema ({error}), so any JSON is allowed. Correct the "

@@ -117,6 +117,8 @@ class NativeThread:
         What llama.cpp logged on this thread.
     on_progress
         Called by llama.cpp while it loads, with a fraction. ``False`` stops the load.
+    check
+        Raises when the running call has been asked to end.
     is_verbose
         Whether llama.cpp's log is printed too.
     crash
@@ -128,6 +130,7 @@ class NativeThread:
     def __init__(self) -> None:
         self.log = NativeLog()
         self.on_progress: Callable[[float], bool] = lambda fraction: True
+        self.check: Callable[[], object] = lambda: None
         self.is_verbose = False
         self.crash: str | None = None
         self.notices: list[str] = []
