@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,6 +27,8 @@ from modeldeck.widget.traits import Locale
 
 if TYPE_CHECKING:
     from modeldeck.llama import Llama
+
+_logger = logging.getLogger(__name__)
 
 _BUNDLE = Path(__file__).parent / "static" / "widget.js"
 _TRANSLATIONS = _BUNDLE.with_name("texts.json")
@@ -113,7 +116,7 @@ class ModelBrowser(anywidget.AnyWidget):
     -----
     ``llm``, ``downloads``, ``chat`` and ``error`` are read-only traits. In a kernel their observers are called on its
     main thread, in the order of the changes, and not before the running cell has ended. ``loaded`` is a read-only trait
-    too. Its observers are called at once, on the widget's own thread.
+    too. Its observers are called at once, on the widget's own thread. What an observer raises is logged.
 
     Examples
     --------
@@ -277,6 +280,15 @@ def _loaded(load: dict[str, Any]) -> dict[str, Any] | None:
     return {name: load[name] for name in names} if load["state"] == "ready" else None
 
 
+@contextmanager
+def _observers() -> Iterator[None]:
+    """Log what an observer of the user raises. The trait has its value by then, and the widget has other work to do."""
+    try:
+        yield
+    except Exception:
+        _logger.exception("An observer of modeldeck's widget failed")
+
+
 class _Traits:
     """The bridge's way to the widget."""
 
@@ -289,8 +301,10 @@ class _Traits:
 
     def publish(self, name: str, value: dict[str, Any]) -> None:
         if name == "load":
-            self._widget.set_trait("loaded", _loaded(value))
-        setattr(self._widget, f"_{name}", value)
+            with _observers():
+                self._widget.set_trait("loaded", _loaded(value))
+        with _observers():
+            setattr(self._widget, f"_{name}", value)
 
     def together(self) -> AbstractContextManager[None]:
         holding: AbstractContextManager[None] = self._widget.hold_sync()
@@ -303,6 +317,10 @@ class _Traits:
         change = traitlets.Bunch(name=name, old=old, new=new, owner=self._widget, type="change")
         loop = self._kernel_loop
         if loop is None:
-            self._widget.notify_change(change)
+            self._notify(change)
         elif not loop.is_closed():
-            loop.call_soon_threadsafe(self._widget.notify_change, change)
+            loop.call_soon_threadsafe(self._notify, change)
+
+    def _notify(self, change: traitlets.Bunch) -> None:
+        with _observers():
+            self._widget.notify_change(change)
