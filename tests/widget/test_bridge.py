@@ -679,6 +679,27 @@ def test_load_gives_the_model_to_all_who_wait(page: Page, loop: LoopThread) -> N
 
 
 @pytest.mark.llama
+def test_a_model_that_a_cell_unloads_is_shown_as_unloaded(page: Page) -> None:
+    def load(label: str) -> Any:
+        page.act_on(TINY, page.variant(TINY, label)["variant_id"], "get")
+        page.until(lambda: page.variant(TINY, label)["actions"] == ["unload"])
+        return page.bridge.llm
+
+    page.ask("open_repo", repo_id=TINY)
+    for end in ("unload", "close"):
+        llm = load("F16")
+        getattr(llm, end)()
+        page.until(lambda: page.traits["load"]["state"] == "none")
+        page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
+        page.until(lambda llm=llm: page.announced[-1] == ("llm", llm, None))
+    older, newer = load("F16"), load("Q8_0")
+    older.unload()
+    assert page.ask("hello")["ok"]
+    assert page.bridge.llm is newer
+    assert page.traits["load"]["state"] == "ready"
+
+
+@pytest.mark.llama
 def test_a_click_that_comes_late_does_not_unload_another_model(page: Page) -> None:
     page.ask("open_repo", repo_id=TINY)
     for label in ("Q8_0", "F16"):

@@ -180,6 +180,8 @@ class Execution:
         Where its vocabulary is read meanwhile.
     renderer
         Renders its chat templates.
+    on_unload
+        Called once the model has been unloaded, on any thread.
     """
 
     def __init__(self) -> None:
@@ -189,6 +191,7 @@ class Execution:
         self.lock = ModelLock(stop=self.stop_flag.set, allow=self.stop_flag.clear)
         self.thread.check = self.raise_if_stopped
         self.renderer = TemplateRenderer(check=self.raise_if_stopped)
+        self.on_unload: Callable[[], object] = lambda: None
 
     def run(self, function: Callable[[], T]) -> T:
         """Run on the model's thread. Interrupting the wait ends the generation."""

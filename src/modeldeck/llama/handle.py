@@ -372,6 +372,7 @@ class Llama(_Mixin):  # type: ignore[misc]
         if thread.crash is not None:
             execution.renderer.close()
             _disable_parts(self.__dict__)
+            execution.on_unload()
             return
         if is_first:
             thread.post(functools.partial(_free, self.__dict__))
@@ -560,6 +561,7 @@ def _free(state: dict[str, Any]) -> None:
     state["_execution"].renderer.close()
     _disable_parts(state)
     trim_heap()
+    state["_execution"].on_unload()
 
 
 def _disable_parts(state: dict[str, Any]) -> None:
@@ -568,7 +570,25 @@ def _disable_parts(state: dict[str, Any]) -> None:
             state[name].__class__ = _UnloadedPart
 
 
+def call_on_unload(llama: Llama, method: Callable[[], object]) -> None:
+    """Call a method once the model has been unloaded, on any thread, perhaps more than once.
+
+    It takes the place of the one before, and neither keeps its object alive nor is called when the interpreter ends.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    llama._execution.on_unload = call
+    if not llama.is_loaded:
+        call()
+
+
 def _unload_all() -> None:
     """Unload before the interpreter ends: afterwards no thread answers any more."""
     for llama in list(_loaded):
+        llama._execution.on_unload = lambda: None
         llama.unload()

@@ -40,6 +40,11 @@ class Handover:
         llm = self._llm
         return llm if llm is not None and llm.is_loaded else None
 
+    @property
+    def is_unloaded(self) -> bool:
+        """Whether a model was handed over that a cell has unloaded since."""
+        return self._llm is not None and not self._llm.is_loaded
+
     def greet(self) -> None:
         """A page shows the widget."""
         self._was_greeted.set()

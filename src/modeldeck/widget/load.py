@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -22,6 +23,9 @@ from modeldeck.widget.shelf import LibraryOwner
 from modeldeck.widget.tasks import Tasks, guard
 from modeldeck.widget.traits import LoadChoices, LoadView, VariantState
 from modeldeck.widget.trial import ChatOwner
+
+if TYPE_CHECKING:
+    from modeldeck.llama import Llama
 
 
 class LoadOwner:
@@ -155,6 +159,7 @@ class LoadOwner:
             self.handover.give(llm)
             self._chat.take(llm)
             self._show(view)
+            self._follow(llm)
 
     def check_unused(self, repo_id: str, variant_id: str) -> None:
         """Refuse to remove the files of a model that is loaded or being loaded."""
@@ -209,8 +214,24 @@ class LoadOwner:
         kind = self._chat.take(llm)
         loaded = replace(self._view, state="ready", stage="ready", fraction=1.0)
         self._show(replace(loaded, kind=kind, n_ctx=llm.n_ctx(), code=code))
+        self._follow(llm)
         message = f"{model.label} of {repo_id} is loaded: use browser.llm."
         self._publisher.toast("success", message, "loaded", label=model.label, repo_id=repo_id)
+
+    def _follow(self, llm: Llama) -> None:
+        """Hear of it when a cell unloads the model."""
+        from modeldeck.llama.handle import call_on_unload
+
+        call_on_unload(llm, self._tell_unloaded)
+
+    def _tell_unloaded(self) -> None:
+        """Called on any thread."""
+        self._loop.post(self._on_unloaded)
+
+    def _on_unloaded(self) -> None:
+        """A cell has unloaded the model, unless it was the widget itself, or another model is loaded since."""
+        if self._view.state == "ready" and self.handover.is_unloaded:
+            self._tasks.start(self.unload)
 
     def _on_progress(self, progress: LoadProgress) -> None:
         if self._view.state == "loading":
