@@ -126,8 +126,10 @@ def check_limits(limits: EngineLimits) -> EngineLimits:
     Raises
     ------
     InvalidRequestError
-        When a limit is not a whole number, or is less than 1.
+        When these are not limits, or one is not a whole number, or is less than 1.
     """
+    if not isinstance(limits, EngineLimits):
+        raise InvalidRequestError(f"limits must be an EngineLimits or None, not {limits!r}.")
     for what, count in {
         "downloads at once (max_active_jobs)": limits.max_active_jobs,
         "connections (max_connections)": limits.max_connections,

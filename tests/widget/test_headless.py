@@ -107,6 +107,10 @@ def test_the_options_of_every_widget_are_taken_and_a_page_without_widgets_says_w
     assert ModelBrowser(locale="pt-BR")._view["locale"] == "pt-BR"
     with pytest.raises(modeldeck.InvalidRequestError, match="no locale 'pt_PT'. Use one of: en, pt-BR."):
         ModelBrowser(locale="pt_PT")
+    assert ModelBrowser(None)._search == ModelBrowser()._search
+    for wrong in ({"query": 123}, {"revision": None}, {"page_size": "20"}, {"page_size": 2.5}, {"limits": {}}):
+        with pytest.raises(modeldeck.InvalidRequestError, match=f"^{next(iter(wrong))} must be "):
+            ModelBrowser(**wrong)
     ipywidgets.VBox([browser, ModelBrowser()])
     """
     execute([SHOW, textwrap.dedent(check)])

@@ -68,7 +68,7 @@ class ModelBrowser(anywidget.AnyWidget):
 
     Parameters
     ----------
-    query : str
+    query : str, optional
         The text to search for at first. Without one, the widget begins with what is trending on the Hub.
     endpoint : str, optional
         The address of the Hub, instead of huggingface_hub's setting (``HF_ENDPOINT``).
@@ -150,7 +150,7 @@ class ModelBrowser(anywidget.AnyWidget):
 
     def __init__(
         self,
-        query: str = "",
+        query: str | None = "",
         *,
         endpoint: str | None = None,
         token: str | bool | None = None,
@@ -167,8 +167,14 @@ class ModelBrowser(anywidget.AnyWidget):
         for name in options:
             if name.startswith("_") or name not in anywidget.AnyWidget.class_trait_names():
                 raise TypeError(f"ModelBrowser() got an unexpected keyword argument {name!r}")
-        if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise InvalidRequestError(f"page_size must be between 1 and {MAX_PAGE_SIZE}.")
+        query = "" if query is None else query
+        for name, text in (("query", query), ("revision", revision)):
+            if not isinstance(text, str):
+                raise InvalidRequestError(f"{name} must be a text, not {text!r}.")
+        if type(page_size) is not int or not 1 <= page_size <= MAX_PAGE_SIZE:
+            raise InvalidRequestError(
+                f"page_size must be a whole number between 1 and {MAX_PAGE_SIZE}, not {page_size!r}."
+            )
         if locale is not None and locale not in get_args(Locale):
             raise InvalidRequestError(f"There is no locale {locale!r}. Use one of: {', '.join(get_args(Locale))}.")
         if client is not None:
