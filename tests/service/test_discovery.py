@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeldeck._errors import EngineLostError
-from modeldeck.service import discovery
+from modeldeck.service import discovery, launch
 from modeldeck.service.discovery import (
     MAX_SOCKET_PATH_BYTES,
     EnginePlace,
@@ -143,8 +143,30 @@ def test_a_long_directory_gets_a_short_name() -> None:
 
 def test_a_much_too_long_explicit_directory_says_what_to_do(tmp_path: Path) -> None:
     long = tmp_path / ("d" * 120)
-    with pytest.raises(EngineLostError, match=r"too long for a socket.*Set MODELDECK_RUNTIME_DIR"):
+    with pytest.raises(EngineLostError, match=r"too long for a socket.*Set MODELDECK_RUNTIME_DIR") as caught:
         find_place(CACHE, {"MODELDECK_RUNTIME_DIR": str(long)})
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_an_explicit_directory_that_is_a_file_is_not_named(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(EngineLostError, match=r"socket \(File exists\)\. Set MODELDECK_RUNTIME_DIR") as caught:
+        find_place(CACHE, {"MODELDECK_RUNTIME_DIR": str(tmp_path / "run")})
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_an_engine_that_cannot_start_names_its_log_but_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = find_place(CACHE, {"MODELDECK_RUNTIME_DIR": str(tmp_path / "run")})
+    program = f"import sys; sys.exit('OSError: [Errno 2] No such file: {tmp_path}/hub/x.json')"
+    monkeypatch.setattr(launch, "engine_command", lambda: (sys.executable, "-c", program))
+    with pytest.raises(EngineLostError) as caught:
+        launch.start_engine(place, CACHE)
+    message = caught.value.message
+    assert "ended before it was ready: OSError: [Errno 2] No such file: x.json. " in message
+    assert place.log_path.name in message
+    assert str(tmp_path) not in message
 
 
 def test_bytes_count_not_characters(tmp_path: Path) -> None:

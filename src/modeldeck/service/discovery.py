@@ -115,16 +115,16 @@ def find_place(cache_dir: Path, environ: Mapping[str, str] = os.environ) -> Engi
     EngineLostError
         When no directory can hold a private socket.
     """
-    problems = []
+    problems: dict[str, None] = {}  # without the directories, because a notebook keeps the message
     for directory in runtime_directories(environ, user=user_name(), platform=sys.platform):
         place = place_in(directory, cache_dir, environ)
         if place is None:
-            problems.append(f"{directory} is too long for a socket")
+            problems["its path is too long for a socket"] = None
             continue
         try:
             claim_directory(directory)
         except OSError as error:
-            problems.append(f"{directory}: {error.strerror or error}")
+            problems[error.strerror or type(error).__name__] = None
         else:
             return place
     raise EngineLostError(

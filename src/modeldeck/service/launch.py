@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import site
 import socket
 import subprocess
@@ -24,6 +25,8 @@ READY = b"ready"
 SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_ENDPOINT"})
 """``HF_ENDPOINT`` may have a password in it. The engine does not need it: each request names its endpoint."""
 _LOG_MODE = 0o600
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s'\":\\/]+[\\/])*")
+"""The folders of an absolute path, without the name at its end."""
 
 if sys.platform == "win32":
     _CREATION_FLAGS = (
@@ -44,7 +47,7 @@ class ProcessHome:
 
     @property
     def log_hint(self) -> str:
-        return f"See {self._place.log_path}."
+        return _log_hint(self._place)
 
     def connect(self) -> tuple[socket.socket, str | None]:
         with suppress(OSError):
@@ -114,8 +117,8 @@ def start_engine(place: EnginePlace, cache_dir: Path) -> None:
     else:
         process.wait()  # the process that went on is its child
     if word != READY:
-        reason = word.decode(errors="replace") or _last_line(place.log_path)
-        raise EngineLostError(f"The engine's process ended before it was ready: {reason}. See {place.log_path}.")
+        reason = _FOLDERS.sub("", word.decode(errors="replace") or _last_line(place.log_path))
+        raise EngineLostError(f"The engine's process ended before it was ready: {reason}. {_log_hint(place)}")
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -139,6 +142,11 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _absolute_paths(text: str) -> list[str]:
     return [os.path.abspath(path) for path in text.split(os.pathsep) if path]
+
+
+def _log_hint(place: EnginePlace) -> str:
+    """Name the log, without its folder: a notebook keeps the message."""
+    return f"See {place.log_path.name} in the folder of {RUNTIME_VARIABLE}, which is usually /tmp/modeldeck-UID."
 
 
 def _last_line(path: Path) -> str:
