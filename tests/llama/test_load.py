@@ -205,7 +205,7 @@ def test_reasons_are_readable(tmp_path: Path, chat_model: Path) -> None:
     assert f"it has {len(data) - 1000:,} bytes" in refusal("truncated", data[:-1000])
     assert "unknown model architecture: 'llamb'" in refusal("architecture", data.replace(b"llama", b"llamb"))
     assert "blk.1.attn_q.weight" in refusal("tensor", data.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight"))
-    with pytest.raises(LoadFailedError, match=r"nowhere\.gguf cannot be read: No such file"):
+    with pytest.raises(LoadFailedError, match=r"^nowhere\.gguf cannot be read: No such file"):
         load(tmp_path / "nowhere.gguf")
 
 

@@ -84,7 +84,7 @@ def read_local(path: Path) -> GGUFHeader:
     try:
         return read_header(path)
     except OSError as error:
-        raise LoadFailedError(f"{path} cannot be read: {error.strerror}. Download the model again.") from error
+        raise LoadFailedError(f"{path.name} cannot be read: {error.strerror}. Download the model again.") from error
 
 
 def _parts(path: Path, header: GGUFHeader) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ import msgspec
 
 from modeldeck._errors import EngineLostError
 from modeldeck._files import replace_file
-from modeldeck.service.discovery import EnginePlace
+from modeldeck.service.discovery import RUNTIME_VARIABLE, EnginePlace
 
 DIAL_SECONDS = 5.0
 _BACKLOG = 64
@@ -78,7 +78,10 @@ def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
         connection.settimeout(DIAL_SECONDS)
         connection.connect(os.fspath(place.socket_path))
         if not is_own_peer(connection):
-            raise EngineLostError(f"The engine at {place.socket_path} belongs to another user. Remove that file.")
+            raise EngineLostError(
+                f"The engine at {place.socket_path.name} in the folder of {RUNTIME_VARIABLE} belongs to another user. "
+                "Remove that file."
+            )
     except BaseException:
         connection.close()
         raise
