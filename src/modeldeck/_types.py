@@ -1060,7 +1060,7 @@ class LocalModel(Row):
     sha256 : str or None
         SHA-256 of the first file, in hexadecimal.
     revision : str or None
-        A branch or tag that means this commit; ``None`` if none does.
+        A branch or tag that means this commit, ``"main"`` if it does; ``None`` if none does.
     bytes_fetched : int or None
         Bytes received over the network to get it; ``None`` if it was not downloaded by this call.
     own_filenames : tuple[str, ...]

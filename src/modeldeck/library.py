@@ -40,7 +40,7 @@ def group_local(files: Iterable[CachedFile]) -> list[LocalModel]:
                     sidecar_paths=tuple(cached[sidecar.file.filename].path for sidecar in variant.sidecars),
                     size=variant.size or 0,
                     sha256=first.sha256,
-                    revision=min(first.revisions, default=None),
+                    revision=min(first.revisions, key=lambda name: (name != "main", name), default=None),
                     own_filenames=tuple(
                         file.filename for file in variant.all_files if has_links and not cached[file.filename].is_linked
                     ),

@@ -1257,7 +1257,8 @@ class Session:
         variant_id : str
             The identity of the variant.
         commit_hash : str, optional
-            The commit it must belong to. Otherwise a commit that a branch or tag means is preferred.
+            The commit it must belong to. Otherwise the one that ``main`` means is preferred, then one that another
+            branch or tag means.
 
         Returns
         -------
@@ -1516,13 +1517,24 @@ class Session:
         return only
 
     async def _select(self, models: Iterable[LocalModel], address: ModelAddress) -> list[LocalModel]:
-        """Return the models that an address names, under whichever of its names the cache has the repository."""
-        from modeldeck.hub.urls import is_commit_hash
+        """Return the models that an address names, under whichever of its names the cache has the repository.
 
-        found = select_local(models, await self._names_of(address.repo_id), address.selector)
-        if is_commit_hash(address.revision):
-            return [model for model in found if model.commit_hash == address.revision]
-        return found
+        Of a revision in the address, those of the commit that it meant when it was last seen. ``"main"`` may also mean
+        those of a commit that no branch or tag means any more.
+        """
+        from modeldeck.hub.cache import read_ref
+
+        names, revision = await self._names_of(address.repo_id), address.revision
+
+        def is_meant(model: LocalModel) -> bool:
+            is_old_main = revision == "main" and model.revision is None
+            commit_hash = read_ref(self.settings.cache_dir, model.repo_id, revision) if revision else model.commit_hash
+            return model.commit_hash == commit_hash or is_old_main
+
+        def select() -> list[LocalModel]:
+            return select_local(filter(is_meant, select_local(models, names)), names, address.selector)
+
+        return await anyio.to_thread.run_sync(select)
 
     async def _names_of(self, repo_id: str) -> tuple[str, ...]:
         return await anyio.to_thread.run_sync(lambda: self._renames().names_of(repo_id))
@@ -1782,8 +1794,9 @@ def _hint_at_encoding() -> str:
 
 
 def _preferred(models: Iterable[LocalModel]) -> LocalModel | None:
-    """One that a branch or tag means before one of a commit that nothing means any more."""
-    return min(models, key=lambda model: model.revision is None, default=None)
+    """One that ``main`` means, as a plain name does, before one that another branch or tag means, and that before the
+    rest."""
+    return min(models, key=lambda model: (model.revision != "main", model.revision is None), default=None)
 
 
 def _revision_of(address: ModelAddress, revision: str) -> str:

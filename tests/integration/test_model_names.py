@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from modeldeck import InvalidRequestError, LocalModel, LockError, NetworkError, RemoteFileNotFoundError, Session
+from modeldeck import (
+    GGUFError,
+    InvalidRequestError,
+    LocalModel,
+    LockError,
+    NetworkError,
+    RemoteFileNotFoundError,
+    Session,
+)
 from tools.localhub import LocalHub
 from tools.localhub.tiny_models import write_chat_model, write_projector
 
@@ -137,6 +145,63 @@ async def test_a_commit_in_an_address_is_the_commit(session: Session, local: Loc
         await session.locked(f"hf://{REPO}@{first.commit_hash}/{NAME}", tmp_path / "modeldeck.lock")
     with pytest.raises(InvalidRequestError, match="already names the revision"):
         await session.download(f"https://huggingface.co/{REPO}/blob/{first.commit_hash}/{NAME}", revision="v1")
+
+
+@pytest.fixture(params=["main first", "v1 first"])
+async def both(session: Session, local: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, Path]:
+    """The model as ``main`` and as the tag ``v1`` have it, with the commit's hash of either one before the other's."""
+    content = (tmp_path / NAME).read_bytes()
+    older = content[:-1] + b"1"
+    for number in range(64):
+        repo_id = f"owner/two-{number}"
+        old = local.add_repo(repo_id, {NAME: older, "README.md": b"%d" % number}, git_tags=["v1"])
+        new = local.update_file(repo_id, NAME, content)
+        if (new < old) == (request.param == "main first"):
+            break
+    assert (new < old) == (request.param == "main first")
+    models = {name: await session.download(f"{repo_id}:Q8_0", revision=name) for name in ("v1", "main")}
+    assert {name: model.commit_hash for name, model in models.items()} == {"v1": old, "main": new}
+    return {name: model.path for name, model in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("{repo_id}", "main"),
+        ("{repo_id}:Q8_0", "main"),
+        (f"https://huggingface.co/{{repo_id}}/blob/main/{NAME}", "main"),
+        (f"https://huggingface.co/{{repo_id}}/blob/v1/{NAME}", "v1"),
+        ("hf://{repo_id}@v1:Q8_0", "v1"),
+    ],
+)
+async def test_a_name_means_main_and_an_address_its_revision(
+    session: Session, both: dict[str, Path], name: str, meant: str
+) -> None:
+    folder = both["main"].parents[2].name
+    name = name.format(repo_id=folder.removeprefix("models--").replace("--", "/"))
+    path, other = both[meant], both["v1" if meant == "main" else "main"]
+    assert [file.path for file in await session.verify(name)] == [path]
+    content = path.read_bytes()
+    path.resolve().write_bytes(b"rotten")
+    with pytest.raises(GGUFError):
+        await session.fit(name, exact=False)
+    path.resolve().write_bytes(content)
+    await session.fit(name, exact=False)
+    await session.remove(name)
+    assert not path.exists()
+    assert other.is_file()
+
+
+async def test_the_address_of_a_branch_that_the_cache_does_not_have_means_no_other(
+    session: Session, both: dict[str, Path]
+) -> None:
+    folder = both["main"].parents[2].name
+    page = f"https://huggingface.co/{folder.removeprefix('models--').replace('--', '/')}"
+    await session.remove(f"{page}/blob/main/{NAME}")
+    for revision in ("main", "dev"):
+        with pytest.raises(RemoteFileNotFoundError, match="not in the cache"):
+            await session.remove(f"{page}/blob/{revision}/{NAME}")
+    assert both["v1"].is_file()
 
 
 # --- old names --------------------------------------------------------------------------------------------------------
