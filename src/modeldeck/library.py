@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._errors import RemoteFileNotFoundError, StorageError
-from modeldeck._types import DownloadRequest, DownloadSnapshot, ErrorInfo, GGUFFile, LocalModel, RepoDetails
+from modeldeck._types import (
+    DownloadRequest,
+    DownloadSnapshot,
+    ErrorInfo,
+    GGUFFile,
+    LocalModel,
+    LockedModel,
+    RepoDetails,
+)
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -143,8 +151,19 @@ def _as_listed(file: CachedFile) -> GGUFFile:
 def without_own_files(model: LocalModel) -> LocalModel | None:
     """Return a model without the files that the user put there, or ``None`` when they are all its files."""
     kept = model.hub_files()
-    if not kept:
-        return None
+    return _with_files(model, kept) if kept else None
+
+
+def only_locked_files(model: LocalModel, locked: LockedModel) -> LocalModel:
+    """Return a model with only the files of a lock, and with the digests that they have there. None is the user's own,
+    because the Hub has listed them."""
+    digests = {file.filename: file.sha256 for file in locked.files}
+    paths = (*model.paths, *model.sidecar_paths)
+    kept = [(name, path, digests[name]) for name, path in zip(model.filenames, paths, strict=True) if name in digests]
+    return _with_files(model, kept)
+
+
+def _with_files(model: LocalModel, kept: list[tuple[str, Path, str | None]]) -> LocalModel:
     return replace(
         model,
         filenames=tuple(name for name, _, _ in kept),

@@ -67,6 +67,7 @@ from modeldeck.library import (
     describe_cached,
     group_local,
     is_meant,
+    only_locked_files,
     select_local,
     with_path,
     without_own_files,
@@ -1171,7 +1172,7 @@ class Session:
                 differences.append(f"{model.name} at commit {model.commit_hash[:8]} is not here.")
                 continue
             found.append(local)
-            files = await self.verify(local, on_notice=lambda _: None)
+            files = await self.verify(only_locked_files(local, model), on_notice=lambda _: None)
             differences += [
                 f"{file.path.name} of {model.repo_id} is damaged." for file in files if file.is_valid is False
             ]
@@ -1184,14 +1185,26 @@ class Session:
         return found
 
     async def _find_locked(self, model: LockedModel) -> LocalModel | None:
-        """Return a model of the cache with exactly the locked files, preferably at the locked commit."""
+        """Return a model of the cache with exactly the locked files, preferably at the locked commit.
+
+        Where downloads leave no links, nothing tells the digest of a file that was not read. At the locked commit, one
+        with the right name and size is taken for the locked one.
+        """
         names = await self._names_of(model.repo_id)
-        wanted = {file.filename: file.sha256 for file in model.files}
-        exact = [
-            local
-            for local in select_local(await self.local_models(), names)
-            if wanted.items() <= dict(zip(local.filenames, local.sha256s, strict=True)).items()
-        ]
+        digests = {file.filename: file.sha256 for file in model.files}
+        sizes = {file.filename: file.size for file in model.files}
+
+        def has_locked_files(local: LocalModel) -> bool:
+            found = dict(zip(local.filenames, local.sha256s, strict=True))
+            if local.commit_hash == model.commit_hash:
+                paths = dict(zip(local.filenames, (*local.paths, *local.sidecar_paths), strict=True))
+                for name in digests.keys() & found.keys():
+                    if found[name] is None and os.path.getsize(paths[name]) == sizes[name]:
+                        found[name] = digests[name]
+            return digests.items() <= found.items()
+
+        models = select_local(await self.local_models(), names)
+        exact = await anyio.to_thread.run_sync(lambda: list(filter(has_locked_files, models)))
         return min(exact, key=lambda local: local.commit_hash != model.commit_hash, default=None)
 
     async def _bring(self, model: LockedModel, progress: ProgressCallback | None) -> LocalModel:

@@ -130,6 +130,32 @@ async def test_damage_is_found_and_mended(session: Session) -> None:
     await session.sync(check=True)
 
 
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["without links", "with links beside it"])
+async def test_without_links_the_files_are_read_and_damage_is_found_and_mended(
+    session: Session, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, is_mixed: bool
+) -> None:
+    from huggingface_hub import constants
+
+    await session.lock(f"{REPO}:Q8_0")
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+        (model,) = await session.sync()
+    assert not model.path.is_symlink()
+    if is_mixed:
+        assert (await session.download(f"{REPO}:Q4_0")).path.is_symlink()
+    asked = len(hub.requests)
+    assert [found.path for found in await session.sync(check=True)] == [model.path]
+    content = bytearray(model.path.read_bytes())
+    content[-1] ^= 1
+    model.path.write_bytes(content)
+    with pytest.raises(LockError, match=f"{NAME} of {REPO} is damaged") as caught:
+        await session.sync(check=True)
+    assert len(caught.value.differences) == 1
+    assert len(hub.requests) == asked, "nobody is asked"
+    await session.sync()
+    await session.sync(check=True)
+
+
 async def test_a_renamed_repository_is_followed(session: Session, hub: LocalHub, tmp_path: Path) -> None:
     await session.lock(f"{REPO}:Q8_0")
     path = tmp_path / "modeldeck.lock"

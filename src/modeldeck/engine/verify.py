@@ -33,8 +33,8 @@ async def verify_files(
 ) -> tuple[VerifiedFile, ...]:
     """Hash a model's files, whichever program downloaded them, and compare the digests with the right ones.
 
-    A blob's name is its digest, so the Hub is asked only about files with other names. The call may be cancelled at any
-    time.
+    A blob's name is its digest, so the Hub is asked only about files with other names of which the model does not tell
+    the digest either. The call may be cancelled at any time.
 
     Parameters
     ----------
@@ -68,9 +68,10 @@ async def verify_files(
     try:
         sizes = [await threads.run(_size_of, path) for path in _paths(model)]
         outcome = []
+        digests = model.sha256s or (None,) * len(sizes)
         for index, (filename, path) in enumerate(zip(model.filenames, _paths(model), strict=True)):
             before = sum(sizes[:index])
-            expected = await threads.run(_digest_in_name, path)
+            expected = await threads.run(_digest_in_name, path) or digests[index]
             if expected is None:
                 try:
                     resolved = await hub().resolve(model.repo_id, model.commit_hash, filename)
