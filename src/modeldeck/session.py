@@ -1341,7 +1341,7 @@ class Session:
         from modeldeck.engine.verify import repair_request, repaired_files, verify_files
         from modeldeck.service.discovery import find_blocks_directory, find_verified_directory
 
-        found = await self._local(model)
+        found = await self._told_apart(await self._local(model), asks_hub=True)
         for filename in found.own_filenames:
             on_notice(f"{filename} is not verified. It is your own file, which the Hub does not list.")
         local = without_own_files(found)
@@ -1393,7 +1393,7 @@ class Session:
         """
         from modeldeck.hub.cache import remove
 
-        local = await self._local(model)
+        local = await self._told_apart(await self._local(model), asks_hub=False)
         if without_own_files(local) is None:
             raise InvalidRequestError(
                 f"{local.filenames[0]} is your own file and was not downloaded, so modeldeck does not delete it. "
@@ -1505,6 +1505,31 @@ class Session:
                 await (await self.engine()).forget_removed_files()
             else:
                 await forget_removed_files(self.settings)
+
+    async def _told_apart(self, model: LocalModel, *, asks_hub: bool) -> LocalModel:
+        """Return a model whose ``own_filenames`` are without the files that were downloaded, but left no link.
+
+        A copied cache, or one of a time without links, has such files beside links. One that was compared with its
+        digest was downloaded, and so was one that the Hub lists with this size. In doubt it is the user's own.
+        """
+        from modeldeck.engine.verification_store import VerificationStore
+        from modeldeck.service.discovery import find_verified_directory
+
+        paths = dict(zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True))
+
+        def sizes_of_unknown() -> dict[str, int]:
+            directory = find_verified_directory(self.settings.cache_dir)
+            store = None if directory is None else VerificationStore(directory)
+            own = {name: paths[name] for name in model.own_filenames if paths[name].is_file()}
+            return {name: path.stat().st_size for name, path in own.items() if store is None or not store.knows(path)}
+
+        unknown = await anyio.to_thread.run_sync(sizes_of_unknown) if model.own_filenames else {}
+        if unknown and asks_hub:
+            with suppress(HubError, NetworkError):  # they stay in doubt
+                for file in (await self.hub.listing(model.repo_id, model.commit_hash)).files:
+                    if unknown.get(file.filename) == file.size:
+                        del unknown[file.filename]
+        return replace(model, own_filenames=tuple(name for name in model.own_filenames if name in unknown))
 
     async def _local(self, model: LocalModel | str | Path) -> LocalModel:
         if isinstance(model, LocalModel):

@@ -299,6 +299,42 @@ async def test_a_model_put_there_by_hand_is_verified_and_removed_by_nobody(sessi
     assert own.is_file()
 
 
+@pytest.mark.parametrize("kind", ["downloaded without links", "copied"])
+async def test_a_downloaded_file_without_a_link_is_verified_and_removed_although_others_have_links(
+    session: Session, local: LocalHub, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from huggingface_hub import constants
+
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", kind == "downloaded without links")
+        model = await session.download(f"{REPO}:Q8_0")
+    await session.download(f"{REPO}:F16")
+    if kind == "copied":
+        blob = model.path.resolve()
+        model.path.unlink()
+        shutil.move(blob, model.path)
+        (records,) = session.settings.cache_dir.parent.glob("state/*/verified")
+        shutil.rmtree(records)
+        with pytest.raises(InvalidRequestError, match="is your own file"):
+            await session.remove(f"{REPO}:Q8_0")
+    assert not model.path.is_symlink()
+    with model.path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"rots")
+    for _ in range(2):
+        assert [file.is_valid for file in await session.verify(f"{REPO}:Q8_0")] == [False]
+    (file,) = await session.verify(f"{REPO}:Q8_0", repair=True)
+    assert file.is_valid
+    own = model.path.with_name("mine-Q4_0.gguf")
+    shutil.copyfile(model.path, own)
+    local.stop()
+    await session.remove(f"{REPO}:Q8_0")
+    assert not model.path.exists()
+    with pytest.raises(InvalidRequestError, match="is your own file"):
+        await session.remove(f"{REPO}:Q4_0")
+    assert own.is_file()
+
+
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,14 @@ class VerificationStore:
             return None
         return record if (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
 
+    def knows(self, path: Path) -> bool:
+        """Return whether a file of this size was compared at this path, even if it was written since."""
+        try:
+            record = msgspec.json.decode(self._path(path).read_bytes(), type=VerificationRecord)
+            return record.size == path.stat().st_size
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return False
+
     def _path(self, path: Path) -> Path:
         """The record's path. A file of a snapshot and the blob that it links to are one file."""
         name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
