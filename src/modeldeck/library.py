@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeldeck._errors import RemoteFileNotFoundError, StorageError
-from modeldeck._types import (
-    DownloadRequest,
-    DownloadSnapshot,
-    ErrorInfo,
-    GGUFFile,
-    LocalModel,
-    LockedModel,
-    RepoDetails,
-)
+from modeldeck._types import DownloadSnapshot, ErrorInfo, GGUFFile, LocalModel, LockedModel, RepoDetails
 
 if TYPE_CHECKING:
     from modeldeck.hub.cache import CachedFile
@@ -191,21 +183,12 @@ def select_local(models: Iterable[LocalModel], names: Collection[str], selector:
     AmbiguousVariantError
         When the selector fits several variants.
     """
-    from modeldeck.gguf.names import find_variant, variant_of
-
     wanted_names = {name.lower() for name in names}
     models = [model for model in models if model.repo_id.lower() in wanted_names]
     if selector is None:
         return models
-    variants = {
-        model.variant_id: variant_of(model.variant_id, model.label, model.filenames[: len(model.paths)])
-        for model in models
-    }
-    try:
-        wanted = find_variant(tuple(variants.values()), selector)
-    except RemoteFileNotFoundError:
-        return []
-    return [model for model in models if model.variant_id == wanted.variant_id]
+    wanted = _find_id(((model.variant_id, model.label, model.filenames) for model in models), selector)
+    return [model for model in models if model.variant_id == wanted]
 
 
 def with_path(models: Iterable[LocalModel], path: Path) -> list[LocalModel]:
@@ -227,11 +210,34 @@ def with_path(models: Iterable[LocalModel], path: Path) -> list[LocalModel]:
         return []
 
 
-def is_meant(request: DownloadRequest, names: Collection[str], selector: str | None) -> bool:
-    """Return whether a download is of a repository with one of these names and, with a selector, of what it names."""
-    selectors = {request.label, request.variant_id, *(file.filename for file in request.files)}
-    is_of_variant = selector is None or selector.casefold() in {name.casefold() for name in selectors}
-    return request.repo_id.lower() in {name.lower() for name in names} and is_of_variant
+def select_downloads(
+    downloads: Iterable[DownloadSnapshot], names: Collection[str], selector: str | None = None
+) -> list[DownloadSnapshot]:
+    """Return a repository's downloads; with a selector, only those of the variant that it means.
+
+    The parameters and the error are those of `select_local`.
+    """
+    wanted_names = {name.lower() for name in names}
+    downloads = [download for download in downloads if download.request.repo_id.lower() in wanted_names]
+    if selector is None:
+        return downloads
+    requests = (download.request for download in downloads)
+    wanted = _find_id(
+        ((request.variant_id, request.label, [file.filename for file in request.files]) for request in requests),
+        selector,
+    )
+    return [download for download in downloads if download.request.variant_id == wanted]
+
+
+def _find_id(variants: Iterable[tuple[str, str, Iterable[str]]], selector: str) -> str | None:
+    """Return which of these identities a selector means, from them, their labels and the names of their files."""
+    from modeldeck.gguf.names import find_variant, variant_of
+
+    by_id = {variant_id: variant_of(variant_id, label, names) for variant_id, label, names in variants}
+    try:
+        return find_variant(tuple(by_id.values()), selector).variant_id
+    except RemoteFileNotFoundError:
+        return None
 
 
 def local_model_of(snapshot: DownloadSnapshot) -> LocalModel:

@@ -66,8 +66,8 @@ from modeldeck.download_handle import Download, ProgressCallback
 from modeldeck.library import (
     describe_cached,
     group_local,
-    is_meant,
     only_locked_files,
+    select_downloads,
     select_local,
     with_path,
     without_own_files,
@@ -963,7 +963,11 @@ class Session:
         Raises
         ------
         RemoteFileNotFoundError
-            If no download is unfinished.
+            If no download of it is unfinished.
+        AmbiguousVariantError
+            If several variants of that name are. The message lists the choices.
+        InvalidRequestError
+            If the download goes on because another program wants it too. A second call stops it for all.
 
         Examples
         --------
@@ -977,25 +981,38 @@ class Session:
         names, selector = await self._names_of(address.repo_id), address.selector
         engine = await self.engine()
         unfinished = [job for job in engine.snapshots() if "cancel" in job.actions]
-        jobs = [job for job in unfinished if is_meant(job.request, names, selector)]
-        folders = [repo_dir(self.settings.cache_dir, name) / "blobs" for name in names]
+        jobs = select_downloads(unfinished, names, selector)
 
-        def allocated() -> int:
-            return sum(info.allocated_bytes for blobs in folders for info in list_partials(blobs))
+        def allocated() -> dict[Path, int]:
+            """Return the partial files of these downloads, and no others, with their sizes on the disk."""
+            return {
+                info.data_path: info.allocated_bytes
+                for job in jobs
+                for file in job.request.files
+                if (digest := file.sha256 or file.oid)
+                for info in list_partials(repo_dir(Path(job.request.cache_dir), job.request.repo_id) / "blobs", digest)
+            }
 
         before = await anyio.to_thread.run_sync(allocated)
-        for job in jobs:
-            await engine.act(job.job_id, "cancel")
+        answers = [await engine.act(job.job_id, "cancel") for job in jobs]
+        after = await anyio.to_thread.run_sync(allocated)
+        freed = sum(size for path, size in before.items() if path not in after)
         if selector is None:
-            for blobs in folders:
-                await anyio.to_thread.run_sync(discard_partials, blobs)
-        freed = before - await anyio.to_thread.run_sync(allocated)
-        if not jobs and not freed:
-            raise RemoteFileNotFoundError(
-                f"Nothing of {target} is unfinished. `modeldeck downloads` lists what is; "
-                "`modeldeck rm` deletes what is complete."
+            for name in names:
+                blobs = repo_dir(self.settings.cache_dir, name) / "blobs"
+                freed += await anyio.to_thread.run_sync(discard_partials, blobs)
+        states = {answer.state for answer in answers if answer is not None}
+        if freed or DownloadState.CANCELLED in states:
+            return freed
+        if any(not state.is_final for state in states):
+            raise InvalidRequestError(
+                f"The download of {target} goes on, because another program wants it too. Stop it there, or cancel it "
+                "again in the same session to stop it for all."
             )
-        return freed
+        raise RemoteFileNotFoundError(
+            f"Nothing of {target} is unfinished. `modeldeck downloads` lists what is; "
+            "`modeldeck rm` deletes what is complete."
+        )
 
     # --- repeating ----------------------------------------------------------------------------------------------------
 

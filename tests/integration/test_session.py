@@ -186,6 +186,40 @@ async def test_pause_resume_and_cancel(session: Session, demo_hub: LocalHub) -> 
     assert not list((session.settings.cache_dir).rglob("*.part*"))
 
 
+async def test_cancel_deletes_what_is_meant_and_counts_nothing_else(
+    session: Session, demo_hub: LocalHub, tmp_path: Path
+) -> None:
+    content = write_chat_model(tmp_path / "model.gguf", quantization="Q8_0", size_bytes=12_000_000).read_bytes()
+    other = content[:-8] + b"12345678"
+    demo_hub.add_repo("owner/name", {"model-Q8_0.gguf": content, "model-QAD-Q4_0.gguf": other})
+    demo_hub.faults.add(Throttle(2e5, is_shared=True), origin="cdn")
+    running = await session.start_download("owner/name:Q8_0")
+    engine = await session.engine()
+    for selector in ("Q5_0", "QAD-Q4_0", "model-QAD-Q4_0"):
+        with pytest.raises(RemoteFileNotFoundError, match=f"Nothing of owner/name:{selector} is unfinished"):
+            await session.cancel(f"owner/name:{selector}")
+    for selector in ("Q4_0", "QAD-Q4_0", "model-QAD-Q4_0", "model-QAD-Q4_0.gguf"):
+        job = await session.start_download("owner/name:Q4_0")
+        freed = await session.cancel(f"owner/name:{selector}")
+        assert (await engine.wait(job.job_id)).state is DownloadState.CANCELLED
+        assert 0 <= freed <= len(other)
+    assert not running.snapshot.state.is_final
+    assert await session.cancel("owner/name:Q8_0") > 0
+    assert (await engine.wait(running.job_id)).state is DownloadState.CANCELLED
+
+
+async def test_cancel_says_that_a_download_goes_on_for_another_program(session: Session, demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(1e5, is_shared=True), origin="cdn")
+    here = {"endpoint": demo_hub.endpoint, "cache_dir": session.settings.cache_dir}
+    async with Session(**here, token=False, inline=True) as other:
+        job = await other.start_download(SPLIT)
+        with pytest.raises(InvalidRequestError, match="goes on, because another program wants it too"):
+            await session.cancel(SPLIT)
+        assert not job.snapshot.state.is_final
+        assert await session.cancel(SPLIT) >= 0
+        assert (await (await other.engine()).wait(job.job_id)).state is DownloadState.CANCELLED
+
+
 async def test_remove_frees_the_bytes_and_keeps_the_rest(session: Session) -> None:
     small = await session.download(TINY, "Q4_0")
     other = await session.download(TINY, "Q8_0")
