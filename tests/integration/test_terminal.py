@@ -54,6 +54,17 @@ def test_the_doctor_tells_no_secret(run: Run, environment: dict[str, str]) -> No
         assert secret not in result.stdout + result.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="users of POSIX")
+def test_the_doctor_examines_for_a_user_without_a_home(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    del environment["HOME"]
+    unknown = (
+        "import os; os.getuid = lambda: 2**31 - 2; from modeldeck.cli import main; raise SystemExit(main(['doctor']))"
+    )
+    result = run("-c", unknown)
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "hf") in result.stdout
+
+
 def test_a_download_ends_with_a_line_about_it(run: Run) -> None:
     first = run("-m", "modeldeck", "download", f"{TINY}:Q8_0")
     assert first.returncode == 0, first.stderr

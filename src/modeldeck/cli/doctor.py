@@ -79,7 +79,10 @@ def _cache(folder: Path) -> str:
 
 
 def _without_home(path: Path) -> str:
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # this user has none
+        return str(path)
     return str(Path("~", path.relative_to(home))) if path.is_relative_to(home) else str(path)
 
 
