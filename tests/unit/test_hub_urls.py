@@ -92,6 +92,7 @@ def test_filenames_of_the_hub_pass(filename: str) -> None:
         "..\\x",
         "a\0b",
         "a\nb",
+        *("a\x85b", "a\x9b2Jb", "a\u2028b", "a\u202efugg.b", "a\u2066b"),
         "C:x",
         "c:/x",
         *("\ud800", "x" * 256),

@@ -25,7 +25,8 @@ _MAX_PORT = 65_535
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Also what breaks lines and turns the direction of text, so that a name is not shown as another one."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _BASIC = re.compile(r"Basic [A-Za-z0-9+/]+=*")
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]|[ .]$')
