@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
-from modeldeck._errors import DownloadCancelledError, error_from_info
+from modeldeck._errors import DownloadCancelledError, ModelDeckError, error_from_info
 from modeldeck._types import Action, DownloadSnapshot, DownloadState, LocalModel
 from modeldeck.library import local_model_of
 
@@ -229,3 +230,14 @@ class Download:
 
     def __await__(self) -> Generator[Any, None, LocalModel]:
         return self.result().__await__()
+
+
+@asynccontextmanager
+async def pausing_if_cancelled(download: Download) -> AsyncIterator[None]:
+    """Pause a download if the task that waits for it is cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True), suppress(ModelDeckError):  # paused elsewhere, or just over
+            await download.pause()
+        raise

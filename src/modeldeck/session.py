@@ -62,7 +62,7 @@ from modeldeck._types import (
     VerifiedFile,
 )
 from modeldeck._uncaught import shorten_uncaught_errors
-from modeldeck.download_handle import Download, ProgressCallback
+from modeldeck.download_handle import Download, ProgressCallback, pausing_if_cancelled
 from modeldeck.library import (
     describe_cached,
     group_local,
@@ -1241,11 +1241,8 @@ class Session:
         )
         job = await self.start(request)
         try:
-            return await job.result(progress=progress)
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True), suppress(ModelDeckError):  # paused elsewhere, or just over
-                await job.pause()
-            raise
+            async with pausing_if_cancelled(job):
+                return await job.result(progress=progress)
         except (RepoNotFoundError, RevisionNotFoundError, RemoteFileNotFoundError, ContentChangedError) as error:
             name = f"{model.name} at commit {model.commit_hash[:8]}"
             raise LockError(

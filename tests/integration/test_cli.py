@@ -130,8 +130,12 @@ def test_failures_have_a_code_and_a_status(run: Run, demo_hub: LocalHub) -> None
 
 
 def start_slow_download(environment: dict[str, str]) -> "subprocess.Popen[str]":
+    return start_slowly(environment, "download", SPLIT)
+
+
+def start_slowly(environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "modeldeck", "download", SPLIT, "--json"],
+        [sys.executable, "-m", "modeldeck", *arguments, "--json"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -147,19 +151,15 @@ def wait_for_bytes(process: "subprocess.Popen[str]", received: int) -> None:
     pytest.fail("the download ended early")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
-def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
-    environment: dict[str, str], demo_hub: LocalHub
-) -> None:
-    """A line that is too long is broken, and each update would begin one more."""
+def shown_on_terminal(environment: dict[str, str], *arguments: str) -> str:
+    """Return what a command that succeeds writes to the standard error of a terminal with 60 columns."""
     from pty import openpty
     from termios import tcsetwinsize
 
-    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
     terminal, end = openpty()
     tcsetwinsize(end, (24, 60))
     with os.fdopen(terminal, "rb", buffering=0) as reader:
-        command = [sys.executable, "-m", "modeldeck", "download", SPLIT, f"{TINY}:F16"]
+        command = [sys.executable, "-m", "modeldeck", *arguments]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=end)
         os.close(end)
         shown = b""
@@ -167,7 +167,18 @@ def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
             while piece := reader.read(4096):
                 shown += piece
         assert process.wait(PATIENCE_SECONDS) == 0
-    first, *others = shown.decode().strip().split("\r\x1b[J")
+    return shown.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
+    environment: dict[str, str], demo_hub: LocalHub
+) -> None:
+    """A line that is too long is broken, and each update would begin one more."""
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    first, *others = (
+        shown_on_terminal({**environment, "TERM": "xterm"}, "download", SPLIT, f"{TINY}:F16").strip().split("\r\x1b[J")
+    )
     updates = [update.removesuffix("\x1b[1A").splitlines() for update in (first, *others)]
     assert max(map(len, updates)) == 2, "the line of each download"
     lines = [line for update in updates for line in update if "SHA-256" not in line]
@@ -218,6 +229,28 @@ def test_an_interrupt_is_one_also_when_somebody_else_has_paused_the_download(
             _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 130
         assert errors.startswith("Interrupted.")
+    finally:
+        run("engine", "stop")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sync_pauses_its_download_and_says_so(
+    run: Run, environment: dict[str, str], demo_hub: LocalHub, tmp_path: Path, number: signal.Signals
+) -> None:
+    environment["MODELDECK_INLINE"] = "0"
+    lock = str(tmp_path / "modeldeck.lock")
+    assert run("lock", SPLIT, "--file", lock).returncode == 0
+    demo_hub.faults.add(Throttle(1e5, is_shared=True, free_bytes=1_000_000), origin="cdn")
+    try:
+        with start_slowly(environment, "sync", "--file", lock) as process:
+            wait_for_bytes(process, 1_000_000)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, errors) == (
+            130,
+            "Interrupted. Downloaded data is kept: run the same command to continue.\n",
+        )
+        assert [job["state"] for job in lines(run("downloads", "--json"))] == ["paused"]
     finally:
         run("engine", "stop")
 

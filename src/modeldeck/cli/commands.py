@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import signal
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
+from modeldeck._listing import Listing
 from modeldeck._settings import check_limits
 from modeldeck._tables import format_size
-from modeldeck._types import EngineLimits, SearchFilters
+from modeldeck._types import EngineLimits, LocalModel, SearchFilters
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
-from modeldeck.download_handle import Download
+from modeldeck.download_handle import pausing_if_cancelled
 from modeldeck.session import Session
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -63,9 +64,7 @@ async def download(session: Session, arguments: argparse.Namespace, output: Outp
     targets: list[str] = arguments.targets
     if arguments.filename is not None and len(targets) > 1:
         raise InvalidRequestError("Give one repository with --filename.")
-    running: list[Download] = []
     failures: dict[str, ModelDeckError | OSError] = {}
-    is_interrupted = False
 
     async def bring(target: str) -> None:
         try:
@@ -76,31 +75,17 @@ async def download(session: Session, arguments: argparse.Namespace, output: Outp
                 projector=arguments.projector,
                 on_notice=output.note,
             )
-            running.append(download)
-            output.ready(await download.result(progress=output.progress))
+            async with pausing_if_cancelled(download):
+                output.ready(await download.result(progress=output.progress))
         except (ModelDeckError, OSError) as error:
             failures[target] = error
 
-    async with anyio.create_task_group() as tasks:
-
-        async def pause_on_signal() -> None:
-            nonlocal is_interrupted
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async for _ in signals:
-                    is_interrupted = True
-                    for download in running:
-                        with suppress(ModelDeckError):  # paused elsewhere, or just over
-                            await download.pause()
-                    tasks.cancel_scope.cancel()
-
-        tasks.start_soon(pause_on_signal)
+    async def bring_all() -> None:
         async with anyio.create_task_group() as downloads:
             for target in dict.fromkeys(targets):
                 downloads.start_soon(bring, target)
-        tasks.cancel_scope.cancel()
-    if is_interrupted:
-        output.keep_lines()
-        output.note("Interrupted. Downloaded data is kept: run the same command to continue.")
+
+    if await _is_interrupted(bring_all, output):
         return EXIT_INTERRUPTED
     if failures and len(targets) == 1:
         raise next(iter(failures.values()))
@@ -125,13 +110,51 @@ async def lock(session: Session, arguments: argparse.Namespace, output: Output) 
 
 
 async def sync(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    models = await session.sync(arguments.file, check=arguments.check, progress=output.progress, on_notice=output.note)
+    results: list[Listing[LocalModel]] = []
+    failures: list[ModelDeckError | OSError] = []
+
+    async def bring() -> None:
+        try:
+            results.append(
+                await session.sync(
+                    arguments.file, check=arguments.check, progress=output.progress, on_notice=output.note
+                )
+            )
+        except (ModelDeckError, OSError) as error:
+            failures.append(error)
+
+    if await _is_interrupted(bring, output):
+        return EXIT_INTERRUPTED
+    if failures:
+        raise failures[0]
+    (models,) = results
     output.records(
         [LocalRecord.of(model) for model in models],
         str(models),
         if_none=f"{arguments.file} has no models.",
     )
     return EXIT_OK
+
+
+async def _is_interrupted(work: Callable[[], Awaitable[None]], output: Output) -> bool:
+    """Do work that pauses its downloads when it is cancelled, and return whether a signal has cancelled it."""
+    is_interrupted = False
+    async with anyio.create_task_group() as tasks:
+
+        async def cancel_on_signal() -> None:
+            nonlocal is_interrupted
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    is_interrupted = True
+                    tasks.cancel_scope.cancel()
+
+        tasks.start_soon(cancel_on_signal)
+        await work()
+        tasks.cancel_scope.cancel()
+    if is_interrupted:
+        output.keep_lines()
+        output.note("Interrupted. Downloaded data is kept: run the same command to continue.")
+    return is_interrupted
 
 
 async def ls(session: Session, arguments: argparse.Namespace, output: Output) -> int:
