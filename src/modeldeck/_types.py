@@ -984,7 +984,8 @@ class EngineLimits:
     Attributes
     ----------
     max_active_jobs : int
-        Downloads that run at once. The others wait in the queue.
+        Downloads that run at once. The others wait in the queue. If it is lowered, those that run go on, and the next
+        one starts when fewer are left.
     max_connections : int
         Connections that are open at once.
     bandwidth_bytes_per_second : int or None

@@ -888,7 +888,10 @@ class Session:
         return (await (await self.engine()).status()).limits
 
     async def set_limits(self, limits: EngineLimits) -> None:
-        """Change what the download engine may use, for every program that uses it. Running downloads follow at once.
+        """Change what the download engine may use, for every program that uses it.
+
+        Running downloads follow the bandwidth and the number of connections at once. If fewer downloads may run than
+        do, they go on, and the next one starts when fewer are left.
 
         The limits stay until they are changed again, also when the engine restarts. Those of an inline engine end with
         it.

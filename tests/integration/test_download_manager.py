@@ -325,6 +325,8 @@ async def test_limits_change_while_it_runs(playground: Playground, until: Until)
         manager.set_limits(EngineLimits(max_active_jobs=4, max_connections=8))
         assert manager.active == 4
         await until(lambda: sum(snapshot.connections for snapshot in manager.snapshots()) >= 4)
+        manager.set_limits(EngineLimits(max_active_jobs=1, max_connections=8))
+        assert manager.active == 4, "a lower limit holds for those that start"
         playground.hub.faults.clear()
         for snapshot in manager.snapshots():
             assert (await manager.wait(snapshot.job_id)).state is S.READY

@@ -226,7 +226,7 @@ class DownloadManager:
         return self._snapshot(job)
 
     def set_limits(self, limits: EngineLimits) -> None:
-        """Change the limits. Running downloads follow at once, and queued ones start if they may."""
+        """Change the limits at once, and start queued downloads if they may. None that runs is stopped for it."""
         self._limits = check_limits(limits)
         self._resources.bandwidth.set_limit(limits.bandwidth_bytes_per_second)
         self._resources.budget.set_limit(limits.max_connections)

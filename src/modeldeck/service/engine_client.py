@@ -153,7 +153,7 @@ class EngineClient:
         await self._thread.run(self._ask(messages.ForgetRemovedFiles(id=self._next_id()), type(None)))
 
     async def set_limits(self, limits: EngineLimits) -> None:
-        """Change the engine's limits, for all its clients. Running downloads follow at once."""
+        """Change the engine's limits at once, for all its clients. No running download is stopped for it."""
         await self._thread.run(self._ask(messages.SetLimits(id=self._next_id(), limits=limits), type(None)))
 
     async def status(self) -> EngineStatus:
