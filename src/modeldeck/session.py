@@ -1567,7 +1567,7 @@ class Session:
             raise RemoteFileNotFoundError(
                 f"{model} is not in the cache at {self.settings.cache_dir}. Download it first; `modeldeck ls` lists "
                 "what is there."
-                f"{_hint_at_encoding()}"
+                f"{hint_at_encoding()}"
             )
         return only
 
@@ -1841,7 +1841,7 @@ def _leave(engine: Future[EngineClient]) -> None:
         engine.result().close()
 
 
-def _hint_at_encoding() -> str:
+def hint_at_encoding() -> str:
     """Say that files may be overlooked because their names cannot be read."""
     encoding = sys.getfilesystemencoding()
     is_usual = encoding.replace("-", "").lower() == "utf8"

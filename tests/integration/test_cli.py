@@ -171,6 +171,14 @@ def shown_on_terminal(environment: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+def test_a_terminal_that_knows_no_escape_sequences_gets_none(environment: dict[str, str], demo_hub: LocalHub) -> None:
+    demo_hub.faults.add(Throttle(3e6, is_shared=True), origin="cdn")
+    shown = shown_on_terminal({**environment, "TERM": "dumb"}, "download", f"{TINY}:F16")
+    assert "SHA-256 verified." in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
 def test_progress_stays_on_one_line_of_the_terminal_for_each_download(
     environment: dict[str, str], demo_hub: LocalHub
 ) -> None:
@@ -330,6 +338,7 @@ def test_where_names_of_files_are_not_utf_8_this_is_named(
         (["download", f"{TINY}:Q4_0", "--cache-dir", str(tmp_path / "modèles")], 2),
         (["ls", "--cache-dir", str(tmp_path / "modèles")], 2),
         (["verify", "owner/model"], 1),
+        (["ls"], 0),
     ):
         result = run(*arguments)
         assert (result.returncode, result.stdout) == (status, "")

@@ -19,7 +19,7 @@ from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
 from modeldeck.download_handle import pausing_if_cancelled
-from modeldeck.session import Session
+from modeldeck.session import Session, hint_at_encoding
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -162,7 +162,7 @@ async def ls(session: Session, arguments: argparse.Namespace, output: Output) ->
     output.records(
         [LocalRecord.of(model) for model in models],
         str(models),
-        if_none=f"The cache at {session.settings.cache_dir} has no models.",
+        if_none=f"The cache at {session.settings.cache_dir} has no models.{hint_at_encoding()}",
     )
     return EXIT_OK
 

@@ -135,7 +135,7 @@ class Output:
         return (os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS) - _SPARE_COLUMNS
 
     def _show_lines(self, lines: Sequence[str]) -> None:
-        if self.is_json or self.is_quiet or not sys.stderr.isatty():
+        if self.is_json or self.is_quiet or not _is_screen(sys.stderr):
             return
         back = self._back()
         self._open_lines = min(len(lines), _MOST_LINES)
@@ -166,9 +166,14 @@ def drop(stream: TextIO) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
+def _is_screen(stream: TextIO) -> bool:
+    """Return whether escape sequences may be written: on a terminal that knows them."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def is_coloured(stream: TextIO) -> bool:
-    """Return whether colours may be written: on a terminal, and not if ``NO_COLOR`` is set (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Return whether colours may be written: on such a terminal, if ``NO_COLOR`` is not set (https://no-color.org)."""
+    return _is_screen(stream) and not os.environ.get("NO_COLOR")
 
 
 def closing_line(snapshot: DownloadSnapshot, first: DownloadSnapshot, began_at: float) -> str:
