@@ -27,7 +27,7 @@ RECORDED = {
 
 
 def answered(status_code: int, headers: dict[str, str] | None = None, **changes: Any) -> ModelDeckError:
-    about = {"repo_id": "o/n", "filename": "m.gguf", "endpoint": ENDPOINT, "is_hub": True, **changes}
+    about = {"repo_id": "o/n", "filename": "m.gguf", "endpoint": ENDPOINT, "is_hub": True, "has_token": True, **changes}
     return error_from_response(status_code, headers or {}, **about)
 
 
@@ -77,6 +77,24 @@ def test_a_disabled_repository_is_told() -> None:
 def test_what_the_hub_says_is_a_part_of_one_sentence() -> None:
     message = answered(403, {"X-Error-Message": "Please enable access."}).message
     assert ": Please enable access. Use a token" in message
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+def test_a_refusal_speaks_of_the_token_only_if_one_was_sent(has_token: bool) -> None:
+    error = answered(403, {"X-Error-Message": "Not for you."}, has_token=has_token)
+    assert error.code == "unauthorized"
+    assert error.message.startswith("This token") is has_token
+    assert ("HF_TOKEN" in error.message) is not has_token
+
+
+def test_a_web_page_that_refuses_the_request_is_not_the_hub_s() -> None:
+    """A company's network sends it instead of the Hub's answer."""
+    error = answered(403, {"Content-Type": "text/html; charset=utf-8"})
+    assert (error.code, error.status_code) == ("server_error", 403)
+    assert "web page" in error.message
+    assert not is_transient(error)
+    hub_s_own = {"Content-Type": "text/html", "X-Error-Code": "GatedRepo"}
+    assert answered(403, hub_s_own).code == "gated"
 
 
 def test_the_licence_page_is_a_detail_of_the_error() -> None:

@@ -375,6 +375,7 @@ class HubSource(Source):
             filename=self.filename,
             endpoint=self._endpoint,
             is_hub=is_hub_url(response.url, self._endpoint),
+            has_token="authorization" in response.request.headers,
         )
         if response.status_code == 416:
             return DoubtfulAddressError(self._changed_size(_total_of(response), host_of(str(response.url))))

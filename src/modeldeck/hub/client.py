@@ -506,6 +506,7 @@ class HubClient:
             filename=context.filename,
             endpoint=endpoint,
             is_hub=is_hub_url(answer.url, endpoint),
+            has_token="authorization" in answer.request.headers,
         )
 
 

@@ -61,6 +61,7 @@ def error_from_response(
     filename: str | None,
     endpoint: str,
     is_hub: bool,
+    has_token: bool,
     revision: str | None = None,
 ) -> ModelDeckError:
     """Return the error for an answer that is not the wanted one.
@@ -72,6 +73,8 @@ def error_from_response(
     is_hub
         Whether the Hub answered. ``False`` for the storage that a redirect led to, whose 403 means an expired address
         and not a missing permission.
+    has_token
+        Whether a token was sent.
     """
     fields = lower_names(headers)
     details: dict[str, Any] = {"status_code": status_code}
@@ -110,6 +113,13 @@ def error_from_response(
             f"{host} has no public {repository}. Check the spelling of owner/name; if it is private, {_LOGIN_HINT}.",
             **details,
         )
+    if status_code == 403 and not code and not reason and "html" in fields.get("content-type", ""):
+        return not_a_hub_error(endpoint, "a web page that refuses the request (403)", **details)
+    if status_code == 403 and not has_token:
+        return UnauthorizedError(
+            f"{host} does not let everybody read the {repository}{_quoted(reason)}. To read it, {_LOGIN_HINT}.",
+            **details,
+        )
     if status_code == 403:
         return UnauthorizedError(
             f"This token may not read the {repository} at {host}{_quoted(reason)}. Use a token with access to it.",
@@ -132,9 +142,8 @@ def refused_token_error(endpoint: str, **details: Any) -> UnauthorizedError:
     )
 
 
-def not_a_hub_error(endpoint: str, what: str, *, status_code: int | None = None) -> ServerError:
+def not_a_hub_error(endpoint: str, what: str, **details: Any) -> ServerError:
     """Return the error for an answer that no Hub sends, such as a web page in place of JSON."""
-    details = {} if status_code is None else {"status_code": status_code}
     return ServerError(
         f"{host_of(endpoint)} sent {what}. Check that the endpoint (HF_ENDPOINT) is a Hugging Face Hub and that your "
         "network does not show a login page first.",

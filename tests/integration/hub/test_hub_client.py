@@ -428,6 +428,7 @@ async def test_every_recorded_refusal_is_raised_at_once(server: LocalHub, hub: H
         filename="m.gguf",
         endpoint=server.endpoint,
         is_hub=True,
+        has_token=True,
     )
     with pytest.raises(type(expected)) as caught:
         await hub.resolve("o/n", "main", "m.gguf")
