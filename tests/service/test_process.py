@@ -528,6 +528,22 @@ async def test_a_stop_does_not_wait_for_the_lookup_of_a_name(
     await engine.aclose()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("inline", [False, True])
+async def test_an_engine_with_old_settings_says_how_to_give_it_new_ones(
+    engines: Engines, make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch, inline: bool
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "unheard-of://127.0.0.1:9")
+    engine = engines.connect(inline=inline)
+    failed = await engine.wait((await engine.submit(make_request())).job_id)
+    assert failed.error is not None
+    assert failed.error.code == "proxy"
+    assert ("modeldeck engine stop" in failed.error.message) is not inline
+    await engine.aclose()
+
+
 def test_a_client_does_not_keep_its_process_alive(engines: Engines, make_request: RequestFactory) -> None:
     kernel = start_kernel(engines, make_request(), "")
     assert kernel.wait(timeout=PATIENCE_SECONDS) == 0

@@ -41,7 +41,8 @@ export const PYTHON_PT_BR: PythonTexts = {
     permission_denied: "O sistema não permite ler ou gravar no cache. Peça acesso ou mude HF_HUB_CACHE.",
     prompt_killed_worker: "Um prompt encerrou o processo do seu worker duas vezes. Deixe-o de fora ou encurte-o.",
     protocol: "Duas partes do modeldeck não se entendem. Reinicie o kernel e execute modeldeck engine stop.",
-    proxy: "O proxy recusou a requisição, ou a configuração dele não pode ser usada. Verifique HTTPS_PROXY e NO_PROXY.",
+    proxy:
+      "O proxy recusou a requisição, ou a configuração dele não pode ser usada. Verifique HTTPS_PROXY e NO_PROXY; se as mudar, execute depois modeldeck engine stop.",
     rate_limited:
       "O Hub recebeu requisições demais. Aguarde[ {retry_after_seconds}] e tente de novo; com um token, o limite é maior.",
     repo_not_found: "O Hub não tem um repositório com esse nome, ou este token não pode vê-lo. Confira o nome.",
@@ -50,7 +51,7 @@ export const PYTHON_PT_BR: PythonTexts = {
     stalled: "O servidor parou de enviar dados. O download continua do último byte quando você tentar de novo.",
     storage: "O disco do cache não pôde ser lido ou gravado. Verifique se está montado e tente de novo.",
     timeout: "O servidor não respondeu a tempo. Verifique a conexão e tente de novo.",
-    tls: "A conexão segura falhou, em geral por causa do certificado. Verifique SSL_CERT_FILE e o relógio.",
+    tls: "A conexão segura falhou, em geral por causa do certificado. Verifique o relógio e SSL_CERT_FILE; se a mudar, execute depois modeldeck engine stop.",
     unauthorized: "O Hub não aceitou o token ou exige um. Entre com hf auth login ou defina HF_TOKEN.",
     workers_lost: "Todos os workers que tinham o modelo saíram do cluster. Inicie outros e tente de novo.",
   },

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from modeldeck._errors import ProxyError, TLSError
 from modeldeck._notices import SHARED_NOTICE
 from modeldeck._types import Action, DownloadRequest, DownloadSnapshot, DownloadState, EngineLimits, EngineStatus
 from modeldeck._version import __version__
@@ -46,6 +47,11 @@ def open_manager(
         find_peers=find_peers,
         verified_dir=find_verified_directory(cache_dir),
     )
+
+
+_SETTINGS_CODES = (ProxyError.code, TLSError.code)
+SETTINGS_HINT = "The engine has the settings of its start: after a change, run 'modeldeck engine stop' and try again."
+"""For the errors that name variables, because those of an engine's process are not the caller's of now."""
 
 
 class SharedManager:
@@ -221,4 +227,7 @@ class ClientView:
     def _view(self, snapshot: DownloadSnapshot) -> DownloadSnapshot:
         if snapshot.job_id in self._warned and not snapshot.state.is_final:
             return replace(snapshot, notice=SHARED_NOTICE)
+        error = snapshot.error
+        if self._shared.mode == "process" and error is not None and error.code in _SETTINGS_CODES:
+            return replace(snapshot, error=replace(error, message=f"{error.message} {SETTINGS_HINT}"))
         return snapshot
