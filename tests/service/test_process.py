@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -29,6 +30,7 @@ from modeldeck.service.engine_process import NICENESS
 from modeldeck.service.launch import ProcessHome
 from modeldeck.service.observe import engine_status, stop_engine
 from modeldeck.service.recovery import MAX_RESTARTS
+from modeldeck.service.sockets import TcpAddress
 from tests.service.conftest import RequestFactory
 from tests.service.engines import SIZE_BYTES, TOKEN, Engines, assert_exact, json_of, published, slow_down
 from tests.waiting import PATIENCE_SECONDS
@@ -671,6 +673,39 @@ async def test_tcp_needs_the_secret(
     assert await stop_engine(engines.settings)
     assert not place.address_path.exists()
     await engine.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("does_answer", [True, False])
+async def test_another_program_on_the_port_of_a_killed_engine_is_not_taken_for_it(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, does_answer: bool
+) -> None:
+    monkeypatch.setenv("MODELDECK_ENGINE_TRANSPORT", "tcp")
+    place = engines.place
+
+    def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if does_answer:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        engine = await asyncio.to_thread(engines.connect)
+        address = msgspec.json.decode(place.address_path.read_bytes(), type=TcpAddress)
+        await engine.aclose()
+        pid = pid_of(engines)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(engines.wait_until, lambda: is_gone(pid))
+        left = msgspec.json.encode(msgspec.structs.replace(address, port=other.sockets[0].getsockname()[1]))
+
+        place.address_path.write_bytes(left)
+        assert not await stop_engine(engines.settings)
+        assert not place.address_path.exists()
+        place.address_path.write_bytes(left)
+        assert await engine_status(engines.settings) is None
+        place.address_path.write_bytes(left)
+        engine = await asyncio.to_thread(engines.connect)
+        assert (await engine.status()).pid != pid
+        await engine.aclose()
 
 
 @pytest.mark.anyio

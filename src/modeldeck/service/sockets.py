@@ -16,7 +16,7 @@ import msgspec
 
 from modeldeck._errors import EngineLostError
 from modeldeck._files import replace_file
-from modeldeck.service.discovery import RUNTIME_VARIABLE, EnginePlace
+from modeldeck.service.discovery import RUNTIME_VARIABLE, EnginePlace, lock_place, remove_files
 
 DIAL_SECONDS = 5.0
 _BACKLOG = 64
@@ -72,6 +72,10 @@ def dial(place: EnginePlace) -> tuple[socket.socket, str | None]:
             address = msgspec.json.decode(place.address_path.read_bytes(), type=TcpAddress)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise ConnectionRefusedError(None, f"{place.address_path} is damaged") from None
+        if (lock := lock_place(place)) is not None:  # a killed engine's port may be another program's by now
+            remove_files(place)
+            lock.release()
+            raise ConnectionRefusedError(None, "the engine has ended")
         return socket.create_connection(("127.0.0.1", address.port), timeout=DIAL_SECONDS), address.secret
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
