@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -297,6 +298,52 @@ def test_the_token_reaches_the_hub_and_no_log(site: Site) -> None:
     logs = site.client.get_worker_logs(), site.client.get_scheduler_logs()
     plugins = site.client.run_on_scheduler(lambda dask_scheduler: repr(dask_scheduler.worker_plugins))
     assert token not in repr((logs, plugins, site.client.get_events()))
+
+
+@pytest.mark.parametrize("is_reachable", [True, False], ids=["refused", "unreachable"])
+def test_the_token_goes_only_to_the_workers_that_ask_the_hub(site: Site, is_reachable: bool) -> None:
+    repo_id = f"asked-{is_reachable}/model"
+    site.put(repo_id)
+    site.hub.grant("hf_secret", repo_id)
+
+    def record(dask_worker: Any) -> None:
+        agent = dask_worker.extensions["modeldeck"]
+        methods, agent.seen = dict(agent._methods), []
+
+        def recorded(name: str) -> Callable[..., Any]:
+            async def method(**arguments: Any) -> Any:
+                settings = arguments["settings"]
+                token = None if settings is None else getattr(settings, "data", settings).token
+                agent.seen.append((name, bool(arguments.get("is_cache_only")), token))
+                return await methods[name](**arguments)
+
+            return method
+
+        agent._methods.update(resolve=recorded("resolve"), pull=recorded("pull"))
+
+    def seen(dask_worker: Any) -> list[tuple[str, bool, str | None]]:
+        agent = dask_worker.extensions["modeldeck"]
+        agent._methods.update(resolve=agent._resolve, pull=agent.copies.pull)
+        return list(agent.seen)
+
+    if is_reachable:
+        site.hub.faults.add(Reply(401), origin="hub")
+    endpoint = site.hub.endpoint if is_reachable else "http://127.0.0.1:9"
+    site.client.run(record)
+    try:
+        with pytest.raises((HubError, NetworkError)):
+            cluster.pull(site.client, f"{repo_id}:Q4_K_M", endpoint=endpoint, token="hf_secret")
+        forget_faults(site)
+        pull(site, repo_id, token="hf_secret")
+    finally:
+        found = list(site.client.run(seen).values())
+    hosts, asked = len(site.caches), 1 if is_reachable else len(site.caches)
+    assert Counter(call for calls in found for call in calls) == {
+        ("resolve", False, "hf_secret"): asked + 1,  # the Hub, in vain and then not
+        ("resolve", True, None): hosts,  # the caches
+        ("pull", False, "hf_secret"): 1,
+        ("pull", False, None): hosts - 1,
+    }
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "io_counters"), reason="the system does not tell what a process reads")

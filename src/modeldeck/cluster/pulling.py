@@ -232,7 +232,7 @@ class Pulling:
             "resolve",
             target=self._target,
             revision=self._revision,
-            settings=_sealed(self._settings),
+            settings=_sealed(replace(self._settings, token=None) if is_cache_only else self._settings),
             cache_dir=lead.cache_dir,
             is_cache_only=is_cache_only,
         )
