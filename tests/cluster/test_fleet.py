@@ -9,16 +9,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client, WorkerPlugin
 
 import modeldeck
-from modeldeck import InvalidRequestError, PromptKilledWorkerError, cluster
+from modeldeck import DoesNotFitError, InvalidRequestError, PromptKilledWorkerError, cluster, llama
 from modeldeck._loop import LoopThread
 from modeldeck.cluster.crew import WINDOW
 from tests.cluster.conftest import (
@@ -37,6 +38,7 @@ from tests.cluster.conftest import (
 )
 from tests.waiting import AT_ONCE_SECONDS
 from tests.widget.test_cluster import open_page
+from tools.localhub import tiny_models
 
 pytestmark = pytest.mark.llama
 PROMPTS = [f"{number} apples and {number} pears are" for number in range(1, 5)]
@@ -290,6 +292,57 @@ def test_what_would_wait_on_the_loop_of_an_asynchronous_client_is_refused(site: 
 
     asyncio.run(use())
     assert is_empty(site)
+
+
+@pytest.fixture
+def leave(site: Site) -> Iterator[Callable[[int], None]]:
+    """A function that lets Dask leave each worker this many bytes more than it has now."""
+
+    def limit(spare_bytes: int, dask_worker: Any) -> None:
+        manager = dask_worker.memory_manager
+        dask_worker.limit_before = manager.memory_limit
+        used_bytes = psutil.Process().memory_info().rss
+        manager.memory_limit = int((used_bytes + spare_bytes) / manager.memory_pause_fraction)
+
+    def restore(dask_worker: Any) -> None:
+        dask_worker.memory_manager.memory_limit = dask_worker.limit_before
+
+    yield lambda spare_bytes: site.client.run(limit, spare_bytes)
+    site.client.run(restore)
+
+
+def test_the_memory_is_judged_for_the_options_of_the_load(
+    site: Site, smollm2: Path, leave: Callable[[int], None]
+) -> None:
+    def options(cache_type: int) -> dict[str, Any]:
+        return {"n_ctx": 8192, "flash_attn": True, "type_k": cache_type, "type_v": cache_type}
+
+    f16, q8_0 = options(1), options(8)
+    needed = [llama.plan(smollm2, **each).fit.needed_bytes or 0 for each in (f16, q8_0)]
+    with open_fleet(site, REAL):
+        pass  # what is imported for a load is in the memory now
+    leave(sum(needed) // 2)
+    with cluster.Fleet(site.client, f"{REAL}:Q4_K_M", endpoint=site.hub.endpoint, **q8_0) as fleet:
+        assert fleet.map(PROMPTS[:1], max_tokens=2)
+    with (
+        pytest.raises(DoesNotFitError, match="memory_limit is"),
+        cluster.Fleet(site.client, f"{REAL}:Q4_K_M", endpoint=site.hub.endpoint, **f16),
+    ):
+        pass
+
+
+def test_the_memory_is_judged_without_the_projector_which_is_not_loaded(
+    site: Site, tmp_path: Path, leave: Callable[[int], None]
+) -> None:
+    model = tiny_models.write_chat_model(tmp_path / "model.gguf", size_bytes=1 << 20)
+    projector = tiny_models.write_projector(tmp_path / "mmproj-F16.gguf")
+    os.truncate(projector, 256 << 20)
+    site.hub.add_repo("seeing/model", {FILE: model, projector.name: projector}, gguf={})
+    with open_fleet(site, TINY):
+        pass
+    leave(128 << 20)
+    with open_fleet(site, "seeing/model") as fleet:
+        assert fleet.map(PROMPTS[:1], max_tokens=2)
 
 
 def test_a_worker_that_joins_takes_part(site: Site, fleet: cluster.Fleet) -> None:

@@ -22,7 +22,7 @@ from modeldeck._errors import (
     ModelUnloadedError,
 )
 from modeldeck._tables import format_memory
-from modeldeck._types import DEFAULT_N_CTX, FitEstimate, LocalModel
+from modeldeck._types import FitEstimate, LocalModel
 from modeldeck.cluster.addressing import RESOURCE, lease_key
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class WorkerModels:
             async with self._lock:
                 await self._unload(fleet_id)
                 model = await asyncio.to_thread(_find_model, cache_dir, repo_id, commit_hash, variant_id)
-                await asyncio.to_thread(self._judge, model, n_ctx)
                 chosen = {"n_threads": n_threads, "n_threads_batch": n_threads, **options}
+                await asyncio.to_thread(self._judge, model, n_ctx, chosen)
 
                 def load() -> Llama:
                     return llama.load(model.path, n_ctx=n_ctx, cancel=stop, **chosen)
@@ -104,17 +104,11 @@ class WorkerModels:
         finally:
             self._loading.pop(fleet_id, None)
 
-    def _judge(self, model: LocalModel, n_ctx: int | None) -> None:
-        from modeldeck.local_fit import judge_file
-        from modeldeck.sizing.speed import SpeedHistory
+    def _judge(self, model: LocalModel, n_ctx: int | None, options: dict[str, Any]) -> None:
+        """Judge the load as it will be done: with its options, and without the projector, which is not loaded."""
+        from modeldeck import llama
 
-        fit = judge_file(
-            model.path,
-            sidecar_paths=model.sidecar_paths,
-            n_ctx=DEFAULT_N_CTX if n_ctx is None else n_ctx,
-            exact=False,
-            history=SpeedHistory(),
-        )
+        fit = llama.plan(model.path, n_ctx=n_ctx, **options).fit
         problem = memory_problem(WorkerRoom.of(self._worker), fit)
         if problem is not None:
             raise problem
