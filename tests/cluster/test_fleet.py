@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from distributed import Client, WorkerPlugin
@@ -154,6 +155,46 @@ def test_an_error_has_the_index_of_its_prompt_and_is_not_repeated(fleet: cluster
     results = fleet.map([*PROMPTS[:2], too_long, *PROMPTS[2:]], max_tokens=4, return_exceptions=True)
     assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [2]
     assert begun.read_text().splitlines().count(too_long) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "parameters", "message"),
+    [
+        ("Hello", {}, "must be a list, not str"),
+        (b"Hello", {}, "must be a list, not bytes"),
+        ({"a": 1}, {}, "must be a list, not dict"),
+        (None, {}, "must be a list, not NoneType"),
+        ([["a", "b"]], {}, "Prompt 0 is neither"),
+        ([b"ab"], {}, "Prompt 0 is neither"),
+        (["a"], {"seed": 3.0}, "seed must be an int"),
+        (["a", "b"], {"seed": "ab"}, "seed must be an int"),
+        (["a"], {"stream": True}, "cannot stream"),
+        (["a"], {"workers": ["tcp://127.0.0.1:1"]}, "where the fleet is made"),
+        (["a"], {"n_gpu_layers": 0}, "where the fleet is made"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_pulled(
+    site: Site, prompts: Any, parameters: dict[str, Any], message: str
+) -> None:
+    site.hub.requests.clear()
+    with pytest.raises(InvalidRequestError, match=message):
+        cluster.map(site.client, f"{TINY}:Q4_K_M", prompts, endpoint=site.hub.endpoint, **parameters)
+    assert not site.hub.requests.to("hub")
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": "tcp://127.0.0.1:1"}, {"workers": [0]}, {"cancel": True}, {"path": ""}]
+)
+def test_an_option_that_makes_no_sense_is_refused(site: Site, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=r"must be a list of addresses|has no option"):
+        cluster.Fleet(site.client, f"{TINY}:Q4_K_M", **options)
+
+
+def test_a_fleet_is_entered_once_at_a_time_and_a_seed_may_be_of_numpy(fleet: cluster.Fleet) -> None:
+    with pytest.raises(InvalidRequestError, match="open already"), fleet:
+        pass
+    sampled = [fleet.map(PROMPTS, max_tokens=3, seed=seed) for seed in (3, np.int64(3), range(3, 3 + len(PROMPTS)))]
+    assert sampled[0] == sampled[1] == sampled[2]
 
 
 def test_what_cannot_be_sent_to_the_workers_is_an_error_of_its_prompt(fleet: cluster.Fleet) -> None:

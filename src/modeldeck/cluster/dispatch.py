@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from modeldeck._errors import InvalidRequestError, PromptKilledWorkerError
@@ -18,12 +19,45 @@ def read_prompt(prompt: Any, index: int) -> str | list[dict[str, Any]]:
     """Return a prompt as plain data: a text, or the messages of a chat."""
     if isinstance(prompt, str):
         return prompt
-    messages = [dict(message) for message in prompt] if isinstance(prompt, Sequence) else []
-    if not messages or not all({"role", "content"} <= set(message) for message in messages):
+    messages = prompt if isinstance(prompt, Sequence) else []
+    if not messages or not all(isinstance(each, Mapping) and {"role", "content"} <= set(each) for each in messages):
         raise InvalidRequestError(
             f"Prompt {index} is neither a text nor a list of chat messages, each with a role and a content."
         )
-    return messages
+    return [dict(message) for message in messages]
+
+
+def read_prompts(prompts: Any) -> list[str | list[dict[str, Any]]]:
+    """Return the prompts of a map as plain data."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise InvalidRequestError(
+            f"The prompts must be a list, not {type(prompts).__name__}. Put a single one into a list: [prompt]."
+        )
+    return [read_prompt(prompt, index) for index, prompt in enumerate(prompts)]
+
+
+def read_seeds(seed: Any, total: int) -> list[int] | None:
+    """Return the seed of each prompt: an int as seed is that of the first one."""
+    if seed is None:
+        return None
+    try:
+        if isinstance(seed, bytes):  # it iterates over ints, but nobody means that
+            raise TypeError
+        if not isinstance(seed, Iterable):
+            first = operator.index(seed)
+            return [first + index for index in range(total)]
+        seeds = [operator.index(each) for each in seed]
+    except TypeError:
+        raise InvalidRequestError(f"The seed must be an int, or one int for each prompt, not {seed!r}.") from None
+    if len(seeds) != total:
+        raise InvalidRequestError(f"There are {len(seeds)} seeds for {total} prompts. Give one for each.")
+    return seeds
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters with which a prompt has no result."""
+    if parameters.get("stream"):
+        raise InvalidRequestError("A map cannot stream. Use as_completed, which yields each result as it comes.")
 
 
 class Dispatch:
@@ -60,13 +94,9 @@ class Dispatch:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.job_id = uuid.uuid4().hex[:8]
-        self._prompts = [read_prompt(prompt, index) for index, prompt in enumerate(prompts)]
-        seed = parameters.pop("seed", None)
-        if seed is not None and not isinstance(seed, int) and len(seed) != len(self._prompts):
-            raise InvalidRequestError(
-                f"There are {len(seed)} seeds for {len(self._prompts)} prompts. Give one for each."
-            )
-        self._seed = seed
+        self._prompts = read_prompts(prompts)
+        self._seeds = read_seeds(parameters.pop("seed", None), len(self._prompts))
+        check_parameters(parameters)
         self._parameters = parameters
         self._full = full
         self._return_exceptions = return_exceptions
@@ -120,8 +150,8 @@ class Dispatch:
     def message(self, index: int) -> dict[str, Any]:
         """Return what a worker needs to answer a prompt."""
         parameters = dict(self._parameters)
-        if self._seed is not None:
-            parameters["seed"] = self._seed + index if isinstance(self._seed, int) else self._seed[index]
+        if self._seeds is not None:
+            parameters["seed"] = self._seeds[index]
         return {"prompt": self._prompts[index], "parameters": parameters, "full": self._full}
 
     def take(self, *, is_free: bool) -> int | None:

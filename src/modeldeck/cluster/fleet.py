@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,16 @@ from modeldeck.cluster.dask_calls import (
     run_as_dask_does,
     wait_on_client_loop,
 )
-from modeldeck.cluster.dispatch import Dispatch
+from modeldeck.cluster.dispatch import Dispatch, check_parameters, read_prompts, read_seeds
+from modeldeck.cluster.hosts import check_workers
 from modeldeck.cluster.map_job import MapJob
 from modeldeck.cluster.pull_job import pull_bar
 from modeldeck.cluster.pulling import Pulling
+
+_NOT_OPTIONS = frozenset({"cancel", "measurements", "mmproj", "model_path", "path"})
+"""What `modeldeck.llama.load` takes, and a fleet does not."""
+_NOT_PARAMETERS = frozenset({"n_ctx", "n_gpu_layers", "n_threads", "revision", "workers"})
+"""What a fleet takes, and a prompt does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +123,9 @@ class Fleet:
     ) -> None:
         if per not in ("host", "worker"):
             raise InvalidRequestError(f'per must be "host" or "worker", not {per!r}.')
+        check_workers(workers)
+        if refused := sorted(_NOT_OPTIONS & set(options)):
+            raise InvalidRequestError(f"A fleet has no option {', '.join(refused)}. Leave it out.")
         self._client = client_of(client)
         self._target = target
         self._progress = progress
@@ -178,6 +187,8 @@ class Fleet:
     def _new_crew(self) -> Crew:
         if not is_open(self._client):
             raise ClusterError(CLOSED)
+        if self._crew is not None and not self._crew.is_closed:
+            raise InvalidRequestError("This fleet is open already. Make another one, or leave its with block first.")
         crew = self._crew = Crew(
             self._client,
             self._make_pulling,
@@ -283,6 +294,7 @@ class Fleet:
             )
         if not is_open(self._client):
             raise ClusterError(CLOSED)
+        _check_names(parameters)
         dispatch = Dispatch(
             prompts,
             parameters=parameters,
@@ -383,6 +395,14 @@ class Fleet:
         return f"<Fleet {self._target} on {len(self.members)} workers>"
 
 
+def _check_names(parameters: Mapping[str, Any]) -> None:
+    if refused := sorted(_NOT_PARAMETERS & set(parameters)):
+        raise InvalidRequestError(
+            f"{', '.join(refused)} cannot be chosen for a prompt. "
+            f"Use it where the fleet is made: cluster.Fleet(..., {refused[0]}=...)."
+        )
+
+
 def map(
     client: Any,
     target: str,
@@ -445,6 +465,10 @@ def map(
     --------
     >>> cluster.map(client, "owner/name:Q4_K_M", prompts, max_tokens=64, seed=7)  # doctest: +SKIP
     """
+    prompts = read_prompts(prompts)
+    read_seeds(parameters.get("seed"), len(prompts))
+    check_parameters(parameters)
+    _check_names(parameters)
     fleet = Fleet(
         client,
         target,

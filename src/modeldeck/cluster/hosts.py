@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modeldeck._errors import ClusterError
+from modeldeck._errors import ClusterError, InvalidRequestError
 from modeldeck._version import __version__
 from modeldeck.cluster.dask_calls import ask_workers
 
@@ -45,6 +45,15 @@ class Host:
     def lead(self) -> WorkerInfo:
         """The worker that acts for the host."""
         return self.workers[0]
+
+
+def check_workers(workers: Sequence[str] | None) -> None:
+    """Raise `InvalidRequestError` unless these are addresses of workers, or ``None``."""
+    if workers is not None and (isinstance(workers, str) or not all(isinstance(each, str) for each in workers)):
+        raise InvalidRequestError(
+            f"The workers must be a list of addresses, such as ['tcp://10.0.0.1:40000'], not {workers!r}. "
+            "client.scheduler_info() lists them."
+        )
 
 
 async def survey(client: Any, *, workers: Sequence[str] | None, cache_dir: str | None) -> list[Host]:

@@ -21,6 +21,7 @@ from modeldeck.cluster.dask_calls import (
     start_on_loop,
     wait_on_client_loop,
 )
+from modeldeck.cluster.hosts import check_workers
 from modeldeck.cluster.pulled import PulledModel, PullSnapshot
 from modeldeck.cluster.pulling import Pulling
 
@@ -220,6 +221,7 @@ def pull(
     """
     if callable(progress) and not wait:
         raise InvalidRequestError("With wait=False, progress is never called. Leave it out, and read job.snapshot.")
+    check_workers(workers)
     client = client_of(client)
     settings = resolve_settings(endpoint=endpoint, token=token)
 
