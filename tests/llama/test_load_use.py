@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import pickle
+import socket
 import threading
 import time
 import weakref
@@ -14,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from modeldeck._errors import GenerationCancelledError, ModelUnloadedError
-from modeldeck.llama import grammars, load
+from modeldeck._errors import GenerationCancelledError, InvalidRequestError, ModelUnloadedError
+from modeldeck.llama import grammars, load, vision
 from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
 from tools.localhub import tiny_models
 from tools.localhub.tiny_models import ANSWER
@@ -189,6 +191,134 @@ def test_cancel_ends_the_trial_of_a_grammar(
             assert llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
 
 
+@pytest.mark.parametrize("way", ["cancel", "unload", "interrupt", "interrupt twice", "end of the process"])
+def test_a_generation_that_does_not_end_is_given_up(run_child: Any, chat_model: Path, way: str) -> None:
+    """A processor that waits without end stands for native code that does."""
+    outcome = run_child(
+        """
+        import _thread, signal, threading
+        from modeldeck.llama import handle, load, native_thread
+        native_thread.STOP_SECONDS = 1.0
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        llm = load(chat_model, n_threads=1, n_threads_batch=1)
+        inside = threading.Event()
+
+        def hang(tokens, logits):
+            inside.set()
+            threading.Event().wait()
+
+        def ask():
+            try:
+                llm("x", logits_processor=[hang])
+            except BaseException as error:
+                print(type(error).__name__)
+
+        def interrupt():
+            inside.wait()
+            _thread.interrupt_main()
+
+        if way.startswith("interrupt"):
+            if way == "interrupt twice":
+                native_thread.STOP_SECONDS = 1000
+                threading.Timer(5, _thread.interrupt_main).start()
+            threading.Thread(target=interrupt).start()
+            ask()
+            native_thread.STOP_SECONDS = 1.0
+        else:
+            asking = threading.Thread(target=ask)
+            asking.start()
+            inside.wait()
+            {"cancel": llm.cancel, "unload": llm.unload, "end of the process": handle._unload_all}[way]()
+            asking.join()
+        llm.unload()
+        print(llm.is_loaded)
+        with load(chat_model, n_threads=1, n_threads_batch=1) as other:
+            print(other("x", max_tokens=20)["choices"][0]["text"])
+        """,
+        chat_model=chat_model,
+        way=way,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    error = "KeyboardInterrupt" if way.startswith("interrupt") else "LlamaCrashedError"
+    assert outcome.lines == [error, "False", ANSWER]
+
+
+def test_a_grammar_that_becomes_endless_late_can_be_cancelled(run_child: Any, chat_model: Path) -> None:
+    outcome = run_child(
+        """
+        import threading
+        from llama_cpp import LlamaGrammar
+        from modeldeck.llama import load, native_thread
+        native_thread.STOP_SECONDS = 0.5
+        llm = load(chat_model, n_threads=1, n_threads_batch=1)
+        rules = "".join(f'r{n} ::= ("a" (r{n + 1})?)? r{n + 1}\\n' for n in range(40))
+        grammar = LlamaGrammar.from_string(rules + 'r40 ::= "a"?\\nroot ::= [a-z]{20} r0', verbose=False)
+        count = 0
+
+        def processor(tokens, logits):
+            global count
+            count += 1
+            if count == 15:
+                threading.Timer(2, llm.cancel).start()
+            return logits
+
+        try:
+            llm("x", max_tokens=40, grammar=grammar, logits_processor=[processor])
+        except Exception as error:
+            print(type(error).__name__, "does not end" in error.message)
+        with load(chat_model, n_threads=1, n_threads_batch=1) as other:
+            print(other("x", max_tokens=20)["choices"][0]["text"])
+        """,
+        chat_model=chat_model,
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.lines[-2:] == ["LlamaCrashedError True", ANSWER]
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """The address of a server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/image.png"
+
+
+def picture(address: str) -> list[Any]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}]}]
+
+
+@pytest.fixture(params=[tiny_models.CHAT_TEMPLATE, None], ids=["template", "llava"])
+def seeing_llm(request: pytest.FixtureRequest, tmp_path: Path, projector: Path) -> Iterator[Any]:
+    path = tiny_models.write_chat_model(tmp_path / "seeing.gguf", chat_template=request.param)
+    with load(path, n_threads=1, n_threads_batch=1, mmproj=projector) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize("way", ["cancel", "unload"])
+def test_cancel_ends_the_wait_for_an_image(seeing_llm: Any, silent_server: str, way: str) -> None:
+    running = Caller(seeing_llm.create_chat_completion, picture(silent_server))
+    until(lambda: any(thread.name == "modeldeck-image" for thread in threading.enumerate()))
+    asked = time.monotonic()
+    getattr(seeing_llm, way)()
+    assert isinstance(running.finish(), GenerationCancelledError if way == "cancel" else ModelUnloadedError)
+    assert time.monotonic() - asked < AT_ONCE_SECONDS
+    if way == "cancel":
+        assert seeing_llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
+
+
+def test_an_image_that_does_not_come_is_an_error(
+    seeing_llm: Any, silent_server: str, red_square: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "red.png").write_bytes(base64.b64decode(red_square.partition(",")[2]))
+    for address in (red_square, (tmp_path / "red.png").as_uri()):
+        seeing_llm.create_chat_completion(picture(address), max_tokens=5)
+    with pytest.raises(InvalidRequestError, match=r"An image of the message cannot be loaded: .*No such file"):
+        seeing_llm.create_chat_completion(picture((tmp_path / "none.png").as_uri()))
+    monkeypatch.setattr(vision, "IMAGE_SECONDS", 1.0)
+    with pytest.raises(InvalidRequestError, match="An image of the message cannot be loaded: "):
+        seeing_llm.create_chat_completion(picture(silent_server))
+    assert seeing_llm("What?", max_tokens=20)["choices"][0]["text"] == ANSWER
+
+
 def test_cancel_reaches_only_the_running_call(slow_llm: Any) -> None:
     running = Caller(slow_llm, LONG_PROMPT, max_tokens=5)
     until(lambda: slow_llm._execution.thread.is_busy)
@@ -212,7 +342,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
     outcome = run_child(
         """
         import _thread, signal, threading, time
-        from modeldeck.llama import grammars, load
+        from modeldeck.llama import grammars, load, vision
         signal.signal(signal.SIGINT, signal.default_int_handler)
         llm = load(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1, n_threads_batch=1)
         at = []
@@ -274,7 +404,7 @@ def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> Non
     outcome = run_child(
         """
         import psutil, threading, time
-        from modeldeck.llama import grammars, load
+        from modeldeck.llama import grammars, load, vision
         load(path, n_threads=1, n_threads_batch=1).unload()
         threads = psutil.Process().num_threads()
         for _ in range(8):
@@ -302,7 +432,7 @@ def test_a_context_length_in_the_header_that_nobody_can_use_takes_no_memory(
     outcome = run_child(
         """
         import psutil, resource
-        from modeldeck.llama import grammars, load
+        from modeldeck.llama import grammars, load, vision
         with load(path, n_threads=1, n_threads_batch=1) as llm:
             limit = psutil.Process().memory_info().vms + (1 << 30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

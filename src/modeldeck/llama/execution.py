@@ -195,7 +195,7 @@ class Execution:
 
     def run(self, function: Callable[[], T]) -> T:
         """Run on the model's thread. Interrupting the wait ends the generation."""
-        return self.thread.call(function, interrupt=self.lock.cancel)
+        return self.thread.call(function, interrupt=self.lock.cancel, is_stopping=lambda: self.lock.is_stopping)
 
     def look_up(self, function: Callable[[], T]) -> T:
         """Run a function that only reads the vocabulary, beside a generation if there is one."""

@@ -266,7 +266,8 @@ class Llama(_Mixin):  # type: ignore[misc]
     InvalidRequestError
         For arguments that would crash llama.cpp.
     LlamaCrashedError
-        When llama.cpp would have ended the process. The process lives; the model is lost.
+        When llama.cpp would have ended the process, or does not end within a minute after it was asked to. The
+        process lives; the model is lost.
 
     Examples
     --------
@@ -369,17 +370,17 @@ class Llama(_Mixin):  # type: ignore[misc]
         if thread.is_of_other_process:
             return
         is_first = execution.lock.close()
+        if thread.crash is None:
+            if is_first:
+                thread.post(functools.partial(_free, self.__dict__))
+                thread.stop()
+                execution.lookup_thread.stop()
+            thread.join()
+            execution.lookup_thread.join()
         if thread.crash is not None:
             execution.renderer.close()
             _disable_parts(self.__dict__)
             execution.on_unload()
-            return
-        if is_first:
-            thread.post(functools.partial(_free, self.__dict__))
-            thread.stop()
-            execution.lookup_thread.stop()
-        thread.join()
-        execution.lookup_thread.join()
 
     def close(self) -> None:
         """Free the memory; the name that ``llama_cpp.Llama`` has for ``unload()``."""

@@ -6,6 +6,7 @@ The thread is worth its cost:
 * The caller waits in Python, so that an interrupt of the kernel arrives at once, even in the middle of a long prompt.
 * Whatever llama.cpp logs or reports on this thread belongs to this model, so no process-wide state is needed.
 * When llama.cpp is about to abort, this thread can be blocked and its caller told (see `modeldeck.llama.hooks`).
+* When it does not end a call that was interrupted, the caller goes on without it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -30,6 +32,10 @@ T = TypeVar("T")
 STACK_BYTES = 16 << 20
 """Stack of a native thread. llama.cpp works by recursion, and the systems' defaults are between 0.5 and 16 MiB."""
 
+STOP_SECONDS = 60.0
+"""How long a call that was asked to end may still take. An image, for example, is encoded in one piece."""
+
+_NO_ANSWER = "it does not end, although it was asked to"
 _WAIT_SECONDS = 0.5  # on Windows an interrupt is only seen between two waits
 
 _ERROR_LEVEL = 4
@@ -108,6 +114,18 @@ class _Call(Generic[T]):
         return result
 
 
+class _TimeLimit:
+    """``STOP_SECONDS`` from the first question on."""
+
+    def __init__(self) -> None:
+        self._end: float | None = None
+
+    def is_over(self) -> bool:
+        if self._end is None:
+            self._end = time.monotonic() + STOP_SECONDS
+        return time.monotonic() > self._end
+
+
 class NativeThread:
     """Runs calls one after the other on its own daemon thread, which starts with the first call.
 
@@ -122,7 +140,7 @@ class NativeThread:
     is_verbose
         Whether llama.cpp's log is printed too.
     crash
-        The reason why llama.cpp would have ended the process, once that has happened.
+        The reason why llama.cpp would have ended the process, or was given up, once that has happened.
     notices
         What the caller should be warned of when its call has ended.
     """
@@ -136,6 +154,7 @@ class NativeThread:
         self.notices: list[str] = []
         self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
         self._current: _Call[Any] | None = None
+        self._last: _Call[Any] | None = None
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="modeldeck-llama", daemon=True)
 
@@ -154,49 +173,67 @@ class NativeThread:
         """Whether a call runs on the thread now."""
         return self._current is not None and self.crash is None
 
-    def call(self, function: Callable[[], T], *, interrupt: Callable[[], object] | None = None) -> T:
+    def call(
+        self,
+        function: Callable[[], T],
+        *,
+        interrupt: Callable[[], object] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> T:
         """Run ``function`` on the thread and wait for its result.
 
         Parameters
         ----------
         interrupt
             Called when the wait is interrupted (Ctrl-C, the kernel's interrupt button), to make ``function`` end soon.
+        is_stopping
+            Whether ``function`` has been asked to end. When it does not end within ``STOP_SECONDS``, it is given up.
         """
         if self.is_current:
             return function()
         call = self._put(function)
         try:
-            self._wait_for(call)
+            self._wait_for(call, is_stopping)
         except BaseException:
             if interrupt is not None:
                 interrupt()
-                self._wait_for(call)
+                self._wait_for(call, is_stopping)
             raise
         return call.result()
 
     def post(self, function: Callable[[], object]) -> None:
-        """Run ``function`` after the calls that are queued already, without waiting."""
-        self._put(function)
+        """Run ``function`` after the calls that are queued already, as the last one, without waiting."""
+        self._last = self._put(function)
 
     def stop(self) -> None:
         """End the thread after the calls that are queued."""
         self._calls.put(None)
 
     def join(self) -> None:
-        """Wait until the thread has ended. Returns at once on the thread itself and after a crash."""
+        """Wait until the thread has ended. Returns at once on the thread itself and after a crash.
+
+        A call that does not end within ``STOP_SECONDS`` is given up, but not the one that was posted to be the last.
+        """
+        limit = _TimeLimit()
         while not self.is_current and self.crash is None and self._thread.is_alive():
             self._thread.join(_WAIT_SECONDS)
+            current = self._current
+            if current is not None and current is not self._last and limit.is_over():
+                self.give_up(_NO_ANSWER)
 
     def give_up(self, reason: str) -> None:
-        """Fail the waiting caller and every later call, because llama.cpp is about to end the process."""
+        """Fail the waiting caller and every later call: llama.cpp is about to end the process, or does not answer."""
         self.crash = reason
         if self._current is not None:
             self._current.fail(self._crash_error())
 
-    def _wait_for(self, call: _Call[Any]) -> None:
+    def _wait_for(self, call: _Call[Any], is_stopping: Callable[[], bool]) -> None:
+        limit = _TimeLimit()
         while not call.wait(_WAIT_SECONDS):
             if self.crash is not None:
                 raise self._crash_error()
+            if is_stopping() and limit.is_over():
+                self.give_up(_NO_ANSWER)
 
     def _put(self, function: Callable[[], T]) -> _Call[T]:
         if self.crash is not None:

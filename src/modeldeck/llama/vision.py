@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import functools
+import threading
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
 
 from modeldeck._children import Child
-from modeldeck._errors import LoadFailedError
+from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck.llama import hooks
 from modeldeck.llama.chat import TEMPLATE_KEY, render_messages, special_tokens
+from modeldeck.llama.native_thread import current_thread
 
 _PROGRAM = Path(__file__).with_name("children") / "open_projector.py"
+IMAGE_SECONDS = 60.0
+_CHECK_SECONDS = 0.1
+_IMAGE_ADVICE = "Check its address, or send it as a data address: data:image/png;base64,…"
 _TEMPLATE_VARIABLE = "modeldeck_prompt"
 
 _safe_projectors: set[tuple[Path, int, int]] = set()
@@ -28,7 +36,7 @@ def make_handler(llama_cpp: ModuleType, projector: Path, has_chat_template: bool
     """
     formats = llama_cpp.llama_chat_format
     if not has_chat_template:
-        return formats.Llava15ChatHandler(clip_model_path=str(projector), verbose=False)
+        return _llava_handler_class(llama_cpp)(clip_model_path=str(projector), verbose=False)
     if not hasattr(formats, "MTMDChatHandler"):
         raise LoadFailedError(
             "This llama-cpp-python has no chat handler for vision models with a chat template. "
@@ -81,6 +89,65 @@ def open_projector(llama: Any, projector: Path) -> None:
         ) from error
 
 
+def load_image(address: str, check: Callable[[], object]) -> bytes:
+    """Load an image from the network, or from another address that ``urllib`` knows.
+
+    It is loaded on a thread, because the wait for a server cannot be interrupted.
+
+    Parameters
+    ----------
+    check
+        Called several times a second meanwhile. An exception it raises passes through.
+
+    Raises
+    ------
+    InvalidRequestError
+        When the image cannot be loaded, or takes longer than a minute.
+    """
+    results: SimpleQueue[bytes | Exception] = SimpleQueue()
+
+    def load() -> None:
+        try:
+            with urllib.request.urlopen(address, timeout=IMAGE_SECONDS) as response:
+                results.put(response.read())
+        except Exception as error:  # noqa: BLE001 - raised below
+            results.put(error)
+
+    threading.Thread(target=load, name="modeldeck-image", daemon=True).start()
+    deadline = time.monotonic() + IMAGE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            result = results.get(timeout=_CHECK_SECONDS)
+        except Empty:
+            check()
+            continue
+        if isinstance(result, bytes):
+            return result
+        raise InvalidRequestError(f"An image of the message cannot be loaded: {result}. {_IMAGE_ADVICE}") from result
+    raise InvalidRequestError(
+        f"An image of the message cannot be loaded: its server did not send it within {IMAGE_SECONDS:g} seconds. "
+        f"{_IMAGE_ADVICE}"
+    )
+
+
+def _handler_class(base: Any, methods: dict[str, Any]) -> Any:
+    """Make a subclass of a chat handler of llama-cpp-python, which would wait for an image without end."""
+
+    def load_handler_image(self: Any, image_url: str) -> bytes:
+        thread = current_thread()
+        if thread is None or image_url.startswith("data:"):
+            image: bytes = base.load_image(self, image_url)
+            return image
+        return load_image(image_url, thread.check)
+
+    return type(f"Safe{base.__name__}", (base,), {"load_image": load_handler_image, **methods})
+
+
+@functools.cache
+def _llava_handler_class(llama_cpp: ModuleType) -> Any:
+    return _handler_class(llama_cpp.llama_chat_format.Llava15ChatHandler, {})
+
+
 @functools.cache
 def _template_handler_class(llama_cpp: ModuleType) -> Any:
     base = llama_cpp.llama_chat_format.MTMDChatHandler
@@ -93,7 +160,7 @@ def _template_handler_class(llama_cpp: ModuleType) -> Any:
         prompt = _render(self, llama, messages, kwargs)
         return base.__call__(self, llama=llama, messages=messages, **{_TEMPLATE_VARIABLE: prompt}, **kwargs)
 
-    return type("SafeMTMDChatHandler", (base,), {"_get_chat_template": get_chat_template, "__call__": call})
+    return _handler_class(base, {"_get_chat_template": get_chat_template, "__call__": call})
 
 
 def _render(handler: Any, llama: Any, messages: list[Any], kwargs: dict[str, Any]) -> str:
