@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import psutil
 import pytest
 
 from modeldeck._errors import GenerationCancelledError, InvalidRequestError, ModelUnloadedError
-from modeldeck.llama import grammars, load, vision
+from modeldeck.llama import execution, grammars, load, vision
 from tests.waiting import AT_ONCE_SECONDS, PATIENCE_SECONDS
 from tools.localhub import tiny_models
 from tools.localhub.tiny_models import ANSWER
@@ -123,6 +125,48 @@ def test_a_stream_left_in_the_middle_does_not_block(llm: Any) -> None:
     closed.close()
     assert list(closed) == []
     assert Caller(llm, "Who?", max_tokens=20).finish()["choices"][0]["text"] == ANSWER
+
+
+def test_a_thread_that_reads_for_two_clients_does_not_end_the_first_ones_stream(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's thread pool gives the second client the thread that has just read for the first one."""
+    monkeypatch.setattr(execution, "UNREAD_SECONDS", PATIENCE_SECONDS)
+    end = object()
+    answers: dict[str, str] = {}
+
+    async def serve(client: str, group: Any) -> None:
+        stream = await anyio.to_thread.run_sync(lambda: llm("What?", max_tokens=20, stream=True))
+        pieces: list[Any] = []
+        while (piece := await anyio.to_thread.run_sync(next, stream, end)) is not end:
+            pieces.append(piece)
+            if client == "first" and len(pieces) == 2:
+                group.start_soon(serve, "second", group)
+                await anyio.sleep(0.3)  # the second client has its thread
+        answers[client] = text_of(pieces)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            await serve("first", group)
+
+    anyio.run(main)
+    assert answers == {"first": ANSWER, "second": ANSWER}
+
+
+def test_a_stream_that_another_thread_has_left_in_the_middle_does_not_block_it(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "UNREAD_SECONDS", 0.5)
+
+    def leave() -> str:
+        left = llm("What?", max_tokens=20, stream=True)
+        next(left)
+        text = llm("Who?", max_tokens=20)["choices"][0]["text"]
+        with pytest.raises(GenerationCancelledError, match="another call"):
+            next(left)
+        return text
+
+    assert Caller(leave).finish() == ANSWER
 
 
 def test_generate_is_a_generator(llm: Any) -> None:
@@ -342,7 +386,7 @@ def test_an_interrupt_arrives_in_the_middle_of_a_prompt(run_child: Any, smollm2:
     outcome = run_child(
         """
         import _thread, signal, threading, time
-        from modeldeck.llama import grammars, load, vision
+        from modeldeck.llama import execution, grammars, load, vision
         signal.signal(signal.SIGINT, signal.default_int_handler)
         llm = load(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1, n_threads_batch=1)
         at = []
@@ -404,7 +448,7 @@ def test_no_thread_and_no_child_is_left(run_child: Any, chat_model: Path) -> Non
     outcome = run_child(
         """
         import psutil, threading, time
-        from modeldeck.llama import grammars, load, vision
+        from modeldeck.llama import execution, grammars, load, vision
         load(path, n_threads=1, n_threads_batch=1).unload()
         threads = psutil.Process().num_threads()
         for _ in range(8):
@@ -432,7 +476,7 @@ def test_a_context_length_in_the_header_that_nobody_can_use_takes_no_memory(
     outcome = run_child(
         """
         import psutil, resource
-        from modeldeck.llama import grammars, load, vision
+        from modeldeck.llama import execution, grammars, load, vision
         with load(path, n_threads=1, n_threads_batch=1) as llm:
             limit = psutil.Process().memory_info().vms + (1 << 30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

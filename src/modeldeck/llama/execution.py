@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from modeldeck.llama.native_thread import NativeThread
 from modeldeck.llama.templates import TemplateRenderer
 
 T = TypeVar("T")
+
+UNREAD_SECONDS = 10.0
+_WAIT_SECONDS = 0.5
 
 
 def unloaded_error() -> ModelUnloadedError:
@@ -27,13 +31,16 @@ class LockHold:
 
     thread: int
     is_suspended: bool = False
+    suspended_at: float = 0.0
 
 
 class ModelLock:
     """Lets one caller generate at a time and others read what never changes meanwhile. Closing it is final.
 
     A stream keeps the lock between its pieces. It loses it when it is cancelled, and when the thread that last read
-    from it begins another call: in a notebook, a stream left half-read must not block the next cell forever.
+    from it begins another call: in a notebook, a stream left half-read must not block the next cell forever. This
+    happens at once on the main thread, which runs the cells. The threads of a server work for many clients in turn, so
+    there the stream must also have been unread for ``UNREAD_SECONDS``.
 
     Parameters
     ----------
@@ -66,7 +73,10 @@ class ModelLock:
         """Wait until the caller may generate."""
         hold = LockHold(threading.get_ident())
         with self._condition:
-            self._condition.wait_for(lambda: self._is_closed or self._is_free_for(hold.thread))
+            while not self._condition.wait_for(
+                lambda: self._is_closed or self._is_free_for(hold.thread), _WAIT_SECONDS
+            ):
+                pass  # nobody tells when a stream has been unread long enough
             self._check_open()
             self._hold = hold
             self._is_stopping = False
@@ -77,6 +87,7 @@ class ModelLock:
         """Mark the holder as a stream that has not begun, or has just yielded a piece."""
         with self._condition:
             hold.is_suspended = True
+            hold.suspended_at = time.monotonic()
             self._condition.notify_all()
 
     def resume(self, hold: LockHold) -> None:
@@ -138,7 +149,12 @@ class ModelLock:
 
     def _is_free_for(self, thread: int) -> bool:
         hold = self._hold
-        return hold is None or (hold.is_suspended and (self._is_stopping or hold.thread == thread))
+        if hold is None:
+            return True
+        if not hold.is_suspended or (hold.thread != thread and not self._is_stopping):
+            return False
+        is_left = thread == threading.main_thread().ident or time.monotonic() - hold.suspended_at >= UNREAD_SECONDS
+        return self._is_stopping or is_left
 
     def _check_open(self) -> None:
         if self._is_closed:

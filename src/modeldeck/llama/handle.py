@@ -262,7 +262,8 @@ class Llama(_Mixin):  # type: ignore[misc]
     ModelUnloadedError
         By every method, after the model has been unloaded.
     GenerationCancelledError
-        By a generation that ``cancel()`` ended, and by a stream after another call on the same thread began.
+        By a generation that ``cancel()`` ended, and by a stream after another call on the same thread began: at once on
+        the main thread, and on others when nobody has read the stream for 10 seconds.
     InvalidRequestError
         For arguments that would crash llama.cpp.
     LlamaCrashedError
