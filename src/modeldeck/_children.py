@@ -44,6 +44,8 @@ class ChildReply:
         In order. When the child died, those it had sent before.
     is_complete
         Whether the child answered to the end.
+    was_started
+        Whether there was a child. If not, the request is not to blame.
     exit_code
         How the child ended, negative for a signal. ``None`` while it runs, and when it was stopped or never started.
     errors
@@ -52,6 +54,7 @@ class ChildReply:
 
     answers: tuple[dict[str, Any], ...] = ()
     is_complete: bool = False
+    was_started: bool = True
     exit_code: int | None = None
     errors: str = ""
 
@@ -144,7 +147,9 @@ class Child:
                     self._end()
                     process = self._process = _Process(self._command)
             except OSError as error:
-                return ChildReply(errors=f"The process cannot be started: {error.strerror or error}.")
+                return ChildReply(
+                    was_started=False, errors=f"The process cannot be started: {error.strerror or error}."
+                )
             try:
                 reply = process.ask(line, timeout_seconds, check)
             except BaseException:

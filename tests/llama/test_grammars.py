@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modeldeck._errors import InvalidRequestError
+from modeldeck._errors import ChatTemplateError, InvalidRequestError
 from modeldeck.llama import grammars, load
 from tools.localhub.tiny_models import ANSWER
 
@@ -88,7 +89,7 @@ def llm(chat_model: Path) -> Iterator[Any]:
 def test_a_schema_that_is_too_large_is_refused(run_child: Any, chat_model: Path, name: str, way: str) -> None:
     outcome = run_child(
         """
-        from modeldeck._errors import InvalidRequestError
+        from modeldeck._errors import ChatTemplateError, InvalidRequestError
         from modeldeck.llama import grammars, load
         grammars.TRIAL_SECONDS = trial_seconds
         llm = load(path, n_threads=1, n_threads_batch=1, chat_format=way if way.startswith("chatml") else None)
@@ -120,7 +121,7 @@ def test_a_grammar_that_llama_cpp_cannot_parse_is_refused(run_child: Any, chat_m
     outcome = run_child(
         """
         from llama_cpp import LlamaGrammar
-        from modeldeck._errors import InvalidRequestError
+        from modeldeck._errors import ChatTemplateError, InvalidRequestError
         from modeldeck.llama import grammars, load
         grammars.TRIAL_SECONDS = trial_seconds
         llm = load(path, n_threads=1, n_threads_batch=1)
@@ -207,6 +208,27 @@ def test_a_grammar_may_name_tokens_of_the_model(smol: Any) -> None:
 
     grammar = LlamaGrammar.from_string('root ::= "<yes> [x" | <|im_end|> "no" # <not a token>')
     assert smol("Hello", grammar=grammar, max_tokens=10)["choices"][0]["text"] in ("<yes> [x", "no")
+
+
+def test_a_process_that_cannot_be_started_is_not_blamed_on_the_request(
+    chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpp import LlamaGrammar
+
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    grammar = LlamaGrammar.from_string('root ::= "never tried"', verbose=False)
+    schema = {"type": "json_object", "schema": {"const": "never tried"}}
+    reason = r"could not be (tried|rendered)\. The process cannot be started: No such file or directory\. Close files"
+    with load(chat_model, n_threads=1, n_threads_batch=1, chat_format="chatml") as llm:
+        with pytest.raises(InvalidRequestError, match=f"The grammar {reason}"):
+            llm("x", grammar=grammar)
+        with pytest.raises(InvalidRequestError, match=f"The JSON schema {reason}"):
+            llm.create_chat_completion(MESSAGES, response_format=schema)
+    with (
+        load(chat_model, n_threads=1, n_threads_batch=1) as llm,
+        pytest.raises(ChatTemplateError, match=f"The chat template {reason}"),
+    ):
+        llm.create_chat_completion(MESSAGES)
 
 
 def test_values_that_python_cannot_nest_are_refused(llm: Any) -> None:

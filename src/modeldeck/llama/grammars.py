@@ -11,6 +11,7 @@ from typing import Any
 from modeldeck._children import Child, ChildReply
 from modeldeck._errors import InvalidRequestError
 from modeldeck.llama.native_thread import STACK_BYTES
+from modeldeck.llama.templates import START_ADVICE
 
 _CHILDREN = Path(__file__).with_name("children")
 TRIAL_SECONDS = 10.0
@@ -64,7 +65,7 @@ def check_grammar(grammar: object, model_path: str, check: Callable[[], object])
         check,
     )
     if not reply.is_complete:
-        raise InvalidRequestError(_too_large("grammar", reply))
+        raise InvalidRequestError(_failure("grammar", reply))
     if not reply.answers[0]["is_usable"]:
         reason = _reason(reply.errors) or "llama.cpp gives no reason"
         raise InvalidRequestError(f"The grammar cannot be used: {reason}. See llama.cpp's guide to GBNF grammars.")
@@ -84,7 +85,7 @@ def convert_schema(schema: str, prop_order: list[str] | None, check: Callable[[]
     ValueError
         When the converter does not know the schema.
     UnusableSchema
-        When its grammar would be too large.
+        When its grammar would be too large, or the child process cannot be started.
     """
     key = (schema, tuple(prop_order or ()))
     with _lock:
@@ -92,7 +93,7 @@ def convert_schema(schema: str, prop_order: list[str] | None, check: Callable[[]
             return _converted[key]
     reply = _ask("convert_schema.py", {"schema": schema, "prop_order": prop_order}, check)
     if not reply.is_complete:
-        raise UnusableSchema(_too_large("JSON schema", reply))
+        raise UnusableSchema(_failure("JSON schema", reply))
     answer: dict[str, str] = reply.answers[0]
     if "error" in answer:
         raise ValueError(answer["error"])
@@ -105,7 +106,9 @@ def _ask(program: str, request: dict[str, Any], check: Callable[[], object]) -> 
         return child.ask(request, timeout_seconds=TRIAL_SECONDS, check=check)
 
 
-def _too_large(what: str, reply: ChildReply) -> str:
+def _failure(what: str, reply: ChildReply) -> str:
+    if not reply.was_started:
+        return f"The {what} could not be tried. {reply.last_error} {START_ADVICE}"
     limit = f"its parser ended with {reply.crash_reason}" if reply.is_crash else reply.last_error
     return f"The {what} is too deep or too large for llama.cpp: {limit}. {_ADVICE}".replace("..", ".")
 

@@ -14,6 +14,7 @@ _MAX_MEMORY_BYTES = 1 << 30
 _MAX_NAME_CHARACTERS = 50
 _PROGRAM = Path(__file__).with_name("children") / "render_template.py"
 _ADVICE = "Pass chat_format=… to load() to use another one, or use create_completion() with a prompt of your own."
+START_ADVICE = "Close files and programs that you no longer use, and try again."
 
 
 class TemplateRenderer:
@@ -38,7 +39,8 @@ class TemplateRenderer:
         Raises
         ------
         ChatTemplateError
-            When the template is wrong, refuses the messages, takes too long or needs too much memory.
+            When the template is wrong, refuses the messages, takes too long or needs too much memory, or when the child
+            process cannot be started.
         InvalidRequestError
             When a variable is not a JSON value.
         """
@@ -52,6 +54,8 @@ class TemplateRenderer:
             )
         except (TypeError, ValueError) as error:
             raise InvalidRequestError(f"Chat messages must be JSON values: {error}.") from error
+        if not reply.was_started:
+            raise ChatTemplateError(f"The chat template could not be rendered. {reply.last_error} {START_ADVICE}")
         if not reply.is_complete:
             raise _failure(f"it took more than {self._max_seconds:g} seconds or too much memory")
         answer = reply.answers[0]
