@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modeldeck._errors import DoesNotFitError, InvalidRequestError
@@ -79,6 +80,22 @@ def test_what_is_given_stays(model: ModelFile) -> None:
     given = {"n_ctx": 8192, "flash_attn": False, "use_mmap": True, "n_gpu_layers": 3, "verbose": True, "seed": 1}
     options = choose_options(model, machine(32), given)
     assert {name: options[name] for name in given} == given
+
+
+def test_integers_of_numpy_are_integers(model: ModelFile) -> None:
+    given = {
+        "n_ctx": 8192,
+        "n_threads": 1,
+        "n_threads_batch": 1,
+        "n_batch": 256,
+        "n_ubatch": 64,
+        "type_k": 8,
+        "type_v": 8,
+        "n_gpu_layers": 0,
+    }
+    options = choose_options(model, machine(32), {name: np.int64(value) for name, value in given.items()})
+    assert {name: options[name] for name in given} == given
+    assert {type(options[name]) for name in given} == {int}
 
 
 def test_zero_is_the_whole_context(model: ModelFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import os
 from pathlib import Path
 from types import ModuleType
@@ -61,7 +62,7 @@ def plan_options(
     InvalidRequestError
         When a value cannot be used.
     """
-    given = {name: value for name, value in given.items() if name != "n_ctx" or value is not None}
+    given = {name: _plain(value) for name, value in given.items() if name != "n_ctx" or value is not None}
     options: dict[str, Any] = {
         "embedding": model.is_embedding,
         "flash_attn": not model.is_embedding,
@@ -94,6 +95,14 @@ def check_names(llama_cpp: ModuleType, given: dict[str, Any]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise InvalidRequestError(f"llama_cpp.Llama has no option {', '.join(unknown)}. See help(llama_cpp.Llama).")
+
+
+def _plain(value: Any) -> Any:
+    """Return an integer of another kind, such as numpy's, as Python's."""
+    try:
+        return value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return value
 
 
 def _wanted_n_ctx(model: ModelFile, options: dict[str, Any]) -> int:
