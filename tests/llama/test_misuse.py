@@ -101,6 +101,35 @@ MISUSES = {
     "negative physical batch": ("load(chat_model, n_ubatch=-1)", "InvalidRequestError"),
     "no layers": ("load(chat_model, kv_overrides={'llama.block_count': 0})", "LoadFailedError"),
     "a model as its own adapter": ("load(chat_model, lora_path=str(chat_model))", "InvalidRequestError"),
+    "adapter that is missing": (
+        "load(chat_model, lora_path='/nowhere.gguf')",
+        "LoadFailedError /nowhere.gguf cannot be",
+    ),
+    "adapter that is not a path": ("load(chat_model, lora_path=5)", "InvalidRequestError lora_path must be"),
+    "plan with a missing adapter": (
+        "modeldeck.llama.plan(chat_model, lora_path='/nowhere.gguf')",
+        "LoadFailedError /nowhere.gguf cannot be",
+    ),
+    "plan with an adapter that is not a path": (
+        "modeldeck.llama.plan(chat_model, lora_path=5)",
+        "InvalidRequestError lora_path must be",
+    ),
+    "overrides that are text": ("load(chat_model, kv_overrides='x')", "InvalidRequestError kv_overrides must be"),
+    "overrides with a key in bytes": ("load(chat_model, kv_overrides={b'x': 1})", "InvalidRequestError kv_overrides"),
+    "empty grammar": (
+        "llm('x', grammar=LlamaGrammar.from_string(' '))",
+        "InvalidRequestError The grammar is empty",
+    ),
+    "grammar of no characters": (
+        "llm('x', grammar=LlamaGrammar.from_string(''))",
+        "InvalidRequestError The grammar is empty",
+    ),
+    "no texts to embed": (
+        "llm = load(embedding_model)\nassert llm.embed([]) == [] and llm.create_embedding([])['data'] == []\n"
+        "assert llm.embed([], return_count=True) == ([], 0) and len(llm.embed('a')) == 32",
+        None,
+    ),
+    "no texts to embed with a chat model": ("llm.embed([])", "RuntimeError"),
     "unknown option": ("load(chat_model, n_contexts=1)", "InvalidRequestError"),
     "negative context": ("load(chat_model, n_ctx=-1)", "InvalidRequestError"),
     "context of 10^9 tokens": ("load(chat_model, n_ctx=10**9)", "DoesNotFitError"),

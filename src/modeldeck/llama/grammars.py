@@ -55,6 +55,10 @@ def check_grammar(grammar: object, model_path: str, check: Callable[[], object])
     text, root = getattr(grammar, "_grammar", None), getattr(grammar, "_root", None)
     if not isinstance(text, str) or not isinstance(root, str):
         raise InvalidRequestError("grammar must be a llama_cpp.LlamaGrammar, such as LlamaGrammar.from_string(text).")
+    if not text.strip():
+        raise InvalidRequestError(
+            "The grammar is empty and would allow any answer. Leave it out, or give it a rule root."
+        )
     key = (text, root, model_path)
     with _lock:
         if key in _usable:

@@ -100,6 +100,14 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
             messages = chat.with_text_contents(messages)
         return original(**{**options, "messages": messages})
 
+    def embed(self, *args: Any, **kwargs: Any) -> Any:
+        original = super().embed
+        options = inspect.signature(original).bind(*args, **kwargs).arguments
+        texts = options["input"]
+        if isinstance(texts, list | tuple) and not texts and self.context_params.embeddings:
+            return ([], 0) if options.get("return_count") else []
+        return original(**options)
+
     def sample(self, *args: Any, **kwargs: Any) -> int:
         if self.n_tokens == 0:
             raise InvalidRequestError("There is nothing to go on from. Call eval() with some tokens first.")

@@ -114,7 +114,7 @@ def load(
     if projector is not None:
         check_projector(projector)
     if kwargs.get("lora_path"):
-        check_adapter(Path(kwargs["lora_path"]))
+        kwargs["lora_path"] = str(check_adapter(kwargs["lora_path"]))
     hardware = probe_hardware()
     options = choose_options(model, hardware, {"n_ctx": n_ctx, **kwargs}, mmproj=projector)
     if recorder is not None and "n_threads" not in kwargs:  # such a speed would not predict other models
@@ -177,6 +177,8 @@ def plan(path: str | Path, *, mmproj: str | Path | None = None, **kwargs: Any) -
     >>> plan("model.gguf", n_ctx=8192).fit.needed_bytes  # doctest: +SKIP
     """
     model = inspect_model(Path(path).absolute())
+    if kwargs.get("lora_path"):
+        kwargs["lora_path"] = str(check_adapter(kwargs["lora_path"]))
     hardware = probe_hardware()
     options, fit = plan_options(model, hardware, kwargs, mmproj=None if mmproj is None else Path(mmproj))
     return LoadPlan(

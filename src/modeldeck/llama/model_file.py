@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modeldeck._errors import InvalidRequestError, LoadFailedError
 from modeldeck.gguf.header import GGUFHeader, read_header
@@ -72,11 +73,24 @@ def check_projector(path: Path) -> None:
         raise LoadFailedError(f"{path.name} is not a vision projector (mmproj). Load the model without it.")
 
 
-def check_adapter(path: Path) -> None:
-    """Raise `InvalidRequestError` unless this is a LoRA adapter. llama.cpp would take any other file and crash."""
-    header = read_local(path)
+def check_adapter(path: Any) -> Path:
+    """Return the path of a LoRA adapter. llama.cpp would take any other file and crash.
+
+    Raises
+    ------
+    LoadFailedError
+        When it cannot be read.
+    InvalidRequestError
+        When it is something else.
+    """
+    try:
+        adapter = Path(path)
+    except TypeError:
+        raise InvalidRequestError(f"lora_path must be the path of a LoRA adapter, not {path!r}.") from None
+    header = read_local(adapter)
     if header.metadata.get("general.type") != "adapter":
-        raise InvalidRequestError(f"lora_path: {path.name} is not a LoRA adapter in GGUF format.")
+        raise InvalidRequestError(f"lora_path: {adapter.name} is not a LoRA adapter in GGUF format.")
+    return adapter
 
 
 def read_local(path: Path) -> GGUFHeader:

@@ -71,6 +71,7 @@ def plan_options(
         "verbose": False,
         **given,
     }
+    _check_overrides(options)
     _check_threads(options)
     _check_batches(options)
     _check_value_cache(options)
@@ -111,6 +112,14 @@ def _wanted_n_ctx(model: ModelFile, options: dict[str, Any]) -> int:
         # Position embeddings end at the model's context length; beyond it llama.cpp reads past them.
         return min(longest, read_n_ctx(options.get("n_ctx"), default=_MAX_EMBEDDING_N_CTX, own=longest))
     return read_n_ctx(options.get("n_ctx"), default=min(longest, DEFAULT_N_CTX), own=longest)
+
+
+def _check_overrides(options: dict[str, Any]) -> None:
+    overrides = options.get("kv_overrides")
+    if overrides is None:
+        return
+    if not isinstance(overrides, dict) or not all(isinstance(key, str) for key in overrides):
+        raise InvalidRequestError(f"kv_overrides must be a dictionary of metadata keys and values, not {overrides!r}.")
 
 
 def _check_threads(options: dict[str, Any]) -> None:
