@@ -18,6 +18,7 @@ from modeldeck.widget.bridge import Bridge
 from modeldeck.widget.browser import _Traits
 from tests.cluster.conftest import FILE, MakeSite, Site, make_site  # noqa: F401 - a fixture
 from tests.widget.pages import Page
+from tools.localhub import tiny_models
 from tools.localhub.faults import Throttle
 
 SIZE_BYTES = 24 << 20
@@ -78,6 +79,23 @@ def test_a_download_brings_the_model_to_every_host(site: Site, page: Page) -> No
     assert any(0 < percent < 100 for percent in percents)
     assert page.act("dismiss", job(page)["job_id"])["ok"]
     page.until(lambda: page.jobs() == [] and page.traits["cluster"]["pulls"] == {})
+
+
+def test_the_hosts_get_the_projector_only_if_its_box_is_ticked(site: Site, page: Page, tmp_path: Path) -> None:
+    site.put("seeing/model")
+    model = site.folder / "seeing--model.gguf"
+    projector = tiny_models.write_projector(tmp_path / "mmproj-F16.gguf")
+    site.hub.add_repo("seeing/model", {FILE: model, projector.name: projector}, gguf={})
+    assert page.ask("open_repo", repo_id="seeing/model")["ok"]
+
+    def count_files(*, is_wanted: bool) -> list[int]:
+        assert page.ask("set_projector", repo_id="seeing/model", is_wanted=is_wanted)["ok"]
+        assert page.act_on("seeing/model", FILE, "download")["ok"]
+        page.until(lambda: len(page.toasts("success")) == 1 + is_wanted)
+        return [len(site.blobs(name, "seeing/model")) for name in "ab"]
+
+    assert count_files(is_wanted=False) == [1, 1]
+    assert count_files(is_wanted=True) == [2, 2]
 
 
 def test_a_cancelled_pull_leaves_the_page_and_the_hosts(site: Site, page: Page) -> None:

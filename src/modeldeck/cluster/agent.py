@@ -147,7 +147,7 @@ class Agent:
             path.unlink(missing_ok=True)
 
     async def _resolve(
-        self, target: str, revision: str, settings: Settings, cache_dir: str, *, is_cache_only: bool
+        self, target: str, revision: str, settings: Settings, cache_dir: str, *, projector: bool, is_cache_only: bool
     ) -> dict[str, Any]:
         """Ask the Hub, or the cache of this host alone, what to bring to the hosts."""
         from modeldeck.session import Session
@@ -157,7 +157,7 @@ class Agent:
         if is_cache_only:
             session.settings = replace(session.settings, is_offline=True)
         async with session:
-            request = await session.request(target, revision=revision, on_notice=notices.append)
+            request = await session.request(target, revision=revision, projector=projector, on_notice=notices.append)
         request = replace(request, is_offline=False)  # the hosts differ in it; each asks the Hub only if it has to
         return {"request": msgspec.to_builtins(request), "notice": " ".join(notices) or None}
 

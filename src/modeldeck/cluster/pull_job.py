@@ -163,6 +163,7 @@ def pull(
     progress: Callable[[PullSnapshot], object] | bool | None = None,
     wait: bool = True,
     revision: str = "main",
+    projector: bool = True,
     workers: Sequence[str] | None = None,
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
@@ -188,6 +189,8 @@ def pull(
         ``False`` returns a `PullJob` at once.
     revision : str
         A branch, a tag or a commit.
+    projector : bool
+        Whether the vision projector that goes with the variant is pulled too.
     workers : sequence of str, optional
         The addresses of the workers whose hosts get the model, instead of all.
     endpoint : str, optional
@@ -233,6 +236,7 @@ def pull(
             workers=None if workers is None else list(workers),
             cache_dir=None if cache_dir is None else str(cache_dir),
             settings=settings,
+            projector=projector,
             on_change=progress if callable(progress) else lambda snapshot: None,
         )
 

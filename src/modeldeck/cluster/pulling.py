@@ -65,6 +65,8 @@ class Pulling:
         ``"owner/name:LABEL"``.
     settings
         The Hub's address and token, as the client's side knows them.
+    projector
+        Whether the vision projector that goes with the model is pulled too.
     on_change
         Called with each new snapshot.
     """
@@ -78,6 +80,7 @@ class Pulling:
         workers: list[str] | None,
         cache_dir: str | None,
         settings: Settings,
+        projector: bool = True,
         on_change: Callable[[PullSnapshot], object] = lambda snapshot: None,
     ) -> None:
         self._client = client
@@ -86,6 +89,7 @@ class Pulling:
         self._workers = workers
         self._cache_dir = cache_dir
         self._settings = settings
+        self._projector = projector
         self._on_change = on_change
         self._topic = f"modeldeck-pull-{uuid.uuid4().hex[:8]}"
         self._copies: list[_Copy] = []
@@ -234,6 +238,7 @@ class Pulling:
             revision=self._revision,
             settings=_sealed(replace(self._settings, token=None) if is_cache_only else self._settings),
             cache_dir=lead.cache_dir,
+            projector=self._projector,
             is_cache_only=is_cache_only,
         )
         return answer

@@ -85,7 +85,7 @@ class DownloadsOwner:
             await self._repos.judge(repo_id)
             raise
         if self.cluster is not None:
-            self.cluster.pulls.start(request)
+            self.cluster.pulls.start(request, projector=self._repos.has_projector(repo_id))
             return
         download = await self._session.start(request)
         if load_when_ready:

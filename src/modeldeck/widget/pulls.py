@@ -104,8 +104,8 @@ class Pulls:
         """The hosts of each pull."""
         return {pull.job_id: host_views(pull.snapshot.hosts) for pull in self._pulls.values()}
 
-    def start(self, request: DownloadRequest) -> None:
-        """Bring a variant to all hosts, unless this is being done."""
+    def start(self, request: DownloadRequest, *, projector: bool) -> None:
+        """Bring a variant to all hosts, with its vision projector or without it, unless this is being done."""
         if not is_open(self._client):
             raise ClusterError(CLIENT_CLOSED)
         same = [pull for pull in self._pulls.values() if pull.request.key == request.key]
@@ -115,6 +115,7 @@ class Pulls:
             self._client,
             f"{request.repo_id}:{request.variant_id}",
             revision=request.commit_hash or request.revision,
+            projector=projector,
             wait=False,
             endpoint=self._settings.endpoint,
             token=self._settings.token or False,
