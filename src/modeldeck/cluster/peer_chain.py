@@ -18,7 +18,8 @@ WINDOW_BLOCKS = 8
 """A host sends this many blocks ahead of those that were taken."""
 SILENCE_SECONDS = 60.0
 """A host that does not answer for this long is left. One that waits for a block itself answers much sooner."""
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 10.0
+"""A host that is gone refuses at once. One whose processors are busy may take seconds, and is not left for that."""
 
 
 class PeerChain:
