@@ -74,7 +74,7 @@ from modeldeck.library import (
 )
 from modeldeck.lockfile import LOCK_FILE_NAME
 from modeldeck.renames import RenameStore
-from modeldeck.targets import is_target, names_model, parse_target
+from modeldeck.targets import is_like_path, is_target, names_model, parse_target
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -1772,7 +1772,12 @@ class Session:
     ) -> LocalModel | Path:
         """Return the model of the cache that is meant, or the path of a file elsewhere."""
         if isinstance(model, str) and is_target(model, endpoint=self.settings.endpoint):
-            model = await self._obtain(model, progress, on_notice, projector=projector)
+            try:
+                return await self._obtain(model, progress, on_notice, projector=projector)
+            except RepoNotFoundError as error:
+                if not is_like_path(model):
+                    raise
+                raise _is_neither(model) from error
         if isinstance(model, LocalModel):
             return model
         path = _file_named(model)
@@ -1868,7 +1873,11 @@ def _revision_of(address: ModelAddress, revision: str) -> str:
 def _file_named(path: str | Path) -> Path:
     """The path. A text that does not name a file may also be a misspelled repository."""
     if isinstance(path, str) and not os.path.isfile(path):
-        raise InvalidRequestError(
-            f"{path!r} is neither a file nor a repository. Give the path of a GGUF file, or OWNER/NAME:LABEL."
-        )
+        raise _is_neither(path)
     return Path(path)
+
+
+def _is_neither(text: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{text!r} is neither a file nor a repository. Give the path of a GGUF file, or OWNER/NAME:LABEL."
+    )

@@ -59,6 +59,11 @@ def names_model(text: str, *, endpoint: str) -> bool:
     return is_web_address(text) or model_address(text, endpoint) is not None
 
 
+def is_like_path(text: str) -> bool:
+    """Return whether a repository's name, such as ``folder/model.gguf``, may also be meant as the path of a file."""
+    return ":" not in text and text.count("/") == 1 and text.strip().endswith(".gguf")
+
+
 def is_target(text: str, *, endpoint: str) -> bool:
     """Return whether a text names a repository, and not the path of a file.
 
@@ -66,6 +71,4 @@ def is_target(text: str, *, endpoint: str) -> bool:
     """
     if os.path.isfile(text) or not names_model(text, endpoint=endpoint):
         return False
-    folder, *rest = text.strip().split("/")
-    is_like_path = len(rest) == 1 and ":" not in text and rest[0].endswith(".gguf")
-    return not (is_like_path and os.path.isdir(folder))
+    return not (is_like_path(text) and os.path.isdir(os.path.dirname(text)))
