@@ -98,7 +98,8 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
             messages = chat.check_messages(messages)
         else:
             messages = chat.with_text_contents(messages)
-        return original(**{**options, "messages": messages})
+        options["messages"] = messages
+        return original(*given.args, **given.kwargs)
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         original = super().embed
@@ -106,7 +107,7 @@ class _CheckedLlama(_Mixin):  # type: ignore[misc]
         texts = options["input"]
         if isinstance(texts, list | tuple) and not texts and self.context_params.embeddings:
             return ([], 0) if options.get("return_count") else []
-        return original(**options)
+        return original(*args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> int:
         if self.n_tokens == 0:
