@@ -90,6 +90,14 @@ def test_a_text_that_is_too_long_is_the_users_mistake(method: str, params: dict[
     )
 
 
+@pytest.mark.parametrize("params", [{"text": "a\ud83d"}, {"text": "a", "filters": {"author": "\udc00"}}])
+def test_half_a_character_is_the_users_mistake(params: dict[str, Any]) -> None:
+    outcome = requests.parse(request("search", params))
+    assert isinstance(outcome, requests.Malformed)
+    assert outcome.error.to_info().code == "invalid_request"
+    assert "half a character" in str(outcome.error)
+
+
 @pytest.mark.parametrize("n_ctx", [0, -5, 2**40])
 def test_a_wrong_context_length_has_the_message_that_python_has(n_ctx: int) -> None:
     outcome = requests.parse(request("set_n_ctx", {"n_ctx": n_ctx}))

@@ -230,6 +230,13 @@ def parse(content: object) -> Envelope | Malformed | None:
     limit = _PROMPT_CHARACTERS if isinstance(request, TryRequest | CompareRequest) else _TEXT_CHARACTERS
     if any(isinstance(value, str) and len(value) > limit for value in params.values()):
         return Malformed(request_id, InvalidRequestError(f"The text is too long: at most {limit:,} characters."))
+    try:
+        msgspec.json.encode(params)
+    except UnicodeEncodeError:  # no trait and no address could hold it
+        return Malformed(
+            request_id,
+            InvalidRequestError("The text has half a character in it, as of an emoji. Type it again."),
+        )
     if isinstance(request, SetContextRequest):
         try:
             read_n_ctx(request.n_ctx)
