@@ -224,7 +224,7 @@ async def test_a_storage_whose_name_cannot_be_looked_up_is_named(playground: Pla
 
 async def test_signatures_that_expire_on_the_way_cost_no_retry(playground: Playground, until: Until) -> None:
     throttle = playground.hub.faults.add(faults.Throttle(2e6, is_shared=True), origin="cdn")
-    async with playground.manager() as manager:
+    async with playground.manager(limits=EngineLimits(max_connections=2)) as manager:  # so that it asks again and again
         job = await manager.submit(playground.request())
         for share in (3_000_000, 9_000_000):
             await until(lambda share=share: manager.snapshots()[0].received >= share)
