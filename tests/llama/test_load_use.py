@@ -297,13 +297,13 @@ def test_a_grammar_that_becomes_endless_late_can_be_cancelled(run_child: Any, ch
         llm = load(chat_model, n_threads=1, n_threads_batch=1)
         rules = "".join(f'r{n} ::= ("a" (r{n + 1})?)? r{n + 1}\\n' for n in range(40))
         grammar = LlamaGrammar.from_string(rules + 'r40 ::= "a"?\\nroot ::= [a-z]{20} r0', verbose=False)
-        count = 0
+        cancel = threading.Timer(5, llm.cancel)
 
         def processor(tokens, logits):
-            global count
-            count += 1
-            if count == 15:
-                threading.Timer(2, llm.cancel).start()
+            global cancel
+            cancel.cancel()
+            cancel = threading.Timer(5, llm.cancel)  # long after the last token
+            cancel.start()
             return logits
 
         try:

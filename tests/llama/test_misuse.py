@@ -103,12 +103,12 @@ MISUSES = {
     "a model as its own adapter": ("load(chat_model, lora_path=str(chat_model))", "InvalidRequestError"),
     "adapter that is missing": (
         "load(chat_model, lora_path='/nowhere.gguf')",
-        "LoadFailedError /nowhere.gguf cannot be",
+        "LoadFailedError nowhere.gguf cannot be",
     ),
     "adapter that is not a path": ("load(chat_model, lora_path=5)", "InvalidRequestError lora_path must be"),
     "plan with a missing adapter": (
         "modeldeck.llama.plan(chat_model, lora_path='/nowhere.gguf')",
-        "LoadFailedError /nowhere.gguf cannot be",
+        "LoadFailedError nowhere.gguf cannot be",
     ),
     "plan with an adapter that is not a path": (
         "modeldeck.llama.plan(chat_model, lora_path=5)",
