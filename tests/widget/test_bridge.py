@@ -446,14 +446,14 @@ def test_a_load_can_be_cancelled_and_begun_again(page: Page, monkeypatch: pytest
         assert page.act_on(TINY, "tiny-chat-F16.gguf", "load")["ok"]
         assert begun.wait(PATIENCE_SECONDS)
         page.until(lambda: page.traits["load"]["fraction"] == 0.5)
-        assert page.variant(TINY, "F16")["state"] == "loading"
+        page.until(lambda: page.variant(TINY, "F16")["state"] == "loading")
         assert page.traits["load"]["n_ctx"] == 2048, "no more than the model was made for"
         second = page.act_on(TINY, "tiny-chat-F16.gguf", "load")
         assert second["error"]["code"] == "invalid_request"
         assert page.act_on(TINY, "tiny-chat-F16.gguf", "remove")["error"]["code"] == "invalid_request"
         assert page.act_on(TINY, "tiny-chat-F16.gguf", "cancel_load")["ok"]
         page.until(lambda: page.traits["load"]["state"] == "none")
-        assert page.variant(TINY, "F16")["state"] == "downloaded"
+        page.until(lambda: page.variant(TINY, "F16")["state"] == "downloaded")
     assert page.toasts("error") == []
 
 
