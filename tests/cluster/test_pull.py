@@ -290,8 +290,9 @@ def test_the_hubs_own_refusals_arrive_as_the_errors_they_are(site: Site) -> None
 
 def test_the_token_reaches_the_hub_and_no_log(site: Site) -> None:
     token = "hf_secretsecretsecret"
+    site.put("gated/model")
+    site.hub.add_repo("gated/model", {FILE: site.folder / "gated--model.gguf"}, gguf={}, gated="manual")
     site.hub.grant(token, "gated/model")
-    site.hub.add_repo("gated/model", {FILE: site.folder / "named--model.gguf"}, gguf={}, gated="manual")
     with pytest.raises(GatedError):
         pull(site, "gated/model", token=False)
     assert pull(site, "gated/model", token=token).failed == ()
