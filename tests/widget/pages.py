@@ -89,6 +89,11 @@ class Page:
         variant: dict[str, Any] = next(variant for variant in variants if variant["label"] == label)
         return variant
 
+    def open_and_read(self, repo_id: str) -> None:
+        """Open a card and wait until all headers are read, as a test must that keeps bytes back from then on."""
+        self.ask("open_repo", repo_id=repo_id)
+        self.until(lambda: {each["fit"]["method"] for each in self.traits["repos"][repo_id]["variants"]} == {"native"})
+
     def jobs(self) -> list[dict[str, Any]]:
         jobs: list[dict[str, Any]] = self.traits.get("downloads", {}).get("jobs", [])
         return jobs

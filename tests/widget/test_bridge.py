@@ -166,9 +166,10 @@ def test_a_change_of_state_does_not_wait_for_the_next_tick_of_progress(page: Pag
 
 
 @pytest.mark.usefixtures("rare_ticks")
+@pytest.mark.llama
 def test_a_click_costs_one_publication(page: Page, demo_hub: LocalHub) -> None:
     """There are few in a second: what a download only passes through, or is told twice, takes none of them."""
-    page.ask("open_repo", repo_id=TINY)
+    page.open_and_read(TINY)
     variant = page.variant(TINY, "Q8_0")
     stall = demo_hub.faults.add(Stall(0), origin="cdn")  # so that there is nothing to tell in between
     before = sum(name == "downloads" for name, _ in page.history)
@@ -629,6 +630,7 @@ def test_a_card_can_be_got_without_unfolding_it(page: Page, monkeypatch: pytest.
     page.until(lambda: page.traits["picks"][TINY]["actions"] == ["load", "remove"])
 
 
+@pytest.mark.llama
 def test_a_download_that_was_cancelled_is_not_loaded_when_it_is_downloaded_later(
     page: Page, demo_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,7 +638,7 @@ def test_a_download_that_was_cancelled_is_not_loaded_when_it_is_downloaded_later
         raise AssertionError("nobody wished it any more")
 
     monkeypatch.setattr(Session, "load", load)
-    page.ask("open_repo", repo_id=TINY)
+    page.open_and_read(TINY)
     stall = demo_hub.faults.add(Stall(0), origin="cdn")
     page.act_on(TINY, "tiny-chat-F16.gguf", "get")
     page.until(lambda: [job for job in page.jobs() if job["state"] == "downloading"])

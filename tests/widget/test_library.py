@@ -186,9 +186,10 @@ def test_leftovers_are_listed_and_removed_but_not_what_is_in_use(page: Page, dem
     assert (stale.exists(), fresh.exists(), orphan.exists()) == (False, True, False)
 
 
+@pytest.mark.llama
 def test_the_queue_can_be_ordered_paused_and_resumed_as_a_whole(page: Page, demo_hub: LocalHub) -> None:
-    page.ask("open_repo", repo_id=TINY)
-    page.ask("open_repo", repo_id=SPLIT)
+    page.open_and_read(TINY)
+    page.open_and_read(SPLIT)
     stall = demo_hub.faults.add(Stall(0), origin="cdn")
     page.until(lambda: page.traits["view"]["engine"]["limits"])
     assert page.ask("set_limits", max_active_jobs=1, bandwidth_bytes_per_second=10**9)["ok"]

@@ -19,7 +19,8 @@ WINDOW_BLOCKS = 8
 SILENCE_SECONDS = 60.0
 """A host that does not answer for this long is left. One that waits for a block itself answers much sooner."""
 CONNECT_SECONDS = 10.0
-"""A host that is gone refuses at once. One whose processors are busy may take seconds, and is not left for that."""
+"""Dask tries for this long, also where nobody listens any more. A host whose processors are busy may take seconds, and
+leaving it costs the bytes of the Hub."""
 
 
 class PeerChain:

@@ -287,9 +287,10 @@ class HubClient:
         except ServerError as error:
             if not is_known or error.details.get("status_code") not in _ADDRESS_EXPIRED:
                 raise
-        except (OfflineError, NetworkTimeoutError):
-            if not resolved.is_signed_elsewhere:
-                raise  # the Hub itself, which knows no other address
+        except (OfflineError, NetworkTimeoutError) as error:
+            # The Hub itself knows no other address, and a storage that was reached is not waited for twice.
+            if not resolved.is_signed_elsewhere or isinstance(error.__cause__, httpx.ReadTimeout):
+                raise
         return await self._read_range(await self._resolve_and_keep(*asked), start, stop)
 
     async def _resolve_and_keep(self, repo_id: str, revision: str, filename: str) -> ResolvedFile:
