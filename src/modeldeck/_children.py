@@ -76,6 +76,11 @@ class ChildReply:
         return lines[-1] if lines else None
 
     @property
+    def why_incomplete(self) -> str:
+        """``last_error`` as a part of a sentence."""
+        return (self.last_error or "the process ended without a reason").rstrip(".")
+
+    @property
     def crash_reason(self) -> str | None:
         """Why native code ended the child: the assertion that failed in llama.cpp, or else the signal."""
         if not self.is_crash or self.exit_code is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import re
 import shutil
 import time
@@ -25,7 +26,7 @@ from modeldeck.hub.cache import (
     repo_dir,
 )
 from modeldeck.hub.errors import error_from_os_error
-from modeldeck.library import group_local, list_fragments
+from modeldeck.library import group_local, list_fragments, paths_by_name
 
 LeftoverKind: TypeAlias = Literal["partial", "incomplete", "unlinked", "fragment"]
 
@@ -227,7 +228,7 @@ def _stored_models(
     needs = [
         {
             str(by_path[path].blob_path): by_path[path].size
-            for name, path in zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True)
+            for name, path in paths_by_name(model).items()
             if name not in model.own_filenames
         }
         for model in models
@@ -249,7 +250,7 @@ def _proof(model: LocalModel, verifications: VerificationStore | None) -> Proof 
     if verifications is None:
         return None
     records: list[VerificationRecord] = []
-    for name, path in zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True):
+    for name, path in paths_by_name(model).items():
         if name in model.own_filenames:
             continue
         record = verifications.find(path)
@@ -276,10 +277,9 @@ def _leftovers(
             modified_at=_modified_at(file.path),
             is_in_use=file.blob_path.name in wanted or now - _modified_at(file.path) < _IN_USE_SECONDS,
         )
-    for blobs in sorted(cache_dir.glob("models--*/blobs")):
+    pattern = "models--*" if only_repo_id is None else glob.escape(repo_dir(cache_dir, only_repo_id).name)
+    for blobs in sorted(cache_dir.glob(f"{pattern}/blobs")):
         repo_id = blobs.parent.name.removeprefix("models--").replace("--", "/")
-        if only_repo_id not in (None, repo_id):
-            continue
         for info in list_partials(blobs):
             yield Leftover(
                 path=info.data_path,

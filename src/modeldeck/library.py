@@ -150,9 +150,13 @@ def only_locked_files(model: LocalModel, locked: LockedModel) -> LocalModel:
     """Return a model with only the files of a lock, and with the digests that they have there. None is the user's own,
     because the Hub has listed them."""
     digests = {file.filename: file.sha256 for file in locked.files}
-    paths = (*model.paths, *model.sidecar_paths)
-    kept = [(name, path, digests[name]) for name, path in zip(model.filenames, paths, strict=True) if name in digests]
+    kept = [(name, path, digests[name]) for name, path in paths_by_name(model).items() if name in digests]
     return _with_files(model, kept)
+
+
+def paths_by_name(model: LocalModel) -> dict[str, Path]:
+    """Return where each file of a model is, by its name in the repository."""
+    return dict(zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True))
 
 
 def _with_files(model: LocalModel, kept: list[tuple[str, Path, str | None]]) -> LocalModel:

@@ -67,6 +67,7 @@ from modeldeck.library import (
     describe_cached,
     group_local,
     only_locked_files,
+    paths_by_name,
     select_downloads,
     select_local,
     with_path,
@@ -1217,7 +1218,7 @@ class Session:
         def has_locked_files(local: LocalModel) -> bool:
             found = dict(zip(local.filenames, local.sha256s, strict=True))
             if local.commit_hash == model.commit_hash:
-                paths = dict(zip(local.filenames, (*local.paths, *local.sidecar_paths), strict=True))
+                paths = paths_by_name(local)
                 for name in digests.keys() & found.keys():
                     if found[name] is None and os.path.getsize(paths[name]) == sizes[name]:
                         found[name] = digests[name]
@@ -1532,7 +1533,7 @@ class Session:
         from modeldeck.engine.verification_store import VerificationStore
         from modeldeck.service.discovery import find_verified_directory
 
-        paths = dict(zip(model.filenames, (*model.paths, *model.sidecar_paths), strict=True))
+        paths = paths_by_name(model)
 
         def sizes_of_unknown() -> dict[str, int]:
             directory = find_verified_directory(self.settings.cache_dir)

@@ -6,20 +6,22 @@ import argparse
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import anyio
 import msgspec
 
 from modeldeck._errors import InvalidRequestError, ModelDeckError
-from modeldeck._listing import Listing
 from modeldeck._settings import check_limits
 from modeldeck._tables import format_size
-from modeldeck._types import EngineLimits, LocalModel, SearchFilters
+from modeldeck._types import EngineLimits, SearchFilters
 from modeldeck._wire import JobView, LocalRecord, RepoRecord, VerifiedRecord
 from modeldeck.cli.limits import changed_limits, limits_line
 from modeldeck.cli.output import Output
 from modeldeck.download_handle import pausing_if_cancelled
 from modeldeck.session import Session, hint_at_encoding
+
+T = TypeVar("T")
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -80,12 +82,13 @@ async def download(session: Session, arguments: argparse.Namespace, output: Outp
         except (ModelDeckError, OSError) as error:
             failures[target] = error
 
-    async def bring_all() -> None:
+    async def bring_all() -> bool:
         async with anyio.create_task_group() as downloads:
             for target in dict.fromkeys(targets):
                 downloads.start_soon(bring, target)
+        return True
 
-    if await _is_interrupted(bring_all, output):
+    if await _unless_interrupted(bring_all, output) is None:
         return EXIT_INTERRUPTED
     if failures and len(targets) == 1:
         raise next(iter(failures.values()))
@@ -110,24 +113,12 @@ async def lock(session: Session, arguments: argparse.Namespace, output: Output) 
 
 
 async def sync(session: Session, arguments: argparse.Namespace, output: Output) -> int:
-    results: list[Listing[LocalModel]] = []
-    failures: list[ModelDeckError | OSError] = []
-
-    async def bring() -> None:
-        try:
-            results.append(
-                await session.sync(
-                    arguments.file, check=arguments.check, progress=output.progress, on_notice=output.note
-                )
-            )
-        except (ModelDeckError, OSError) as error:
-            failures.append(error)
-
-    if await _is_interrupted(bring, output):
+    bring = partial(
+        session.sync, arguments.file, check=arguments.check, progress=output.progress, on_notice=output.note
+    )
+    models = await _unless_interrupted(bring, output)
+    if models is None:
         return EXIT_INTERRUPTED
-    if failures:
-        raise failures[0]
-    (models,) = results
     output.records(
         [LocalRecord.of(model) for model in models],
         str(models),
@@ -136,8 +127,10 @@ async def sync(session: Session, arguments: argparse.Namespace, output: Output) 
     return EXIT_OK
 
 
-async def _is_interrupted(work: Callable[[], Awaitable[None]], output: Output) -> bool:
-    """Do work that pauses its downloads when it is cancelled, and return whether a signal has cancelled it."""
+async def _unless_interrupted(work: Callable[[], Awaitable[T]], output: Output) -> T | None:
+    """Do work that pauses its downloads when it is cancelled. The result is ``None`` if a signal has cancelled it."""
+    result: T | None = None
+    failure: ModelDeckError | OSError | None = None
     is_interrupted = False
     async with anyio.create_task_group() as tasks:
 
@@ -149,12 +142,18 @@ async def _is_interrupted(work: Callable[[], Awaitable[None]], output: Output) -
                     tasks.cancel_scope.cancel()
 
         tasks.start_soon(cancel_on_signal)
-        await work()
+        try:
+            result = await work()
+        except (ModelDeckError, OSError) as error:
+            failure = error  # raised below, because a task group would wrap it
         tasks.cancel_scope.cancel()
     if is_interrupted:
         output.keep_lines()
         output.note("Interrupted. Downloaded data is kept: run the same command to continue.")
-    return is_interrupted
+        return None
+    if failure is not None:
+        raise failure
+    return result
 
 
 async def ls(session: Session, arguments: argparse.Namespace, output: Output) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from concurrent.futures import CancelledError, Future
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -69,8 +69,15 @@ async def on_client_loop(client: Any, coroutine: Coroutine[Any, Any, T]) -> T:
     while not (await asyncio.wait([waiting], timeout=LOOK_SECONDS))[0]:
         if not is_open(client):
             raise ClusterError(CLOSED)
-    try:
+    with _blaming_the_end_of(client):
         return waiting.result()
+
+
+@contextmanager
+def _blaming_the_end_of(client: Any) -> Iterator[None]:
+    """Tell what fails with a closed client that the client is closed."""
+    try:
+        yield
     except ModelDeckError:
         raise
     except (Exception, asyncio.CancelledError) as error:
@@ -111,14 +118,8 @@ def wait_on_client_loop(
         coroutine.close()
         raise
     future = start_on_loop(client, coroutine)
-    try:
+    with _blaming_the_end_of(client):
         return wait_for_future(future, timeout, meanwhile=look)
-    except ModelDeckError:
-        raise
-    except (Exception, CancelledError) as error:
-        if is_open(client):
-            raise
-        raise ClusterError(CLOSED) from error
 
 
 def check_may_wait(client: Any) -> None:

@@ -13,6 +13,8 @@ from modeldeck._errors import InvalidRequestError, PromptKilledWorkerError
 
 MAX_DEATHS = 2
 """A prompt whose worker died this often is not tried again: once is an accident."""
+_NOT_PARAMETERS = frozenset({"n_ctx", "n_gpu_layers", "n_threads", "revision", "workers"})
+"""What a fleet takes, and a prompt does not."""
 
 
 def read_prompt(prompt: Any, index: int) -> str | list[dict[str, Any]]:
@@ -55,7 +57,12 @@ def read_seeds(seed: Any, total: int) -> list[int] | None:
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters with which a prompt has no result."""
+    """Refuse parameters with which a prompt has no result, and what is chosen for a whole fleet."""
+    if refused := sorted(_NOT_PARAMETERS & set(parameters)):
+        raise InvalidRequestError(
+            f"{', '.join(refused)} cannot be chosen for a prompt. "
+            f"Use it where the fleet is made: cluster.Fleet(..., {refused[0]}=...)."
+        )
     if parameters.get("stream"):
         raise InvalidRequestError("A map cannot stream. Use as_completed, which yields each result as it comes.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,6 @@ from modeldeck.cluster.pulling import Pulling
 
 _NOT_OPTIONS = frozenset({"cancel", "measurements", "mmproj", "model_path", "path"})
 """What `modeldeck.llama.load` takes, and a fleet does not."""
-_NOT_PARAMETERS = frozenset({"n_ctx", "n_gpu_layers", "n_threads", "revision", "workers"})
-"""What a fleet takes, and a prompt does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +292,6 @@ class Fleet:
             )
         if not is_open(self._client):
             raise ClusterError(CLOSED)
-        _check_names(parameters)
         dispatch = Dispatch(
             prompts,
             parameters=parameters,
@@ -395,14 +392,6 @@ class Fleet:
         return f"<Fleet {self._target} on {len(self.members)} workers>"
 
 
-def _check_names(parameters: Mapping[str, Any]) -> None:
-    if refused := sorted(_NOT_PARAMETERS & set(parameters)):
-        raise InvalidRequestError(
-            f"{', '.join(refused)} cannot be chosen for a prompt. "
-            f"Use it where the fleet is made: cluster.Fleet(..., {refused[0]}=...)."
-        )
-
-
 def map(
     client: Any,
     target: str,
@@ -468,7 +457,6 @@ def map(
     prompts = read_prompts(prompts)
     read_seeds(parameters.get("seed"), len(prompts))
     check_parameters(parameters)
-    _check_names(parameters)
     fleet = Fleet(
         client,
         target,

@@ -61,20 +61,22 @@ class VerificationStore:
 
     def find(self, path: Path) -> VerificationRecord | None:
         """Return the record of a file as it is now."""
-        try:
-            status = path.stat()
-            record = msgspec.json.decode(self._path(path).read_bytes(), type=VerificationRecord)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        record, status = self._read(path)
+        if record is None or status is None:
             return None
         return record if (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
 
     def knows(self, path: Path) -> bool:
         """Return whether a file of this size was compared at this path, even if it was written since."""
+        record, status = self._read(path)
+        return record is not None and status is not None and record.size == status.st_size
+
+    def _read(self, path: Path) -> tuple[VerificationRecord, os.stat_result] | tuple[None, None]:
+        """Return the record that there is for a path, with what the file is now."""
         try:
-            record = msgspec.json.decode(self._path(path).read_bytes(), type=VerificationRecord)
-            return record.size == path.stat().st_size
+            return msgspec.json.decode(self._path(path).read_bytes(), type=VerificationRecord), path.stat()
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return False
+            return None, None
 
     def _path(self, path: Path) -> Path:
         """The record's path. A file of a snapshot and the blob that it links to are one file."""

@@ -62,10 +62,9 @@ def check_cache_types(metadata: GGUFMetadata, options: dict[str, Any], check: Ca
         return
     names = f"type_k={GGML_TYPES[types[0]].name} and type_v={GGML_TYPES[types[1]].name}"
     if not reply.is_complete and not reply.is_crash:
-        reason = (reply.last_error or "the process ended without a reason").rstrip(".")
         raise LoadFailedError(
-            f"A KV cache with {names} could not be tried here: {reason}. Load the model again, or leave type_k and "
-            "type_v out to use F16."
+            f"A KV cache with {names} could not be tried here: {reply.why_incomplete}. Load the model again, or "
+            "leave type_k and type_v out to use F16."
         )
     # A cache that llama.cpp does not even make fails the load itself, with llama.cpp's own reason.
     if reply.is_crash or reply.answers[0]["is_accepted"]:

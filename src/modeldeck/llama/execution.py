@@ -149,12 +149,11 @@ class ModelLock:
 
     def _is_free_for(self, thread: int) -> bool:
         hold = self._hold
-        if hold is None:
+        if hold is None or (hold.is_suspended and self._is_stopping):
             return True
-        if not hold.is_suspended or (hold.thread != thread and not self._is_stopping):
+        if not hold.is_suspended or hold.thread != thread:
             return False
-        is_left = thread == threading.main_thread().ident or time.monotonic() - hold.suspended_at >= UNREAD_SECONDS
-        return self._is_stopping or is_left
+        return thread == threading.main_thread().ident or time.monotonic() - hold.suspended_at >= UNREAD_SECONDS
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -65,10 +65,9 @@ def try_projector(model: Path, projector: Path, check: Callable[[], None]) -> No
             "the model without mmproj for text only."
         )
     if not reply.is_complete:
-        reason = (reply.last_error or "the process ended without a reason").rstrip(".")
         raise LoadFailedError(
-            f"The vision projector {projector.name} could not be tried here: {reason}. Load the model again, or load "
-            "it without mmproj for text only."
+            f"The vision projector {projector.name} could not be tried here: {reply.why_incomplete}. Load the "
+            "model again, or load it without mmproj for text only."
         )
     _safe_projectors.add(key)
 

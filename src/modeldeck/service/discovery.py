@@ -224,7 +224,7 @@ def place_in(directory: Path, cache_dir: Path, environ: Mapping[str, str]) -> En
 
 
 def explicit_directory(text: str) -> Path:
-    """The directory that a variable names, from any working directory. A shell expands ``~`` not everywhere."""
+    """The directory that a variable names, from any working directory. A shell does not expand every ``~``."""
     return Path(os.path.expanduser(text)).absolute()
 
 
